@@ -1,0 +1,1 @@
+//! A backend that keeps Azure OpenAI's rules, and breaks them on demand.

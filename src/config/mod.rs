@@ -1,0 +1,118 @@
+//! JSON in, a valid configuration out.
+//!
+//! A value of these types is always valid: nothing that uses them checks again.
+
+use crate::openai::api::Api;
+use crate::policy::pool::PoolPolicy;
+use std::fmt;
+
+/// A complete, checked configuration of the gateway.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// At least one.
+    pub pools: Vec<Pool>,
+    /// The pool of requests that name no model, as a position in `pools`.
+    pub default_pool: usize,
+    /// What responses carry.
+    pub response: Response,
+}
+
+/// The backends that can answer the same requests.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Unique among pools.
+    pub name: String,
+    /// The models that clients ask for, exact and case-sensitive; the pool's name when none is given.
+    pub models: Vec<String>,
+    /// The backends; position by position the members of `policy`.
+    pub backends: Vec<Backend>,
+    /// How they are chosen and treated.
+    pub policy: PoolPolicy,
+    /// What keeps related requests at one backend.
+    pub affinity: Option<Affinity>,
+}
+
+/// One deployment of one model at one resource.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    /// Unique over all pools: it is also the key in Envoy's route matcher.
+    pub name: String,
+    /// The Envoy cluster; the backend's name when none is given.
+    pub cluster: String,
+    /// The `:authority` that it is sent: a host, with an optional port.
+    pub host: String,
+    /// Its API shape. Default `azure`.
+    pub api: Api,
+    /// What the path begins with for `openai`. Default `/v1`.
+    pub base_path: String,
+    /// The deployment or model that it is asked for; the client's model when none is given.
+    pub deployment: Option<String>,
+    /// The `api-version` that it is sent; the client's own, else a default, when none is given.
+    pub api_version: Option<String>,
+    /// How it is authenticated to.
+    pub credential: Credential,
+    /// Whether it is provisioned throughput.
+    pub provisioned: Option<Provisioned>,
+}
+
+/// Provisioned throughput of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Provisioned {
+    /// Purchased units, at least 1.
+    pub ptus: u32,
+    /// The model's input tokens per minute per unit, at least 1.
+    pub input_tokens_per_minute_per_ptu: u32,
+    /// How many input tokens one output token counts as, at least 1.
+    pub output_token_weight: u32,
+}
+
+/// How the gateway authenticates to a backend.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// A static key, from the environment.
+    ApiKey(Secret),
+    /// The client's own `api-key` or `authorization`.
+    Passthrough,
+}
+
+/// A value that no log, error or dump shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps `value` from being shown.
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The value itself, for the one place that sends it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<secret>")
+    }
+}
+
+/// What keeps related requests at one backend of a tier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Affinity {
+    /// The value of this request header, lower-case.
+    Header(String),
+    /// The body's `prompt_cache_key`, else its `user`.
+    Body,
+}
+
+/// What responses carry besides the backend's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The name of the header that says who served; `None`: off. Default `x-served-by`.
+    pub served_by_header: Option<String>,
+    /// Whether `x-spillway-trail` is sent. Default off.
+    pub trail: bool,
+    /// Whether a member's own rate-limit headers pass. Default off.
+    pub backend_rate_limits: bool,
+}

@@ -1,0 +1,3 @@
+//! The protocol of Azure OpenAI and OpenAI, as pure functions over bytes.
+
+pub mod api;

@@ -1,0 +1,262 @@
+//! What the policy must know of a pool: its members, their tiers, and the settings.
+//!
+//! The configuration builds these values and checks their ranges, so the policy can rely on them.
+
+use super::time::Millis;
+
+/// The largest number of backends in a pool: one bit each in a [`BackendSet`].
+pub const MAX_BACKENDS: usize = 64;
+
+/// The largest number of circuit breaker rules of a pool.
+pub const MAX_RULES: usize = 4;
+
+/// A backend's position in its pool's configuration; less than [`MAX_BACKENDS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendIndex(u8);
+
+impl BackendIndex {
+    /// The backend at `position`; `None` beyond [`MAX_BACKENDS`].
+    pub fn new(position: usize) -> Option<Self> {
+        if position < MAX_BACKENDS { u8::try_from(position).ok().map(Self) } else { None }
+    }
+
+    /// The position in the pool's configuration.
+    pub fn position(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// A set of backends of one pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendSet(u64);
+
+impl BackendSet {
+    /// No backend.
+    pub const EMPTY: Self = Self(0);
+
+    /// With `backend` in it.
+    #[must_use]
+    pub fn with(self, backend: BackendIndex) -> Self {
+        Self(self.0 | (1 << (backend.0 & 63)))
+    }
+
+    /// Without `backend`.
+    #[must_use]
+    pub fn without(self, backend: BackendIndex) -> Self {
+        Self(self.0 & !(1 << (backend.0 & 63)))
+    }
+
+    /// Whether `backend` is in it.
+    pub fn contains(self, backend: BackendIndex) -> bool {
+        self.0 & (1 << (backend.0 & 63)) != 0
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// How many.
+    pub fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    /// The members by ascending position.
+    pub fn iter(self) -> impl Iterator<Item = BackendIndex> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let position = rest.trailing_zeros();
+            rest &= rest.wrapping_sub(1);
+            BackendIndex::new(usize::try_from(position).ok()?)
+        })
+    }
+}
+
+/// A set of operations, one bit each; what a bit means is the caller's affair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationSet(pub u32);
+
+impl OperationSet {
+    /// Every operation.
+    pub const ALL: Self = Self(u32::MAX);
+
+    /// Whether all of `other` is in it.
+    pub fn covers(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// One backend, as the policy sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Identifies the backend in shared records: a hash of its name, stable over configurations.
+    pub key: u64,
+    /// The tier; a lower number is tried first. 0 to 100.
+    pub priority: u8,
+    /// The share within the tier, 0 to 100; 0 serves only when nothing else in the tier can.
+    pub weight: u8,
+    /// The backends with the same number share a throttle gate; unique over all pools.
+    pub quota_group: Option<u16>,
+    /// What it can serve.
+    pub operations: OperationSet,
+    /// The longest prompt that it takes, in estimated tokens.
+    pub max_prompt_tokens: Option<u64>,
+}
+
+/// The backends of a pool that share a priority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tier {
+    /// Their priority.
+    pub priority: u8,
+    /// The backends.
+    pub members: BackendSet,
+}
+
+/// Everything that decides how a pool treats its backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolPolicy {
+    /// The backends, 1 to [`MAX_BACKENDS`].
+    pub members: Vec<Member>,
+    /// The tiers by ascending priority; every member is in exactly one.
+    pub tiers: Vec<Tier>,
+    /// The throttle gate's settings.
+    pub throttle: ThrottleSettings,
+    /// The circuit breaker's settings.
+    pub breaker: BreakerSettings,
+    /// The failover settings.
+    pub failover: FailoverSettings,
+}
+
+impl PoolPolicy {
+    /// Groups `members` into tiers.
+    pub fn new(
+        members: Vec<Member>,
+        throttle: ThrottleSettings,
+        breaker: BreakerSettings,
+        failover: FailoverSettings,
+    ) -> Self {
+        let mut tiers: Vec<Tier> = Vec::new();
+        for (position, member) in members.iter().enumerate() {
+            let Some(backend) = BackendIndex::new(position) else { continue };
+            match tiers.iter_mut().find(|tier| tier.priority == member.priority) {
+                Some(tier) => tier.members = tier.members.with(backend),
+                None => tiers.push(Tier {
+                    priority: member.priority,
+                    members: BackendSet::EMPTY.with(backend),
+                }),
+            }
+        }
+        tiers.sort_by_key(|tier| tier.priority);
+        Self { members, tiers, throttle, breaker, failover }
+    }
+
+    /// The member at `backend`.
+    pub fn member(&self, backend: BackendIndex) -> Option<&Member> {
+        self.members.get(backend.position())
+    }
+}
+
+/// How long a 429 closes the throttle gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThrottleSettings {
+    /// When the backend names no time. Default 10 s.
+    pub default_retry_after: Millis,
+    /// The longest time that a gate stays closed by one 429. Default 60 s.
+    pub max_retry_after: Millis,
+}
+
+/// When the circuit breaker opens and how it closes again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BreakerSettings {
+    /// Each can trip on its own; at most [`MAX_RULES`]. None: the breaker never opens by rule.
+    pub rules: Vec<Rule>,
+    /// The longest open time, which doubling and `retry-after` cannot exceed. Default 5 min.
+    pub max_trip_duration: Millis,
+    /// How long the half-open probe may take before its lease expires. Default 30 s.
+    pub probe_timeout: Millis,
+    /// How long traffic grows after closing: 10, 25, 50 % for a third of it each. Default 10 s.
+    pub ramp_duration: Millis,
+}
+
+/// One condition under which the circuit breaker opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// How many faults are too many.
+    pub threshold: Threshold,
+    /// The window in which they are counted. 1 s to 1 h.
+    pub interval: Millis,
+    /// Which statuses are faults.
+    pub statuses: StatusSet,
+    /// Which other things are faults.
+    pub reasons: Reasons,
+    /// How long the breaker stays open at first.
+    pub trip_duration: Millis,
+    /// Whether a `retry-after` on the tripping response replaces `trip_duration`.
+    pub accept_retry_after: bool,
+}
+
+/// How many faults are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threshold {
+    /// This many faults in the interval. At least 1.
+    Count(u32),
+    /// This many faults with no success between them, however long that takes. At least 1.
+    Consecutive(u32),
+    /// This share of the attempts in the interval, once there were `min_requests`.
+    Percentage {
+        /// 1 to 100.
+        percent: u8,
+        /// At least 1.
+        min_requests: u32,
+    },
+}
+
+/// Which faults other than a status a rule counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reasons {
+    /// The connection could not be made.
+    pub connect: bool,
+    /// The first byte did not come in time.
+    pub timeout: bool,
+    /// The connection broke, before or after the first byte.
+    pub reset: bool,
+    /// The event stream carried an error.
+    pub stream_error: bool,
+    /// The first byte took longer than this, whatever the status.
+    pub slow: Option<Millis>,
+}
+
+/// A set of HTTP statuses from 100 to 599.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatusSet {
+    ranges: Vec<(u16, u16)>,
+}
+
+impl StatusSet {
+    /// The union of the inclusive ranges.
+    pub fn new(ranges: Vec<(u16, u16)>) -> Self {
+        Self { ranges }
+    }
+
+    /// Whether `status` is in it.
+    pub fn contains(&self, status: u16) -> bool {
+        self.ranges.iter().any(|&(low, high)| (low..=high).contains(&status))
+    }
+}
+
+/// How far a request may go to find a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailoverSettings {
+    /// Attempts of one request at most, the first included. Default: the pool's size, at most 6.
+    pub max_attempts: u8,
+    /// Share of the pool's recent requests that may fail over. 0 to 100. Default 20.
+    pub retry_percent: u8,
+    /// Failovers per second that are always allowed. Default 10.
+    pub min_retries_per_second: u32,
+    /// How long a request may wait for the soonest backend. 0 to 60 s. Default 0.
+    pub max_wait: Millis,
+    /// How much of a stream's head is held to find an error in it. Default 64 KiB.
+    pub hold_bytes: u32,
+    /// How long it is held after its first byte. Default 500 ms.
+    pub hold_time: Millis,
+}
