@@ -1,5 +1,36 @@
 //! Spillway: an Envoy filter that fills provisioned Azure OpenAI capacity first and spills the rest.
+//!
+//! # One request's life
+//!
+//! ```text
+//! client ── HCM ── gateway ── router ── cluster A ── attempt ── A
+//!                                 │  429, 5xx, reset, before any byte went to the client
+//!                                 └─ retry ── cluster B ── attempt ── B
+//! ```
+//!
+//! 1. The *gateway* role (`filter::gateway`) recognises the call ([`openai::operation`]), reads the
+//!    facts out of the body ([`openai::scan`]), finds the pool ([`config`]) and chooses the first
+//!    backend ([`policy::select`]).
+//! 2. The *attempt* role (`filter::attempt`), once per try, rewrites path, host, credential and body
+//!    for its backend, classifies the answer ([`policy::classify`]), updates throttle gate and
+//!    circuit breaker ([`policy::gate`], [`policy::breaker`]) and chooses the next backend
+//!    ([`policy::failover`]).
+//! 3. The gateway role finishes the response: who served it, or why nobody could
+//!    ([`openai::reply`]).
+//!
+//! # The map
+//!
+//! * [`config`]: JSON in, a valid configuration out, every error with its path.
+//! * [`policy`]: decisions as pure functions; `now` and randomness are arguments.
+//! * [`openai`]: the protocol as pure functions over bytes.
+//! * `filter`: the only place that knows Envoy. It translates; it does not decide.
+//!
+//! Dependencies point one way: `filter` → `config` → `policy`, `openai`. The core builds without
+//! the feature `filter`, and then cannot name the Envoy SDK.
 
 pub mod config;
 pub mod openai;
 pub mod policy;
+
+#[cfg(feature = "filter")]
+mod filter;

@@ -2,6 +2,8 @@
 //!
 //! A value of these types is always valid: nothing that uses them checks again.
 
+pub mod plugin_configuration;
+
 use crate::openai::api::Api;
 use crate::policy::pool::PoolPolicy;
 use std::fmt;

@@ -1,0 +1,389 @@
+//! What a backend answers to an attempt, and what becomes of it.
+//!
+//! The router retries on one header only, [`RETRY`], which nobody but this role sets. It can do so
+//! until response headers went on to the client, so headers are held back where the status does not
+//! tell everything: the head of an event stream until its first real event, the body of a 4xx that
+//! another backend might not give, and a refusal while the request waits for a gate.
+//!
+//! An attempt that ends without headers (connect failure, reset, timeout) is retried by Envoy itself;
+//! [`Answer::done`] comes before that retry is routed, in time to say where it goes.
+
+use super::exchange::{Begun, Exchange};
+use super::host::{self, Buffer, Direction, HeaderMap, Map};
+use super::sanitize;
+use super::timers::{self, Wake};
+use crate::openai::sse::{ErrorWatch, HeadProbe, Probe};
+use crate::policy::classify::{self, AttemptTraits, Fault, Head, Outcome};
+use crate::policy::failover::{self, Ending, Next};
+use crate::policy::headers::Headers;
+use crate::policy::headroom;
+use crate::policy::time::{Millis, Timestamp};
+use proxy_wasm::types::Action;
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+
+/// The response header that makes the router retry.
+pub(crate) const RETRY: &str = "x-spillway-retry";
+
+/// Why an attempt's connection was not made; empty when it was.
+const TRANSPORT_FAILURE: &str = "upstream\0transport_failure_reason";
+
+/// Envoy's flags of how the stream ended, as a little-endian number.
+const RESPONSE_FLAGS: &str = "response\0flags";
+
+/// The flag of a client that went away.
+const DOWNSTREAM_DISCONNECT: u64 = 16_384;
+
+/// How much of a 4xx body is read to classify it.
+const ERROR_BODY_MAX_BYTES: usize = 16 * 1024;
+
+/// The answer to one attempt.
+pub(crate) struct Answer {
+    context: u32,
+    exchange: Rc<RefCell<Exchange>>,
+    begun: Begun,
+    traits: AttemptTraits,
+    state: RefCell<State>,
+    /// For timers, which hold it weakly.
+    itself: Weak<Self>,
+}
+
+/// How far the answer is.
+enum State {
+    /// No headers came.
+    Awaited,
+    /// Headers and the beginning of the body are held until they show what they are.
+    Held(Held),
+    /// A refusal is held until a backend reopens.
+    Waiting { since: Timestamp, status: u16, outcome: Outcome },
+    /// It is on its way to the client.
+    Flowing { watch: Option<ErrorWatch> },
+    /// Nothing that still comes matters: it is complete, or will not reach the client.
+    Over,
+}
+
+struct Held {
+    status: u16,
+    question: Question,
+    headroom: Option<u16>,
+    /// How much of the body was looked at.
+    seen: usize,
+}
+
+/// What the beginning of the body must answer.
+enum Question {
+    /// Is the first real event an error?
+    FirstEvent(HeadProbe),
+    /// Is this 4xx one that another backend would not give?
+    ErrorBody { status: u16, body: Vec<u8> },
+}
+
+impl Answer {
+    pub(crate) fn new(
+        context: u32,
+        exchange: Rc<RefCell<Exchange>>,
+        begun: Begun,
+        traits: AttemptTraits,
+    ) -> Rc<Self> {
+        Rc::new_cyclic(|itself| Self {
+            context,
+            exchange,
+            begun,
+            traits,
+            state: RefCell::new(State::Awaited),
+            itself: Weak::clone(itself),
+        })
+    }
+
+    /// Response headers came.
+    pub(crate) fn head(&self, end_of_stream: bool) -> Action {
+        let Ok(headers) = host::header_map(Map::ResponseHeaders) else { return Action::Continue };
+        let now = host::now();
+        let status = status(&headers);
+        sanitize::own(&headers);
+        let headroom = headroom::read(&headers);
+        let question = match classify::head(status, &headers, self.traits, now) {
+            Head::Decided(outcome) => {
+                let watch = None;
+                return self.settle(outcome, status, headroom, watch, end_of_stream, now);
+            }
+            Head::FirstEvent => Question::FirstEvent(HeadProbe::default()),
+            Head::ErrorBody { status } => Question::ErrorBody { status, body: Vec::new() },
+        };
+        let held = Held { status, question, headroom, seen: 0 };
+        if end_of_stream {
+            return self.look_at(held, 0, true);
+        }
+        self.state.replace(State::Held(held));
+        Action::Pause
+    }
+
+    /// A part of the body came; while it is held, `size` counts from its beginning.
+    pub(crate) fn chunk(&self, size: usize, end_of_stream: bool) -> Action {
+        match self.state.replace(State::Over) {
+            State::Held(held) => self.look_at(held, size, end_of_stream),
+            waiting @ State::Waiting { .. } => {
+                self.state.replace(waiting);
+                Action::Pause
+            }
+            State::Flowing { watch } => {
+                let watch = watch.and_then(|watch| self.watch(watch, size));
+                if !end_of_stream {
+                    self.state.replace(State::Flowing { watch });
+                }
+                Action::Continue
+            }
+            State::Awaited | State::Over => Action::Continue,
+        }
+    }
+
+    /// The attempt is over, with or without an answer.
+    pub(crate) fn done(&self) {
+        let state = self.state.replace(State::Over);
+        let cancelled = flags() & DOWNSTREAM_DISCONNECT != 0;
+        let now = host::now();
+        match state {
+            State::Over => {}
+            State::Awaited | State::Held(_) if cancelled => self.note(&Outcome::Cancelled, now),
+            State::Flowing { .. } | State::Waiting { .. } if cancelled => {}
+            State::Awaited | State::Held(_) => {
+                let outcome = fault(self.silent_fault(now));
+                self.note(&outcome, now);
+                self.retry_elsewhere(&outcome, now);
+            }
+            // The first byte went out: nothing can be retried, the fault is recorded.
+            State::Flowing { .. } => self.note(&fault(Fault::Reset), now),
+            // Envoy's time for the attempt ran out while its refusal was held.
+            State::Waiting { outcome, .. } => self.retry_elsewhere(&outcome, now),
+        }
+    }
+
+    /// Envoy will retry an attempt that brought no answer: says where, or that there is nowhere.
+    fn retry_elsewhere(&self, outcome: &Outcome, now: Timestamp) {
+        let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return };
+        match exchange.go_on(now) {
+            Next::Retry => {}
+            // Without an answer to hold there is nothing in which the request could wait.
+            Next::Wait { until } => exchange
+                .give_up(Ending::Exhausted { throttled: false, soonest: Some(until) }),
+            Next::Stop(stop) => {
+                let size = exchange.pool_size();
+                exchange.give_up(failover::ending(outcome, 0, &stop, size, now));
+            }
+        }
+    }
+
+    /// Why no answer came. A reset and a timeout look alike but for the time that passed.
+    fn silent_fault(&self, now: Timestamp) -> Fault {
+        let timeout = self.exchange.try_borrow().ok().and_then(|exchange| {
+            exchange.pool().and_then(|(pool, _)| pool.policy.failover.first_byte_timeout)
+        });
+        if host::property(TRANSPORT_FAILURE).is_some_and(|reason| !reason.is_empty()) {
+            Fault::Connect
+        } else if timeout.is_some_and(|timeout| now.since(self.begun.at) >= timeout) {
+            Fault::Timeout
+        } else {
+            Fault::Reset
+        }
+    }
+
+    /// Looks at what is new of a held body; goes on holding it when it does not show enough yet.
+    fn look_at(&self, mut held: Held, size: usize, end_of_stream: bool) -> Action {
+        let now = host::now();
+        let fresh = size.saturating_sub(held.seen);
+        let bytes = host::buffer(Buffer::ResponseBody, held.seen, fresh).unwrap_or_default();
+        let is_first = held.seen == 0 && !bytes.is_empty();
+        held.seen = held.seen.saturating_add(bytes.len());
+        let limits = self.hold_limits();
+        let enough = held.seen >= limits.bytes;
+        if let Some(outcome) = held.question.push(&bytes, end_of_stream, enough, self.traits) {
+            return self.decide(&held, outcome, end_of_stream, now);
+        }
+        self.state.replace(State::Held(held));
+        if is_first {
+            self.wake_at(now.plus(limits.time), now);
+        }
+        Action::Pause
+    }
+
+    /// A held answer showed what it is.
+    fn decide(
+        &self,
+        held: &Held,
+        outcome: Outcome,
+        end_of_stream: bool,
+        now: Timestamp,
+    ) -> Action {
+        let watch = matches!(held.question, Question::FirstEvent(_)).then(ErrorWatch::default);
+        self.settle(outcome, held.status, held.headroom, watch, end_of_stream, now)
+    }
+
+    /// The outcome is known: lets the answer go, has it retried, or keeps it until a backend
+    /// reopens.
+    fn settle(
+        &self,
+        outcome: Outcome,
+        status: u16,
+        headroom: Option<u16>,
+        watch: Option<ErrorWatch>,
+        end_of_stream: bool,
+        now: Timestamp,
+    ) -> Action {
+        let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return Action::Continue };
+        exchange.record(&self.begun, &outcome, now.since(self.begun.at), headroom, now);
+        if failover::is_worth_another(&outcome) {
+            self.follow(&mut exchange, status, outcome, now)
+        } else {
+            exchange.serve(self.begun.backend);
+            let flowing = if end_of_stream { State::Over } else { State::Flowing { watch } };
+            self.state.replace(flowing);
+            Action::Continue
+        }
+    }
+
+    /// What comes after a failed attempt whose answer is still here.
+    fn follow(
+        &self,
+        exchange: &mut Exchange,
+        status: u16,
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> Action {
+        match exchange.go_on(now) {
+            Next::Retry => {
+                self.state.replace(State::Over);
+                ask_for_retry(status);
+            }
+            Next::Wait { until } => {
+                self.state.replace(State::Waiting { since: now, status, outcome });
+                self.wake_at(until, now);
+                return Action::Pause;
+            }
+            Next::Stop(stop) => {
+                let ending = failover::ending(&outcome, status, &stop, exchange.pool_size(), now);
+                self.state.replace(State::Over);
+                exchange.give_up(ending);
+            }
+        }
+        Action::Continue
+    }
+
+    /// Takes note of an outcome that nothing follows from.
+    fn note(&self, outcome: &Outcome, now: Timestamp) {
+        if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
+            exchange.record(&self.begun, outcome, now.since(self.begun.at), None, now);
+        }
+    }
+
+    /// Looks for an error event in what flows by; once one was recorded, there is no need to.
+    fn watch(&self, mut watch: ErrorWatch, size: usize) -> Option<ErrorWatch> {
+        let bytes = host::buffer(Buffer::ResponseBody, 0, size).unwrap_or_default();
+        if !watch.push(&bytes) {
+            return Some(watch);
+        }
+        self.note(&fault(Fault::StreamError), host::now());
+        None
+    }
+
+    fn wake_at(&self, at: Timestamp, now: Timestamp) {
+        timers::set(self.context, at, now, self.itself.clone());
+    }
+
+    fn hold_limits(&self) -> HoldLimits {
+        let settings = self.exchange.try_borrow().ok().and_then(|exchange| {
+            let (pool, _) = exchange.pool()?;
+            Some(pool.policy.failover)
+        });
+        HoldLimits {
+            bytes: settings.map_or(0, |s| usize::try_from(s.hold_bytes).unwrap_or(usize::MAX)),
+            time: settings.map_or(Millis::ZERO, |s| s.hold_time),
+        }
+    }
+}
+
+/// How much of an answer is held, and for how long after its first byte.
+struct HoldLimits {
+    bytes: usize,
+    time: Millis,
+}
+
+impl Question {
+    /// The outcome, if what came so far shows it. `enough` bytes or the end of the stream make it
+    /// show: what is not an error by then goes to the client.
+    fn push(
+        &mut self,
+        bytes: &[u8],
+        end_of_stream: bool,
+        enough: bool,
+        traits: AttemptTraits,
+    ) -> Option<Outcome> {
+        match self {
+            Self::FirstEvent(probe) => {
+                let mut answer = probe.push(bytes);
+                if answer == Probe::More && end_of_stream {
+                    answer = probe.finish();
+                }
+                match answer {
+                    Probe::More => enough.then_some(Outcome::Success),
+                    Probe::Real => Some(Outcome::Success),
+                    Probe::Refused => Some(Outcome::Throttled { delay: None }),
+                    Probe::Failed => Some(fault(Fault::StreamError)),
+                }
+            }
+            Self::ErrorBody { status, body } => {
+                body.extend_from_slice(bytes);
+                let complete = end_of_stream || enough || body.len() >= ERROR_BODY_MAX_BYTES;
+                complete.then(|| classify::error_body(*status, body, traits))
+            }
+        }
+    }
+}
+
+impl Wake for Answer {
+    fn wake(&self, now: Timestamp) {
+        match self.state.replace(State::Over) {
+            State::Held(mut held) => {
+                let outcome = held.question.push(&[], false, true, self.traits);
+                let outcome = outcome.unwrap_or(Outcome::Success);
+                if self.decide(&held, outcome, false, now) == Action::Continue {
+                    let _ = host::resume(Direction::Response);
+                }
+            }
+            State::Waiting { since, status, outcome } => {
+                let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return };
+                exchange.waited(now.since(since));
+                if self.follow(&mut exchange, status, outcome, now) == Action::Continue {
+                    let _ = host::resume(Direction::Response);
+                }
+            }
+            other => drop(self.state.replace(other)),
+        }
+    }
+}
+
+/// Makes the router retry. A success that was none must not look like one.
+fn ask_for_retry(status: u16) {
+    if status < 400 {
+        let _ = host::set_header(Map::ResponseHeaders, ":status", "503");
+    }
+    // Should the host refuse, the client gets this answer: the gateway makes an error of it.
+    let _ = host::set_header(Map::ResponseHeaders, RETRY, "1");
+}
+
+fn status(headers: &HeaderMap) -> u16 {
+    headers
+        .get(":status")
+        .and_then(|value| std::str::from_utf8(value).ok())
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(0)
+}
+
+fn flags() -> u64 {
+    host::property(RESPONSE_FLAGS)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, u64::from_le_bytes)
+}
+
+fn fault(fault: Fault) -> Outcome {
+    Outcome::Fault { fault, retry_after: None }
+}

@@ -1,0 +1,157 @@
+//! The attempt role: an upstream filter, once per try.
+//!
+//! Here the request is made to fit its backend; [`super::answer`] watches what comes back.
+
+use super::answer::Answer;
+use super::exchange::{Begun, Exchange};
+use super::host::{self, Map};
+use super::{body, table};
+use crate::config::{Backend, Credential};
+use crate::openai::api::Api;
+use crate::openai::reply;
+use crate::openai::splice::Splices;
+use crate::policy::classify::AttemptTraits;
+use proxy_wasm::traits::{Context, HttpContext};
+use proxy_wasm::types::Action;
+use std::rc::Rc;
+
+/// Where the cluster of an attempt can be read.
+const CLUSTER_NAME: &str = "xds\0cluster_name";
+
+/// The filter of one attempt.
+pub(crate) struct Attempt {
+    context: u32,
+    running: Option<Running>,
+}
+
+struct Running {
+    answer: Rc<Answer>,
+    splices: Splices,
+    /// How much of the request body went by.
+    offset: u64,
+}
+
+impl Attempt {
+    pub(crate) fn new(context: u32) -> Self {
+        Self { context, running: None }
+    }
+
+    fn begin(&self) -> Option<Running> {
+        let exchange = table::current()?;
+        let mut borrowed = exchange.try_borrow_mut().ok()?;
+        let now = host::now();
+        let begun = borrowed.begin(now)?;
+        let (backend, _) = borrowed.backend(begun.backend)?;
+        // A key must not go to a cluster that the route confused with another.
+        if host::property(CLUSTER_NAME)? != backend.cluster.as_bytes() {
+            let name = &backend.name;
+            host::log(
+                host::Level::Error,
+                &format!("spillway: the route sent backend {name} to a cluster that is not its own"),
+            );
+            return None;
+        }
+        let traits = AttemptTraits {
+            owns_credential: !matches!(backend.credential, Credential::Passthrough),
+            owns_deployment: !borrowed.asked.model.is_empty(),
+            provisioned: backend.provisioned.is_some(),
+            names_stored_object: borrowed.asked.names_stored_object(),
+        };
+        let splices = rewrite(&mut borrowed, &begun)?;
+        drop(borrowed);
+        let answer = Answer::new(self.context, exchange, begun, traits);
+        Some(Running { answer, splices, offset: 0 })
+    }
+}
+
+/// Makes the request headers those of the attempt's backend, starting from what the client sent and
+/// not from what another attempt left. Returns the edits of the body.
+fn rewrite(exchange: &mut Exchange, begun: &Begun) -> Option<Splices> {
+    let (backend, _) = exchange.backend(begun.backend)?;
+    let (path, splices) = exchange.rendering(backend);
+    let host_name = backend.host.clone();
+    let credentials = credentials(exchange, backend);
+    host::set_header(Map::RequestHeaders, ":path", path).ok()?;
+    host::set_header(Map::RequestHeaders, ":authority", host_name).ok()?;
+    for name in std::mem::take(&mut exchange.sent.credentials) {
+        host::remove_header(Map::RequestHeaders, name).ok()?;
+    }
+    for (name, value) in credentials {
+        host::set_header(Map::RequestHeaders, name, value).ok()?;
+        exchange.sent.credentials.push(name);
+    }
+    let length = exchange.asked.content_length.map(|length| length.saturating_add_signed(splices.delta()));
+    let sent = exchange.sent.content_length.or(exchange.asked.content_length);
+    if let Some(length) = length
+        && Some(length) != sent
+    {
+        host::set_header(Map::RequestHeaders, "content-length", length.to_string()).ok()?;
+        exchange.sent.content_length = Some(length);
+    }
+    Some(splices)
+}
+
+fn credentials(exchange: &Exchange, backend: &Backend) -> Vec<(&'static str, Vec<u8>)> {
+    match &backend.credential {
+        Credential::Passthrough => exchange.asked.credentials.clone(),
+        Credential::ApiKey(key) => vec![match backend.api {
+            Api::Azure | Api::AzureV1 => ("api-key", key.expose().as_bytes().to_vec()),
+            Api::OpenAi => ("authorization", format!("Bearer {}", key.expose()).into_bytes()),
+        }],
+    }
+}
+
+impl Context for Attempt {
+    fn on_done(&mut self) -> bool {
+        if let Some(running) = self.running.take() {
+            running.answer.done();
+        }
+        true
+    }
+}
+
+impl HttpContext for Attempt {
+    fn on_http_request_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
+        match self.begin() {
+            Some(running) => {
+                self.running = Some(running);
+                Action::Continue
+            }
+            None => {
+                let reply = reply::unrouted();
+                let _ = host::reply(
+                    reply.status,
+                    "spillway_unrouted",
+                    &[("content-type", reply.content_type)],
+                    reply.body.as_bytes(),
+                );
+                Action::Pause
+            }
+        }
+    }
+
+    fn on_http_request_body(&mut self, size: usize, _end_of_stream: bool) -> Action {
+        if let Some(running) = &mut self.running
+            && !running.splices.is_empty()
+        {
+            if body::edit(&running.splices, running.offset, size).is_err() {
+                host::log(host::Level::Error, "spillway: a request body could not be edited");
+            }
+            let size = u64::try_from(size).unwrap_or(u64::MAX);
+            running.offset = running.offset.saturating_add(size);
+        }
+        Action::Continue
+    }
+
+    fn on_http_response_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
+        self.running
+            .as_ref()
+            .map_or(Action::Continue, |running| running.answer.head(end_of_stream))
+    }
+
+    fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        self.running
+            .as_ref()
+            .map_or(Action::Continue, |running| running.answer.chunk(size, end_of_stream))
+    }
+}

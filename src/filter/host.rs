@@ -1,0 +1,494 @@
+//! Every call to Envoy, in one place: bytes in, bytes out, every status a `Result`.
+//!
+//! The SDK's own wrappers panic on a status that they do not list and on header bytes that are not
+//! UTF-8, and a panic here kills every stream of the worker. So this module declares the imports of
+//! the proxy-wasm ABI 0.2.1 itself; the SDK is used for its exports and its dispatcher only.
+//! It is also cheaper: a header map crosses in one call and one allocation.
+
+use crate::policy::headers::Headers;
+use crate::policy::time::Timestamp;
+use std::ptr::null_mut;
+
+/// The host refused a call; the number is the ABI's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refused(u32);
+
+impl Refused {
+    const NOT_FOUND: Self = Self(1);
+    const CAS_MISMATCH: Self = Self(8);
+    const MALFORMED: Self = Self(4);
+
+    /// Whether a compare-and-set lost against another worker.
+    pub(crate) fn is_lost_race(self) -> bool {
+        self == Self::CAS_MISMATCH
+    }
+}
+
+/// A header map of the current stream.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Map {
+    RequestHeaders = 0,
+    ResponseHeaders = 2,
+}
+
+/// A buffer of the current stream or of the plugin.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Buffer {
+    RequestBody = 0,
+    ResponseBody = 1,
+    PluginConfiguration = 7,
+}
+
+/// A direction of the current stream.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Direction {
+    Request = 0,
+    Response = 1,
+}
+
+/// How much a log line matters.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Level {
+    Info = 2,
+    Warn = 3,
+    Error = 4,
+}
+
+/// The kind of a metric.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum MetricKind {
+    Counter = 0,
+    Gauge = 1,
+}
+
+/// A metric that was defined; the default one records nothing.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Metric(Option<u32>);
+
+#[expect(unsafe_code, reason = "the ABI is a set of C functions; each wrapper states its contract")]
+mod abi {
+    use super::Refused;
+    use std::ptr::null_mut;
+
+    // The imports are all of this shape: pointers to bytes that the host copies before it returns,
+    // and out-pointers that it fills with memory from `proxy_on_memory_allocate`.
+    unsafe extern "C" {
+        pub(super) safe fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
+        pub(super) safe fn proxy_continue_stream(direction: u32) -> u32;
+        pub(super) safe fn proxy_set_effective_context(context: u32) -> u32;
+        pub(super) safe fn proxy_increment_metric(metric: u32, offset: i64) -> u32;
+        pub(super) safe fn proxy_record_metric(metric: u32, value: u64) -> u32;
+        fn proxy_log(level: u32, data: *const u8, size: usize) -> u32;
+        fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
+        fn proxy_get_buffer_bytes(
+            buffer: u32,
+            start: usize,
+            max: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+        ) -> u32;
+        fn proxy_set_buffer_bytes(
+            buffer: u32,
+            start: usize,
+            remove: usize,
+            data: *const u8,
+            size: usize,
+        ) -> u32;
+        fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
+        fn proxy_remove_header_map_value(map: u32, key: *const u8, key_size: usize) -> u32;
+        fn proxy_replace_header_map_value(
+            map: u32,
+            key: *const u8,
+            key_size: usize,
+            value: *const u8,
+            value_size: usize,
+        ) -> u32;
+        fn proxy_get_property(
+            path: *const u8,
+            path_size: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+        ) -> u32;
+        fn proxy_set_property(
+            path: *const u8,
+            path_size: usize,
+            value: *const u8,
+            value_size: usize,
+        ) -> u32;
+        fn proxy_get_shared_data(
+            key: *const u8,
+            key_size: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+            version: *mut u32,
+        ) -> u32;
+        fn proxy_set_shared_data(
+            key: *const u8,
+            key_size: usize,
+            value: *const u8,
+            value_size: usize,
+            version: u32,
+        ) -> u32;
+        fn proxy_send_local_response(
+            status: u32,
+            details: *const u8,
+            details_size: usize,
+            body: *const u8,
+            body_size: usize,
+            headers: *const u8,
+            headers_size: usize,
+            grpc_status: i32,
+        ) -> u32;
+        fn proxy_call_foreign_function(
+            name: *const u8,
+            name_size: usize,
+            arguments: *const u8,
+            arguments_size: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+        ) -> u32;
+        fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
+    }
+
+    pub(super) fn check(status: u32) -> Result<(), Refused> {
+        if status == 0 { Ok(()) } else { Err(Refused(status)) }
+    }
+
+    /// Takes over what the host allocated for us.
+    fn owned(status: u32, data: *mut u8, size: usize) -> Result<Vec<u8>, Refused> {
+        check(status)?;
+        if data.is_null() {
+            return Ok(Vec::new());
+        }
+        // SAFETY: the host filled `size` bytes that the SDK's `proxy_on_memory_allocate` had
+        // allocated as a boxed slice of exactly that size, and hands them over.
+        Ok(unsafe { Vec::from_raw_parts(data, size, size) })
+    }
+
+    pub(super) fn log(level: u32, text: &str) {
+        // SAFETY: pointer and size are those of `text`, which outlives the call. Nothing can be
+        // done about a log line that the host refuses.
+        let _ = unsafe { proxy_log(level, text.as_ptr(), text.len()) };
+    }
+
+    pub(super) fn time_ns() -> Result<u64, Refused> {
+        let mut time = 0;
+        // SAFETY: the out-pointer is to a live local.
+        check(unsafe { proxy_get_current_time_nanoseconds(&raw mut time) })?;
+        Ok(time)
+    }
+
+    pub(super) fn buffer(buffer: u32, start: usize, max: usize) -> Result<Vec<u8>, Refused> {
+        let (mut data, mut size) = (null_mut(), 0);
+        // SAFETY: both out-pointers are to live locals.
+        let status = unsafe {
+            proxy_get_buffer_bytes(buffer, start, max, &raw mut data, &raw mut size)
+        };
+        owned(status, data, size)
+    }
+
+    pub(super) fn set_buffer(
+        buffer: u32,
+        start: usize,
+        remove: usize,
+        bytes: &[u8],
+    ) -> Result<(), Refused> {
+        // SAFETY: pointer and size are those of `bytes`, which outlives the call.
+        check(unsafe {
+            proxy_set_buffer_bytes(buffer, start, remove, bytes.as_ptr(), bytes.len())
+        })
+    }
+
+    pub(super) fn header_map(map: u32) -> Result<Vec<u8>, Refused> {
+        let (mut data, mut size) = (null_mut(), 0);
+        // SAFETY: both out-pointers are to live locals.
+        let status = unsafe { proxy_get_header_map_pairs(map, &raw mut data, &raw mut size) };
+        owned(status, data, size)
+    }
+
+    pub(super) fn remove_header(map: u32, name: &str) -> Result<(), Refused> {
+        // SAFETY: pointer and size are those of `name`, which outlives the call.
+        check(unsafe { proxy_remove_header_map_value(map, name.as_ptr(), name.len()) })
+    }
+
+    pub(super) fn set_header(map: u32, name: &str, value: &[u8]) -> Result<(), Refused> {
+        // SAFETY: pointers and sizes are those of `name` and `value`, which outlive the call.
+        check(unsafe {
+            proxy_replace_header_map_value(
+                map,
+                name.as_ptr(),
+                name.len(),
+                value.as_ptr(),
+                value.len(),
+            )
+        })
+    }
+
+    pub(super) fn property(path: &str) -> Result<Vec<u8>, Refused> {
+        let (mut data, mut size) = (null_mut(), 0);
+        // SAFETY: `path` outlives the call; both out-pointers are to live locals.
+        let status = unsafe {
+            proxy_get_property(path.as_ptr(), path.len(), &raw mut data, &raw mut size)
+        };
+        owned(status, data, size)
+    }
+
+    pub(super) fn set_property(path: &str, value: &[u8]) -> Result<(), Refused> {
+        // SAFETY: pointers and sizes are those of `path` and `value`, which outlive the call.
+        check(unsafe {
+            proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len())
+        })
+    }
+
+    pub(super) fn shared_data(key: &str) -> Result<(Vec<u8>, u32), Refused> {
+        let (mut data, mut size, mut version) = (null_mut(), 0, 0);
+        // SAFETY: `key` outlives the call; the three out-pointers are to live locals.
+        let status = unsafe {
+            proxy_get_shared_data(
+                key.as_ptr(),
+                key.len(),
+                &raw mut data,
+                &raw mut size,
+                &raw mut version,
+            )
+        };
+        Ok((owned(status, data, size)?, version))
+    }
+
+    pub(super) fn set_shared_data(key: &str, value: &[u8], version: u32) -> Result<(), Refused> {
+        // SAFETY: pointers and sizes are those of `key` and `value`, which outlive the call.
+        check(unsafe {
+            proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), version)
+        })
+    }
+
+    pub(super) fn local_response(
+        status: u32,
+        details: &str,
+        body: &[u8],
+        headers: &[u8],
+    ) -> Result<(), Refused> {
+        // SAFETY: pointers and sizes are those of the three slices, which outlive the call.
+        check(unsafe {
+            proxy_send_local_response(
+                status,
+                details.as_ptr(),
+                details.len(),
+                body.as_ptr(),
+                body.len(),
+                headers.as_ptr(),
+                headers.len(),
+                -1,
+            )
+        })
+    }
+
+    pub(super) fn foreign_function(name: &str, arguments: &[u8]) -> Result<Vec<u8>, Refused> {
+        let (mut data, mut size) = (null_mut(), 0);
+        // SAFETY: `name` and `arguments` outlive the call; both out-pointers are to live locals.
+        let status = unsafe {
+            proxy_call_foreign_function(
+                name.as_ptr(),
+                name.len(),
+                arguments.as_ptr(),
+                arguments.len(),
+                &raw mut data,
+                &raw mut size,
+            )
+        };
+        owned(status, data, size)
+    }
+
+    pub(super) fn define_metric(kind: u32, name: &str) -> Result<u32, Refused> {
+        let mut id = 0;
+        // SAFETY: `name` outlives the call; the out-pointer is to a live local.
+        check(unsafe { proxy_define_metric(kind, name.as_ptr(), name.len(), &raw mut id) })?;
+        Ok(id)
+    }
+}
+
+/// Writes a log line.
+pub(crate) fn log(level: Level, text: &str) {
+    abi::log(level as u32, text);
+}
+
+/// The wall clock. A host without one reads as the epoch, at which every gate is open.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from_ms(abi::time_ns().unwrap_or(0) / 1_000_000)
+}
+
+/// Calls `on_tick` of the current context's root every `period_ms`; 0 stops it.
+pub(crate) fn set_tick_period_ms(period_ms: u32) -> Result<(), Refused> {
+    abi::check(abi::proxy_set_tick_period_milliseconds(period_ms))
+}
+
+/// Up to `max` bytes of a buffer from `start`; fewer at its end.
+pub(crate) fn buffer(buffer: Buffer, start: usize, max: usize) -> Result<Vec<u8>, Refused> {
+    abi::buffer(buffer as u32, start, max)
+}
+
+/// Removes `count` bytes from the front of a buffer.
+pub(crate) fn drain_front(buffer: Buffer, count: usize) -> Result<(), Refused> {
+    abi::set_buffer(buffer as u32, 0, count, &[])
+}
+
+/// Puts `bytes` in the place of the first `count` bytes of a buffer.
+pub(crate) fn replace_front(buffer: Buffer, count: usize, bytes: &[u8]) -> Result<(), Refused> {
+    abi::set_buffer(buffer as u32, 0, count, bytes)
+}
+
+/// Appends `bytes` to a buffer.
+pub(crate) fn append(buffer: Buffer, bytes: &[u8]) -> Result<(), Refused> {
+    abi::set_buffer(buffer as u32, usize::try_from(u32::MAX).unwrap_or(usize::MAX), 0, bytes)
+}
+
+/// All headers of a map. Only while the map's own callback runs, or before it said Continue.
+pub(crate) fn header_map(map: Map) -> Result<HeaderMap, Refused> {
+    HeaderMap::parse(abi::header_map(map as u32)?).ok_or(Refused::MALFORMED)
+}
+
+/// Sets a header, in the place of all that have its name.
+pub(crate) fn set_header(
+    map: Map,
+    name: &str,
+    value: impl AsRef<[u8]>,
+) -> Result<(), Refused> {
+    abi::set_header(map as u32, name, value.as_ref())
+}
+
+/// Removes all headers of a name.
+pub(crate) fn remove_header(map: Map, name: &str) -> Result<(), Refused> {
+    abi::remove_header(map as u32, name)
+}
+
+/// A property; the parts of its path are separated by NUL. `None` when it is not set.
+pub(crate) fn property(path: &str) -> Option<Vec<u8>> {
+    abi::property(path).ok()
+}
+
+/// Writes the filter state `wasm.{path}`, which all filters of the request see.
+pub(crate) fn set_property(path: &str, value: &[u8]) -> Result<(), Refused> {
+    abi::set_property(path, value)
+}
+
+/// A shared record with the version to pass to [`set_shared_data`]; `None` when there is none.
+pub(crate) fn shared_data(key: &str) -> Result<Option<(Vec<u8>, u32)>, Refused> {
+    match abi::shared_data(key) {
+        Ok(record) => Ok(Some(record)),
+        Err(Refused::NOT_FOUND) => Ok(None),
+        Err(refused) => Err(refused),
+    }
+}
+
+/// Writes a shared record if its version is still `version`; 0 writes it in any case.
+pub(crate) fn set_shared_data(key: &str, value: &[u8], version: u32) -> Result<(), Refused> {
+    abi::set_shared_data(key, value, version)
+}
+
+/// Lets a paused direction of the current stream go on.
+pub(crate) fn resume(direction: Direction) -> Result<(), Refused> {
+    abi::check(abi::proxy_continue_stream(direction as u32))
+}
+
+/// Makes the stream of `context` the current one, until the callback ends.
+pub(crate) fn enter(context: u32) -> Result<(), Refused> {
+    abi::check(abi::proxy_set_effective_context(context))
+}
+
+/// Makes Envoy match the route anew, with the properties as they are now.
+pub(crate) fn clear_route_cache() -> Result<(), Refused> {
+    abi::foreign_function("clear_route_cache", &[]).map(drop)
+}
+
+/// Answers the current stream from here. `details` is for Envoy's access log.
+pub(crate) fn reply(
+    status: u16,
+    details: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<(), Refused> {
+    abi::local_response(u32::from(status), details, body, &serialize(headers))
+}
+
+/// Defines a metric, or finds it when it exists. One that the host refuses records nothing.
+pub(crate) fn define_metric(kind: MetricKind, name: &str) -> Metric {
+    Metric(abi::define_metric(kind as u32, name).ok())
+}
+
+/// Adds to a counter.
+pub(crate) fn increment(metric: Metric, by: i64) {
+    if let Metric(Some(id)) = metric {
+        abi::proxy_increment_metric(id, by);
+    }
+}
+
+/// Sets a gauge.
+pub(crate) fn record(metric: Metric, value: u64) {
+    if let Metric(Some(id)) = metric {
+        abi::proxy_record_metric(id, value);
+    }
+}
+
+/// All headers of a message as they crossed: one allocation, names and values as slices of it.
+pub(crate) struct HeaderMap {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+impl HeaderMap {
+    fn parse(bytes: Vec<u8>) -> Option<Self> {
+        let count = if bytes.is_empty() { 0 } else { read_u32(&bytes, 0)? };
+        Some(Self { bytes, count })
+    }
+
+    /// Every header, name and value, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let mut sizes = 4_usize;
+        let mut data = self.count.saturating_mul(8).saturating_add(4);
+        (0..self.count).map_while(move |_| {
+            let name = self.slice(&mut data, read_u32(&self.bytes, sizes)?)?;
+            let value = self.slice(&mut data, read_u32(&self.bytes, sizes.saturating_add(4))?)?;
+            sizes = sizes.saturating_add(8);
+            Some((name, value))
+        })
+    }
+
+    fn slice(&self, start: &mut usize, size: usize) -> Option<&[u8]> {
+        let end = start.checked_add(size)?;
+        let slice = self.bytes.get(*start..end)?;
+        *start = end.checked_add(1)?; // each is followed by a NUL
+        Some(slice)
+    }
+}
+
+impl Headers for HeaderMap {
+    fn get(&self, name: &str) -> Option<&[u8]> {
+        self.iter().find(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value)
+    }
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> Option<usize> {
+    let four = bytes.get(at..at.checked_add(4)?)?;
+    usize::try_from(u32::from_le_bytes(four.try_into().ok()?)).ok()
+}
+
+fn serialize(headers: &[(&str, &str)]) -> Vec<u8> {
+    let size = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes();
+    let mut bytes = u32::try_from(headers.len()).unwrap_or(u32::MAX).to_le_bytes().to_vec();
+    for (name, value) in headers {
+        bytes.extend(size(name));
+        bytes.extend(size(value));
+    }
+    for (name, value) in headers {
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.push(0);
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.push(0);
+    }
+    bytes
+}

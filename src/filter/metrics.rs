@@ -1,0 +1,83 @@
+//! What can be counted from outside: Envoy stats, defined once at configure.
+//!
+//! A name carries its labels as `.label.value`, from which the shipped `stats_tags` make Prometheus
+//! labels; names in the configuration hold no dots for this reason.
+
+use super::host::{self, Metric, MetricKind};
+use crate::policy::classify::Outcome;
+
+/// How an attempt can end, in the order of [`BackendMetrics::attempts`].
+const OUTCOMES: [&str; 7] =
+    ["success", "client_error", "throttled", "fault", "misconfigured", "elsewhere", "cancelled"];
+
+/// The metrics of one backend.
+pub(crate) struct BackendMetrics {
+    attempts: [Metric; OUTCOMES.len()],
+    /// Until when the throttle gate is closed, in milliseconds since the epoch.
+    pub(crate) gate_closed_until_ms: Metric,
+    /// Until when the circuit breaker is open, in milliseconds since the epoch; 0: it is closed.
+    pub(crate) breaker_open_until_ms: Metric,
+}
+
+impl BackendMetrics {
+    pub(crate) fn define(pool: &str, backend: &str) -> Self {
+        let gauge = |name: &str| {
+            let name = format!("spillway_{name}.pool.{pool}.backend.{backend}");
+            host::define_metric(MetricKind::Gauge, &name)
+        };
+        Self {
+            attempts: OUTCOMES.map(|outcome| {
+                host::define_metric(
+                    MetricKind::Counter,
+                    &format!(
+                        "spillway_attempts_total.pool.{pool}.backend.{backend}.outcome.{outcome}"
+                    ),
+                )
+            }),
+            gate_closed_until_ms: gauge("gate_closed_until_ms"),
+            breaker_open_until_ms: gauge("breaker_open_until_ms"),
+        }
+    }
+
+    /// Counts an attempt that ended with `outcome`.
+    pub(crate) fn count(&self, outcome: &Outcome) {
+        let position = match outcome {
+            Outcome::Success => 0,
+            Outcome::ClientError => 1,
+            Outcome::Throttled { .. } => 2,
+            Outcome::Fault { .. } => 3,
+            Outcome::Misconfigured { .. } => 4,
+            Outcome::Elsewhere { .. } => 5,
+            Outcome::Cancelled => 6,
+        };
+        if let Some(&metric) = self.attempts.get(position) {
+            host::increment(metric, 1);
+        }
+    }
+}
+
+/// The metrics of one pool.
+pub(crate) struct PoolMetrics {
+    /// Requests that were answered below the first tier.
+    pub(crate) spills: Metric,
+    /// Requests that were answered 429 or 503 because no backend could serve.
+    pub(crate) exhausted: Metric,
+    /// Failovers that the retry budget or `max_attempts` did not allow.
+    pub(crate) limited: Metric,
+    /// Changes of shared records that were given up after too many lost races.
+    pub(crate) lost_updates: Metric,
+}
+
+impl PoolMetrics {
+    pub(crate) fn define(pool: &str) -> Self {
+        let counter = |name: &str| {
+            host::define_metric(MetricKind::Counter, &format!("spillway_{name}.pool.{pool}"))
+        };
+        Self {
+            spills: counter("spills_total"),
+            exhausted: counter("exhausted_total"),
+            limited: counter("failovers_limited_total"),
+            lost_updates: counter("lost_updates_total"),
+        }
+    }
+}

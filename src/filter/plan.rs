@@ -1,0 +1,121 @@
+//! A configuration made ready to run: all that can be prepared once is prepared here.
+//!
+//! A plan is replaced as a whole. A request keeps the plan that it started with; what workers share
+//! is found by the names of pools and backends, so it stays when a new plan comes.
+
+use super::metrics::{BackendMetrics, PoolMetrics};
+use super::{host, shared};
+use crate::config::{Config, Credential, Pool};
+use crate::policy::pool::BackendIndex;
+use crate::policy::records::{self, BackendRecord, PoolRecord};
+use crate::policy::retry_budget::Deposits;
+use crate::policy::select::Rotation;
+use std::cell::RefCell;
+
+/// The configuration with what each pool needs to run.
+pub(crate) struct Plan {
+    pub(crate) config: Config,
+    pub(crate) pools: Vec<PoolPlan>,
+    /// Whether some backend is sent the client's own credential.
+    pub(crate) keeps_client_credential: bool,
+}
+
+/// What one worker needs to run one pool.
+pub(crate) struct PoolPlan {
+    pub(crate) record_key: String,
+    pub(crate) retry_budget_key: String,
+    pub(crate) rotation: RefCell<Rotation>,
+    pub(crate) deposits: RefCell<Deposits>,
+    pub(crate) metrics: PoolMetrics,
+    pub(crate) backends: Vec<BackendPlan>,
+}
+
+/// What one worker needs to run one backend.
+pub(crate) struct BackendPlan {
+    pub(crate) windows_key: String,
+    pub(crate) metrics: BackendMetrics,
+}
+
+impl Plan {
+    /// Prepares `config` and seeds its shared records.
+    pub(crate) fn new(config: Config) -> Self {
+        let pools: Vec<PoolPlan> = config.pools.iter().map(PoolPlan::new).collect();
+        for (pool, plan) in config.pools.iter().zip(&pools) {
+            plan.seed(pool);
+        }
+        let keeps_client_credential = config
+            .pools
+            .iter()
+            .flat_map(|pool| &pool.backends)
+            .any(|backend| matches!(backend.credential, Credential::Passthrough));
+        Self { config, pools, keeps_client_credential }
+    }
+
+    /// The pool at `position`.
+    pub(crate) fn pool(&self, position: usize) -> Option<(&Pool, &PoolPlan)> {
+        Some((self.config.pools.get(position)?, self.pools.get(position)?))
+    }
+
+    /// Every backend, in every pool, that shares the throttle gate of `backend` of `pool`; itself
+    /// too.
+    pub(crate) fn sharing_gate_with(
+        &self,
+        pool: usize,
+        backend: BackendIndex,
+    ) -> Vec<(usize, BackendIndex)> {
+        let member = self.config.pools.get(pool).and_then(|pool| pool.policy.member(backend));
+        let Some(group) = member.and_then(|member| member.quota_group) else {
+            return vec![(pool, backend)];
+        };
+        let mut sharing = Vec::new();
+        for (position, pool) in self.config.pools.iter().enumerate() {
+            for (number, member) in pool.policy.members.iter().enumerate() {
+                if member.quota_group == Some(group) {
+                    sharing.extend(BackendIndex::new(number).map(|backend| (position, backend)));
+                }
+            }
+        }
+        sharing
+    }
+}
+
+impl PoolPlan {
+    fn new(pool: &Pool) -> Self {
+        Self {
+            record_key: records::pool_key(&pool.name),
+            retry_budget_key: records::retry_budget_key(&pool.name),
+            rotation: RefCell::new(Rotation::new(&pool.policy)),
+            deposits: RefCell::default(),
+            metrics: PoolMetrics::define(&pool.name),
+            backends: pool
+                .backends
+                .iter()
+                .map(|backend| BackendPlan {
+                    windows_key: records::windows_key(&backend.name),
+                    metrics: BackendMetrics::define(&pool.name, &backend.name),
+                })
+                .collect(),
+        }
+    }
+
+    /// Creates the shared records, or fits the pool's to the members as they are now.
+    fn seed(&self, pool: &Pool) {
+        let seeded = shared::update(&self.record_key, |old| {
+            (Some(PoolRecord::reseat(old, &pool.policy)), ())
+        });
+        if seeded.is_err() {
+            host::increment(self.metrics.lost_updates, 1);
+        }
+        let windows = self.backends.iter().map(|backend| &backend.windows_key);
+        for key in windows.chain([&self.retry_budget_key]) {
+            // An empty record reads as fresh; one that is there stays.
+            let _ = shared::update(key, |old| (old.is_none().then(Vec::new), ()));
+        }
+    }
+
+    /// The shared records of the pool's members.
+    pub(crate) fn records(&self, pool: &Pool) -> Vec<BackendRecord> {
+        let record = shared::read(&self.record_key).unwrap_or_default();
+        PoolRecord::decode(&record, &pool.policy)
+    }
+}

@@ -1,0 +1,46 @@
+//! The requests in flight on this worker: where an attempt finds the request that it belongs to.
+//!
+//! The gateway enters a request under its context id and writes the id into a property; the
+//! attempt filters of the request read it there. An attempt without an entry never goes out: it
+//! would carry a credential on nobody's behalf.
+
+use super::exchange::Exchange;
+use super::host;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// The property with the id of the request's entry.
+const REQUEST: &str = "spillway.request";
+
+thread_local! {
+    static REQUESTS: RefCell<HashMap<u32, Rc<RefCell<Exchange>>>> = RefCell::default();
+}
+
+/// Enters the request of gateway context `id`.
+pub(crate) fn enter(id: u32, exchange: Exchange) -> Rc<RefCell<Exchange>> {
+    let exchange = Rc::new(RefCell::new(exchange));
+    REQUESTS.with(|requests| {
+        if let Ok(mut requests) = requests.try_borrow_mut() {
+            requests.insert(id, Rc::clone(&exchange));
+        }
+    });
+    // When the host refuses, the attempt finds no entry and answers 503.
+    let _ = host::set_property(REQUEST, &id.to_le_bytes());
+    exchange
+}
+
+/// The request that the current attempt belongs to.
+pub(crate) fn current() -> Option<Rc<RefCell<Exchange>>> {
+    let id = u32::from_le_bytes(host::property(REQUEST)?.try_into().ok()?);
+    REQUESTS.with(|requests| requests.try_borrow().ok()?.get(&id).cloned())
+}
+
+/// The request of gateway context `id` is over. Attempts that still end keep their own reference.
+pub(crate) fn leave(id: u32) {
+    REQUESTS.with(|requests| {
+        if let Ok(mut requests) = requests.try_borrow_mut() {
+            requests.remove(&id);
+        }
+    });
+}

@@ -1,0 +1,21 @@
+//! What one worker has to itself: a source of random numbers.
+
+use std::cell::Cell;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+
+thread_local! {
+    static RANDOM: Cell<u64> = Cell::new(RandomState::new().build_hasher().finish());
+}
+
+/// A random number: spreads picks, probes and retry times. Not for secrets (SplitMix64, seeded by
+/// the host's random source once per VM).
+pub(crate) fn random() -> u64 {
+    RANDOM.with(|state| {
+        let next = state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        state.set(next);
+        let mixed = (next ^ (next >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    })
+}
