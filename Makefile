@@ -1,0 +1,59 @@
+# Everything that Spillway needs beyond Rust, Python 3 with pip, a C compiler and make is fetched into target/.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check wasm clean targets core-on-wasm32 purity
+
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+MODULE := $(TARGET)/wasm32-wasip1/release/spillway.wasm
+# A larger module costs start-up time and memory in every worker of every Envoy.
+MODULE_LIMIT_BYTES := 1048576
+CORE := --no-default-features --target wasm32-unknown-unknown --lib
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: wasm ## real Envoy, three mock backends and a load, for about 20 seconds
+	@envoy=$$(tools/envoy) && cargo run --release --package demo -- --envoy "$$envoy" --module "$(MODULE)"
+
+test: wasm core-on-wasm32 ## the core on wasm32, then everything natively and in real Envoy
+	@envoy=$$(tools/envoy) && node=$$(tools/node) && \
+	SPILLWAY_WASM="$(MODULE)" SPILLWAY_ENVOY="$$envoy" SPILLWAY_NODE="$$node" \
+	SPILLWAY_PYTHON="$$(command -v python3)" cargo test --workspace --no-fail-fast
+
+check: targets purity ## format, lints, the boundary of the core, documentation
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --target wasm32-wasip1 --lib -- -D warnings
+	cargo clippy $(CORE) -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items
+
+wasm: targets ## the module that Envoy loads
+	@cargo build --release --target wasm32-wasip1 --lib
+	@python3 tools/wasm-imports env.proxy_,wasi_snapshot_preview1. $(MODULE)
+	@size=$$(wc -c < $(MODULE) | tr -d ' '); echo "$(MODULE): $$size bytes"; \
+	test "$$size" -le $(MODULE_LIMIT_BYTES) || { echo "more than $(MODULE_LIMIT_BYTES) bytes" >&2; exit 1; }
+
+clean: ## remove everything that was built or fetched
+	cargo clean
+	rm -rf target
+
+# The core's own tests, compiled as Envoy's sandbox would have it: 32 bits, no threads, no clock.
+core-on-wasm32: targets
+	@node=$$(tools/node) && runner=$$(tools/wasm-bindgen-test-runner) && \
+	PATH="$$(dirname "$$node"):$$PATH" CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER="$$runner" \
+	tools/tally cargo test $(CORE)
+
+# The core needs no host. The test binary is what is looked at: it keeps all of the core, a library only
+# what it exports. Its imports are those of the test runner.
+purity: targets
+	@tests=$$(cargo test $(CORE) --no-run --message-format=json | python3 tools/artefact.py) && \
+	python3 tools/wasm-imports __wbindgen_ "$$tests"
+
+# With rustup, rust-toolchain.toml has the compiler and its targets installed by the first cargo; this is for
+# machines on which that is switched off.
+targets:
+	@rustc --version >/dev/null || rustup toolchain install
+	@for target in wasm32-wasip1 wasm32-unknown-unknown; do \
+		test -d "$$(rustc --print target-libdir --target $$target)" || \
+		{ echo "adding the Rust target $$target"; rustup target add $$target; } || exit 1; \
+	done

@@ -1,0 +1,358 @@
+//! The Envoy configurations that are shipped: Envoy accepts them with the real module, and they have every
+//! setting without which the product breaks silently (design, section 4).
+//!
+//! Silent means that Envoy starts, answers, and loses failovers under load, so only a look at the settings
+//! themselves finds it. That look is tested too: each setting is taken out once and must be missed.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+mod support;
+
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+const LOCAL: &str = "envoy/envoy.yaml";
+const AZURE: &str = "envoy/azure.yaml";
+const MODULE: &str = "target/wasm32-wasip1/release/spillway.wasm";
+const KEYS: [&str; 3] = ["UKSOUTH_KEY", "SWEDEN_KEY", "FRANCE_KEY"];
+
+#[test]
+fn envoy_accepts_the_local_configuration_with_the_real_module() {
+    assert_eq!(refusal(LOCAL), None);
+}
+
+#[test]
+fn envoy_accepts_the_azure_configuration_with_the_real_module() {
+    assert_eq!(refusal(AZURE), None);
+}
+
+#[test]
+fn the_local_configuration_has_every_setting_that_it_needs() {
+    assert_eq!(missing(&text(LOCAL)), [""; 0]);
+}
+
+#[test]
+fn the_azure_configuration_has_every_setting_that_it_needs() {
+    assert_eq!(missing(&text(AZURE)), [""; 0]);
+}
+
+#[test]
+fn a_setting_that_is_taken_out_is_missed() {
+    let without: [(&str, &str, &str); 20] = [
+        ("max_retries: 10000", "max_requests: 10000", "circuit_breakers.max_retries"),
+        ("&body_limit 67108864", "&body_limit 1048576", "request_body_buffer_limit"),
+        ("timeout: 0s  ", "timeout: 15s  ", "timeout"),
+        ("per_try_timeout: 60s  ", "num_retries: 5  ", "per_try_timeout"),
+        ("per_try_idle_timeout: 120s", "num_retries: 5", "per_try_idle_timeout"),
+        ("max_interval: 0.001s", "max_interval: 0.250s", "retry_back_off"),
+        ("num_retries: 5  ", "num_retries: 1  ", "num_retries"),
+        (
+            "refresh_cluster_on_retry: true  ",
+            "refresh_cluster_on_retry: false  ",
+            "refresh_cluster_on_retry",
+        ),
+        ("&retry_on retriable-headers,", "&retry_on 5xx,", "retry_on"),
+        ("name: x-spillway-retry", "name: x-retry", "retriable_headers"),
+        ("failure_policy: FAIL_RELOAD", "failure_policy: FAIL_OPEN", "failure_policy"),
+        (
+            "allow_on_headers_stop_iteration: true",
+            "allow_on_headers_stop_iteration: false",
+            "allow_on_headers",
+        ),
+        ("vm_config: *vm", "vm_config: {vm_id: other}", "vm_config"),
+        ("- name: envoy.filters.http.upstream_codec", "- name: another", "upstream_codec"),
+        ("prefix: x-spillway-", "prefix: x-other-", "x-spillway-"),
+        ("key: wasm.spillway.target", "key: spillway.target", "wasm.spillway.target"),
+        ("sni: contoso-sweden.openai.azure.com", "sni: contoso-france.openai.azure.com", "sni"),
+        (
+            "auto_sni_san_validation: true",
+            "auto_sni_san_validation: false",
+            "auto_sni_san_validation",
+        ),
+        ("trusted_ca", "watched_directory", "trusted_ca"),
+        ("host_env_keys: [UKSOUTH_KEY, ", "host_env_keys: [", "UKSOUTH_KEY"),
+    ];
+    let whole = text(AZURE);
+    for (setting, instead, complaint) in without {
+        assert!(whole.contains(setting), "{AZURE} no longer says {setting:?}");
+        let found = missing(&whole.replace(setting, instead));
+        assert!(
+            found.iter().any(|one| one.contains(complaint)),
+            "without {setting:?} only this is missed: {found:?}"
+        );
+    }
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(support::root().join(path)).unwrap()
+}
+
+/// What Envoy says against the configuration.
+fn refusal(path: &str) -> Option<String> {
+    let shipped = text(path);
+    assert!(shipped.contains(MODULE), "{path} does not load {MODULE}");
+    // Only the place of the module differs between machines.
+    let module = support::module_path().to_str().unwrap();
+    let name = path.replace('/', "-");
+    let copy = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&copy, shipped.replace(MODULE, module)).unwrap();
+
+    let answer = Command::new(support::envoy_binary())
+        .args(["--mode", "validate", "--log-level", "warning", "-c"])
+        .arg(&copy)
+        .envs(KEYS.map(|key| (key, "not-a-key")))
+        .current_dir(support::root())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&answer.stderr).into_owned();
+    (!answer.status.success()).then_some(said)
+}
+
+/// The settings that the configuration lacks, each in a sentence.
+fn missing(yaml: &str) -> Vec<String> {
+    let config: Value = serde_yaml_ng::from_str(yaml).unwrap();
+    let gateway = Gateway::of(&config);
+    let mut found = Vec::new();
+    check_plugins(&config, &gateway, &mut found);
+    check_manager(&gateway, &mut found);
+    for route in items(gateway.manager, "/route_config/virtual_hosts/0/routes") {
+        check_route(route, &config, &gateway, &mut found);
+    }
+    for cluster in items(&config, "/static_resources/clusters") {
+        check_cluster(cluster, &gateway, &mut found);
+    }
+    found
+}
+
+/// What the checks compare with.
+struct Gateway<'a> {
+    manager: &'a Value,
+    vm: &'a Value,
+    /// Each backend of the filter's own configuration.
+    backends: Vec<Value>,
+}
+
+impl<'a> Gateway<'a> {
+    fn of(config: &'a Value) -> Self {
+        let manager = &config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
+            ["typed_config"];
+        let plugin = &manager["http_filters"][0]["typed_config"]["config"];
+        let own: Value =
+            serde_json::from_str(plugin["configuration"]["value"].as_str().unwrap()).unwrap();
+        Self {
+            manager,
+            vm: &plugin["vm_config"],
+            backends: items(&own, "/pools")
+                .flat_map(|pool| items(pool, "/backends").cloned())
+                .collect(),
+        }
+    }
+
+    fn backend(&self, cluster: &str) -> Option<&Value> {
+        self.backends.iter().find(|backend| cluster_of(backend) == cluster)
+    }
+
+    fn passes(&self, key: &str) -> bool {
+        let environment = &self.vm["environment_variables"];
+        items(environment, "/host_env_keys").any(|name| name == key)
+            || environment["key_values"].get(key).is_some()
+    }
+}
+
+/// The cluster that a backend is reached through: its own name when it names none.
+fn cluster_of(backend: &Value) -> &Value {
+    backend.get("cluster").unwrap_or_else(|| &backend["name"])
+}
+
+fn items<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
+    value.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn require(holds: bool, setting: &str, at: &str, found: &mut Vec<String>) {
+    if !holds {
+        found.push(format!("{setting} at {at}"));
+    }
+}
+
+/// Seconds of a duration such as `0.001s`.
+fn seconds(duration: &Value) -> Option<f64> {
+    duration.as_str()?.strip_suffix('s')?.parse().ok()
+}
+
+fn check_plugins(config: &Value, gateway: &Gateway<'_>, found: &mut Vec<String>) {
+    let mut plugins = Vec::new();
+    collect(config, "vm_config", &mut plugins);
+    let places = items(config, "/static_resources/clusters").count().saturating_add(1);
+    require(
+        plugins.len() == places,
+        "the filter in the listener and in every cluster",
+        "static_resources",
+        found,
+    );
+    for plugin in plugins {
+        let at = "a plugin";
+        require(
+            plugin["failure_policy"] == "FAIL_RELOAD",
+            "failure_policy: FAIL_RELOAD",
+            at,
+            found,
+        );
+        require(
+            plugin["allow_on_headers_stop_iteration"] == true,
+            "allow_on_headers_stop_iteration: true",
+            at,
+            found,
+        );
+        require(plugin["vm_config"] == *gateway.vm, "the same vm_config in every place", at, found);
+    }
+    for backend in &gateway.backends {
+        let key = backend["credential"]["api_key"]["env"].as_str().unwrap();
+        require(gateway.passes(key), key, "environment_variables", found);
+    }
+}
+
+/// Every mapping that has `key`.
+fn collect<'a>(value: &'a Value, key: &str, into: &mut Vec<&'a Value>) {
+    match value {
+        Value::Object(map) => {
+            if map.contains_key(key) {
+                into.push(value);
+            }
+            map.values().for_each(|inner| collect(inner, key, into));
+        }
+        Value::Array(list) => list.iter().for_each(|inner| collect(inner, key, into)),
+        _ => {}
+    }
+}
+
+fn check_manager(gateway: &Gateway<'_>, found: &mut Vec<String>) {
+    let mutations = "/early_header_mutation_extensions/0/typed_config/mutations";
+    for prefix in ["x-spillway-", "x-envoy-"] {
+        let removed = items(gateway.manager, mutations)
+            .any(|mutation| mutation["remove_on_match"]["key_matcher"]["prefix"] == prefix);
+        require(
+            removed,
+            &format!("removal of {prefix} headers from clients"),
+            "early_header_mutation",
+            found,
+        );
+    }
+    let upgrades = items(gateway.manager, "/upgrade_configs")
+        .any(|upgrade| upgrade["upgrade_type"] == "websocket");
+    require(upgrades, "upgrade_configs: websocket", "the connection manager", found);
+}
+
+fn check_route(route: &Value, config: &Value, gateway: &Gateway<'_>, found: &mut Vec<String>) {
+    let websocket = route["match"].get("headers").is_some();
+    let at = if websocket { "the WebSocket route" } else { "the route" };
+    let action = &route["route"];
+    let retry = &action["retry_policy"];
+    let limit = route["request_body_buffer_limit"].as_u64();
+    require(limit >= Some(16 << 20), "request_body_buffer_limit of 16 MiB or more", at, found);
+    require(seconds(&action["timeout"]) == Some(0.0), "timeout: 0s", at, found);
+    require(seconds(&retry["per_try_timeout"]).is_some(), "per_try_timeout", at, found);
+    require(
+        websocket || seconds(&retry["per_try_idle_timeout"]).is_some(),
+        "per_try_idle_timeout",
+        at,
+        found,
+    );
+    let back_off = seconds(&retry["retry_back_off"]["max_interval"]);
+    require(back_off.is_some_and(|it| it <= 0.002), "retry_back_off of 2 ms or less", at, found);
+    let retries = retry["num_retries"].as_u64().unwrap_or(1);
+    require(retries >= gateway.backends.len() as u64, "num_retries for every backend", at, found);
+    require(retry["refresh_cluster_on_retry"] == true, "refresh_cluster_on_retry: true", at, found);
+    let retry_on = "retriable-headers,connect-failure,reset,refused-stream";
+    require(retry["retry_on"] == retry_on, &format!("retry_on: {retry_on}"), at, found);
+    let header = &retry["retriable_headers"][0];
+    require(
+        header["name"] == "x-spillway-retry" && header["present_match"] == true,
+        "retriable_headers: x-spillway-retry",
+        at,
+        found,
+    );
+    check_matcher(action, config, gateway, at, found);
+}
+
+fn check_matcher(
+    action: &Value,
+    config: &Value,
+    gateway: &Gateway<'_>,
+    at: &str,
+    found: &mut Vec<String>,
+) {
+    let matcher =
+        &action["inline_cluster_specifier_plugin"]["extension"]["typed_config"]["cluster_matcher"];
+    let tree = &matcher["matcher_tree"];
+    let key = "wasm.spillway.target";
+    require(tree["input"]["typed_config"]["key"] == key, &format!("filter state {key}"), at, found);
+    let cluster = |action: &Value| action["action"]["typed_config"]["cluster"].clone();
+    for backend in &gateway.backends {
+        let entry = &tree["exact_match_map"]["map"][backend["name"].as_str().unwrap()];
+        let expected = cluster_of(backend);
+        require(
+            cluster(entry) == *expected,
+            &format!("the cluster of {}", backend["name"]),
+            at,
+            found,
+        );
+    }
+    let clusters: BTreeSet<&str> = items(config, "/static_resources/clusters")
+        .filter_map(|one| one["name"].as_str())
+        .collect();
+    let exhausted = cluster(&matcher["on_no_match"]);
+    require(
+        exhausted.as_str().is_some_and(|name| !clusters.contains(name)),
+        "on_no_match with a cluster that does not exist",
+        at,
+        found,
+    );
+}
+
+fn check_cluster(cluster: &Value, gateway: &Gateway<'_>, found: &mut Vec<String>) {
+    let name = cluster["name"].as_str().unwrap();
+    let backend = gateway.backend(name);
+    require(backend.is_some(), "a backend for this cluster", name, found);
+    let limit = cluster["circuit_breakers"]["thresholds"][0]["max_retries"].as_u64();
+    require(limit >= Some(1000), "circuit_breakers.max_retries of 1000 or more", name, found);
+
+    let options = &cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
+    let last = items(options, "/http_filters").last().map(|filter| &filter["name"]);
+    require(
+        last.is_some_and(|filter| filter == "envoy.filters.http.upstream_codec"),
+        "upstream_codec as the last filter",
+        name,
+        found,
+    );
+    let role = &options["http_filters"][0]["typed_config"]["config"]["configuration"]["value"];
+    require(role == r#"{"role": "attempt"}"#, "the attempt role", name, found);
+
+    let address =
+        &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"];
+    let address = address["socket_address"]["address"].as_str().unwrap();
+    if address != "127.0.0.1" {
+        check_tls(&cluster["transport_socket"]["typed_config"], address, name, found);
+        require(
+            backend.is_some_and(|it| it["host"] == address),
+            "the host of the backend",
+            name,
+            found,
+        );
+    }
+}
+
+fn check_tls(tls: &Value, address: &str, name: &str, found: &mut Vec<String>) {
+    require(tls["sni"] == address, "sni equal to the address", name, found);
+    require(tls["auto_sni_san_validation"] == true, "auto_sni_san_validation: true", name, found);
+    let authority = tls.pointer("/common_tls_context/validation_context/trusted_ca");
+    require(authority.is_some(), "trusted_ca", name, found);
+}

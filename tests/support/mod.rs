@@ -1,0 +1,63 @@
+//! Where the programs are that end-to-end tests run.
+//!
+//! `make test` names them in the environment, so that they are looked for once. A test that is run on its own
+//! (`cargo test --test envoy_files`) asks the same tools itself: both ways find the same programs, and neither
+//! skips a test because something is missing.
+
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// The root of the repository; the shipped Envoy configurations are relative to it.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Envoy: `SPILLWAY_ENVOY`, else what `tools/envoy` finds or installs.
+pub(crate) fn envoy_binary() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| named("SPILLWAY_ENVOY").unwrap_or_else(|| told_by("tools/envoy")))
+}
+
+/// The filter's module: `SPILLWAY_WASM`, else what `make wasm` builds.
+pub(crate) fn module_path() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| named("SPILLWAY_WASM").unwrap_or_else(built_module))
+}
+
+/// Node: `SPILLWAY_NODE`, else what `tools/node` finds or installs.
+pub(crate) fn node_binary() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| named("SPILLWAY_NODE").unwrap_or_else(|| told_by("tools/node")))
+}
+
+/// Python 3: `SPILLWAY_PYTHON`, else the one on PATH.
+pub(crate) fn python_binary() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| named("SPILLWAY_PYTHON").unwrap_or_else(|| PathBuf::from("python3")))
+}
+
+fn named(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+fn told_by(tool: &str) -> PathBuf {
+    let answer = Command::new(root().join(tool)).stderr(Stdio::inherit()).output().unwrap();
+    assert!(answer.status.success(), "{tool} failed");
+    PathBuf::from(String::from_utf8(answer.stdout).unwrap().trim_end())
+}
+
+fn built_module() -> PathBuf {
+    // What it prints belongs to the test's output, not to that of the test runner.
+    let answer = Command::new("make").arg("wasm").current_dir(root()).output().unwrap();
+    assert!(
+        answer.status.success(),
+        "make wasm failed:\n{}",
+        String::from_utf8_lossy(&answer.stderr)
+    );
+    let target = named("CARGO_TARGET_DIR").unwrap_or_else(|| PathBuf::from("target"));
+    root().join(target).join("wasm32-wasip1/release/spillway.wasm")
+}
