@@ -1,20 +1,22 @@
 //! One request in flight, as both roles see it: what was asked, what was tried, what comes next.
 
 use super::plan::{BackendPlan, Plan, PoolPlan};
+use super::records::{self, Evidence};
 use super::{host, shared, worker};
 use crate::config::{Backend, Pool};
+use crate::openai::body::Body;
 use crate::openai::operation::{Call, Endpoint, model_in_body, render};
-use crate::openai::scan::BodyFacts;
-use crate::openai::splice::{self, BodyFormat, Splices};
-use crate::policy::breaker::{Observed, Ticket};
-use crate::policy::classify::{Fault, Outcome};
-use crate::policy::failover::{self, Ending, Ledger, Next, Stop};
+use crate::openai::splice::{self, Splices};
+use crate::policy::breaker::Ticket;
+use crate::policy::classify::Outcome;
+use crate::policy::failover::{Ending, Ledger, Next, Stop};
 use crate::policy::pool::BackendIndex;
-use crate::policy::records::PoolRecord;
+use crate::policy::records::BackendRecord;
 use crate::policy::retry_budget;
-use crate::policy::select::{Choice, Needs, Turn, Unavailable, select};
+use crate::policy::rotation::Turn;
+use crate::policy::select::{Choice, Needs, Unavailable, select, skipped};
 use crate::policy::time::{Millis, Timestamp};
-use crate::policy::trail::Trail;
+use crate::policy::trail::{AttemptResult, Trail};
 use std::rc::Rc;
 
 /// The property that the route's cluster matcher reads.
@@ -23,13 +25,17 @@ const TARGET: &str = "spillway.target";
 /// A target that no matcher knows: Envoy answers 503 at once, and the gateway makes the reply.
 const NO_TARGET: &[u8] = b"none";
 
+/// How often a selection is made anew because another worker leased the probe first. It then reads
+/// as an open breaker, so a second race needs a second backend that is due for a probe.
+const PROBE_RACES: u32 = 4;
+
 /// What the client sent, as far as an attempt needs it.
 pub(crate) struct Asked {
     pub(crate) call: Call,
-    /// The model that the client named; empty when the operation has none.
+    /// The model that the client named; empty when it named none.
     pub(crate) model: String,
-    /// The body's facts and format, when it was read.
-    pub(crate) body: Option<(BodyFacts, BodyFormat)>,
+    /// What the body says, when it was read.
+    pub(crate) body: Option<Body>,
     pub(crate) content_length: Option<u64>,
     /// The client's own credential headers, when some backend is sent them.
     pub(crate) credentials: Vec<(&'static str, Vec<u8>)>,
@@ -38,10 +44,10 @@ pub(crate) struct Asked {
 
 /// One request in flight.
 pub(crate) struct Exchange {
-    pub(crate) plan: Rc<Plan>,
     pub(crate) asked: Asked,
     /// What the last attempt left in the request headers, which all attempts share.
     pub(crate) sent: Sent,
+    plan: Rc<Plan>,
     pool: usize,
     ledger: Ledger,
     planned: Option<Planned>,
@@ -61,29 +67,50 @@ pub(crate) struct Sent {
 struct Planned {
     choice: Choice,
     ticket: Ticket,
+    record: BackendRecord,
 }
 
 /// How the request ends, as far as it is known.
-#[derive(Clone)]
 enum End {
     Open,
     Served(BackendIndex),
-    Failed(Ending),
+    Failed(Option<BackendIndex>, Ending),
 }
 
 /// An attempt that began.
 pub(crate) struct Begun {
     pub(crate) backend: BackendIndex,
-    pub(crate) ticket: Ticket,
     pub(crate) at: Timestamp,
+    /// What its result is judged by.
+    pub(crate) ticket: Ticket,
+    /// The circuit breaker when it was chosen.
+    pub(crate) record: BackendRecord,
+}
+
+/// What the gateway does with the response that is about to reach the client.
+pub(crate) enum Finish {
+    /// It goes on.
+    Pass {
+        /// Who served it, if it is a backend's.
+        backend: Option<BackendIndex>,
+        /// The time to come back that replaces the backend's own.
+        soonest: Option<Timestamp>,
+    },
+    /// It is replaced: the pool is exhausted.
+    Exhausted {
+        /// Whether throttling is the only reason.
+        throttled: bool,
+        /// When the soonest backend is expected back.
+        soonest: Option<Timestamp>,
+    },
 }
 
 impl Exchange {
     pub(crate) fn new(plan: Rc<Plan>, pool: usize, asked: Asked) -> Self {
         Self {
-            plan,
             asked,
             sent: Sent::default(),
+            plan,
             pool,
             ledger: Ledger::default(),
             planned: None,
@@ -103,6 +130,11 @@ impl Exchange {
         Some((pool.backends.get(backend.position())?, plan.backends.get(backend.position())?))
     }
 
+    /// How many backends the pool has.
+    pub(crate) fn pool_size(&self) -> usize {
+        self.pool().map_or(0, |(pool, _)| pool.backends.len())
+    }
+
     /// How many attempts began.
     pub(crate) fn attempts(&self) -> u8 {
         self.ledger.attempts()
@@ -112,24 +144,81 @@ impl Exchange {
     /// instead.
     pub(crate) fn go_on(&mut self, now: Timestamp) -> Next {
         let next = self.next(now);
-        if next == Next::Retry {
-            match self.select(Turn::Take, now) {
+        match next {
+            Next::Retry => match self.select(Turn::Take, now) {
                 Ok(planned) => self.plan_attempt(planned),
+                // Another worker leased the only probe in between.
                 Err(unavailable) => return Next::Stop(Stop::Exhausted(unavailable)),
+            },
+            Next::Stop(Stop::Limited) => {
+                if let Some((_, plan)) = self.pool() {
+                    host::increment(plan.metrics.limited, 1);
+                }
             }
+            Next::Wait { .. } | Next::Stop(Stop::Exhausted(_)) => {}
         }
         next
     }
 
-    /// Points the route at no backend at all.
-    pub(crate) fn give_up(&mut self, ending: Ending) {
-        self.end = End::Failed(ending);
-        let _ = host::set_property(TARGET, NO_TARGET);
+    /// Begins the attempt that was planned; `None` when none was.
+    pub(crate) fn begin(&mut self, now: Timestamp) -> Option<Begun> {
+        let Planned { choice, ticket, record } = self.planned.take()?;
+        self.ledger.begin(choice.backend);
+        let (_, plan) = self.plan.pool(self.pool)?;
+        if self.ledger.attempts() == 1
+            && let Ok(mut deposits) = plan.deposits.try_borrow_mut()
+        {
+            deposits.count(now);
+        }
+        Some(Begun { backend: choice.backend, at: now, ticket, record })
+    }
+
+    /// The path, and the edits of the body, that make the request fit `backend`.
+    pub(crate) fn rendering(&self, backend: &Backend) -> (String, Splices) {
+        let endpoint = Endpoint {
+            api: backend.api,
+            base_path: &backend.base_path,
+            deployment: backend.deployment.as_deref().unwrap_or(&self.asked.model),
+            api_version: backend.api_version.as_deref(),
+        };
+        let edit = self
+            .asked
+            .body
+            .as_ref()
+            .filter(|_| model_in_body(&self.asked.call, &endpoint))
+            .and_then(|body| splice::model(&body.facts, endpoint.deployment, body.format));
+        (render(&self.asked.call, &endpoint), Splices::from_iter(edit))
+    }
+
+    /// Takes note of how an attempt ended: ledger, trail, and the records that all workers share.
+    pub(crate) fn record(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+        self.ledger.end(begun.backend, &evidence.outcome);
+        let closed_until = records::write(&self.plan, self.pool, begun, evidence, now);
+        if self.plan.config.response.trail
+            && let Some(result) = AttemptResult::of(&evidence.outcome, evidence.status)
+        {
+            let closed_for = closed_until.map(|until| until.since(now));
+            self.trail.attempt(begun.backend, result, closed_for);
+        }
     }
 
     /// The backend that answered is the one that serves.
     pub(crate) fn serve(&mut self, backend: BackendIndex) {
         self.end = End::Served(backend);
+        let tier = self.pool().and_then(|(pool, plan)| {
+            let first = pool.policy.tiers.first()?;
+            (!first.members.contains(backend)).then_some(plan)
+        });
+        if let Some(plan) = tier {
+            host::increment(plan.metrics.spills, 1);
+        }
+    }
+
+    /// Nothing more is tried: `backend` is the last that was, if any.
+    pub(crate) fn give_up(&mut self, backend: Option<BackendIndex>, ending: Ending) {
+        self.end = End::Failed(backend, ending);
+        // Should Envoy retry nevertheless, there is nowhere to go.
+        let _ = host::set_property(TARGET, NO_TARGET);
     }
 
     /// The request waited for `length` in the filter.
@@ -137,252 +226,98 @@ impl Exchange {
         self.ledger.wait(length);
     }
 
-    /// Begins the attempt that was planned; `None` when none was.
-    pub(crate) fn begin(&mut self, now: Timestamp) -> Option<Begun> {
-        let Planned { choice, ticket } = self.planned.take()?;
-        self.ledger.begin(choice.backend);
-        if self.ledger.attempts() == 1
-            && let Some((_, plan)) = self.pool()
-            && let Ok(mut deposits) = plan.deposits.try_borrow_mut()
-        {
-            deposits.count(now);
-        }
-        Some(Begun { backend: choice.backend, ticket, at: now })
-    }
-
-    /// The path, and the edits of the body, for `backend`.
-    pub(crate) fn rendering(&self, backend: &Backend) -> (String, Splices) {
-        let deployment = backend.deployment.as_deref().unwrap_or(&self.asked.model);
-        let endpoint = Endpoint {
-            api: backend.api,
-            base_path: &backend.base_path,
-            deployment,
-            api_version: backend.api_version.as_deref(),
-        };
-        let mut splices = Splices::default();
-        if let Some((facts, format)) = &self.asked.body
-            && model_in_body(&self.asked.call, &endpoint)
-        {
-            splices.extend(splice::model(facts, deployment, format));
-        }
-        (render(&self.asked.call, &endpoint), splices)
-    }
-
-    /// Takes note of how an attempt ended: ledger, trail, gate, breaker, metrics.
-    pub(crate) fn record(
-        &mut self,
-        begun: &Begun,
-        outcome: &Outcome,
-        elapsed: Millis,
-        headroom: Option<u16>,
-        now: Timestamp,
-    ) {
-        self.ledger.end(begun.backend, outcome);
-        if let Some((backend, plan)) = self.backend(begun.backend) {
-            plan.metrics.count(outcome);
-            if let Outcome::Misconfigured { status } = outcome {
-                host::log(
-                    host::Level::Error,
-                    &format!(
-                        "spillway: backend {} answered {status}: check its credential and its \
-                         deployment; it is left alone for a while",
-                        backend.name
-                    ),
-                );
-            }
-        }
-        if let Outcome::Throttled { delay } = outcome {
-            self.close_gates(begun.backend, *delay, now);
-        }
-        self.observe(begun, outcome, elapsed, now);
-        if let Some(permille) = headroom {
-            self.note_headroom(begun.backend, permille, now);
-        }
-    }
-
-    /// Closes the throttle gates of `backend` and of all that share its quota.
-    fn close_gates(&self, backend: BackendIndex, delay: Option<Millis>, now: Timestamp) {
-        for (position, backend) in self.plan.sharing_gate_with(self.pool, backend) {
-            let Some((pool, plan)) = self.plan.pool(position) else { continue };
-            let settings = &pool.policy.throttle;
-            let until = self.update_record(position, backend, |record| {
-                record.gate.close(now, delay, settings);
-                record.gate.closed_until(now, settings)
-            });
-            if let Some(until) = until.flatten()
-                && let Some(backend) = plan.backends.get(backend.position())
-            {
-                host::record(backend.metrics.gate_closed_until_ms, until.as_ms());
-            }
-        }
-    }
-
-    /// Lets the circuit breaker count how an attempt ended.
-    fn observe(&self, begun: &Begun, outcome: &Outcome, elapsed: Millis, now: Timestamp) {
-        let (Some((pool, _)), Some((backend, plan))) = (self.pool(), self.backend(begun.backend))
-        else {
-            return;
-        };
-        let settings = &pool.policy.breaker;
-        let observed = Observed::of(outcome, settings);
-        if !begun.breaker.needs_window(settings, observed, elapsed) {
-            return;
-        }
-        let met = if begun.ticket.probe {
-            RulesMet::default()
-        } else {
-            self.count(&plan.windows_key, begun, observed, elapsed, now)
-        };
-        let retry_after = match outcome {
-            Outcome::Fault { retry_after, .. } => *retry_after,
-            _ => None,
-        };
-        let observation = Observation { ticket: begun.ticket, observed, elapsed, retry_after };
-        let roll = worker::random();
-        let transition = self.update_record(self.pool, begun.backend, |record| {
-            record.breaker.conclude(&observation, met, settings, now, roll)
-        });
-        if let Some(transition) = transition.flatten() {
-            announce(backend, plan, &transition, now);
-        }
-    }
-
-    /// Counts an ordinary attempt for the breaker's rules.
-    fn count(
-        &self,
-        key: &str,
-        begun: &Begun,
-        observed: Observed,
-        elapsed: Millis,
-        now: Timestamp,
-    ) -> RulesMet {
-        let Some((pool, plan)) = self.pool() else { return RulesMet::default() };
-        let settings = &pool.policy.breaker;
-        let counted = shared::update(key, |bytes| {
-            let mut windows = WindowsRecord::decode(bytes.unwrap_or_default(), settings);
-            let met = windows.count(settings, begun.ticket.epoch, observed, elapsed, now);
-            (Some(WindowsRecord::encode(&windows, settings)), met)
-        });
-        counted.unwrap_or_else(|_| {
-            host::increment(plan.metrics.lost_updates, 1);
-            RulesMet::default()
-        })
-    }
-
-    /// Keeps what a backend said of how much is left, when that changes anything.
-    fn note_headroom(&self, backend: BackendIndex, permille: u16, now: Timestamp) {
-        // TODO
-        let _ = (backend, permille, now);
-    }
-
-    /// Changes the shared record of a backend; `None` when it could not be changed.
-    fn update_record<R>(
-        &self,
-        position: usize,
-        backend: BackendIndex,
-        mut change: impl FnMut(&mut BackendRecord) -> R,
-    ) -> Option<R> {
-        let (pool, plan) = self.plan.pool(position)?;
-        let key = pool.policy.member(backend)?.key;
-        let updated = shared::update(&plan.record_key, |bytes| {
-            PoolRecord::update(bytes, key, &mut change)
-        });
-        if updated.is_err() {
-            host::increment(plan.metrics.lost_updates, 1);
-        }
-        updated.ok().flatten()
-    }
-
-    /// How the response that reaches the client ends the request.
-    pub(crate) fn ending(&mut self, status: u16, now: Timestamp) -> Finish {
+    /// What becomes of the response that is about to reach the client.
+    pub(crate) fn finish(&mut self, status: u16, now: Timestamp) -> Finish {
         match std::mem::replace(&mut self.end, End::Open) {
-            End::Served(backend) => Finish::Served(backend),
-            End::Failed(ending) => Finish::Failed(ending),
-            // Envoy answered in the place of a backend: the body was too large, or it did not
-            // carry out a retry that was asked for.
-            End::Open if status < 500 => Finish::Envoy,
-            End::Open => {
-                let (throttled, soonest) = match self.select(Turn::Peek, now) {
-                    Ok(_) => (false, Some(now)),
-                    Err(unavailable) => (unavailable.throttled, unavailable.soonest),
-                };
-                Finish::Failed(Ending::Exhausted { throttled, soonest })
+            End::Served(backend) => Finish::Pass { backend: Some(backend), soonest: None },
+            End::Failed(backend, Ending::PassOn) => Finish::Pass { backend, soonest: None },
+            End::Failed(backend, Ending::PassOnError) => {
+                Finish::Pass { backend, soonest: Some(now) }
             }
+            End::Failed(_, Ending::Exhausted { throttled, soonest }) => {
+                Finish::Exhausted { throttled, soonest }
+            }
+            // Envoy answered by itself: the request was too large, or malformed.
+            End::Open if status < 500 => Finish::Pass { backend: None, soonest: None },
+            // Envoy did not make the attempt that was planned, or not the retry.
+            End::Open => match self.select(Turn::Peek, now) {
+                Ok(_) => Finish::Exhausted { throttled: false, soonest: Some(now) },
+                Err(Unavailable { throttled, soonest }) => Finish::Exhausted { throttled, soonest },
+            },
         }
     }
 
     /// The request is over. A probe that was planned and not sent is given back.
     pub(crate) fn close(&mut self, now: Timestamp) {
-        if let Some(Planned { choice, ticket }) = self.planned.take()
+        if let Some(Planned { choice, ticket, record }) = self.planned.take()
             && ticket.probe
         {
-            let begun = Begun { backend: choice.backend, ticket, at: now };
-            self.observe(&begun, &Outcome::Cancelled, Millis::ZERO, now);
+            let begun = Begun { backend: choice.backend, at: now, ticket, record };
+            records::release_probe(&self.plan, self.pool, &begun, now);
         }
     }
 
     /// What the trail says, with the backends' names.
     pub(crate) fn trail(&self) -> String {
-        let backends = self.pool().map(|(pool, _)| pool.backends.as_slice()).unwrap_or_default();
-        self.trail.render(|backend| backends.get(backend.position()).map_or("?", |b| &b.name))
+        self.trail.render(|backend| self.backend(backend).map(|(backend, _)| &*backend.name))
     }
 
-    fn next(&self, now: Timestamp) -> Next {
+    fn next(&mut self, now: Timestamp) -> Next {
+        let selected = self.select(Turn::Peek, now).map(|planned| planned.choice);
         let Some((pool, plan)) = self.pool() else { return Next::Stop(Stop::Limited) };
         let settings = &pool.policy.failover;
-        let selected = self.select(Turn::Peek, now).map(|planned| planned.choice);
-        let next = self.ledger.next(selected, settings, now, || {
+        self.ledger.next(selected, settings, now, || {
             let Ok(mut deposits) = plan.deposits.try_borrow_mut() else { return true };
-            let withdrawn = shared::update(&plan.retry_budget_key, |record| {
-                retry_budget::withdraw(record, &deposits, settings, now)
+            let granted = shared::update(&plan.retry_budget_key, |record| {
+                let (record, granted) = retry_budget::withdraw(record, &deposits, settings, now);
+                (Some(record), granted)
             });
-            if withdrawn.is_ok() {
+            if granted.is_ok() {
                 deposits.clear();
             }
-            withdrawn.unwrap_or(true) // a budget that cannot be read does not stop a failover
-        });
-        if next == Next::Stop(Stop::Limited) {
-            host::increment(plan.metrics.limited, 1);
-        }
-        next
+            granted.unwrap_or(true) // a budget that cannot be read does not stop a failover
+        })
     }
 
-    /// Selects a backend; with [`Turn::Take`], also leases its probe if it needs one.
-    fn select(&self, turn: Turn, now: Timestamp) -> Result<Planned, Unavailable> {
-        /// A probe that another worker leased first reads as an open breaker the next time.
-        const PROBE_RACES: u32 = 3;
-        let unknown = Unavailable { soonest: None, throttled: false };
-        let Some((pool, plan)) = self.pool() else { return Err(unknown) };
-        let Ok(mut rotation) = plan.rotation.try_borrow_mut() else { return Err(unknown) };
+    /// Selects a backend. With [`Turn::Take`] it is really taken: the rotation moves on, the probe
+    /// is leased, and the trail notes who was passed over.
+    fn select(&mut self, turn: Turn, now: Timestamp) -> Result<Planned, Unavailable> {
+        let nobody = Unavailable { soonest: None, throttled: false };
+        let whole = Rc::clone(&self.plan);
+        let Some((pool, plan)) = whole.pool(self.pool) else { return Err(nobody) };
+        let Ok(mut rotation) = plan.rotation.try_borrow_mut() else { return Err(nobody) };
         for _ in 0..PROBE_RACES {
             let records = plan.records(pool);
-            let choice = select(
-                &pool.policy,
-                &records,
-                &self.asked.needs,
-                self.ledger.tried(),
-                &mut rotation,
-                turn,
-                now,
-                worker::random(),
-            )?;
-            let Some(record) = records.get(choice.backend.position()) else { return Err(unknown) };
-            if !choice.probe || turn == Turn::Peek {
-                return Ok(Planned { choice, ticket: record.breaker.ticket() });
+            let (needs, tried) = (&self.asked.needs, self.ledger.tried());
+            let roll = worker::random();
+            let choice =
+                select(&pool.policy, &records, needs, tried, &mut rotation, turn, now, roll);
+            if whole.config.response.trail && turn == Turn::Take {
+                let chosen = choice.as_ref().ok();
+                for (backend, reason) in
+                    skipped(&pool.policy, &records, needs, tried, chosen, now, roll)
+                {
+                    self.trail.skip(backend, reason, now);
+                }
             }
-            let leased = self.update_record(self.pool, choice.backend, |record| {
-                record.breaker.lease_probe(&pool.policy.breaker, now)
-            });
-            if let Some(ticket) = leased.flatten() {
-                return Ok(Planned { choice, ticket });
+            let choice = choice?;
+            let record = records.get(choice.backend.position()).copied().unwrap_or_default();
+            if turn == Turn::Peek || !choice.probe {
+                return Ok(Planned { choice, ticket: record.breaker.ticket(), record });
+            }
+            if let Some(ticket) = records::lease_probe(&whole, self.pool, choice.backend, now) {
+                return Ok(Planned { choice, ticket, record });
             }
         }
-        Err(unknown)
+        Err(nobody)
     }
 
     fn plan_attempt(&mut self, planned: Planned) {
-        let Some((backend, plan)) = self.backend(planned.choice.backend) else { return };
-        let _ = host::set_property(TARGET, backend.name.as_bytes());
+        if let Some((backend, _)) = self.backend(planned.choice.backend) {
+            // When the host refuses, the route is the last attempt's, whose cluster does not fit
+            // the backend: the attempt refuses itself.
+            let _ = host::set_property(TARGET, backend.name.as_bytes());
+        }
         self.planned = Some(planned);
     }
 }

@@ -13,6 +13,8 @@ mod gateway;
 mod host;
 mod metrics;
 mod plan;
+mod records;
+mod routed;
 mod sanitize;
 mod shared;
 mod table;

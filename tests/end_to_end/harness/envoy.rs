@@ -1,0 +1,284 @@
+//! One Envoy process with a configuration made for one test.
+
+use crate::support::{envoy_binary, module_path};
+use serde_json::{Value, json};
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How Envoy is set up, besides Spillway's own configuration.
+pub(crate) struct Settings {
+    pub(crate) workers: u32,
+    pub(crate) per_try_timeout: Duration,
+    pub(crate) per_try_idle_timeout: Duration,
+    pub(crate) body_limit_bytes: u32,
+    /// The environment that the filter sees.
+    pub(crate) environment: Vec<(String, String)>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            per_try_timeout: Duration::from_secs(20),
+            per_try_idle_timeout: Duration::from_secs(20),
+            body_limit_bytes: 32 * 1024 * 1024,
+            environment: Vec::new(),
+        }
+    }
+}
+
+/// A running Envoy, ended and cleaned up after when dropped.
+pub(crate) struct Envoy {
+    process: Child,
+    folder: PathBuf,
+    pub(crate) port: u16,
+    admin_port: u16,
+}
+
+impl Envoy {
+    /// Starts Envoy with `configuration` for Spillway and a cluster for each of `backends`: its
+    /// name and port.
+    pub(crate) async fn start(
+        configuration: &Value,
+        backends: &[(String, u16)],
+        settings: &Settings,
+    ) -> Self {
+        let folder = temporary_folder();
+        let (port, admin_port) = (free_port(), free_port());
+        let bootstrap = bootstrap(port, admin_port, configuration, backends, settings);
+        let path = folder.join("envoy.json");
+        fs::write(&path, serde_json::to_vec_pretty(&bootstrap).unwrap()).unwrap();
+        let log = fs::File::create(folder.join("envoy.log")).unwrap();
+        let process = Command::new(envoy_binary())
+            .arg("-c")
+            .arg(&path)
+            .args(["--concurrency", &settings.workers.to_string()])
+            .args(["--log-level", "warning", "--disable-hot-restart"])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut envoy = Self { process, folder, port, admin_port };
+        envoy.wait_until_ready().await;
+        envoy
+    }
+
+    /// What Envoy logged so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("envoy.log")).unwrap_or_default()
+    }
+
+    /// The counter or gauge of this name; zero when it does not exist.
+    pub(crate) async fn stat(&self, name: &str) -> u64 {
+        let text = self.admin(&format!("/stats?filter={name}")).await;
+        text.lines()
+            .filter_map(|line| line.split_once(": "))
+            .find(|(found, _)| *found == name)
+            .map_or(0, |(_, value)| value.trim().parse().unwrap())
+    }
+
+    /// What the administration interface answers.
+    pub(crate) async fn admin(&self, path: &str) -> String {
+        let client = super::Client::new(self.admin_port);
+        client.get(path, &[]).await.text()
+    }
+
+    async fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let client = super::Client::new(self.admin_port);
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                panic!("Envoy ended with {status}:\n{}", self.log());
+            }
+            if let Ok(answer) = client.try_get("/ready").await
+                && answer.text().contains("LIVE")
+            {
+                return;
+            }
+            assert!(Instant::now() < deadline, "Envoy is not ready:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("--- Envoy's log ---\n{}", self.log());
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A port that nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn temporary_folder() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("spillway-{}-{number}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+fn bootstrap(
+    port: u16,
+    admin_port: u16,
+    configuration: &Value,
+    backends: &[(String, u16)],
+    settings: &Settings,
+) -> Value {
+    let clusters: Vec<Value> =
+        backends.iter().map(|(name, port)| cluster(name, *port, settings)).collect();
+    json!({
+        "admin": {"address": address(admin_port)},
+        "static_resources": {
+            "listeners": [{
+                "name": "gateway",
+                "address": address(port),
+                "filter_chains": [{"filters": [{
+                    "name": "hcm",
+                    "typed_config": connection_manager(configuration, backends, settings)
+                }]}]
+            }],
+            "clusters": clusters
+        }
+    })
+}
+
+fn connection_manager(
+    configuration: &Value,
+    backends: &[(String, u16)],
+    settings: &Settings,
+) -> Value {
+    json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "gateway",
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "http_filters": [
+            {"name": "spillway", "typed_config": filter(&configuration.to_string(), settings)},
+            {"name": "router", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+                "suppress_envoy_headers": true
+            }}
+        ],
+        "route_config": {"virtual_hosts": [{
+            "name": "gateway",
+            "domains": ["*"],
+            "routes": [{
+                "match": {"prefix": "/"},
+                "request_body_buffer_limit": settings.body_limit_bytes,
+                "route": route(backends, settings)
+            }]
+        }]}
+    })
+}
+
+fn route(backends: &[(String, u16)], settings: &Settings) -> Value {
+    let to = |cluster: &str| {
+        json!({"action": {"name": "cluster", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction",
+            "cluster": cluster
+        }}})
+    };
+    let map: serde_json::Map<String, Value> =
+        backends.iter().map(|(name, _)| (name.clone(), to(name))).collect();
+    json!({
+        "timeout": "0s",
+        "inline_cluster_specifier_plugin": {"extension": {
+            "name": "matcher",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.MatcherClusterSpecifier",
+                "cluster_matcher": {
+                    "matcher_tree": {
+                        "input": {"name": "filter_state", "typed_config": {
+                            "@type": "type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.FilterStateInput",
+                            "key": "wasm.spillway.target"
+                        }},
+                        "exact_match_map": {"map": map}
+                    },
+                    "on_no_match": to("spillway_exhausted")
+                }
+            }
+        }},
+        "retry_policy": {
+            "retry_on": "retriable-headers,connect-failure,reset,refused-stream",
+            "retriable_headers": [{"name": "x-spillway-retry", "present_match": true}],
+            "num_retries": 16,
+            "refresh_cluster_on_retry": true,
+            "per_try_timeout": seconds(settings.per_try_timeout),
+            "per_try_idle_timeout": seconds(settings.per_try_idle_timeout),
+            "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.001s"}
+        }
+    })
+}
+
+fn cluster(name: &str, port: u16, settings: &Settings) -> Value {
+    json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "circuit_breakers": {"thresholds": [{
+            "max_connections": 10000,
+            "max_pending_requests": 10000,
+            "max_requests": 10000,
+            "max_retries": 10000
+        }]},
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(port)}}]}]
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http_protocol_options": {}},
+                "http_filters": [
+                    {"name": "spillway", "typed_config": filter(r#"{"role": "attempt"}"#, settings)},
+                    {"name": "codec", "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+                    }}
+                ]
+            }
+        }
+    })
+}
+
+fn filter(configuration: &str, settings: &Settings) -> Value {
+    let environment: serde_json::Map<String, Value> =
+        settings.environment.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+    json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+        "config": {
+            "name": "spillway",
+            "failure_policy": "FAIL_RELOAD",
+            "reload_config": {"backoff": {"base_interval": "1s"}},
+            "allow_on_headers_stop_iteration": true,
+            "vm_config": {
+                "vm_id": "spillway",
+                "runtime": "envoy.wasm.runtime.v8",
+                "code": {"local": {"filename": module_path()}},
+                "environment_variables": {"key_values": environment}
+            },
+            "configuration": {
+                "@type": "type.googleapis.com/google.protobuf.StringValue",
+                "value": configuration
+            }
+        }
+    })
+}
+
+fn address(port: u16) -> Value {
+    json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{}s", duration.as_secs_f64())
+}
