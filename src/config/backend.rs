@@ -29,11 +29,7 @@ pub(super) fn backend(
     node.object(|fields| {
         fields.refused("limits", "token budgets are not in this version yet; remove this key");
         fields.refused("api_key", NO_LITERAL_KEY);
-        let name = fields.required("name", |n| {
-            let name = text::name(n)?;
-            seen.backends.claim(n, &name);
-            Some(name)
-        });
+        let name = fields.required("name", |n| seen.backends.claim(n, text::name(n)?));
         let address = address(fields);
         let credential = credential_of(fields, name.as_deref(), node, seen, environment);
         let provisioned = fields.optional("provisioned", provisioned);
@@ -102,7 +98,13 @@ fn credential_of(
         return given;
     }
     let name = name?;
-    seen.default_variables.claim(node, &default_variable(name));
+    let variable = default_variable(name);
+    if let Some(place) = seen.default_variables.earlier_claim(node, &variable) {
+        let problem =
+            format!("not given, and {place} has the default {variable} already; name a variable");
+        fields.problem_at("credential", problem);
+        return None;
+    }
     default_credential(fields, name, environment)
 }
 

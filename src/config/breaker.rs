@@ -138,7 +138,7 @@ fn threshold(fields: &mut Fields<'_>) -> Option<Threshold> {
     let given: Vec<&str> =
         ["count", "consecutive", "percentage"].into_iter().filter(|key| fields.has(key)).collect();
     if given.len() > 1 {
-        fields.problem(format!("found {}, allowed is one of them", given.join(" and ")));
+        fields.problem(format!("found {}, allowed is one of them", given.join(", ")));
     }
     if fields.has("min_requests") && !fields.has("percentage") {
         fields.problem_at("min_requests", "only goes with percentage");

@@ -46,7 +46,7 @@ pub(super) fn default_credential(
     match key(environment, &variable) {
         Ok(secret) => Some(Credential::ApiKey(secret)),
         Err(fault) => {
-            let problem = format!("not given, so the key is expected in {variable}: {fault}");
+            let problem = format!("not given, and its default, the variable {variable}, {fault}");
             fields.problem_at("credential", problem);
             None
         }
@@ -114,7 +114,7 @@ fn from_variable(node: &Node<'_>, environment: &Environment<'_>) -> Option<Secre
     match key(environment, name) {
         Ok(secret) => Some(secret),
         Err(fault) => {
-            node.problem(format!("the environment variable {}: {fault}", harmless(name)));
+            node.problem(format!("the environment variable {} {fault}", harmless(name)));
             None
         }
     }
@@ -129,16 +129,18 @@ fn harmless(name: &str) -> &str {
 /// The key in `variable`, or what is wrong with it.
 fn key(environment: &Environment<'_>, variable: &str) -> Result<Secret, &'static str> {
     match (environment.variable)(variable) {
-        None => Err("it is not set; pass it to the filter through \
-                     vm_config.environment_variables (host_env_keys or key_values)"),
-        Some(value) if value.is_empty() => Err("it is empty"),
-        Some(value) if !value.bytes().all(|b| b.is_ascii_graphic()) => {
-            Err("its value has spaces, line breaks, control or non-ASCII characters, which a key \
-             cannot have (the value is not shown)")
-        }
+        None => Err(NOT_SET),
+        Some(value) if value.is_empty() => Err("is empty"),
+        Some(value) if !value.bytes().all(|b| b.is_ascii_graphic()) => Err(NOT_A_KEY),
         Some(value) => Ok(Secret::new(value)),
     }
 }
+
+const NOT_SET: &str = "is not set; pass it to the filter through vm_config.environment_variables \
+     (host_env_keys or key_values)";
+
+const NOT_A_KEY: &str = "has spaces, line breaks, control or non-ASCII characters, which a key \
+     cannot have (the value is not shown)";
 
 #[cfg(test)]
 mod tests {

@@ -37,15 +37,14 @@ pub(super) fn pool(
     node.object(|fields| {
         fields.refused("services", NO_SERVICES);
         fields.refused("session_affinity", NO_SESSION_AFFINITY);
-        let name = fields.required("name", |n| {
-            let name = text::name(n)?;
-            seen.pools.claim(n, &name);
-            Some(name)
-        });
+        let name = fields.required("name", |n| seen.pools.claim(n, text::name(n)?));
         let models = fields.optional("models", |n| models(n, seen));
         // Without models the pool's name is the model.
         if let (Some(name), false) = (&name, fields.has("models")) {
-            seen.models.claim(node, name);
+            if let Some(place) = seen.models.earlier_claim(node, name) {
+                let problem = format!("not given, so it is {name:?}, which {place} has already");
+                fields.problem_at("models", problem);
+            }
         }
         let backends = fields.required("backends", |n| {
             n.list(1..=MAX_BACKENDS, "backends", |n| backend(n, seen, environment))
@@ -70,11 +69,7 @@ pub(super) fn pool(
 }
 
 fn models(node: &Node<'_>, seen: &mut Seen) -> Option<Vec<String>> {
-    node.list(1..=MODELS_MAX, "models", |n| {
-        let model = text::model(n)?;
-        seen.models.claim(n, &model);
-        Some(model)
-    })
+    node.list(1..=MODELS_MAX, "models", |n| seen.models.claim(n, text::model(n)?))
 }
 
 const DEFAULT_THROTTLE: ThrottleSettings = ThrottleSettings {

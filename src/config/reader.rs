@@ -145,8 +145,9 @@ impl<'a> Node<'a> {
             _ => None,
         };
         if found.is_none() {
-            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-            self.expected(names.join(", "));
+            let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+            let verb = if names.len() == 1 { "is" } else { "are" };
+            self.problem(format!("found {}, allowed {verb} {}", self.json, names.join(", ")));
         }
         found.map(|(_, choice)| *choice)
     }

@@ -10,7 +10,8 @@ use super::reader::Node;
 pub(super) fn name(node: &Node<'_>) -> Option<String> {
     let is_valid =
         |text: &str| matches!(text.len(), 1..=63) && text.bytes().all(|b| is_word(b) || b == b'-');
-    let allowed = "names of 1 to 63 letters, digits, \"-\" and \"_\"";
+    let allowed =
+        "names of 1 to 63 letters, digits, \"-\" and \"_\" (a dot would split stats names)";
     node.text_that(allowed, is_valid).map(str::to_owned)
 }
 

@@ -9,12 +9,23 @@ pub(super) struct Unique {
 }
 
 impl Unique {
-    /// Claims `name` for the value at `node`; a second claim is a problem that names the first.
-    pub(super) fn claim(&mut self, node: &Node<'_>, name: &str) {
-        match self.claims.iter().find(|(claimed, _)| claimed == name) {
-            Some((_, place)) => node.problem(format!("found {name:?}, which {place} has already")),
-            None => self.claims.push((name.to_owned(), node.path().to_owned())),
+    /// Claims `name` for the value at `node` and returns it; a second claim is a problem that names the first.
+    pub(super) fn claim(&mut self, node: &Node<'_>, name: String) -> Option<String> {
+        if let Some(place) = self.earlier_claim(node, &name) {
+            node.problem(format!("found {name:?}, which {place} has already"));
+            return None;
         }
+        Some(name)
+    }
+
+    /// Claims `name` for the value at `node`, unless there is an earlier claim: then its place.
+    pub(super) fn earlier_claim(&mut self, node: &Node<'_>, name: &str) -> Option<String> {
+        let earlier = self.claims.iter().find(|(claimed, _)| claimed == name);
+        let place = earlier.map(|(_, place)| place.clone());
+        if place.is_none() {
+            self.claims.push((name.to_owned(), node.path().to_owned()));
+        }
+        place
     }
 }
 
