@@ -40,11 +40,11 @@ pub(super) fn pool(
         let name = fields.required("name", |n| seen.pools.claim(n, text::name(n)?));
         let models = fields.optional("models", |n| models(n, seen));
         // Without models the pool's name is the model.
-        if let (Some(name), false) = (&name, fields.has("models")) {
-            if let Some(place) = seen.models.earlier_claim(node, name) {
-                let problem = format!("not given, so it is {name:?}, which {place} has already");
-                fields.problem_at("models", problem);
-            }
+        if let (Some(name), false) = (&name, fields.has("models"))
+            && let Some(place) = seen.models.earlier_claim(node, name)
+        {
+            let problem = format!("not given, so it is {name:?}, which {place} has already");
+            fields.problem_at("models", problem);
         }
         let backends = fields.required("backends", |n| {
             n.list(1..=MAX_BACKENDS, "backends", |n| backend(n, seen, environment))
