@@ -1,11 +1,32 @@
 //! JSON in, a valid configuration out.
 //!
-//! A value of these types is always valid: nothing that uses them checks again.
+//! A value of these types is always valid: nothing that uses them checks again. The way there: the
+//! text becomes a tree (`json`), a reader walks it and collects every problem with its path
+//! (`reader`, `error`), and one module per part of the configuration says what is allowed and what
+//! is the default (`gateway`, `pool`, `backend`, …). `docs/configuration.md` is the reference.
+
+mod backend;
+mod breaker;
+mod credential;
+mod duration;
+mod error;
+mod gateway;
+mod json;
+mod operations;
+mod pool;
+mod reader;
+mod statuses;
+mod text;
+mod unique;
+
+pub use error::{ConfigError, ConfigErrors};
+pub use operations::operation_bit;
 
 pub mod plugin_configuration;
 
 use crate::openai::api::Api;
 use crate::policy::pool::PoolPolicy;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A complete, checked configuration of the gateway.
@@ -17,6 +38,34 @@ pub struct Config {
     pub default_pool: usize,
     /// What responses carry.
     pub response: Response,
+    /// Positions in `pools`.
+    pool_by_model: BTreeMap<String, usize>,
+}
+
+impl Config {
+    /// Reads the configuration from its JSON text. `environment` answers with the value of an
+    /// environment variable; only the variables of credentials are asked for.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake at once, each with its path; for a text that is no JSON, the place of the
+    /// first syntax error.
+    pub fn parse(
+        json: &[u8],
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigErrors> {
+        gateway::parse(json, &credential::Environment { variable: environment })
+    }
+
+    /// The pool that serves `model`, as a position in `pools`; exact and case-sensitive.
+    pub fn pool_of_model(&self, model: &str) -> Option<usize> {
+        self.pool_by_model.get(model).copied()
+    }
+
+    /// Every model of every pool, sorted.
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        self.pool_by_model.keys().map(String::as_str)
+    }
 }
 
 /// The backends that can answer the same requests.

@@ -1,0 +1,158 @@
+//! One backend: what it is, what it takes, and its place in the pool.
+
+use super::credential::{Environment, credential, default_credential, default_variable};
+use super::operations::{NAMES, union};
+use super::reader::{Fields, Node};
+use super::text;
+use super::unique::Seen;
+use super::{Backend, Credential, Provisioned};
+use crate::openai::api::Api;
+use crate::policy::pool::{Member, OperationSet};
+
+/// More than any model takes.
+const PROMPT_TOKENS_MAX: u64 = 100_000_000;
+
+const DEFAULT_BASE_PATH: &str = "/v1";
+
+const APIS: [(&str, Api); 3] =
+    [("azure", Api::Azure), ("azure_v1", Api::AzureV1), ("openai", Api::OpenAi)];
+
+const NO_LITERAL_KEY: &str = "a key is never written into the configuration; name the environment \
+     variable that has it: \"credential\": {\"api_key\": {\"env\": \"NAME\"}}";
+
+/// A backend and, beside it, the member of the pool's policy.
+pub(super) fn backend(
+    node: &Node<'_>,
+    seen: &mut Seen,
+    environment: &Environment<'_>,
+) -> Option<(Backend, Member)> {
+    node.object(|fields| {
+        fields.refused("limits", "token budgets are not in this version yet; remove this key");
+        fields.refused("api_key", NO_LITERAL_KEY);
+        let name = fields.required("name", |n| seen.backends.claim(n, text::name(n)?));
+        let address = address(fields);
+        let credential = credential_of(fields, name.as_deref(), node, seen, environment);
+        let provisioned = fields.optional("provisioned", provisioned);
+        let placement = placement(fields, seen);
+        let name = name?;
+        let member = Member { key: key_of(&name), ..placement };
+        let backend = Backend {
+            cluster: address.cluster.unwrap_or_else(|| name.clone()),
+            name,
+            host: address.host?,
+            api: address.api,
+            base_path: address.base_path.unwrap_or_else(|| DEFAULT_BASE_PATH.to_owned()),
+            deployment: address.deployment,
+            api_version: address.api_version,
+            credential: credential?,
+            provisioned,
+        };
+        Some((backend, member))
+    })
+}
+
+/// Identifies a backend in shared records: FNV-1a, which is short and the same in every version.
+fn key_of(name: &str) -> u64 {
+    let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, fold)
+}
+
+/// Where a backend is and how it is spoken to.
+struct Address {
+    cluster: Option<String>,
+    host: Option<String>,
+    api: Api,
+    base_path: Option<String>,
+    deployment: Option<String>,
+    api_version: Option<String>,
+}
+
+fn address(fields: &mut Fields<'_>) -> Address {
+    let address = Address {
+        cluster: fields.optional("cluster", text::cluster),
+        host: fields.required("host", text::host),
+        api: fields.optional("api", |n| n.choice(&APIS)).unwrap_or(Api::Azure),
+        base_path: fields.optional("base_path", text::base_path),
+        deployment: fields.optional("deployment", text::deployment),
+        api_version: fields.optional("api_version", text::api_version),
+    };
+    if address.base_path.is_some() && address.api != Api::OpenAi {
+        fields
+            .problem_at("base_path", "only goes with \"api\": \"openai\"; Azure's paths are fixed");
+    }
+    if address.api_version.is_some() && address.api == Api::OpenAi {
+        fields.problem_at("api_version", "only goes with \"api\": \"azure\" or \"azure_v1\"");
+    }
+    address
+}
+
+fn credential_of(
+    fields: &mut Fields<'_>,
+    name: Option<&str>,
+    node: &Node<'_>,
+    seen: &mut Seen,
+    environment: &Environment<'_>,
+) -> Option<Credential> {
+    let given = fields.optional("credential", |n| credential(n, environment));
+    if fields.has("credential") {
+        return given;
+    }
+    let name = name?;
+    let variable = default_variable(name);
+    if let Some(place) = seen.default_variables.earlier_claim(node, &variable) {
+        let problem =
+            format!("not given, and {place} has the default {variable} already; name a variable");
+        fields.problem_at("credential", problem);
+        return None;
+    }
+    default_credential(fields, name, environment)
+}
+
+fn provisioned(node: &Node<'_>) -> Option<Provisioned> {
+    node.object(|fields| {
+        let ptus = fields.required("ptus", |n| n.whole(1_u32..=100_000));
+        let rate =
+            fields.required("input_tokens_per_minute_per_ptu", |n| n.whole(1_u32..=10_000_000));
+        let weight = fields.optional("output_token_weight", |n| n.whole(1_u32..=1_000));
+        Some(Provisioned {
+            ptus: ptus?,
+            input_tokens_per_minute_per_ptu: rate?,
+            output_token_weight: weight.unwrap_or(1),
+        })
+    })
+}
+
+/// The member without its key, which needs the name.
+fn placement(fields: &mut Fields<'_>, seen: &mut Seen) -> Member {
+    Member {
+        key: 0,
+        priority: fields.optional("priority", |n| n.whole(0_u8..=100)).unwrap_or(1),
+        weight: fields.optional("weight", |n| n.whole(0_u8..=100)).unwrap_or(1),
+        quota_group: fields.optional("quota_group", |n| {
+            text::name(n).and_then(|name| seen.quota_groups.number(name))
+        }),
+        operations: fields.optional("operations", operations).unwrap_or(OperationSet::ALL),
+        max_prompt_tokens: fields
+            .optional("max_prompt_tokens", |n| n.whole(1_u64..=PROMPT_TOKENS_MAX)),
+    }
+}
+
+fn operations(node: &Node<'_>) -> Option<OperationSet> {
+    let named = node.list(1..=NAMES.len(), "operations", |n| n.choice(&NAMES))?;
+    Some(union(&named))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    /// Records of a running gateway are found by this number: it must never change.
+    #[test]
+    fn the_key_of_a_name_is_the_published_fnv_1a() {
+        assert_eq!(key_of(""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(key_of("a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(key_of("foobar"), 0x8594_4171_f739_67e8);
+    }
+}

@@ -1,0 +1,439 @@
+//! Reads a JSON tree into checked values and collects every problem instead of stopping at the first.
+//!
+//! A [`Node`] is a value that knows its path. Its accessors return `None` after they noted what is
+//! wrong, and the reading goes on: with a default or without the value, which does no harm, because
+//! a tree with a single problem yields no configuration at all. [`Fields`] are the members of an
+//! object; it knows which keys were asked for, so every other key is a problem by itself.
+//!
+//! A key may be spelled `trip_duration` or `tripDuration`, as in Envoy's own JSON. That is also what
+//! makes most keys of Azure API Management carry over as they are.
+
+use super::error::{ConfigError, ConfigErrors};
+use super::json::{Json, quoted};
+use std::cell::Cell;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+/// The problems found so far.
+#[derive(Default)]
+pub(super) struct Problems(Cell<Vec<ConfigError>>);
+
+impl Problems {
+    /// Notes a problem at `path`.
+    pub(super) fn note(&self, path: &str, problem: impl Into<String>) {
+        let mut errors = self.0.take();
+        errors.push(ConfigError { path: path.to_owned(), problem: problem.into() });
+        self.0.set(errors);
+    }
+
+    /// `value` when there was no problem.
+    pub(super) fn unless_any<T>(self, value: Option<T>) -> Result<T, ConfigErrors> {
+        match (ConfigErrors::new(self.0.into_inner()), value) {
+            (Some(errors), _) => Err(errors),
+            (None, Some(value)) => Ok(value),
+            (None, None) => Err(ConfigError {
+                path: String::new(),
+                problem: "cannot be read, and the cause is unknown".to_owned(),
+            }
+            .into()),
+        }
+    }
+}
+
+/// A value and its place.
+pub(super) struct Node<'a> {
+    path: String,
+    json: &'a Json,
+    problems: &'a Problems,
+}
+
+impl<'a> Node<'a> {
+    /// The whole tree.
+    pub(super) fn root(json: &'a Json, problems: &'a Problems) -> Self {
+        Self { path: String::new(), json, problems }
+    }
+
+    /// Where the value is.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The value as it is.
+    pub(super) fn json(&self) -> &'a Json {
+        self.json
+    }
+
+    /// Notes a problem of this value.
+    pub(super) fn problem(&self, problem: impl Into<String>) {
+        self.problems.note(&self.path, problem);
+    }
+
+    /// Notes that the value is none of the `allowed`, and shows it.
+    pub(super) fn expected(&self, allowed: impl Display) {
+        self.problem(format!("found {}, allowed are {allowed}", self.json));
+    }
+
+    /// A text. `allowed` describes it for the error.
+    pub(super) fn text(&self, allowed: &str) -> Option<&'a str> {
+        match self.json {
+            Json::Text(text) => Some(text),
+            _ => {
+                self.expected(allowed);
+                None
+            }
+        }
+    }
+
+    /// A text for which `is_valid` holds. `allowed` describes such texts for the error.
+    pub(super) fn text_that(&self, allowed: &str, is_valid: fn(&str) -> bool) -> Option<&'a str> {
+        let text = self.text(allowed)?;
+        if is_valid(text) {
+            return Some(text);
+        }
+        self.expected(allowed);
+        None
+    }
+
+    /// A whole number in `range`; `5.0` is one.
+    pub(super) fn whole<T>(&self, range: RangeInclusive<T>) -> Option<T>
+    where
+        T: Copy + Display + Into<u64> + TryFrom<u64>,
+    {
+        let (low, high): (u64, u64) = ((*range.start()).into(), (*range.end()).into());
+        match self.json {
+            // The cast is exact: the number is whole and lies in a range of integers.
+            Json::Number(number)
+                if number.fract() == 0.0 && *number >= low as f64 && *number <= high as f64 =>
+            {
+                T::try_from(*number as u64).ok()
+            }
+            _ => {
+                self.expected(format_args!("whole numbers from {low} to {high}"));
+                None
+            }
+        }
+    }
+
+    /// `true` or `false`.
+    pub(super) fn flag(&self) -> Option<bool> {
+        match self.json {
+            Json::Bool(flag) => Some(*flag),
+            _ => {
+                self.expected("true and false");
+                None
+            }
+        }
+    }
+
+    /// `"on"` or `"off"`. Native YAML turns the bare words into booleans, so these count too.
+    pub(super) fn switch(&self) -> Option<bool> {
+        match self.json {
+            Json::Bool(flag) => Some(*flag),
+            Json::Text(word) if word == "on" => Some(true),
+            Json::Text(word) if word == "off" => Some(false),
+            _ => {
+                self.expected("\"on\" and \"off\"");
+                None
+            }
+        }
+    }
+
+    /// One of the named `choices`.
+    pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
+        let found = match self.json {
+            Json::Text(text) => choices.iter().find(|(name, _)| name == text),
+            _ => None,
+        };
+        if found.is_none() {
+            let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+            let verb = if names.len() == 1 { "is" } else { "are" };
+            self.problem(format!("found {}, allowed {verb} {}", self.json, names.join(", ")));
+        }
+        found.map(|(_, choice)| *choice)
+    }
+
+    /// A list whose length is in `size`; items with a problem are left out. `what` names the items.
+    pub(super) fn list<T>(
+        &self,
+        size: RangeInclusive<usize>,
+        what: &str,
+        mut read: impl FnMut(&Self) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let (low, high) = (size.start(), size.end());
+        match self.json {
+            Json::List(items) if size.contains(&items.len()) => {
+                let nodes = items.iter().enumerate().map(|(position, json)| Node {
+                    path: format!("{}[{position}]", self.path),
+                    json,
+                    problems: self.problems,
+                });
+                Some(nodes.filter_map(|node| read(&node)).collect())
+            }
+            _ => {
+                self.expected(format_args!("lists of {low} to {high} {what}"));
+                None
+            }
+        }
+    }
+
+    /// An object. Every key that `read` does not ask for is a problem.
+    pub(super) fn object<T>(&self, read: impl FnOnce(&mut Fields<'a>) -> Option<T>) -> Option<T> {
+        let Json::Object(members) = self.json else {
+            self.expected("objects");
+            return None;
+        };
+        let mut fields = Fields {
+            path: self.path.clone(),
+            members,
+            problems: self.problems,
+            offered: Vec::new(),
+            recognised: Vec::new(),
+        };
+        fields.note_repeated_keys();
+        let value = read(&mut fields);
+        fields.note_unknown_keys();
+        value
+    }
+}
+
+/// The members of an object.
+pub(super) struct Fields<'a> {
+    path: String,
+    members: &'a [(String, Json)],
+    problems: &'a Problems,
+    /// The keys to suggest when another is found.
+    offered: Vec<&'static str>,
+    /// Keys that are known without being suggested.
+    recognised: Vec<&'static str>,
+}
+
+impl<'a> Fields<'a> {
+    /// The value at `key`, read by `read`; `None` when it is absent or has a problem.
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&Node<'a>) -> Option<T>,
+    ) -> Option<T> {
+        self.offered.push(key);
+        read(&self.find(key)?)
+    }
+
+    /// As [`Self::optional`]; the absence is a problem.
+    pub(super) fn required<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&Node<'a>) -> Option<T>,
+    ) -> Option<T> {
+        if !self.has(key) {
+            self.problem_at(key, "missing, but required");
+        }
+        self.optional(key, read)
+    }
+
+    /// As [`Self::optional`], with the name that API Management has for the same thing.
+    pub(super) fn optional_or_apim<T>(
+        &mut self,
+        key: &'static str,
+        apim_key: &'static str,
+        read: impl FnOnce(&Node<'a>) -> Option<T>,
+    ) -> Option<T> {
+        self.recognised.push(apim_key);
+        if self.has(key) && self.has(apim_key) {
+            self.problem_at(apim_key, format!("means the same as `{key}`; give only one of them"));
+        }
+        let present = if self.has(key) { key } else { apim_key };
+        self.offered.push(key);
+        read(&self.find(present)?)
+    }
+
+    /// Notes `why` when `key` is given: a known name that this version does not take.
+    pub(super) fn refused(&mut self, key: &'static str, why: &str) {
+        self.recognised.push(key);
+        if self.has(key) {
+            self.problem_at(key, why);
+        }
+    }
+
+    /// Whether `key` is given, with or without a problem.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.members.iter().any(|(name, _)| is_spelling(name, key))
+    }
+
+    /// Notes a problem of the value at `key`, under the spelling that was given.
+    pub(super) fn problem_at(&self, key: &str, problem: impl Into<String>) {
+        let given = self.members.iter().find(|(name, _)| is_spelling(name, key));
+        let name = given.map_or(key, |(name, _)| name);
+        self.problems.note(&self.child_path(name), problem);
+    }
+
+    /// Notes a problem of the object itself.
+    pub(super) fn problem(&self, problem: impl Into<String>) {
+        self.problems.note(&self.path, problem);
+    }
+
+    fn find(&self, key: &str) -> Option<Node<'a>> {
+        let mut given = self.members.iter().filter(|(name, _)| is_spelling(name, key));
+        let (name, json) = given.next()?;
+        if let Some((other, _)) = given.find(|(other, _)| other != name) {
+            let problem = format!("means the same as `{name}`; give only one of them");
+            self.problems.note(&self.child_path(other), problem);
+        }
+        Some(Node { path: self.child_path(name), json, problems: self.problems })
+    }
+
+    fn note_repeated_keys(&self) {
+        for (position, (name, _)) in self.members.iter().enumerate() {
+            let earlier = self.members.iter().take(position).filter(|(other, _)| other == name);
+            // A key that is there five times is one problem, noted at its second place.
+            if earlier.count() == 1 {
+                let path = self.child_path(name);
+                self.problems.note(&path, "given more than once; keep one");
+            }
+        }
+    }
+
+    fn note_unknown_keys(&self) {
+        for (name, _) in self.members {
+            let mut known = self.offered.iter().chain(&self.recognised);
+            if known.any(|key| is_spelling(name, key)) {
+                continue;
+            }
+            let problem = match closest(&snake_case(name), &self.offered) {
+                Some(key) => format!("unknown key, did you mean `{key}`?"),
+                None => format!("unknown key, allowed are {}", self.offered.join(", ")),
+            };
+            self.problems.note(&self.child_path(name), problem);
+        }
+    }
+
+    fn child_path(&self, name: &str) -> String {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(plain) {
+            return format!("{}[{}]", self.path, quoted(name));
+        }
+        let dot = if self.path.is_empty() { "" } else { "." };
+        format!("{}{dot}{name}", self.path)
+    }
+}
+
+/// A longer name in a path is quoted and cut.
+const NAME_BYTES_MAX: usize = 64;
+
+fn is_spelling(name: &str, key: &str) -> bool {
+    name == key || snake_case(name) == key
+}
+
+fn snake_case(name: &str) -> String {
+    let mut snake = String::with_capacity(name.len());
+    for c in name.chars() {
+        if c.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    snake
+}
+
+/// The key that `name` was probably meant to be: at most two typing errors away, and fewer than
+/// half of the name.
+fn closest<'k>(name: &str, keys: &[&'k str]) -> Option<&'k str> {
+    let distances = keys.iter().map(|key| (typing_errors(name, key), *key));
+    let (distance, key) = distances.min_by_key(|(distance, _)| *distance)?;
+    (distance <= 2 && distance.saturating_mul(2) < key.len()).then_some(key)
+}
+
+/// The Levenshtein distance, row by row.
+fn typing_errors(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
+    for (deletions, c) in from.chars().take(NAME_BYTES_MAX).enumerate() {
+        let mut left = deletions.saturating_add(1);
+        let mut next = vec![left];
+        for (d, pair) in to.chars().zip(row.windows(2)) {
+            let &[diagonal, above] = pair else { continue };
+            let replaced = diagonal.saturating_add(usize::from(c != d));
+            left = replaced.min(above.saturating_add(1)).min(left.saturating_add(1));
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    /// Reads `text` with `read` and returns the value and the errors, one per line.
+    fn read<T>(text: &str, read: impl FnOnce(&Node<'_>) -> Option<T>) -> Result<T, String> {
+        let json = Json::parse(text.as_bytes()).unwrap();
+        let problems = Problems::default();
+        let value = read(&Node::root(&json, &problems));
+        problems.unless_any(value).map_err(|errors| errors.to_string())
+    }
+
+    #[test]
+    fn a_whole_number_may_arrive_as_a_double() {
+        assert_eq!(read("5.0", |node| node.whole(0_u8..=100)), Ok(5));
+        assert_eq!(read("3e2", |node| node.whole(0_u32..=300)), Ok(300));
+        assert_eq!(read("-0.0", |node| node.whole(0_u8..=1)), Ok(0));
+    }
+
+    #[test]
+    fn a_number_outside_or_with_a_fraction_is_refused() {
+        for text in ["1.5", "101", "-1", "1e300", "\"5\"", "null"] {
+            let errors = read(text, |node| node.whole(0_u8..=100)).unwrap_err();
+            assert!(errors.ends_with("allowed are whole numbers from 0 to 100"), "{errors}");
+        }
+    }
+
+    #[test]
+    fn both_spellings_of_a_key_are_the_same_key() {
+        let read_it =
+            |text| read(text, |node| node.object(|f| f.optional("trip_it", |n| n.whole(0_u8..=9))));
+        assert_eq!(read_it(r#"{"trip_it": 1}"#), Ok(1));
+        assert_eq!(read_it(r#"{"tripIt": 2}"#), Ok(2));
+        assert_eq!(
+            read_it(r#"{"tripIt": 1, "trip_it": 1}"#),
+            Err("trip_it: means the same as `tripIt`; give only one of them".to_owned())
+        );
+    }
+
+    #[test]
+    fn every_problem_is_noted_at_its_place() {
+        let errors = read(r#"{"a": [1, "x", 300], "prioritty": 1, "zzz": 1, "b c": 1}"#, |node| {
+            node.object(|fields| {
+                fields.optional("priority", |n| n.flag());
+                fields.required("name", |n| n.text("names"));
+                fields.optional("a", |n| n.list(0..=3, "numbers", |n| n.whole(0_u8..=9)))
+            })
+        });
+        let expected = [
+            "the configuration has 6 errors",
+            "name: missing, but required",
+            "a[1]: found \"x\", allowed are whole numbers from 0 to 9",
+            "a[2]: found 300, allowed are whole numbers from 0 to 9",
+            "prioritty: unknown key, did you mean `priority`?",
+            "zzz: unknown key, allowed are priority, name, a",
+            "[\"b c\"]: unknown key, allowed are priority, name, a",
+        ];
+        assert_eq!(errors.unwrap_err(), expected.join("\n"));
+    }
+
+    #[test]
+    fn a_key_given_five_times_is_one_problem() {
+        let errors = read(r#"{"a": 1, "a": 1, "a": 1, "a": 1, "a": 1}"#, |node| {
+            node.object(|fields| fields.optional("a", |n| n.whole(0_u8..=9)))
+        });
+        assert_eq!(errors, Err("a: given more than once; keep one".to_owned()));
+    }
+
+    #[test]
+    fn typing_errors_are_counted() {
+        assert_eq!(typing_errors("weigth", "weight"), 2);
+        assert_eq!(typing_errors("", "abc"), 3);
+        assert_eq!(typing_errors("abc", ""), 3);
+        assert_eq!(typing_errors("same", "same"), 0);
+    }
+}

@@ -1,0 +1,59 @@
+//! What must be unique in the whole configuration, and what is numbered through all of it.
+
+use super::reader::Node;
+
+/// Claims of names that only one place may have.
+#[derive(Default)]
+pub(super) struct Unique {
+    claims: Vec<(String, String)>,
+}
+
+impl Unique {
+    /// Claims `name` for the value at `node` and returns it; a second claim is a problem that names the first.
+    pub(super) fn claim(&mut self, node: &Node<'_>, name: String) -> Option<String> {
+        if let Some(place) = self.earlier_claim(node, &name) {
+            node.problem(format!("found {name:?}, which {place} has already"));
+            return None;
+        }
+        Some(name)
+    }
+
+    /// Claims `name` for the value at `node`, unless there is an earlier claim: then its place.
+    pub(super) fn earlier_claim(&mut self, node: &Node<'_>, name: &str) -> Option<String> {
+        let earlier = self.claims.iter().find(|(claimed, _)| claimed == name);
+        let place = earlier.map(|(_, place)| place.clone());
+        if place.is_none() {
+            self.claims.push((name.to_owned(), node.path().to_owned()));
+        }
+        place
+    }
+}
+
+/// Names numbered by their first appearance.
+#[derive(Default)]
+pub(super) struct Numbering {
+    names: Vec<String>,
+}
+
+impl Numbering {
+    /// The number of `name`; `None` beyond 65,536 names.
+    pub(super) fn number(&mut self, name: String) -> Option<u16> {
+        let known = self.names.iter().position(|known| *known == name);
+        let position = known.unwrap_or_else(|| {
+            self.names.push(name);
+            self.names.len().saturating_sub(1)
+        });
+        u16::try_from(position).ok()
+    }
+}
+
+/// What one pool's or backend's reading leaves for the next.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) pools: Unique,
+    pub(super) backends: Unique,
+    pub(super) models: Unique,
+    pub(super) quota_groups: Numbering,
+    /// Backends that share a default variable would share a key without anyone having said so.
+    pub(super) default_variables: Unique,
+}
