@@ -10,6 +10,7 @@
 
 use super::exchange::{Begun, Exchange};
 use super::host::{self, Buffer, Direction, HeaderMap, Map};
+use super::records::Evidence;
 use super::sanitize;
 use super::timers::{self, Wake};
 use crate::openai::sse::{ErrorWatch, HeadProbe, Probe};
@@ -164,11 +165,13 @@ impl Answer {
         match exchange.go_on(now) {
             Next::Retry => {}
             // Without an answer to hold there is nothing in which the request could wait.
-            Next::Wait { until } => exchange
-                .give_up(Ending::Exhausted { throttled: false, soonest: Some(until) }),
+            Next::Wait { until } => {
+                let ending = Ending::Exhausted { throttled: false, soonest: Some(until) };
+                exchange.give_up(None, ending);
+            }
             Next::Stop(stop) => {
                 let size = exchange.pool_size();
-                exchange.give_up(failover::ending(outcome, 0, &stop, size, now));
+                exchange.give_up(None, failover::ending(outcome, 0, &stop, size, now));
             }
         }
     }
@@ -230,7 +233,7 @@ impl Answer {
         now: Timestamp,
     ) -> Action {
         let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return Action::Continue };
-        exchange.record(&self.begun, &outcome, now.since(self.begun.at), headroom, now);
+        exchange.record(&self.begun, &self.evidence(outcome, status, headroom, now), now);
         if failover::is_worth_another(&outcome) {
             self.follow(&mut exchange, status, outcome, now)
         } else {
@@ -262,7 +265,7 @@ impl Answer {
             Next::Stop(stop) => {
                 let ending = failover::ending(&outcome, status, &stop, exchange.pool_size(), now);
                 self.state.replace(State::Over);
-                exchange.give_up(ending);
+                exchange.give_up(Some(self.begun.backend), ending);
             }
         }
         Action::Continue
@@ -271,8 +274,18 @@ impl Answer {
     /// Takes note of an outcome that nothing follows from.
     fn note(&self, outcome: &Outcome, now: Timestamp) {
         if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
-            exchange.record(&self.begun, outcome, now.since(self.begun.at), None, now);
+            exchange.record(&self.begun, &self.evidence(*outcome, 0, None, now), now);
         }
+    }
+
+    fn evidence(
+        &self,
+        outcome: Outcome,
+        status: u16,
+        headroom_permille: Option<u16>,
+        now: Timestamp,
+    ) -> Evidence {
+        Evidence { outcome, status, elapsed: now.since(self.begun.at), headroom_permille }
     }
 
     /// Looks for an error event in what flows by; once one was recorded, there is no need to.

@@ -186,8 +186,8 @@ impl Exchange {
             .body
             .as_ref()
             .filter(|_| model_in_body(&self.asked.call, &endpoint))
-            .and_then(|body| splice::model(&body.facts, endpoint.deployment, body.format));
-        (render(&self.asked.call, &endpoint), Splices::from_iter(edit))
+            .and_then(|body| splice::model(&body.facts, endpoint.deployment, &body.kind));
+        (render(&self.asked.call, &endpoint), Splices::new(edit))
     }
 
     /// Takes note of how an attempt ended: ledger, trail, and the records that all workers share.
@@ -257,9 +257,10 @@ impl Exchange {
         }
     }
 
-    /// What the trail says, with the backends' names.
-    pub(crate) fn trail(&self) -> String {
-        self.trail.render(|backend| self.backend(backend).map(|(backend, _)| &*backend.name))
+    /// What the trail says, with the backends' names; `None` when it is off.
+    pub(crate) fn trail(&self) -> Option<String> {
+        let name = |backend| self.backend(backend).map(|(backend, _)| &*backend.name);
+        self.plan.config.response.trail.then(|| self.trail.render(name))
     }
 
     fn next(&mut self, now: Timestamp) -> Next {

@@ -4,25 +4,25 @@
 //! backend needs something out of it, chooses the first backend, and at the end finishes the
 //! response. What happens in between is the attempts' affair.
 
-use super::body;
 use super::exchange::{Asked, Exchange, Finish};
-use super::host::{self, Direction, HeaderMap, Map};
+use super::host::{self, HeaderMap, Map};
 use super::plan::Plan;
-use super::sanitize;
-use super::table;
-use super::timers::{self, Wake};
-use super::worker;
-use crate::config::Affinity;
-use crate::openai::operation::{self, BodyKind, Call};
+use super::routed::{self, Routed, send};
+use super::{body, sanitize, table};
+use crate::config::{Affinity, operation_bit};
+use crate::openai::body::{Body, BodyScanner};
+use crate::openai::facts::Malformed;
+use crate::openai::operation::{self, Call, ModelsQuestion};
 use crate::openai::reply::{self, Reply};
-use crate::openai::scan::{BodyScanner, Malformed};
-use crate::policy::failover::{Ending, Next, Stop};
 use crate::policy::headers::Headers;
-use crate::policy::time::Timestamp;
+use crate::policy::records::key_of;
+use crate::policy::select::Needs;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
-use std::cell::RefCell;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
+
+/// The request header with which Envoy's router limits the time to an attempt's first byte.
+const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
 
 /// The filter of one request.
 pub(crate) struct Gateway {
@@ -48,14 +48,8 @@ struct Reading {
     call: Call,
     headers: HeaderMap,
     scanner: BodyScanner,
+    /// How many bytes were read.
     read: usize,
-}
-
-/// A request that has a pool. A timer holds it weakly, while it waits.
-struct Routed {
-    context: u32,
-    exchange: Rc<RefCell<Exchange>>,
-    waiting_since: RefCell<Option<Timestamp>>,
 }
 
 impl Gateway {
@@ -66,40 +60,37 @@ impl Gateway {
     /// The request is recognised, cleaned, and routed at once unless its body must be read first.
     fn receive(&mut self, end_of_stream: bool) -> Action {
         let Ok(headers) = host::header_map(Map::RequestHeaders) else {
-            return self.answer(&reply::unrouted());
+            return self.answer(&reply::internal());
         };
         let method = headers.get(":method").unwrap_or_default();
-        let path = headers.get(":path").unwrap_or_default();
-        let Some(call) = operation::recognise(method, path) else {
+        let Some(call) = operation::recognise(method, headers.get(":path").unwrap_or_default())
+        else {
             return self.answer(&reply::unknown_path());
         };
-        if let Some(reply) = self.models(&call) {
-            return self.answer(&reply);
+        if let Some(question) = call.models_question() {
+            return self.answer(&self.models(&question));
         }
         sanitize::request(&headers);
+        // An upgraded connection has no body but a stream of frames without an end.
         let is_upgrade = headers.get("upgrade").is_some();
-        let kind = call.body_kind(headers.get("content-type"));
-        let scanner = BodyScanner::new(&kind);
-        match scanner {
+        match BodyScanner::new(&call, headers.get("content-type")) {
             Some(scanner) if !is_upgrade && !end_of_stream => {
                 self.phase = Phase::Reading(Reading { call, headers, scanner, read: 0 });
                 Action::Pause
             }
-            Some(_) if !is_upgrade && call.needs_model() => self.answer(&reply::missing_model()),
             _ => self.route(call, &headers, None),
         }
     }
-}
 
-impl Gateway {
     /// What the gateway answers itself: which models there are.
-    fn models(&self, call: &Call) -> Option<Reply> {
-        match call.asks_for_models()? {
-            ModelsQuestion::All => Some(reply::models_list(self.plan.config.models())),
-            ModelsQuestion::One(name) if self.plan.config.pool_of_model(name).is_some() => {
-                Some(reply::one_model(name))
+    fn models(&self, question: &ModelsQuestion) -> Reply {
+        let config = &self.plan.config;
+        match question {
+            ModelsQuestion::All => reply::models_list(config.models()),
+            ModelsQuestion::One(name) if config.pool_of_model(name).is_some() => {
+                reply::one_model(name)
             }
-            ModelsQuestion::One(name) => Some(reply::unknown_model(name)),
+            ModelsQuestion::One(name) => reply::unknown_model(name),
         }
     }
 
@@ -110,6 +101,7 @@ impl Gateway {
         reading.read = size;
         if scanned.is_err() {
             host::log(host::Level::Error, "spillway: a request body could not be read");
+            return self.answer(&reply::internal());
         }
         if !end_of_stream {
             return Action::Pause;
@@ -131,45 +123,30 @@ impl Gateway {
             Ok(understood) => understood,
             Err(reply) => return self.answer(&reply),
         };
+        self.limit_first_byte(pool);
         let exchange = Exchange::new(Rc::clone(&self.plan), pool, asked);
         let routed = Routed::new(self.context, table::enter(self.context, exchange));
         self.phase = Phase::Routed(Rc::clone(&routed));
-        let now = host::now();
-        match routed.advance(now) {
-            Advance::Send => Action::Continue,
-            Advance::Wait => Action::Pause,
-            Advance::Reply(ending) => {
-                let reply = routed.exhausted(&ending, now);
-                self.answer(&reply)
-            }
-        }
+        if routed.advance(host::now()) { Action::Continue } else { Action::Pause }
     }
 
-    /// The pool and all that an attempt needs of the request, or what is wrong with it.
+    /// The pool, and all that an attempt needs of the request; or what is wrong with it.
     fn understand(
         &self,
         call: Call,
         headers: &HeaderMap,
         body: Option<Result<Body, Malformed>>,
     ) -> Result<(usize, Asked), Reply> {
-        let config = &self.plan.config;
         let body = match body {
-            Some(Err(malformed)) if call.deployment.is_none() && call.needs_model() => {
+            Some(Err(malformed)) if call.needs_model() => {
                 return Err(reply::malformed_body(malformed.problem, malformed.at));
             }
+            // A body from which nothing is needed is the backend's to judge.
             body => body.and_then(Result::ok),
         };
         let in_body = body.as_ref().and_then(|body| body.facts.model.as_ref());
         let model = call.deployment.as_ref().or(in_body.map(|field| &field.value)).cloned();
-        let pool = match &model {
-            Some(model) => match config.pool_of_model(model) {
-                Some(pool) => pool,
-                None if call.needs_model() => return Err(reply::unknown_model(model)),
-                None => config.default_pool,
-            },
-            None if call.needs_model() => return Err(reply::missing_model()),
-            None => config.default_pool,
-        };
+        let pool = self.pool(&call, model.as_deref())?;
         let needs = Needs {
             operation: operation_bit(call.operation),
             prompt_tokens: body.as_ref().map_or(0, |body| body.facts.prompt_tokens()),
@@ -178,7 +155,7 @@ impl Gateway {
         let asked = Asked {
             model: model.unwrap_or_default(),
             body,
-            content_length: number(headers.get("content-length")),
+            content_length: number(headers, "content-length"),
             credentials: self.client_credentials(headers),
             needs,
             call,
@@ -186,10 +163,24 @@ impl Gateway {
         Ok((pool, asked))
     }
 
+    /// The pool of a model; of a call that need not name one, the default pool.
+    fn pool(&self, call: &Call, model: Option<&str>) -> Result<usize, Reply> {
+        let config = &self.plan.config;
+        let found = model.and_then(|model| config.pool_of_model(model));
+        match (found, model) {
+            (Some(pool), _) => Ok(pool),
+            (None, Some(model)) if call.needs_model() || call.deployment.is_some() => {
+                Err(reply::unknown_model(model))
+            }
+            (None, None) if call.needs_model() => Err(reply::missing_model()),
+            (None, _) => Ok(config.default_pool),
+        }
+    }
+
     /// What keeps this request with related ones, as a number.
     fn affinity(&self, pool: usize, headers: &HeaderMap, body: Option<&Body>) -> Option<u64> {
         match self.plan.config.pools.get(pool)?.affinity.as_ref()? {
-            Affinity::Header(name) => headers.get(name).map(hash::of),
+            Affinity::Header(name) => headers.get(name).map(|value| key_of(&String::from_utf8_lossy(value))),
             Affinity::Body => body?.facts.prompt_cache_key.or(body?.facts.user),
         }
     }
@@ -203,10 +194,28 @@ impl Gateway {
         sanitize::CREDENTIALS.into_iter().filter_map(named).collect()
     }
 
+    /// Lets the router end an attempt whose first byte takes longer than the pool allows.
+    fn limit_first_byte(&self, pool: usize) {
+        let timeout = self
+            .plan
+            .config
+            .pools
+            .get(pool)
+            .and_then(|pool| pool.policy.failover.first_byte_timeout);
+        if let Some(timeout) = timeout {
+            // When the host refuses, the route's own limit holds.
+            let _ = host::set_header(
+                Map::RequestHeaders,
+                PER_TRY_TIMEOUT,
+                timeout.as_ms().to_string(),
+            );
+        }
+    }
+
     /// Answers in the place of a backend.
     fn answer(&mut self, reply: &Reply) -> Action {
         self.phase = Phase::Replied;
-        send(reply, 0);
+        send(reply, None);
         Action::Pause
     }
 
@@ -215,20 +224,26 @@ impl Gateway {
         let Ok(headers) = host::header_map(Map::ResponseHeaders) else { return Action::Continue };
         let Ok(mut exchange) = routed.exchange.try_borrow_mut() else { return Action::Continue };
         let now = host::now();
-        let status = number(headers.get(":status")).and_then(|s| u16::try_from(s).ok());
+        let status = number(&headers, ":status").and_then(|status| u16::try_from(status).ok());
         match exchange.finish(status.unwrap_or(0), now) {
-            Finish::Reply(ending) => {
-                drop(exchange);
-                routed.reply(&ending, now);
+            Finish::Exhausted { throttled, soonest } => {
+                routed.exhausted(&exchange, throttled, soonest, now);
                 Action::Pause
             }
-            Finish::Pass { backend, retry_after_ms } => {
+            Finish::Pass { backend, soonest } => {
                 let response = &self.plan.config.response;
                 sanitize::response(&headers, response.backend_rate_limits);
-                for (name, value) in retry_after_ms.into_iter().flat_map(reply::retry_after_headers) {
+                let retry_after = soonest.map(|soonest| routed::delay_ms(Some(soonest), now));
+                for (name, value) in retry_after.into_iter().flat_map(reply::retry_after_headers) {
                     let _ = host::set_header(Map::ResponseHeaders, name, value);
                 }
-                decorate(&exchange, backend);
+                let backend = backend.and_then(|backend| exchange.backend(backend));
+                if let (Some(name), Some((backend, _))) = (&response.served_by_header, backend) {
+                    let _ = host::set_header(Map::ResponseHeaders, name, &backend.name);
+                }
+                for (name, value) in routed::own_headers(&exchange) {
+                    let _ = host::set_header(Map::ResponseHeaders, name, value);
+                }
                 Action::Continue
             }
         }
@@ -255,7 +270,7 @@ impl HttpContext for Gateway {
     fn on_http_request_body(&mut self, size: usize, end_of_stream: bool) -> Action {
         match &self.phase {
             Phase::Reading(_) => self.read(size, end_of_stream),
-            Phase::Routed(routed) if routed.is_waiting() => Action::Pause,
+            Phase::Routed(routed) if routed.is_held() => Action::Pause,
             Phase::Replied => Action::Pause,
             Phase::Routed(_) | Phase::Idle => Action::Continue,
         }
@@ -267,4 +282,8 @@ impl HttpContext for Gateway {
             _ => Action::Continue,
         }
     }
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    std::str::from_utf8(headers.get(name)?).ok()?.parse().ok()
 }

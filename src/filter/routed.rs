@@ -5,7 +5,7 @@ use super::host::{self, Direction};
 use super::timers::{self, Wake};
 use super::worker;
 use crate::openai::reply::{self, Reply};
-use crate::policy::failover::{Ending, Next, Stop};
+use crate::policy::failover::{Next, Stop};
 use crate::policy::time::Timestamp;
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -44,7 +44,8 @@ impl Routed {
         match exchange.go_on(now) {
             Next::Retry => {
                 self.progress.set(Progress::Sent);
-                let _ = host::clear_route_cache(); // the target is a new one
+                // The route that Envoy found before knows nothing of the target.
+                let _ = host::clear_route_cache();
                 true
             }
             Next::Wait { until } => {
@@ -52,12 +53,12 @@ impl Routed {
                 timers::set(self.context, until, now, self.itself.clone());
                 false
             }
-            Next::Stop(stop) => {
-                let (throttled, soonest) = match stop {
-                    Stop::Exhausted(unavailable) => (unavailable.throttled, unavailable.soonest),
-                    Stop::Limited => (false, Some(now)),
-                };
-                self.reply(&exchange, &Ending::Exhausted { throttled, soonest }, now);
+            Next::Stop(Stop::Exhausted(unavailable)) => {
+                self.exhausted(&exchange, unavailable.throttled, unavailable.soonest, now);
+                false
+            }
+            Next::Stop(Stop::Limited) => {
+                self.exhausted(&exchange, false, Some(now), now);
                 false
             }
         }
@@ -73,13 +74,19 @@ impl Routed {
         self.progress.get() == Progress::Replied
     }
 
-    /// Answers in the place of the pool's backends.
-    pub(crate) fn reply(&self, exchange: &Exchange, throttled: bool, soonest: Option<Timestamp>, now: Timestamp) {
+    /// Answers that the pool is exhausted.
+    pub(crate) fn exhausted(
+        &self,
+        exchange: &Exchange,
+        throttled: bool,
+        soonest: Option<Timestamp>,
+        now: Timestamp,
+    ) {
         self.progress.set(Progress::Replied);
-        exchange.count_exhausted();
-        let soonest_ms = soonest.map(|at| at.since(now).as_ms());
-        let delay_ms = reply::exhausted_delay_ms(soonest_ms, worker::random());
-        send(&reply::exhausted(throttled, delay_ms), exchange);
+        if let Some((_, plan)) = exchange.pool() {
+            host::increment(plan.metrics.exhausted, 1);
+        }
+        send(&reply::exhausted(throttled, delay_ms(soonest, now)), Some(exchange));
     }
 }
 
@@ -90,7 +97,31 @@ impl Wake for Routed {
             exchange.waited(now.since(since));
         }
         if self.advance(now) {
+            // The host refuses only a stream that ended, and then nobody waits.
             let _ = host::resume(Direction::Request);
         }
     }
+}
+
+/// The time after which a client should come back, in milliseconds.
+pub(crate) fn delay_ms(soonest: Option<Timestamp>, now: Timestamp) -> u64 {
+    reply::exhausted_delay_ms(soonest.map(|at| at.since(now).as_ms()), worker::random())
+}
+
+/// What every response says of its request.
+pub(crate) fn own_headers(exchange: &Exchange) -> Vec<(&'static str, String)> {
+    let mut headers = vec![("x-spillway-attempts", exchange.attempts().to_string())];
+    headers.extend(exchange.trail().map(|trail| ("x-spillway-trail", trail)));
+    headers
+}
+
+/// Sends an answer of the gateway's own, for a request that has a pool or none.
+pub(crate) fn send(reply: &Reply, exchange: Option<&Exchange>) {
+    let mut headers = vec![("content-type", reply.content_type.to_owned())];
+    headers.extend(reply.retry_after_ms.into_iter().flat_map(reply::retry_after_headers));
+    headers.extend(exchange.into_iter().flat_map(own_headers));
+    let headers: Vec<(&str, &str)> =
+        headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    // The host refuses only a stream that ended, and then nobody waits for an answer.
+    let _ = host::reply(reply.status, "spillway", &headers, reply.body.as_bytes());
 }

@@ -13,22 +13,9 @@ pub(crate) const CREDENTIALS: [&str; 2] = ["api-key", "authorization"];
 pub(crate) fn request(headers: &HeaderMap) {
     remove(Map::RequestHeaders, headers, |name| {
         name.starts_with("x-spillway-")
+            || name.starts_with("x-envoy-")
             || CREDENTIALS.contains(&name)
-            || matches!(
-                name,
-                "accept-encoding"
-                    | "x-envoy-hedge-on-per-try-timeout"
-                    | "x-envoy-max-retries"
-                    | "x-envoy-retriable-header-names"
-                    | "x-envoy-retriable-status-codes"
-                    | "x-envoy-retry-grpc-on"
-                    | "x-envoy-retry-on"
-                    | "x-envoy-upstream-alt-stat-name"
-                    | "x-envoy-upstream-rq-per-try-timeout-ms"
-                    | "x-envoy-upstream-rq-timeout-alt-response"
-                    | "x-envoy-upstream-rq-timeout-ms"
-                    | "x-ms-spillover-deployment"
-            )
+            || matches!(name, "accept-encoding" | "x-ms-spillover-deployment")
     });
 }
 

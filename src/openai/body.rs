@@ -1,0 +1,63 @@
+//! A request body, whatever its format: how it is read, and what is known of it afterwards.
+
+use super::facts::{BodyFacts, Malformed};
+use super::multipart::MultipartScanner;
+use super::operation::{BodyKind, Call};
+use super::scan::JsonScanner;
+
+/// A body that was read.
+#[derive(Clone, Debug)]
+pub struct Body {
+    /// What it says.
+    pub facts: BodyFacts,
+    /// How an edit of it must be written.
+    pub kind: BodyKind,
+}
+
+/// Reads a body in slices, in constant memory.
+#[derive(Debug)]
+pub struct BodyScanner {
+    kind: BodyKind,
+    format: Format,
+}
+
+#[derive(Debug)]
+enum Format {
+    Json(JsonScanner),
+    Multipart(MultipartScanner),
+}
+
+impl BodyScanner {
+    /// For the body of `call`; `None` when nothing in it matters.
+    pub fn new(call: &Call, content_type: Option<&[u8]>) -> Option<Self> {
+        let kind = call.body_kind(content_type);
+        let format = match &kind {
+            BodyKind::Json => Format::Json(JsonScanner::new()),
+            BodyKind::Multipart { boundary } => {
+                Format::Multipart(MultipartScanner::new(boundary))
+            }
+            BodyKind::None | BodyKind::Opaque => return None,
+        };
+        Some(Self { kind, format })
+    }
+
+    /// Reads the next bytes.
+    pub fn push(&mut self, slice: &[u8]) {
+        match &mut self.format {
+            Format::Json(scanner) => scanner.push(slice),
+            Format::Multipart(scanner) => scanner.push(slice),
+        }
+    }
+
+    /// What the body says.
+    ///
+    /// # Errors
+    /// [`Malformed`] says where it could not be read.
+    pub fn finish(self) -> Result<Body, Malformed> {
+        let facts = match self.format {
+            Format::Json(scanner) => scanner.finish(),
+            Format::Multipart(scanner) => scanner.finish(),
+        }?;
+        Ok(Body { facts, kind: self.kind })
+    }
+}
