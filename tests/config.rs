@@ -446,12 +446,44 @@ fn the_reference_names_every_key() {
 #[test]
 fn every_configuration_that_the_reference_shows_is_taken() {
     let docs = docs();
-    let blocks: Vec<&str> =
-        docs.split("```json\n").skip(1).map(|after| after.split("\n```").next().unwrap()).collect();
-    assert!(blocks.len() >= 3, "found only {} configurations", blocks.len());
-    for block in blocks {
-        if let Err(errors) = parse(block.as_bytes()) {
-            panic!("{errors}\n{block}");
+    let shown = shown_configurations(&docs);
+    assert!(shown.len() >= 3, "found only {} configurations", shown.len());
+    for json in shown {
+        if let Err(errors) = parse(json.as_bytes()) {
+            panic!("{errors}\n{json}");
         }
     }
+}
+
+#[test]
+fn the_reference_has_one_example_with_every_key_that_can_be_given() {
+    let docs = docs();
+    let (_, after) = docs.split_once("## Everything at once").unwrap();
+    let example = shown_configurations(after)[0];
+    let other_spellings = ["min", "max", "status_code_ranges", "error_reasons"];
+    let refused = [
+        "limits",
+        "consumers",
+        "managed_identity",
+        "federated",
+        "client_secret",
+        "key_vault",
+        "value",
+        "key",
+        "secret",
+        "literal",
+        "services",
+        "session_affinity",
+    ];
+    for key in known_keys() {
+        let is_expected =
+            !other_spellings.contains(&key.as_str()) && !refused.contains(&key.as_str());
+        assert_eq!(example.contains(&format!("\"{key}\"")), is_expected, "{key}");
+    }
+}
+
+/// The blocks fenced as `json`: whole configurations, unlike those fenced as `jsonc`.
+fn shown_configurations(docs: &str) -> Vec<&str> {
+    let blocks = docs.split("```json\n").skip(1);
+    blocks.map(|after| after.split("\n```").next().unwrap()).collect()
 }

@@ -11,6 +11,7 @@
 use super::error::{ConfigError, ConfigErrors};
 use super::json::{Json, quoted};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
@@ -282,12 +283,13 @@ impl<'a> Fields<'a> {
     }
 
     fn note_repeated_keys(&self) {
-        for (position, (name, _)) in self.members.iter().enumerate() {
-            let earlier = self.members.iter().take(position).filter(|(other, _)| other == name);
+        let mut times: BTreeMap<&str, u32> = BTreeMap::new();
+        for (name, _) in self.members {
+            let count = times.entry(name).or_default();
+            *count = count.saturating_add(1);
             // A key that is there five times is one problem, noted at its second place.
-            if earlier.count() == 1 {
-                let path = self.child_path(name);
-                self.problems.note(&path, "given more than once; keep one");
+            if *count == 2 {
+                self.problems.note(&self.child_path(name), "given more than once; keep one");
             }
         }
     }

@@ -1,11 +1,13 @@
 //! What must be unique in the whole configuration, and what is numbered through all of it.
 
 use super::reader::Node;
+use std::collections::BTreeMap;
 
 /// Claims of names that only one place may have.
 #[derive(Default)]
 pub(super) struct Unique {
-    claims: Vec<(String, String)>,
+    /// The place of each claimed name.
+    claims: BTreeMap<String, String>,
 }
 
 impl Unique {
@@ -20,12 +22,11 @@ impl Unique {
 
     /// Claims `name` for the value at `node`, unless there is an earlier claim: then its place.
     pub(super) fn earlier_claim(&mut self, node: &Node<'_>, name: &str) -> Option<String> {
-        let earlier = self.claims.iter().find(|(claimed, _)| claimed == name);
-        let place = earlier.map(|(_, place)| place.clone());
-        if place.is_none() {
-            self.claims.push((name.to_owned(), node.path().to_owned()));
+        if let Some(place) = self.claims.get(name) {
+            return Some(place.clone());
         }
-        place
+        self.claims.insert(name.to_owned(), node.path().to_owned());
+        None
     }
 }
 
