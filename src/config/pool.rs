@@ -105,6 +105,7 @@ fn default_failover(backends: usize) -> FailoverSettings {
         retry_percent: DEFAULT_RETRY_PERCENT,
         min_retries_per_second: DEFAULT_MIN_RETRIES_PER_SECOND,
         max_wait: Millis::ZERO,
+        first_byte_timeout: None,
         hold_bytes: DEFAULT_HOLD_BYTES,
         hold_time: DEFAULT_HOLD_TIME,
     }
@@ -118,12 +119,16 @@ fn failover(node: &Node<'_>, backends: usize) -> Option<FailoverSettings> {
             fields.optional("retry_budget", retry_budget).unwrap_or(DEFAULT_RETRY_BUDGET);
         let max_wait =
             fields.optional("max_wait", |n| duration(n, Millis::ZERO..=Millis::from_secs(60)));
+        let first_byte_timeout = fields.optional("first_byte_timeout", |n| {
+            duration(n, Millis::new(10)..=Millis::from_secs(3_600))
+        });
         let (hold_bytes, hold_time) = fields.optional("hold", hold).unwrap_or(DEFAULT_HOLD);
         Some(FailoverSettings {
             max_attempts: max_attempts.unwrap_or(default.max_attempts),
             retry_percent,
             min_retries_per_second,
             max_wait: max_wait.unwrap_or(default.max_wait),
+            first_byte_timeout,
             hold_bytes,
             hold_time,
         })

@@ -334,7 +334,7 @@ impl Question {
             Self::FirstEvent(probe) => {
                 let mut answer = probe.push(bytes);
                 if answer == Probe::More && end_of_stream {
-                    answer = probe.finish();
+                    answer = std::mem::take(probe).finish();
                 }
                 match answer {
                     Probe::More => enough.then_some(Outcome::Success),

@@ -8,15 +8,14 @@ use crate::openai::body::Body;
 use crate::openai::operation::{Call, Endpoint, model_in_body, render};
 use crate::openai::splice::{self, Splices};
 use crate::policy::breaker::Ticket;
-use crate::policy::classify::Outcome;
-use crate::policy::failover::{Ending, Ledger, Next, Stop};
+use crate::policy::failover::{self, Ending, Ledger, Next, Stop};
 use crate::policy::pool::BackendIndex;
 use crate::policy::records::BackendRecord;
 use crate::policy::retry_budget;
 use crate::policy::rotation::Turn;
 use crate::policy::select::{Choice, Needs, Unavailable, select, skipped};
 use crate::policy::time::{Millis, Timestamp};
-use crate::policy::trail::{AttemptResult, Trail};
+use crate::policy::trail::Trail;
 use std::rc::Rc;
 
 /// The property that the route's cluster matcher reads.
@@ -40,6 +39,14 @@ pub(crate) struct Asked {
     /// The client's own credential headers, when some backend is sent them.
     pub(crate) credentials: Vec<(&'static str, Vec<u8>)>,
     pub(crate) needs: Needs,
+}
+
+impl Asked {
+    /// Whether it is about something that one resource keeps.
+    pub(crate) fn names_stored_object(&self) -> bool {
+        let in_body = self.body.as_ref().is_some_and(|body| body.facts.previous_response);
+        self.call.names_stored_object() || in_body
+    }
 }
 
 /// One request in flight.
@@ -195,7 +202,7 @@ impl Exchange {
         self.ledger.end(begun.backend, &evidence.outcome);
         let closed_until = records::write(&self.plan, self.pool, begun, evidence, now);
         if self.plan.config.response.trail
-            && let Some(result) = AttemptResult::of(&evidence.outcome, evidence.status)
+            && let Some(result) = failover::result_in_trail(&evidence.outcome, evidence.status)
         {
             let closed_for = closed_until.map(|until| until.since(now));
             self.trail.attempt(begun.backend, result, closed_for);

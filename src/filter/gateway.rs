@@ -12,7 +12,8 @@ use super::{body, sanitize, table};
 use crate::config::{Affinity, operation_bit};
 use crate::openai::body::{Body, BodyScanner};
 use crate::openai::facts::Malformed;
-use crate::openai::operation::{self, Call, ModelsQuestion};
+use crate::openai::models::ModelsQuestion;
+use crate::openai::operation::{self, Call};
 use crate::openai::reply::{self, Reply};
 use crate::policy::headers::Headers;
 use crate::policy::records::key_of;
@@ -149,7 +150,7 @@ impl Gateway {
         let pool = self.pool(&call, model.as_deref())?;
         let needs = Needs {
             operation: operation_bit(call.operation),
-            prompt_tokens: body.as_ref().map_or(0, |body| body.facts.prompt_tokens()),
+            prompt_tokens: body.as_ref().map_or(0, Body::prompt_tokens),
             affinity: self.affinity(pool, headers, body.as_ref()),
         };
         let asked = Asked {

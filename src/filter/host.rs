@@ -7,7 +7,6 @@
 
 use crate::policy::headers::Headers;
 use crate::policy::time::Timestamp;
-use std::ptr::null_mut;
 
 /// The host refused a call; the number is the ABI's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,10 +11,11 @@
 //! A backend that throttled this very request may serve it after its gate reopened: waiting, within
 //! `max_wait`, is the one case in which a backend is tried twice.
 
-use super::classify::Outcome;
+use super::classify::{Fault, Outcome};
 use super::pool::{BackendIndex, BackendSet, FailoverSettings};
 use super::select::{Choice, Unavailable};
 use super::time::{Millis, Timestamp};
+use super::trail::AttemptResult;
 
 /// What one request tried so far.
 #[derive(Clone, Debug, Default)]
@@ -137,6 +138,24 @@ pub fn is_worth_another(outcome: &Outcome) -> bool {
         | Outcome::Fault { .. }
         | Outcome::Misconfigured { .. }
         | Outcome::Elsewhere { .. } => true,
+    }
+}
+
+/// What the trail says of `outcome`, which came with `status`; `None` when the client left first.
+pub fn result_in_trail(outcome: &Outcome, status: u16) -> Option<AttemptResult> {
+    match outcome {
+        Outcome::Cancelled => None,
+        Outcome::Throttled { .. } if status < 400 => Some(AttemptResult::InBand),
+        Outcome::Fault { fault: Fault::Connect, .. } => Some(AttemptResult::Connect),
+        Outcome::Fault { fault: Fault::Reset, .. } => Some(AttemptResult::Reset),
+        Outcome::Fault { fault: Fault::StreamError, .. } => Some(AttemptResult::StreamError),
+        Outcome::Fault { fault: Fault::Timeout, .. } => Some(AttemptResult::Timeout),
+        Outcome::Success
+        | Outcome::ClientError
+        | Outcome::Throttled { .. }
+        | Outcome::Fault { fault: Fault::Status(_), .. }
+        | Outcome::Misconfigured { .. }
+        | Outcome::Elsewhere { .. } => Some(AttemptResult::Status(status)),
     }
 }
 

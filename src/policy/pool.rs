@@ -255,6 +255,8 @@ pub struct FailoverSettings {
     pub min_retries_per_second: u32,
     /// How long a request may wait for the soonest backend. 0 to 60 s. Default 0.
     pub max_wait: Millis,
+    /// How long an attempt may take to its first byte; `None`: as long as the route lets it.
+    pub first_byte_timeout: Option<Millis>,
     /// How much of a stream's head is held to find an error in it. Default 64 KiB.
     pub hold_bytes: u32,
     /// How long it is held after its first byte. Default 500 ms.

@@ -2,8 +2,10 @@
 
 mod client;
 mod envoy;
-mod pool;
+mod setup;
 
 pub(crate) use client::{Answer, Client, Event};
 pub(crate) use envoy::{Envoy, Settings};
-pub(crate) use pool::{Backends, backend};
+pub(crate) use setup::{
+    CHAT, Gateway, Setup, chat_body, deployment_of, eventually, host_of, key_of,
+};

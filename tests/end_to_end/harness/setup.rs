@@ -1,0 +1,172 @@
+//! Describes a gateway with its backends, and starts it.
+//!
+//! Each backend has a host, a deployment and a key of its own, and the mock behind it refuses any
+//! other: a request that was rewritten for the wrong backend cannot succeed.
+
+use super::{Client, Envoy, Settings};
+use mock_azure::{Mock, MockConfig, Record};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A gateway that is yet to be started.
+pub(crate) struct Setup {
+    backends: Vec<(MockConfig, Value)>,
+    pool: Value,
+    whole: Value,
+    settings: Settings,
+}
+
+/// A running gateway in front of mock backends.
+pub(crate) struct Gateway {
+    pub(crate) client: Client,
+    pub(crate) envoy: Envoy,
+    mocks: Vec<(String, Mock)>,
+}
+
+impl Setup {
+    /// One pool, `gpt`, for the model `gpt-4o`.
+    pub(crate) fn new() -> Self {
+        Self {
+            backends: Vec::new(),
+            pool: json!({}),
+            whole: json!({}),
+            settings: Settings::default(),
+        }
+    }
+
+    /// With a backend of this name; `keys` are added to its configuration, in the place of the
+    /// defaults.
+    pub(crate) fn backend(self, name: &str, keys: Value) -> Self {
+        self.backend_with(name, keys, |mock| mock)
+    }
+
+    /// The same, with a mock that `change` made different.
+    pub(crate) fn backend_with(
+        mut self,
+        name: &str,
+        keys: Value,
+        change: impl FnOnce(MockConfig) -> MockConfig,
+    ) -> Self {
+        let mock = MockConfig::new(name)
+            .with_api_key(key_of(name))
+            .with_deployments([deployment_of(name)]);
+        let mut configuration = json!({
+            "name": name,
+            "host": host_of(name),
+            "deployment": deployment_of(name),
+            "credential": {"api_key": {"env": variable_of(name)}}
+        });
+        merge(&mut configuration, keys);
+        self.backends.push((change(mock), configuration));
+        self
+    }
+
+    /// With these keys in the pool's configuration.
+    pub(crate) fn pool(mut self, keys: Value) -> Self {
+        merge(&mut self.pool, keys);
+        self
+    }
+
+    /// With these keys beside the pools.
+    pub(crate) fn whole(mut self, keys: Value) -> Self {
+        merge(&mut self.whole, keys);
+        self
+    }
+
+    /// With Envoy set up differently.
+    pub(crate) fn settings(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+
+    pub(crate) async fn start(mut self) -> Gateway {
+        let mut mocks = Vec::new();
+        let mut configured = Vec::new();
+        for (mock, configuration) in self.backends {
+            let name = configuration["name"].as_str().unwrap().to_owned();
+            mocks.push((name, Mock::start(mock).await.unwrap()));
+            configured.push(configuration);
+        }
+        let mut pool = json!({"name": "gpt", "models": ["gpt-4o"], "backends": configured});
+        merge(&mut pool, self.pool);
+        let mut configuration = json!({"pools": [pool], "response": {"trail_header": "on"}});
+        merge(&mut configuration, self.whole);
+        let clusters: Vec<(String, u16)> =
+            mocks.iter().map(|(name, mock)| (name.clone(), mock.port())).collect();
+        for (name, _) in &mocks {
+            self.settings.environment.push((variable_of(name), key_of(name)));
+        }
+        let envoy = Envoy::start(&configuration, &clusters, &self.settings).await;
+        Gateway { client: Client::new(envoy.port), envoy, mocks }
+    }
+}
+
+impl Gateway {
+    /// The mock behind a backend.
+    pub(crate) fn mock(&self, name: &str) -> &Mock {
+        let found = self.mocks.iter().find(|(found, _)| found == name);
+        &found.unwrap_or_else(|| panic!("no backend {name}")).1
+    }
+
+    /// What a backend received.
+    pub(crate) fn records(&self, name: &str) -> Vec<Record> {
+        self.mock(name).records()
+    }
+
+    /// How many requests each backend received, in the order of the configuration.
+    pub(crate) fn counts(&self) -> Vec<usize> {
+        self.mocks.iter().map(|(_, mock)| mock.records().len()).collect()
+    }
+
+    /// Sends a small chat request.
+    pub(crate) async fn chat(&self) -> super::Answer {
+        self.client.post(CHAT, &chat_body()).await
+    }
+
+    /// Sends a small chat request that asks for a stream.
+    pub(crate) async fn chat_stream(&self) -> super::Answer {
+        let mut body = chat_body();
+        body["stream"] = json!(true);
+        self.client.post(CHAT, &body).await
+    }
+}
+
+/// The path of a chat request in the OpenAI shape.
+pub(crate) const CHAT: &str = "/v1/chat/completions";
+
+/// A small chat request.
+pub(crate) fn chat_body() -> Value {
+    json!({"model": "gpt-4o", "messages": [{"role": "user", "content": "Say hello."}]})
+}
+
+/// Waits until `condition` holds, for ten seconds at most.
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    for _ in 0..1_000 {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("still not so after ten seconds: {what}");
+}
+
+pub(crate) fn host_of(name: &str) -> String {
+    format!("{name}.openai.azure.com")
+}
+
+pub(crate) fn deployment_of(name: &str) -> String {
+    format!("gpt-4o-{name}")
+}
+
+pub(crate) fn key_of(name: &str) -> String {
+    format!("key-of-{name}")
+}
+
+fn variable_of(name: &str) -> String {
+    format!("KEY_{}", name.to_uppercase().replace('-', "_"))
+}
+
+fn merge(into: &mut Value, keys: Value) {
+    let (Value::Object(into), Value::Object(keys)) = (into, keys) else { panic!("not objects") };
+    into.extend(keys);
+}
