@@ -2,12 +2,14 @@
 
 #![allow(
     dead_code,
+    clippy::expect_used,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     reason = "each test file uses its part, and tests fail by panicking"
 )]
 
 use std::io;
+use std::time::Duration;
 
 use mock_azure::Mock;
 use serde_json::Value;
@@ -96,7 +98,8 @@ pub(crate) fn request(method: &str, path: &str, headers: &str, body: &[u8]) -> V
 
 pub(crate) async fn read_reply(stream: &mut TcpStream) -> Reply {
     let mut raw = Vec::new();
-    let error = stream.read_to_end(&mut raw).await.err().map(|error| error.kind());
+    let reading = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut raw));
+    let error = reading.await.expect("the reply ends").err().map(|error| error.kind());
     let split = raw.windows(4).position(|window| window == b"\r\n\r\n");
     let (head, rest) = split.map_or((&raw[..0], &raw[..]), |at| (&raw[..at], &raw[at + 4..]));
     let head = String::from_utf8_lossy(head).to_lowercase();
