@@ -5,4 +5,6 @@ pub mod facts;
 pub mod multipart;
 pub mod operation;
 pub mod percent;
+pub mod reply;
 pub mod scan;
+pub mod splice;

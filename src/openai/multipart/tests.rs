@@ -1,8 +1,4 @@
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::string_slice,
-    reason = "tests fail by panicking"
-)]
+#![allow(clippy::arithmetic_side_effects, clippy::string_slice, reason = "tests fail by panicking")]
 
 use super::*;
 #[cfg(target_arch = "wasm32")]
