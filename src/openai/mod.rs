@@ -8,3 +8,4 @@ pub mod percent;
 pub mod reply;
 pub mod scan;
 pub mod splice;
+pub mod sse;
