@@ -13,10 +13,14 @@
 pub use super::facts::{BodyFacts, Field, Insertion, Malformed, Span, StreamOptions};
 
 use super::facts::{self, TOKEN_BYTES, VALUE_BYTES_MAX};
+use member::{Member, TopLevelKey};
 use memchr::memchr2;
+use text::Text;
 
+mod member;
 #[cfg(test)]
 mod tests;
+mod text;
 
 /// Reads one JSON body.
 #[derive(Debug)]
@@ -67,20 +71,6 @@ enum Slot {
     Comma,
 }
 
-/// A text: its length and as much of it as anyone asks for.
-#[derive(Debug)]
-struct Text {
-    /// The offset of its opening quote.
-    at: u64,
-    /// Its length in UTF-8 bytes without escapes.
-    len: u64,
-    /// Its first bytes: up to [`VALUE_BYTES_MAX`] at the top level, [`NESTED_BYTES_MAX`] below.
-    head: Vec<u8>,
-    head_bytes_max: usize,
-    /// The first half of a surrogate pair, when it came last.
-    high_surrogate: Option<u16>,
-}
-
 /// What is remembered below the top level.
 #[derive(Debug, Default)]
 struct Nested {
@@ -99,35 +89,6 @@ enum NestedKey {
     Data,
     /// Reasoning that one resource can decrypt.
     EncryptedContent,
-    Other,
-}
-
-/// The member of the top level that is being read.
-#[derive(Debug)]
-struct Member {
-    key: TopLevelKey,
-    /// Where its value begins.
-    at: u64,
-    /// The raw bytes of its value, if it is no text; up to [`VALUE_BYTES_MAX`].
-    raw: Vec<u8>,
-    is_raw_cut: bool,
-}
-
-/// The keys of the top level that matter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TopLevelKey {
-    Model,
-    Stream,
-    StreamOptions,
-    MaxTokens,
-    MaxCompletionTokens,
-    MaxOutputTokens,
-    N,
-    BestOf,
-    PromptCacheKey,
-    User,
-    PreviousResponseId,
-    Conversation,
     Other,
 }
 
@@ -162,15 +123,9 @@ impl JsonScanner {
             lexer: Lexer::Start { mark_len: 0 },
             depth: 0,
             slot: Slot::Key,
-            text: Text {
-                at: 0,
-                len: 0,
-                head: Vec::with_capacity(VALUE_BYTES_MAX),
-                head_bytes_max: 0,
-                high_surrogate: None,
-            },
+            text: Text::new(),
             nested: Nested::default(),
-            member: Member { key: TopLevelKey::Other, at: 0, raw: Vec::new(), is_raw_cut: false },
+            member: Member::new(),
             counts: Counts::default(),
             facts: BodyFacts::default(),
             members_at: 0,
@@ -373,11 +328,7 @@ impl JsonScanner {
 
     fn begin_text(&mut self, head_bytes_max: usize) {
         self.lexer = Lexer::Text;
-        self.text.at = self.at;
-        self.text.len = 0;
-        self.text.head.clear();
-        self.text.head_bytes_max = head_bytes_max;
-        self.text.high_surrogate = None;
+        self.text.begin(head_bytes_max);
     }
 
     fn escape(&mut self, byte: u8) {
@@ -561,118 +512,11 @@ impl JsonScanner {
     }
 }
 
-impl Text {
-    fn extend(&mut self, run: &[u8]) {
-        if run.is_empty() {
-            return;
-        }
-        self.flush_surrogate();
-        self.len = self.len.saturating_add(length(run));
-        let room = self.head_bytes_max.saturating_sub(self.head.len());
-        if room > 0 {
-            self.head.extend_from_slice(run.get(..room).unwrap_or(run));
-        }
-    }
-
-    /// Appends one UTF-16 unit of a `\u` escape.
-    fn extend_unit(&mut self, unit: u16) {
-        let units = match (self.high_surrogate.take(), unit) {
-            (None, 0xd800..=0xdbff) => {
-                self.high_surrogate = Some(unit);
-                return;
-            }
-            (Some(high), 0xdc00..=0xdfff) => [Some(high), Some(unit)],
-            (Some(_), 0xd800..=0xdbff) => {
-                self.extend("\u{fffd}".as_bytes());
-                self.high_surrogate = Some(unit);
-                return;
-            }
-            (Some(_), _) => {
-                self.extend("\u{fffd}".as_bytes());
-                [Some(unit), None]
-            }
-            (None, _) => [Some(unit), None],
-        };
-        for decoded in char::decode_utf16(units.into_iter().flatten()) {
-            let mut utf8 = [0; 4];
-            self.extend(decoded.unwrap_or('\u{fffd}').encode_utf8(&mut utf8).as_bytes());
-        }
-    }
-
-    /// A first half without a second is one unknown character.
-    fn flush_surrogate(&mut self) {
-        if self.high_surrogate.take().is_some() {
-            self.extend("\u{fffd}".as_bytes());
-        }
-    }
-
-    /// Whether the head is not all of it.
-    fn is_cut(&self) -> bool {
-        self.len > length(&self.head)
-    }
-
-    fn is_data_url(&self) -> bool {
-        self.head.starts_with(b"data:")
-    }
-}
-
-impl Member {
-    fn begin(&mut self, at: u64) {
-        self.at = at;
-        self.raw.clear();
-        self.is_raw_cut = false;
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        if self.key == TopLevelKey::Other || self.is_raw_cut {
-            return;
-        }
-        let room = VALUE_BYTES_MAX.saturating_sub(self.raw.len());
-        self.raw.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
-        self.is_raw_cut = bytes.len() > room;
-    }
-
-    /// The raw bytes as `stream_options`; `None` when they are no small object.
-    fn stream_options(&self, span: Span) -> Option<StreamOptions> {
-        if self.is_raw_cut {
-            return None;
-        }
-        let object: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(&self.raw).ok()?;
-        Some(StreamOptions {
-            span,
-            include_usage: object.get("include_usage") == Some(&serde_json::Value::Bool(true)),
-            is_null: false,
-            is_empty: object.is_empty(),
-        })
-    }
-}
-
 impl NestedKey {
     fn of(text: &Text) -> Self {
         match text.head.as_slice() {
             b"data" => Self::Data,
             b"encrypted_content" => Self::EncryptedContent,
-            _ => Self::Other,
-        }
-    }
-}
-
-impl TopLevelKey {
-    fn of(text: &Text) -> Self {
-        match text.head.as_slice() {
-            b"model" => Self::Model,
-            b"stream" => Self::Stream,
-            b"stream_options" => Self::StreamOptions,
-            b"max_tokens" => Self::MaxTokens,
-            b"max_completion_tokens" => Self::MaxCompletionTokens,
-            b"max_output_tokens" => Self::MaxOutputTokens,
-            b"n" => Self::N,
-            b"best_of" => Self::BestOf,
-            b"prompt_cache_key" => Self::PromptCacheKey,
-            b"user" => Self::User,
-            b"previous_response_id" => Self::PreviousResponseId,
-            b"conversation" => Self::Conversation,
             _ => Self::Other,
         }
     }
