@@ -1,3 +1,11 @@
 //! The protocol of Azure OpenAI and OpenAI, as pure functions over bytes.
 
 pub mod api;
+pub mod facts;
+pub mod multipart;
+pub mod operation;
+pub mod percent;
+pub mod reply;
+pub mod scan;
+pub mod splice;
+pub mod sse;

@@ -1,0 +1,171 @@
+//! What the gateway must know of a request body, whatever its format.
+//!
+//! Facts are read once, in slices, in memory that does not grow with the body. A fact that the body
+//! does not state is `None` or zero; one that it states in a wrong type counts as not stated,
+//! because the backend refuses such a body itself and does so with a better message. When a field
+//! is given twice the last one wins, as in Python's and JavaScript's parsers.
+
+/// A run of bytes of the body, counted from its first byte (a byte order mark included).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Where it begins.
+    pub at: u64,
+    /// How many bytes it has.
+    pub len: u64,
+}
+
+/// A text value and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// The value without escapes. Beyond [`VALUE_BYTES_MAX`] it is cut and ends in `…`.
+    pub value: String,
+    /// The bytes of the raw value, in JSON with its quotes.
+    pub span: Span,
+}
+
+/// How a model can be put into a body that names none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Insertion {
+    /// Where.
+    pub at: u64,
+    /// How many bytes it replaces; not zero when `model` is there but is not text.
+    pub remove: u64,
+    /// What comes before the encoded model.
+    pub prefix: Vec<u8>,
+    /// What comes after it.
+    pub suffix: Vec<u8>,
+}
+
+/// The body's `stream_options`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// The bytes of the raw value.
+    pub span: Span,
+    /// Whether it asks for the usage chunk.
+    pub include_usage: bool,
+    /// Whether it is `null`.
+    pub is_null: bool,
+    /// Whether it is an object without members.
+    pub is_empty: bool,
+}
+
+/// The facts of a body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BodyFacts {
+    /// The model that the body names.
+    pub model: Option<Field>,
+    /// How to name one when it names none.
+    pub model_insertion: Option<Insertion>,
+    /// Whether the answer is to be an event stream.
+    pub stream: bool,
+    /// The `stream_options`.
+    pub stream_options: Option<StreamOptions>,
+    /// The largest of `max_tokens`, `max_completion_tokens` and `max_output_tokens`, at most
+    /// [`COUNT_MAX`].
+    pub max_output_tokens: Option<u64>,
+    /// The larger of `n` and `best_of`, at most [`COUNT_MAX`].
+    pub choices: Option<u64>,
+    /// UTF-8 bytes of the text values without escapes. Keys, `data:` URLs and encoded audio do not
+    /// count; a number in an array counts as [`TOKEN_BYTES`], since prompts may be given as tokens.
+    pub prompt_text_bytes: u64,
+    /// How many images are part of the prompt.
+    pub images: u32,
+    /// A hash of `prompt_cache_key`.
+    pub prompt_cache_key: Option<u64>,
+    /// A hash of `user`.
+    pub user: Option<u64>,
+    /// Whether the body refers to something that one resource keeps or alone can decrypt: a
+    /// previous response, a conversation, a stored item, encrypted reasoning.
+    pub previous_response: bool,
+    /// The length of the body in bytes.
+    pub size: u64,
+}
+
+/// Why a body could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed {
+    /// The offset of the byte at which it went wrong.
+    pub at: u64,
+    /// What is wrong, as a part of a sentence.
+    pub problem: &'static str,
+}
+
+/// The longest text value that is kept. No deployment or model has a longer name.
+pub const VALUE_BYTES_MAX: usize = 256;
+
+/// The largest count that is believed. It is far beyond what any model takes, and leaves room for
+/// sums and products.
+pub const COUNT_MAX: u64 = 0xffff_ffff;
+
+/// What one token of a prompt in tokens counts as, by the rule of thumb of four bytes a token.
+pub const TOKEN_BYTES: u64 = 4;
+
+/// The count that `text` states: a JSON number, or one as text; `None` when it is negative or none.
+pub(super) fn count(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok()?.trim();
+    if let Ok(whole) = text.parse::<u64>() {
+        return Some(whole.min(COUNT_MAX));
+    }
+    let number = text.parse::<f64>().ok()?;
+    if number.is_nan() || number < 0.0 {
+        return None;
+    }
+    // The cast saturates, and infinity is as good as the maximum.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
+    let whole = number as u64;
+    Some(whole.min(COUNT_MAX))
+}
+
+/// A captured value as text: lossy, and marked when it was cut.
+pub(super) fn text(captured: &[u8], is_cut: bool) -> String {
+    let mut value = String::from_utf8_lossy(captured).into_owned();
+    if is_cut {
+        value.push('…');
+    }
+    value
+}
+
+/// A stable hash of a value that keeps requests together; `None` when it is empty.
+///
+/// FNV-1a with a finaliser: short keys that differ in one digit end up far apart.
+pub(super) fn affinity_hash(captured: &[u8], len: u64) -> Option<u64> {
+    if len == 0 {
+        return None;
+    }
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ len;
+    for &byte in captured {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    Some(hash ^ hash >> 33)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn a_count_is_bounded_and_never_negative() {
+        assert_eq!(count(b"100"), Some(100));
+        assert_eq!(count(b" 12.9 "), Some(12));
+        assert_eq!(count(b"1e3"), Some(1_000));
+        for huge in ["1e99", "99999999999999999999999", "18446744073709551615", "inf"] {
+            assert_eq!(count(huge.as_bytes()), Some(COUNT_MAX), "{huge}");
+        }
+        for none in ["-1", "-1e99", "NaN", "", "null", "true", "1x", "\u{fffd}"] {
+            assert_eq!(count(none.as_bytes()), None, "{none}");
+        }
+        assert_eq!(count(b"\xff"), None);
+    }
+
+    #[test]
+    fn keys_that_differ_in_one_digit_hash_far_apart() {
+        let one = affinity_hash(b"user-1", 6).unwrap();
+        let two = affinity_hash(b"user-2", 6).unwrap();
+        assert!((one ^ two).count_ones() > 8);
+        assert_eq!(affinity_hash(b"", 0), None);
+    }
+}

@@ -1,0 +1,195 @@
+#![allow(clippy::arithmetic_side_effects, clippy::string_slice, reason = "tests fail by panicking")]
+
+use super::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+fn scan_in(slices: &[&[u8]]) -> Result<BodyFacts, Malformed> {
+    let mut scanner = MultipartScanner::new(b"xyz");
+    for slice in slices {
+        scanner.push(slice);
+    }
+    scanner.finish()
+}
+
+/// The facts of `body`, having checked that no other way of cutting it gives different ones.
+fn scan(body: &str) -> Result<BodyFacts, Malformed> {
+    let body = body.as_bytes();
+    let whole = scan_in(&[body]);
+    for at in 0..=body.len() {
+        assert_eq!(scan_in(&[&body[..at], &body[at..]]), whole, "cut at {at}");
+    }
+    for len in 1..5 {
+        assert_eq!(scan_in(&body.chunks(len).collect::<Vec<_>>()), whole, "slices of {len}");
+    }
+    whole
+}
+
+fn facts(body: &str) -> BodyFacts {
+    scan(body).unwrap_or_else(|error| panic!("{body}: {error:?}"))
+}
+
+fn raw(body: &str, span: Span) -> &[u8] {
+    let at = usize::try_from(span.at).unwrap();
+    &body.as_bytes()[at..at + usize::try_from(span.len).unwrap()]
+}
+
+fn part(name: &str, value: &str) -> String {
+    format!("--xyz\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+}
+
+fn file(content: &str) -> String {
+    format!(
+        "--xyz\r\ncontent-type: audio/wav\r\nCONTENT-DISPOSITION: form-data; name=\"file\"; filename=\"name=model.wav\"\r\n\r\n{content}\r\n"
+    )
+}
+
+#[test]
+fn a_form_states_its_facts() {
+    let body = file("RIFF\r\n--xy\r\r\n-")
+        + &part("model", "whisper-1")
+        + &part("stream", "true")
+        + &part("prompt", "Grüße")
+        + &part("user", "u")
+        + &part("n", "3")
+        + "--xyz--\r\n";
+    let facts = facts(&body);
+    let model = facts.model.unwrap();
+    assert_eq!(model.value, "whisper-1");
+    assert_eq!(raw(&body, model.span), b"whisper-1");
+    assert_eq!(facts.model_insertion, None);
+    assert!(facts.stream && facts.user.is_some());
+    assert_eq!(facts.prompt_text_bytes, 7);
+    assert_eq!(facts.choices, Some(3));
+    assert_eq!(facts.size, body.len() as u64);
+}
+
+#[test]
+fn an_absent_model_can_be_inserted_as_the_first_part() {
+    for preamble in ["", "\r\n", "This is a form.\r\n"] {
+        let body = preamble.to_owned() + &file("RIFF") + "--xyz--";
+        let insertion = facts(&body).model_insertion.unwrap();
+        assert_eq!(insertion.at, preamble.len() as u64);
+        let middle = [insertion.prefix, b"m".to_vec(), insertion.suffix].concat();
+        let edited = format!(
+            "{preamble}{}{}",
+            String::from_utf8(middle).unwrap(),
+            &body.strip_prefix(preamble).unwrap()
+        );
+        assert_eq!(facts(&edited).model.unwrap().value, "m");
+        assert_eq!(edited, preamble.to_owned() + &part("model", "m") + &file("RIFF") + "--xyz--");
+    }
+}
+
+#[test]
+fn of_two_models_the_last_wins() {
+    let body = part("model", "a") + &part("model", "b") + "--xyz--";
+    assert_eq!(facts(&body).model.unwrap().value, "b");
+}
+
+#[test]
+fn contents_that_resemble_delimiters_are_contents() {
+    for content in [
+        "",
+        "\r",
+        "\r\n",
+        "\r\r\n",
+        "--",
+        "-",
+        "\r\n--",
+        "\r\n--xy",
+        "\r\n--xyZ",
+        "--xy",
+        "\n--xyz",
+        "a\r\n\r\n--x\r\n",
+        "\r\n-\r\n--xy\r",
+    ] {
+        let body = part("model", content) + "--xyz--";
+        let model = facts(&body).model.unwrap();
+        assert_eq!(model.value, content);
+        assert_eq!(raw(&body, model.span), content.as_bytes());
+    }
+}
+
+#[test]
+fn a_part_without_content_may_omit_its_line_end() {
+    let body = "--xyz\r\nContent-Disposition: form-data; name=model\r\n\r\n--xyz--";
+    let model = facts(body).model.unwrap();
+    assert_eq!((model.value.as_str(), model.span.len), ("", 0));
+}
+
+#[test]
+fn field_names_are_read_in_every_notation() {
+    for disposition in [
+        "form-data; name=model",
+        "form-data;name=\"model\"",
+        "form-data ; NAME = \"model\" ; x",
+        "form-data; filename=\"a;name=n\"; name=\"model\"",
+        "form-data; name=\"mo\\del\"",
+    ] {
+        let body =
+            format!("--xyz \r\nContent-Disposition: {disposition}\r\n\r\nm\r\n--xyz-- \r\nbye");
+        assert_eq!(facts(&body).model.unwrap().value, "m", "{disposition}");
+    }
+    for disposition in ["form-data", "form-data; filename=model", "form-data; name=\"Model\"", ""] {
+        let body = format!("--xyz\r\nContent-Disposition: {disposition}\r\n\r\nm\r\n--xyz--");
+        assert_eq!(facts(&body).model, None, "{disposition}");
+    }
+}
+
+#[test]
+fn a_body_that_is_cut_or_has_another_boundary_is_malformed() {
+    let body = part("model", "m") + "--xyz--";
+    for len in 0..body.len() - 1 {
+        assert!(scan(&body[..len]).is_err(), "{len}");
+    }
+    assert!(scan("--abc\r\n\r\n--abc--").is_err());
+    assert!(scan("{\"model\":\"m\"}").is_err());
+}
+
+#[test]
+fn long_values_and_headers_take_bounded_memory() {
+    let long = "m".repeat(10_000);
+    let body = format!(
+        "--xyz\r\nx-{long}: {long}\r\nContent-Disposition: form-data; name=model\r\n\r\n{long}\r\n--xyz--"
+    );
+    let mut scanner = MultipartScanner::new(b"xyz");
+    scanner.push(body.as_bytes());
+    assert!(scanner.part.kept.capacity() <= 2 * HEADER_BYTES_MAX);
+    let model = scanner.finish().unwrap().model.unwrap();
+    assert!(model.value.len() < 300 && model.value.ends_with('…'));
+    assert_eq!(model.span.len, 10_000);
+}
+
+#[test]
+fn images_are_counted() {
+    let body = part("image[]", "PNG") + &part("image[]", "PNG") + &part("mask", "PNG") + "--xyz--";
+    assert_eq!(facts(&body).images, 2);
+}
+
+#[test]
+fn a_boundary_is_read_from_the_content_type() {
+    for (content_type, expected) in [
+        ("multipart/form-data; boundary=xyz", Some("xyz")),
+        ("Multipart/Form-Data;charset=utf-8;BOUNDARY=\"x y;z\"", Some("x y;z")),
+        ("multipart/form-data; boundary = a ; x=y", Some("a")),
+        ("multipart/form-data; x=\"boundary=no\"; boundary=yes", Some("yes")),
+        ("multipart/form-data", None),
+        ("multipart/form-data; boundary=", None),
+        ("multipart/form-data; boundary", None),
+        ("application/json; boundary=x", None),
+        ("multipart/form-data; boundary=\"a\rb\"", None),
+        ("", None),
+        ("\u{fffd}", None),
+    ] {
+        assert_eq!(
+            boundary(content_type.as_bytes()),
+            expected.map(|it| it.into()),
+            "{content_type}"
+        );
+    }
+    assert_eq!(
+        boundary(format!("multipart/form-data; boundary={}", "x".repeat(201)).as_bytes()),
+        None
+    );
+}

@@ -1,0 +1,299 @@
+use super::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+fn post(path: &str) -> Call {
+    recognise(b"POST", path.as_bytes()).unwrap_or_else(|| panic!("{path} is not recognised"))
+}
+
+fn get(path: &str) -> Call {
+    recognise(b"GET", path.as_bytes()).unwrap_or_else(|| panic!("{path} is not recognised"))
+}
+
+const AZURE: Endpoint<'static> =
+    Endpoint { api: Api::Azure, base_path: "", deployment: "ptu", api_version: None };
+const AZURE_V1: Endpoint<'static> =
+    Endpoint { api: Api::AzureV1, base_path: "", deployment: "ptu", api_version: None };
+const OPENAI: Endpoint<'static> =
+    Endpoint { api: Api::OpenAi, base_path: "/v1", deployment: "ptu", api_version: None };
+
+#[test]
+fn every_operation_of_the_sdks_is_recognised_in_all_three_shapes() {
+    let table = [
+        ("chat/completions", Operation::ChatCompletions),
+        ("completions", Operation::Completions),
+        ("embeddings", Operation::Embeddings),
+        ("responses", Operation::Responses),
+        ("responses/compact", Operation::Responses),
+        ("images/generations", Operation::ImagesGenerations),
+        ("images/edits", Operation::ImagesEdits),
+        ("images/variations", Operation::ImagesEdits),
+        ("audio/transcriptions", Operation::AudioTranscriptions),
+        ("audio/translations", Operation::AudioTranslations),
+        ("audio/speech", Operation::AudioSpeech),
+        ("realtime/client_secrets", Operation::Realtime),
+        ("files", Operation::Other),
+        ("threads/thread_1/runs", Operation::Other),
+    ];
+    for (suffix, operation) in table {
+        let classic = post(&format!("/openai/deployments/gpt-4o/{suffix}?api-version=2024-10-21"));
+        assert_eq!(classic.operation, operation, "{suffix}");
+        assert_eq!(classic.api, Api::Azure);
+        assert_eq!(classic.deployment.as_deref(), Some("gpt-4o"));
+        assert_eq!(classic.api_version.as_deref(), Some("2024-10-21"));
+        assert_eq!(classic.suffix, suffix);
+        assert_eq!(classic.query, "");
+        for (base, api) in
+            [("/openai", Api::Azure), ("/openai/v1", Api::AzureV1), ("/v1", Api::OpenAi)]
+        {
+            let call = post(&format!("{base}/{suffix}"));
+            assert_eq!(
+                (call.operation, call.api, call.deployment, call.suffix.as_str()),
+                (operation, api, None, suffix)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_method_decides_between_creating_and_reading() {
+    assert_eq!(get("/v1/models").operation, Operation::Models);
+    assert_eq!(get("/openai/models/gpt-4o?api-version=1").operation, Operation::Models);
+    assert_eq!(recognise(b"DELETE", b"/v1/models/m").unwrap().operation, Operation::Other);
+    assert_eq!(get("/v1/chat/completions").operation, Operation::Other);
+    assert_eq!(get("/v1/responses/resp_1/input_items").suffix, "responses/resp_1/input_items");
+}
+
+#[test]
+fn slashes_too_many_are_tolerated() {
+    for path in [
+        "//openai/deployments/gpt-4o/chat/completions",
+        "/openai//deployments/gpt-4o/chat/completions/",
+        "/openai/deployments/gpt-4o//chat/completions//?api-version=2024-10-21",
+        "/%6fpenai/deployments/gpt%2D4o/ch%61t/completions",
+    ] {
+        let call = post(path);
+        assert_eq!(call.operation, Operation::ChatCompletions, "{path}");
+        assert_eq!(call.deployment.as_deref(), Some("gpt-4o"), "{path}");
+    }
+}
+
+#[test]
+fn what_is_no_api_path_is_not_recognised() {
+    for path in [
+        "",
+        "/",
+        "?",
+        "/openai",
+        "/openai/",
+        "/openai/v1",
+        "/openai/v1/",
+        "/v1",
+        "/v2/models",
+        "/healthz",
+        "/openai.json",
+        "/OPENAI/models",
+        "/chat/completions",
+        "/v1/../admin",
+        "/openai/deployments/../x/chat",
+        "/v1/%2e%2E/admin",
+        "/v1/./models",
+    ] {
+        assert_eq!(recognise(b"POST", path.as_bytes()), None, "{path}");
+    }
+}
+
+#[test]
+fn bytes_that_are_not_text_are_escaped_and_never_a_panic() {
+    let call = recognise(b"\xff", b"/v1/files/\xff\xfe?a=\xff b").unwrap();
+    assert_eq!(call.suffix, "files/%FF%FE");
+    assert_eq!(call.query, "a=%FF%20b");
+    assert_eq!(call.method, Method::Other);
+    let call = recognise(b"POST", b"/openai/deployments/\xff/embeddings").unwrap();
+    assert_eq!(call.deployment.as_deref(), Some("\u{fffd}"));
+}
+
+#[test]
+fn a_deployment_may_be_called_chat() {
+    let call = post("/openai/deployments/chat/chat/completions?api-version=2024-06-01");
+    assert_eq!(call.deployment.as_deref(), Some("chat"));
+    assert_eq!(
+        render(&call, &AZURE),
+        "/openai/deployments/ptu/chat/completions?api-version=2024-06-01"
+    );
+    let endpoint = Endpoint { deployment: "chat", ..AZURE };
+    assert_eq!(
+        render(&post("/v1/chat/completions"), &endpoint),
+        "/openai/deployments/chat/chat/completions?api-version=2024-10-21"
+    );
+}
+
+#[test]
+fn a_call_is_rendered_in_each_shape() {
+    let table = [
+        (
+            "/v1/embeddings?x=1&y=a%20b",
+            "/openai/deployments/ptu/embeddings?api-version=2024-10-21&x=1&y=a%20b",
+            "/openai/v1/embeddings?x=1&y=a%20b",
+            "/v1/embeddings?x=1&y=a%20b",
+        ),
+        (
+            "/openai/deployments/d/images/variations?api-version=2024-02-01",
+            "/openai/deployments/ptu/images/variations?api-version=2024-02-01",
+            "/openai/v1/images/variations",
+            "/v1/images/variations",
+        ),
+        (
+            "/openai/deployments/d/responses",
+            "/openai/responses?api-version=2025-04-01-preview",
+            "/openai/v1/responses",
+            "/v1/responses",
+        ),
+        (
+            "/openai/v1/responses/resp_1/cancel?api-version=preview",
+            "/openai/responses/resp_1/cancel?api-version=2025-04-01-preview",
+            "/openai/v1/responses/resp_1/cancel?api-version=preview",
+            "/v1/responses/resp_1/cancel",
+        ),
+        (
+            "/openai/deployments/d/batches?api-version=2024-10-21",
+            "/openai/deployments/ptu/batches?api-version=2024-10-21",
+            "/openai/v1/batches",
+            "/v1/batches",
+        ),
+        (
+            "/v1/files/file%2F1",
+            "/openai/files/file%2F1?api-version=2025-04-01-preview",
+            "/openai/v1/files/file%2F1",
+            "/v1/files/file%2F1",
+        ),
+    ];
+    for (path, azure, azure_v1, openai) in table {
+        let call = post(path);
+        assert_eq!(render(&call, &AZURE), azure);
+        assert_eq!(render(&call, &AZURE_V1), azure_v1);
+        assert_eq!(render(&call, &OPENAI), openai);
+    }
+}
+
+#[test]
+fn realtime_moves_its_deployment_between_the_parameters() {
+    for path in [
+        "/openai/realtime?api-version=2024-10-01-preview&deployment=rt%2D1&intent=x",
+        "/v1/realtime?model=rt-1&intent=x",
+        "/openai/v1/realtime?intent=x&model=rt-1",
+    ] {
+        let call = get(path);
+        assert_eq!(call.operation, Operation::Realtime);
+        assert_eq!(call.deployment.as_deref(), Some("rt-1"));
+        assert_eq!(call.query, "intent=x");
+        let version = call.api_version.clone().unwrap_or_else(|| API_VERSION_PREVIEW.to_owned());
+        assert_eq!(
+            render(&call, &AZURE),
+            format!("/openai/realtime?api-version={version}&deployment=ptu&intent=x")
+        );
+        assert_eq!(render(&call, &AZURE_V1), "/openai/v1/realtime?model=ptu&intent=x");
+        assert_eq!(render(&call, &OPENAI), "/v1/realtime?model=ptu&intent=x");
+        assert!(!call.needs_model() && !model_in_body(&call, &OPENAI));
+    }
+    assert_eq!(
+        render(&post("/v1/realtime/client_secrets"), &AZURE_V1),
+        "/openai/v1/realtime/client_secrets"
+    );
+}
+
+#[test]
+fn the_backends_own_version_and_base_path_win() {
+    let call = post("/openai/deployments/d/chat/completions?api-version=2023-05-15");
+    let endpoint = Endpoint { api_version: Some("2025-01-01-preview"), ..AZURE };
+    assert!(render(&call, &endpoint).ends_with("?api-version=2025-01-01-preview"));
+    let endpoint = Endpoint { api_version: Some("preview"), ..AZURE_V1 };
+    assert_eq!(render(&call, &endpoint), "/openai/v1/chat/completions?api-version=preview");
+    let endpoint = Endpoint { base_path: "/api/openai/", ..OPENAI };
+    assert_eq!(render(&call, &endpoint), "/api/openai/chat/completions");
+}
+
+#[test]
+fn a_hostile_deployment_stays_one_segment() {
+    let call = post("/v1/chat/completions");
+    for deployment in ["a/../b", "..", "a?b#c", "ä b"] {
+        let path = render(&call, &Endpoint { deployment, ..AZURE });
+        let back = post(path.split('?').next().unwrap().replace("%2E%2E", "dots").as_str());
+        assert_eq!(back.operation, Operation::ChatCompletions, "{path}");
+        assert_eq!(back.deployment.unwrap().replace("dots", ".."), deployment);
+    }
+}
+
+#[test]
+fn only_a_classic_deployment_path_leaves_the_model_out_of_the_body() {
+    let chat = post("/v1/chat/completions");
+    assert!(!model_in_body(&chat, &AZURE));
+    assert!(model_in_body(&chat, &AZURE_V1) && model_in_body(&chat, &OPENAI));
+    let responses = post("/openai/responses");
+    for endpoint in [&AZURE, &AZURE_V1, &OPENAI] {
+        assert!(model_in_body(&responses, endpoint));
+        assert!(!model_in_body(&post("/v1/files"), endpoint));
+    }
+}
+
+#[test]
+fn the_model_is_needed_unless_the_path_names_a_deployment() {
+    assert!(post("/v1/chat/completions").needs_model());
+    assert!(post("/openai/responses").needs_model());
+    assert!(!post("/openai/deployments/d/chat/completions").needs_model());
+    assert!(!get("/v1/models").needs_model());
+    assert!(!post("/v1/files").needs_model());
+}
+
+#[test]
+fn what_one_resource_keeps_is_told_from_what_any_can_create() {
+    for stored in [
+        "responses/resp_1",
+        "responses/resp_1/cancel",
+        "files",
+        "files/file-1/content",
+        "threads",
+        "assistants/a",
+        "batches",
+        "vector_stores/v/files",
+        "containers",
+        "fine_tuning/jobs",
+        "conversations/c/items",
+        "chat/completions/c",
+        "realtime/calls/c/accept",
+    ] {
+        assert!(post(&format!("/v1/{stored}")).names_stored_object(), "{stored}");
+    }
+    for free in
+        ["responses", "responses/input_tokens", "chat/completions", "embeddings", "realtime/calls"]
+    {
+        assert!(!post(&format!("/openai/v1/{free}")).names_stored_object(), "{free}");
+    }
+    assert!(get("/v1/responses/resp_1").names_stored_object());
+    assert!(!get("/v1/models/m").names_stored_object());
+}
+
+#[test]
+fn the_content_type_decides_how_a_body_is_read() {
+    let chat = post("/v1/chat/completions");
+    for json in [
+        None,
+        Some("application/json; charset=utf-8"),
+        Some("text/plain"),
+        Some("application/x-www-form-urlencoded"),
+    ] {
+        assert_eq!(chat.body_kind(json.map(str::as_bytes)), BodyKind::Json);
+    }
+    let audio = post("/v1/audio/transcriptions");
+    assert_eq!(
+        audio.body_kind(Some(b"Multipart/Form-Data; boundary=xyz")),
+        BodyKind::Multipart { boundary: b"xyz".to_vec() }
+    );
+    assert_eq!(audio.body_kind(Some(b"multipart/form-data")), BodyKind::Opaque);
+    assert_eq!(audio.body_kind(None), BodyKind::Opaque);
+    assert_eq!(audio.body_kind(Some(b"APPLICATION/JSON")), BodyKind::Json);
+    let files = post("/v1/files");
+    assert_eq!(files.body_kind(Some(b"multipart/form-data; boundary=x")), BodyKind::Opaque);
+    assert_eq!(files.body_kind(Some(b"\xff\xfe")), BodyKind::Opaque);
+    assert_eq!(get("/v1/models").body_kind(Some(b"application/json")), BodyKind::None);
+}

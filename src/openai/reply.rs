@@ -1,0 +1,238 @@
+//! What the gateway itself answers, in the shapes that the OpenAI clients read.
+//!
+//! An error has all four fields (`message`, `type`, `param`, `code`), which typed clients require.
+//! When every backend is out, the delay that a client is told is bounded on both sides: above 60 s
+//! some SDKs ignore it or never try again, and at zero some come back at once. It is jittered
+//! upwards, so that clients do not all return in the same moment and never before the backend.
+
+use serde::Serialize;
+
+/// An answer of the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The status.
+    pub status: u16,
+    /// The value of `content-type`.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: String,
+    /// When to try again, in milliseconds; see [`retry_after_headers`].
+    pub retry_after_ms: Option<u64>,
+}
+
+/// The shortest delay that a client is told.
+const DELAY_MS_MIN: u64 = 1_000;
+
+/// The longest delay that a client is told: older Python and Node SDKs ignore longer ones.
+const DELAY_MS_MAX: u64 = 60_000;
+
+/// How much of what a client sent is repeated to it.
+const ECHO_CHARS_MAX: usize = 100;
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: ErrorFields<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorFields<'a> {
+    message: &'a str,
+    r#type: &'a str,
+    param: Option<&'a str>,
+    code: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ModelList<'a> {
+    object: &'static str,
+    data: Vec<Model<'a>>,
+}
+
+#[derive(Serialize)]
+struct Model<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+}
+
+impl<'a> Model<'a> {
+    fn new(id: &'a str) -> Self {
+        Self { id, object: "model", created: 0, owned_by: "spillway" }
+    }
+}
+
+/// 404: no pool has this model.
+pub fn unknown_model(model: &str) -> Reply {
+    let model: String = model.chars().take(ECHO_CHARS_MAX).collect();
+    let message = format!("The model `{model}` does not exist or you do not have access to it.");
+    bad_request(404, &message, Some("model"), "model_not_found")
+}
+
+/// 400: the body is needed and cannot be read; `problem` is a part of a sentence, `at` an offset.
+pub fn malformed_body(problem: &str, at: u64) -> Reply {
+    let message = format!("The request body could not be read: {problem} (at byte {at}).");
+    bad_request(400, &message, None, "malformed_body")
+}
+
+/// 400: the body is needed and names no model.
+pub fn missing_model() -> Reply {
+    let message = "You must provide a `model` parameter.";
+    bad_request(400, message, Some("model"), "missing_required_parameter")
+}
+
+/// 404: the path is not one of the API.
+pub fn unknown_path() -> Reply {
+    bad_request(404, "Resource not found: this is not a path of the API.", None, "404")
+}
+
+/// 429 when every backend is `throttled` (or over budget), else 503; either with a delay.
+pub fn exhausted(throttled: bool, retry_after_ms: u64) -> Reply {
+    let seconds = retry_after_ms.div_ceil(1_000);
+    let (status, state, r#type, code) = if throttled {
+        (429, "throttled", "rate_limit_exceeded", "429")
+    } else {
+        (503, "unavailable", "service_unavailable", "503")
+    };
+    let unit = if seconds == 1 { "second" } else { "seconds" };
+    let message = format!("All backends are {state}. Retry after {seconds} {unit}.");
+    Reply { retry_after_ms: Some(retry_after_ms), ..error(status, &message, r#type, None, code) }
+}
+
+/// 503: a request came to a backend's filter without having passed the gateway's.
+pub fn unrouted() -> Reply {
+    let message = "The request did not pass the gateway.";
+    error(503, message, "service_unavailable", None, "503")
+}
+
+/// 503: the gateway cannot serve, for a reason of its own.
+pub fn internal() -> Reply {
+    let message = "The gateway could not process the request.";
+    error(503, message, "service_unavailable", None, "503")
+}
+
+/// 200: the models that can be asked for.
+pub fn models_list<'a>(names: impl IntoIterator<Item = &'a str>) -> Reply {
+    let data = names.into_iter().map(Model::new).collect();
+    json(200, &ModelList { object: "list", data })
+}
+
+/// 200: one model.
+pub fn one_model(name: &str) -> Reply {
+    json(200, &Model::new(name))
+}
+
+/// `retry-after` in whole seconds, rounded up, and `retry-after-ms`, exactly.
+pub fn retry_after_headers(ms: u64) -> [(&'static str, String); 2] {
+    [("retry-after", ms.div_ceil(1_000).to_string()), ("retry-after-ms", ms.to_string())]
+}
+
+/// The delay to tell a client, in milliseconds, given the soonest recovery of a backend (`None`:
+/// no backend is known to be out for any time) and a random number.
+///
+/// From 1 s to 60 s, and at most 10 % more than the recovery takes.
+pub fn exhausted_delay_ms(soonest_ms_from_now: Option<u64>, roll: u64) -> u64 {
+    let delay_ms = soonest_ms_from_now.unwrap_or(0).clamp(DELAY_MS_MIN, DELAY_MS_MAX);
+    let jitter_ms_max = delay_ms.div_euclid(10);
+    let jitter_ms = roll.checked_rem(jitter_ms_max.saturating_add(1)).unwrap_or(0);
+    delay_ms.saturating_add(jitter_ms).min(DELAY_MS_MAX)
+}
+
+/// An error that is the caller's fault.
+fn bad_request(status: u16, message: &str, param: Option<&str>, code: &str) -> Reply {
+    error(status, message, "invalid_request_error", param, code)
+}
+
+fn error(status: u16, message: &str, r#type: &str, param: Option<&str>, code: &str) -> Reply {
+    let fields = ErrorFields { message, r#type, param, code: Some(code) };
+    json(status, &ErrorBody { error: fields })
+}
+
+fn json(status: u16, value: &impl Serialize) -> Reply {
+    Reply {
+        status,
+        content_type: "application/json",
+        body: serde_json::to_string(value).unwrap_or_default(),
+        retry_after_ms: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::arithmetic_side_effects, reason = "tests fail by panicking")]
+
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn parsed(reply: &Reply) -> serde_json::Value {
+        assert_eq!(reply.content_type, "application/json");
+        serde_json::from_str(&reply.body).unwrap()
+    }
+
+    #[test]
+    fn every_error_has_all_four_fields() {
+        for (reply, status, code) in [
+            (unknown_model("a\"b\n"), 404, "model_not_found"),
+            (malformed_body("a comma is expected", 7), 400, "malformed_body"),
+            (missing_model(), 400, "missing_required_parameter"),
+            (unknown_path(), 404, "404"),
+            (exhausted(true, 1_000), 429, "429"),
+            (exhausted(false, 1_000), 503, "503"),
+            (unrouted(), 503, "503"),
+            (internal(), 503, "503"),
+        ] {
+            assert_eq!(reply.status, status);
+            let error = parsed(&reply)["error"].clone();
+            let fields = error.as_object().unwrap();
+            assert_eq!(fields.len(), 4);
+            assert!(fields["message"].is_string() && fields["type"].is_string());
+            assert!(fields.contains_key("param"));
+            assert_eq!(fields["code"], code);
+        }
+    }
+
+    #[test]
+    fn exhaustion_tells_the_seconds_rounded_up_and_the_exact_milliseconds() {
+        let reply = exhausted(true, 1_234);
+        assert_eq!(reply.retry_after_ms, Some(1_234));
+        let error = parsed(&reply)["error"].clone();
+        assert_eq!(error["message"], "All backends are throttled. Retry after 2 seconds.");
+        assert_eq!(error["type"], "rate_limit_exceeded");
+        assert_eq!(error["param"], serde_json::Value::Null);
+        assert_eq!(
+            retry_after_headers(1_234),
+            [("retry-after", "2".to_owned()), ("retry-after-ms", "1234".to_owned())]
+        );
+        assert_eq!(retry_after_headers(u64::MAX)[0].1, "18446744073709552");
+    }
+
+    #[test]
+    fn a_delay_is_bounded_and_never_shorter_than_the_recovery() {
+        for roll in [0, 1, 7, 99, 12_345, u64::MAX] {
+            for soonest in [0, 1, 999, 1_000, 4_000, 54_545, 59_999, 60_000] {
+                let delay = exhausted_delay_ms(Some(soonest), roll);
+                let base = soonest.max(1_000);
+                assert!(delay >= base && delay <= 60_000, "{soonest} {roll}: {delay}");
+                assert!(delay * 10 <= base * 11, "{soonest} {roll}: {delay}");
+            }
+            assert_eq!(exhausted_delay_ms(Some(86_400_000), roll), 60_000);
+            assert!((1_000..=1_100).contains(&exhausted_delay_ms(None, roll)));
+        }
+        assert_ne!(exhausted_delay_ms(Some(10_000), 1), exhausted_delay_ms(Some(10_000), 2));
+    }
+
+    #[test]
+    fn models_are_listed_as_the_api_does() {
+        let list = parsed(&models_list(["gpt-4o", "o3"]));
+        assert_eq!(list["object"], "list");
+        assert_eq!(list["data"][1], parsed(&one_model("o3")));
+        assert_eq!(list["data"][0]["id"], "gpt-4o");
+        assert_eq!(list["data"][0]["object"], "model");
+    }
+
+    #[test]
+    fn a_long_model_is_not_repeated_at_length() {
+        assert!(unknown_model(&"é".repeat(1_000)).body.len() < 400);
+    }
+}

@@ -1,0 +1,90 @@
+//! A member of the top level of a JSON body: which one it is, and its value if it is no text.
+
+use super::super::facts::{Span, StreamOptions, VALUE_BYTES_MAX};
+use super::text::Text;
+
+/// The member of the top level that is being read.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) key: TopLevelKey,
+    /// Where its value begins.
+    pub(super) at: u64,
+    /// The raw bytes of its value, if it is no text; up to [`VALUE_BYTES_MAX`].
+    pub(super) raw: Vec<u8>,
+    pub(super) is_raw_cut: bool,
+}
+
+/// The keys of the top level that matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TopLevelKey {
+    Model,
+    Stream,
+    StreamOptions,
+    MaxTokens,
+    MaxCompletionTokens,
+    MaxOutputTokens,
+    N,
+    BestOf,
+    PromptCacheKey,
+    User,
+    PreviousResponseId,
+    Conversation,
+    Other,
+}
+
+impl Member {
+    /// Before the first member.
+    pub(super) fn new() -> Self {
+        Self { key: TopLevelKey::Other, at: 0, raw: Vec::new(), is_raw_cut: false }
+    }
+
+    pub(super) fn begin(&mut self, at: u64) {
+        self.at = at;
+        self.raw.clear();
+        self.is_raw_cut = false;
+    }
+
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
+        if self.key == TopLevelKey::Other || self.is_raw_cut {
+            return;
+        }
+        let room = VALUE_BYTES_MAX.saturating_sub(self.raw.len());
+        self.raw.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+        self.is_raw_cut = bytes.len() > room;
+    }
+
+    /// The raw bytes as `stream_options`; `None` when they are no small object.
+    pub(super) fn stream_options(&self, span: Span) -> Option<StreamOptions> {
+        if self.is_raw_cut {
+            return None;
+        }
+        let object: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&self.raw).ok()?;
+        Some(StreamOptions {
+            span,
+            include_usage: object.get("include_usage") == Some(&serde_json::Value::Bool(true)),
+            is_null: false,
+            is_empty: object.is_empty(),
+        })
+    }
+}
+
+impl TopLevelKey {
+    pub(super) fn of(text: &Text) -> Self {
+        match text.head.as_slice() {
+            b"model" => Self::Model,
+            b"stream" => Self::Stream,
+            b"stream_options" => Self::StreamOptions,
+            b"max_tokens" => Self::MaxTokens,
+            b"max_completion_tokens" => Self::MaxCompletionTokens,
+            b"max_output_tokens" => Self::MaxOutputTokens,
+            b"n" => Self::N,
+            b"best_of" => Self::BestOf,
+            b"prompt_cache_key" => Self::PromptCacheKey,
+            b"user" => Self::User,
+            b"previous_response_id" => Self::PreviousResponseId,
+            b"conversation" => Self::Conversation,
+            _ => Self::Other,
+        }
+    }
+}

@@ -1,0 +1,270 @@
+#![allow(clippy::arithmetic_side_effects, reason = "tests fail by panicking")]
+
+use super::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+const FILTER: &str = r#"data: {"id":"","object":"","model":"","choices":[],"prompt_filter_results":[{"prompt_index":0,"content_filter_results":{}}]}"#;
+const DELTA: &str = r#"data: {"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""}}],"usage":null}"#;
+const CREATED: &str = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"error\":null,\"instructions\":\"error: {\\\"error\\\":{\\\"code\\\":\\\"429\\\"}}\"}}";
+
+/// What is probed in one go, having checked that it is the same in any two pieces, bytewise, and
+/// with every kind of line end.
+fn probe(stream: &str) -> Probe {
+    let whole = probe_in([stream.as_bytes()]);
+    for ends in ["\n", "\r\n", "\r"] {
+        let stream = stream.replace('\n', ends);
+        let bytes = stream.as_bytes();
+        for at in 0..=bytes.len() {
+            assert_eq!(probe_in([&bytes[..at], &bytes[at..]]), whole, "{stream:?} cut at {at}");
+        }
+        assert_eq!(probe_in(bytes.chunks(1)), whole, "{stream:?} byte by byte");
+    }
+    whole
+}
+
+/// What is known at the end of the bytes, the stream being open.
+fn probe_in<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Probe {
+    let mut head = HeadProbe::new();
+    let mut last = Probe::More;
+    for chunk in chunks {
+        let probe = head.push(chunk);
+        assert!(last == Probe::More || last == probe, "what is known stays");
+        last = probe;
+    }
+    last
+}
+
+fn finish(stream: impl AsRef<[u8]>) -> Probe {
+    let mut head = HeadProbe::new();
+    head.push(stream.as_ref());
+    head.finish()
+}
+
+#[test]
+fn the_preamble_decides_nothing() {
+    for preamble in [
+        String::new(),
+        ": comment\n\n".to_owned(),
+        format!("{FILTER}\n\n"),
+        format!(": ok\n\n{FILTER}\n\n{FILTER}\n\n"),
+        format!("{CREATED}\n\nevent: response.in_progress\ndata: {{}}\n\n"),
+        "data:{\"sequence_number\":0,\"type\":\"response.queued\"}\n\n".to_owned(),
+        "event: response.created\n\n\n".to_owned(),
+        "retry: 5\nid: 7\ndata: {\"type\":\"keepalive\"}\n\n".to_owned(),
+        "data: {\"choices\":[],\"error\":null}\n\n".to_owned(),
+        "data:\n\n".to_owned(),
+        "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"error\":null}}\n\n".to_owned(),
+        "data: {\"type\":\"response.failed\",\"error\":null}\n\n".to_owned(),
+    ] {
+        assert_eq!(probe(&preamble), Probe::More, "{preamble}");
+        assert_eq!(finish(&preamble), Probe::Failed, "{preamble}");
+        assert_eq!(probe(&format!("{preamble}{DELTA}\n\n")), Probe::Real, "{preamble}");
+    }
+}
+
+#[test]
+fn an_answer_is_real() {
+    for event in [
+        DELTA,
+        "data: [DONE]",
+        "data:[DONE]",
+        "event: response.output_item.added\ndata: {\"type\":\"response.output_item.added\"}",
+        "event: response.incomplete\ndata: {\"type\":\"response.incomplete\",\"response\":{\"error\":null}}",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"data: {\\\"error\\\":{\\\"code\\\":\\\"429\\\"}}\"}}]}",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}],\"error\":null}",
+        "data: {\"choices\":\ndata: [{\"delta\":{}}]}",
+        "data: {\"choices\":5}",
+        "data: {\"unknown\":true}",
+    ] {
+        assert_eq!(probe(&format!("{event}\n\n")), Probe::Real, "{event}");
+        assert_eq!(finish(event), Probe::Real, "{event}");
+    }
+}
+
+#[test]
+fn a_rate_limit_in_the_stream_is_a_refusal() {
+    for event in [
+        r#"data: {"error":{"message":"Slow down","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#,
+        r#"data: {"error":{"code":"429","message":"..."}}"#,
+        r#"data: {"error":{"code":429,"message":"..."}}"#,
+        r#"data: {"error":{"code":"RateLimitReached"}}"#,
+        r#"data: {"error":{"type":"insufficient_quota","code":"insufficient_quota"}}"#,
+        r#"data: {"error":{"message":"Rate limit is exceeded. Try again in 7 seconds."}}"#,
+        r#"data: {"error":"too many requests"}"#,
+        r#"data: {"type":"error","code":"rate_limit_exceeded","message":"m","param":null,"sequence_number":1}"#,
+        r#"data: {"type":"error","error":{"type":"too_many_requests","code":"rate_limit_exceeded","headers":{"x-ms-fe-error":"true"},"message":"m","param":null},"sequence_number":2}"#,
+        "event: error\ndata: {\"code\":\"rate_limit_exceeded\",\"message\":\"m\"}",
+        "event: error\ndata: {\"error\":{\ndata: \"code\":\"too_many_requests\"}}",
+        "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"status\":\"failed\",\"error\":{\"code\":\"rate_limit_exceeded\",\"message\":\"m\"}}}",
+        r#"data: {"choices":[],"error":{"type":"invalid_request_error","code":"429"}}"#,
+        r#"{"error":{"code":"429","message":"no event stream at all"}}"#,
+    ] {
+        assert_eq!(probe(&format!("{event}\n\n")), Probe::Refused, "{event}");
+        assert_eq!(
+            probe(&format!("{FILTER}\n\n{CREATED}\n\n{event}\n\n")),
+            Probe::Refused,
+            "{event}"
+        );
+        assert_eq!(finish(event), Probe::Refused, "{event}");
+    }
+}
+
+#[test]
+fn a_failed_response_waits_for_its_reason() {
+    let failed = r#"data: {"type":"response.failed","response":{"error":null},"error":null}"#;
+    let reason = r#"data: {"type":"error","error":{"type":"too_many_requests","code":"rate_limit_exceeded"}}"#;
+    assert_eq!(probe(&format!("{failed}\n\n{reason}\n\n")), Probe::Refused);
+    assert_eq!(finish(format!("{failed}\n\n")), Probe::Failed);
+}
+
+#[test]
+fn a_fault_of_the_backend_is_a_failure() {
+    for event in [
+        r#"data: {"error":{"message":"The server had an error","type":"server_error","param":null,"code":null}}"#,
+        r#"data: {"error":{"code":"InternalServerError"}}"#,
+        r#"data: {"error":{"code":"500","type":"invalid_request_error"}}"#,
+        r#"data: {"error":{"message":"We are experiencing high demand"}}"#,
+        r#"data: {"error":{"status":503}}"#,
+        r#"data: {"error":{"code":"DeploymentNotFound"}}"#,
+        r#"data: {"error":{"code":"401","message":"invalid subscription key"}}"#,
+        r#"data: {"error":{}}"#,
+        r#"data: {"error":true}"#,
+        "event: error\ndata: overloaded",
+        "event: error\ndata:",
+        r#"data: {"type":"response.failed","response":{"error":{"code":"server_error","message":"m"}}}"#,
+    ] {
+        assert_eq!(probe(&format!("{CREATED}\n\n{event}\n\n")), Probe::Failed, "{event}");
+        assert_eq!(finish(event), Probe::Failed, "{event}");
+    }
+}
+
+#[test]
+fn a_fault_of_the_caller_is_an_answer() {
+    for event in [
+        r#"data: {"error":{"message":"m","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#,
+        r#"data: {"error":{"message":"m","type":null,"param":"prompt","code":"content_filter","status":400}}"#,
+        r#"data: {"error":{"code":"400"}}"#,
+        r#"data: {"type":"error","code":"invalid_prompt","message":"m"}"#,
+        r#"data: {"type":"response.failed","response":{"error":{"code":"invalid_image","message":"m"}}}"#,
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"code\":\"content_filter\"}}",
+    ] {
+        assert_eq!(probe(&format!("{event}\n\n")), Probe::Real, "{event}");
+    }
+}
+
+#[test]
+fn a_large_echo_of_the_request_is_preamble_with_and_without_a_name() {
+    let echo = "\\\"error\\\":{\\\"code\\\":\\\"429\\\"} é".repeat(10_000);
+    for name in ["event: response.created\n", ""] {
+        let created = format!(
+            "{name}data: {{ \"type\": \"response.created\",\"response\":{{\"instructions\":\"{echo}\"}}}}\n\n"
+        );
+        for len in [1, 7, 1_000, 16_384, created.len()] {
+            let mut head = HeadProbe::new();
+            for chunk in created.as_bytes().chunks(len) {
+                assert_eq!(head.push(chunk), Probe::More);
+            }
+            assert!(head.line.bytes.capacity() <= 4 * EVENT_BYTES_MAX);
+            assert_eq!(head.push(format!("{DELTA}\n\n").as_bytes()), Probe::Real);
+        }
+    }
+    let large_failure = format!(
+        "data: {{\"type\":\"response.failed\",\"response\":{{\"error\":{{\"code\":\"rate_limit_exceeded\"}},\"instructions\":\"{echo}\"}}}}\n\n"
+    );
+    assert_eq!(probe_in([large_failure.as_bytes()]), Probe::Refused);
+    let large_delta = format!("data: {{\"choices\":[{{\"delta\":\"{echo}\"}}]}}\n\n");
+    assert_eq!(probe_in([large_delta.as_bytes()]), Probe::Real);
+}
+
+#[test]
+fn what_is_no_event_stream_is_forwarded() {
+    for garbage in [
+        &b"<html><body>502</body></html>\n"[..],
+        b"\x1f\x8b\x08\0\xff\xfe\n",
+        b"data\xff: x\n",
+        b"{\"choices\":[1]}\n",
+        b"{broken\n",
+        b"data: {\"choices\":[\xff\n\n",
+        b"data: plain\n\n",
+        b"data: {\"a\":\"\xff\"}\n\n",
+    ] {
+        assert_eq!(probe_in([garbage]), Probe::Real, "{garbage:?}");
+        assert_eq!(probe_in(garbage.chunks(1)), Probe::Real, "{garbage:?}");
+    }
+    assert_eq!(finish("<html>"), Probe::Real);
+    assert_eq!(probe_in([format!("data: {}\n\n", "[".repeat(100_000)).as_bytes()]), Probe::Real);
+}
+
+#[test]
+fn a_stream_without_an_event_failed() {
+    for stream in [
+        "",
+        "\n",
+        ": ping\n\n",
+        "da",
+        "event",
+        "data: {\"choices\":[{\"del",
+        "event: x\n\n",
+        "data: {\"choices\":[",
+        "\u{feff}",
+    ] {
+        assert_eq!(finish(stream), Probe::Failed, "{stream:?}");
+    }
+    assert_eq!(finish(format!("\u{feff}{DELTA}")), Probe::Real);
+}
+
+fn watch_in<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> usize {
+    let mut watch = ErrorWatch::new();
+    chunks.into_iter().filter(|chunk| watch.push(chunk)).count()
+}
+
+/// Whether an error is told, having checked that it is told once in any two pieces and bytewise.
+fn watch(stream: &str) -> bool {
+    let told = watch_in([stream.as_bytes()]);
+    for ends in ["\n", "\r\n", "\r"] {
+        let stream = stream.replace('\n', ends);
+        let bytes = stream.as_bytes();
+        for at in 0..=bytes.len() {
+            assert_eq!(watch_in([&bytes[..at], &bytes[at..]]), told, "{stream:?} cut at {at}");
+        }
+        assert_eq!(watch_in(bytes.chunks(1)), told, "{stream:?} byte by byte");
+    }
+    told == 1
+}
+
+#[test]
+fn an_error_in_mid_stream_is_told_once() {
+    for error in [
+        r#"data: {"error":{"message":"m","type":"server_error","param":null,"code":null}}"#,
+        r#"data:{ "error" : {"code":"429"}}"#,
+        r#"data: {"type":"error","code":"server_error","message":"m"}"#,
+        "event: error\ndata: {\"code\":\"rate_limit_exceeded\"}",
+        "event:error\ndata: {\"sequence_number\":4,\"type\":\"error\",\"error\":{\"code\":\"server_error\"}}",
+        "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"error\":null}}",
+        r#"data: {"type":"response.failed","response":{"error":{"code":"server_error"}}}"#,
+        r#"data: {"error":{"message":"broken"#,
+    ] {
+        assert!(watch(&format!("{DELTA}\n\n{error}\n\n{DELTA}\n\n{error}\n\n")), "{error}");
+    }
+}
+
+#[test]
+fn what_is_no_fault_of_the_backend_is_not_told() {
+    for event in [
+        DELTA,
+        CREATED,
+        "data: [DONE]",
+        r#"data: {"error":null,"choices":[]}"#,
+        r#"data: {"choices":[{"delta":{"content":"\ndata: {\"error\":{}}\n"}}]}"#,
+        r#"data: {"error":{"code":"content_filter"}}"#,
+        "event: error\n\ndata: {\"choices\":[{}]}",
+        "event: error\ndata: {\"code\":\"invalid_prompt\"}",
+        ": data: {\"error\":{}}",
+        "xdata: {\"error\":{}}",
+    ] {
+        assert!(!watch(&format!("{event}\n\n{DELTA}\n\n")), "{event}");
+    }
+    let long = format!("data: {{\"choices\":[{{\"delta\":\"{}\"}}]}}\n\n", "é".repeat(100_000));
+    assert_eq!(watch_in(long.as_bytes().chunks(777)), 0);
+}
