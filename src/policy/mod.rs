@@ -4,6 +4,24 @@
 //! arguments; what workers share is a record that a caller reads, lets a function change, and
 //! writes back. A function may therefore run several times for one event (a lost race re-runs it).
 
+pub mod breaker;
+pub mod classify;
+mod codec;
+pub mod gate;
 pub mod headers;
+pub mod headroom;
+mod http_date;
 pub mod pool;
+pub mod records;
+pub mod retry_after;
+pub mod retry_budget;
+pub mod rotation;
+pub mod select;
 pub mod time;
+pub mod trail;
+pub mod window;
+
+#[cfg(test)]
+mod catalogue;
+#[cfg(test)]
+mod fixtures;

@@ -196,7 +196,7 @@ pub struct Rule {
 }
 
 /// How many faults are too many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Threshold {
     /// This many faults in the interval. At least 1.
     Count(u32),
@@ -212,7 +212,7 @@ pub enum Threshold {
 }
 
 /// Which faults other than a status a rule counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Reasons {
     /// The connection could not be made.
     pub connect: bool,
@@ -227,7 +227,7 @@ pub struct Reasons {
 }
 
 /// A set of HTTP statuses from 100 to 599.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct StatusSet {
     ranges: Vec<(u16, u16)>,
 }

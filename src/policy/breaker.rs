@@ -1,0 +1,550 @@
+//! The circuit breaker: faults open it, time half-opens it, one successful probe closes it.
+//!
+//! # What trips it
+//! Each rule counts on its own. A threshold is reached with >=, and only a fault can reach it: a
+//! success that lifts the number of attempts over `min_requests` is no reason to open. When several
+//! rules are reached at once, the one that keeps the breaker open longest wins. A wrong credential
+//! or deployment trips at once, rules or not, because no request will succeed. Throttles do not
+//! count, unless a rule names 429.
+//!
+//! # Half-open
+//! After the open time one request is let through as a probe. The lease is written under CAS, so
+//! over all workers exactly one gets it; it expires, so a probe that never reports (a crashed
+//! worker) frees itself. A probe that proves nothing (a 400, a throttle, a client that left) gives
+//! the lease back. A probe fails by any fault, whether or not a rule counts it: what is let through
+//! to show that the backend works must work. Each failed probe doubles the open time, with up to
+//! 10 % jitter upwards so that many proxies do not return together; `retry-after` may lengthen it.
+//!
+//! # Stale results
+//! Every transition increments the epoch. An attempt carries the epoch in which it began, and its
+//! result counts only in that epoch: a failure that began before the trip cannot trip again, a
+//! success that began before it cannot close. Counts carry the epoch, too, so that they start
+//! afresh without a second write.
+//!
+//! # Clock
+//! A deadline further ahead than any open time (or lease) shows that the clock was put back since;
+//! it has passed. A ramp that began in the future is over.
+//!
+//! # Two records
+//! Workers share the breaker in the pool's record and the counts in a record of the backend. A
+//! caller that writes both under CAS takes two steps: [`RuleWindows::count`] in the one, and with
+//! its result [`Breaker::conclude`] in the other. [`Breaker::observe`] is both steps in one.
+
+use super::classify::{Fault, Outcome};
+use super::pool::{BreakerSettings, MAX_RULES, Rule, Threshold};
+use super::time::{Millis, Timestamp};
+use super::window::{Counts, Window};
+
+/// How long a breaker without rules stays open when the gateway's own choice was wrong.
+const TRIP_WITHOUT_RULES: Millis = Millis::from_secs(30);
+
+/// A backend's circuit breaker. The default is closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Breaker {
+    /// Where it stands.
+    pub state: State,
+    /// The number of transitions so far, wrapping.
+    pub epoch: u32,
+    /// For each rule the faults with no success between them.
+    pub consecutive: [u32; MAX_RULES],
+    /// The position of the rule that opened it; `None`: no rule did.
+    pub rule: Option<u8>,
+}
+
+/// Where a breaker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Traffic flows.
+    Closed {
+        /// When traffic began to grow; zero: it is not growing.
+        since: Timestamp,
+    },
+    /// One request is on its way to find out.
+    HalfOpen {
+        /// When it is given up.
+        lease_until: Timestamp,
+        /// Probes that failed since the trip.
+        failed_probes: u8,
+    },
+    /// No traffic.
+    Open {
+        /// When a probe may go.
+        until: Timestamp,
+        /// Probes that failed since the trip.
+        failed_probes: u8,
+    },
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Closed { since: Timestamp::ZERO }
+    }
+}
+
+/// What a breaker lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Everything.
+    Closed,
+    /// Nothing before a time.
+    Open {
+        /// That time.
+        until: Timestamp,
+    },
+    /// One request, which must take the lease.
+    Probe,
+    /// A part.
+    Ramp {
+        /// 1 to 99.
+        percent: u8,
+    },
+}
+
+/// What an attempt carries to be judged by when its result arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The breaker's epoch when the attempt began.
+    pub epoch: u32,
+    /// Whether it is the probe.
+    pub probe: bool,
+}
+
+/// What an attempt came to, as the breaker sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observed {
+    /// The backend is broken.
+    Fault(Fault),
+    /// Nothing was learned. A probe gives its lease back; otherwise nothing happens.
+    Ignored,
+    /// The gateway's own choice is wrong.
+    Misconfigured,
+    /// It serves.
+    Success,
+}
+
+impl Observed {
+    /// What `outcome` is to a breaker with these settings: a throttle is a fault only to rules
+    /// that name 429.
+    pub fn of(outcome: &Outcome, settings: &BreakerSettings) -> Self {
+        match outcome {
+            Outcome::Success => Self::Success,
+            Outcome::Fault { fault, .. } => Self::Fault(*fault),
+            Outcome::Misconfigured { .. } => Self::Misconfigured,
+            Outcome::Throttled { .. }
+                if settings.rules.iter().any(|rule| rule.statuses.contains(429)) =>
+            {
+                Self::Fault(Fault::Status(429))
+            }
+            Outcome::Throttled { .. }
+            | Outcome::Cancelled
+            | Outcome::ClientError
+            | Outcome::Elsewhere { .. } => Self::Ignored,
+        }
+    }
+}
+
+/// A change of the breaker's state, reported exactly once by the call that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transition {
+    /// The probe succeeded.
+    Closed,
+    /// Too many faults.
+    Opened {
+        /// When a probe may go.
+        until: Timestamp,
+        /// Why.
+        reason: TripReason,
+    },
+    /// The probe failed.
+    Reopened {
+        /// When the next probe may go.
+        until: Timestamp,
+        /// How many failed since the trip.
+        failed_probes: u8,
+    },
+}
+
+/// Why a breaker opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TripReason {
+    /// The credential or the deployment that the gateway chose is wrong.
+    Misconfigured,
+    /// The rule at this position was reached.
+    Rule(usize),
+}
+
+/// The rules that a fault reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RulesMet(u8);
+
+impl RulesMet {
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    fn with(self, position: usize) -> Self {
+        Self(self.0 | 1u8.checked_shl(u32::try_from(position).unwrap_or(8)).unwrap_or(0))
+    }
+
+    fn contains(self, position: usize) -> bool {
+        !self.0 & Self::default().with(position).0 == 0
+    }
+}
+
+/// What the rules of one backend count, for one epoch of its breaker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleWindows {
+    /// The epoch that the counts belong to.
+    pub epoch: u32,
+    /// One window for each rule, by position.
+    pub windows: [Window; MAX_RULES],
+}
+
+impl RuleWindows {
+    /// Counts the result of an ordinary attempt that began in the breaker's current `epoch`, and
+    /// says which rules it reached. Counts of another epoch are dropped.
+    pub fn count(
+        &mut self,
+        settings: &BreakerSettings,
+        epoch: u32,
+        observed: Observed,
+        elapsed: Millis,
+        now: Timestamp,
+    ) -> RulesMet {
+        if self.epoch != epoch {
+            *self = Self { epoch, windows: Default::default() };
+        }
+        let mut met = RulesMet::default();
+        for ((position, rule), window) in
+            settings.rules.iter().enumerate().zip(self.windows.iter_mut())
+        {
+            if !rule_counts(rule, observed, elapsed) {
+                continue;
+            }
+            let fault = is_fault(rule, observed, elapsed);
+            window.add(Counts { faults: u32::from(fault), total: 1 }, rule.interval, now);
+            if fault && is_reached(rule.threshold, window.counts(rule.interval, now)) {
+                met = met.with(position);
+            }
+        }
+        met
+    }
+}
+
+/// The result of one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// What the attempt carried.
+    pub ticket: Ticket,
+    /// What it came to.
+    pub observed: Observed,
+    /// The time to its first byte.
+    pub elapsed: Millis,
+    /// The time that the backend named.
+    pub retry_after: Option<Millis>,
+}
+
+impl Breaker {
+    /// What the breaker lets through.
+    pub fn admission(&self, settings: &BreakerSettings, now: Timestamp) -> Admission {
+        let (until, longest) = match self.state {
+            State::Closed { since } => return ramp(since, settings.ramp_duration, now),
+            State::HalfOpen { lease_until, .. } => (lease_until, settings.probe_timeout),
+            State::Open { until, .. } => (until, longest_trip(settings)),
+        };
+        if until <= now || until > now.plus(longest) {
+            Admission::Probe
+        } else {
+            Admission::Open { until }
+        }
+    }
+
+    /// The ticket of an ordinary attempt.
+    pub fn ticket(&self) -> Ticket {
+        Ticket { epoch: self.epoch, probe: false }
+    }
+
+    /// Takes the half-open lease: under CAS, one caller gets a ticket and all others `None`.
+    pub fn lease_probe(&mut self, settings: &BreakerSettings, now: Timestamp) -> Option<Ticket> {
+        if self.admission(settings, now) != Admission::Probe {
+            return None;
+        }
+        let lease_until = now.plus(settings.probe_timeout);
+        self.enter(State::HalfOpen { lease_until, failed_probes: self.failed_probes() });
+        Some(Ticket { epoch: self.epoch, probe: true })
+    }
+
+    /// Whether a result can change anything at all, the counts or the breaker. When it cannot,
+    /// neither record need be read again.
+    pub fn needs_window(
+        &self,
+        settings: &BreakerSettings,
+        observed: Observed,
+        elapsed: Millis,
+    ) -> bool {
+        match self.state {
+            State::HalfOpen { .. } => true,
+            State::Open { .. } => false,
+            State::Closed { .. } => {
+                observed == Observed::Misconfigured
+                    || needs_count(settings, observed, elapsed)
+                    || self.counts_in_row(settings, observed, elapsed) != self.consecutive
+            }
+        }
+    }
+
+    /// Counts a result and changes state accordingly; `roll` is any random number.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a purely functional step; the two-step form takes them grouped"
+    )]
+    pub fn observe(
+        &mut self,
+        windows: &mut RuleWindows,
+        ticket: Ticket,
+        observed: Observed,
+        elapsed: Millis,
+        retry_after: Option<Millis>,
+        settings: &BreakerSettings,
+        now: Timestamp,
+        roll: u64,
+    ) -> Option<Transition> {
+        let met = if self.counts_ordinary(ticket) {
+            windows.count(settings, ticket.epoch, observed, elapsed, now)
+        } else {
+            RulesMet::default()
+        };
+        let observation = Observation { ticket, observed, elapsed, retry_after };
+        self.conclude(&observation, met, settings, now, roll)
+    }
+
+    /// Whether the result of an attempt with this ticket belongs into the counts.
+    pub fn counts_ordinary(&self, ticket: Ticket) -> bool {
+        matches!(self.state, State::Closed { .. }) && ticket == self.ticket()
+    }
+
+    /// Changes state after a result that reached the rules `met`; `roll` is any random number.
+    pub fn conclude(
+        &mut self,
+        observation: &Observation,
+        met: RulesMet,
+        settings: &BreakerSettings,
+        now: Timestamp,
+        roll: u64,
+    ) -> Option<Transition> {
+        if observation.ticket.epoch != self.epoch {
+            return None;
+        }
+        match self.state {
+            State::Closed { .. } if !observation.ticket.probe => {
+                self.conclude_ordinary(observation, met, settings, now)
+            }
+            State::HalfOpen { failed_probes, .. } if observation.ticket.probe => {
+                self.conclude_probe(observation, failed_probes, settings, now, roll)
+            }
+            _ => None,
+        }
+    }
+
+    fn conclude_ordinary(
+        &mut self,
+        observation: &Observation,
+        met: RulesMet,
+        settings: &BreakerSettings,
+        now: Timestamp,
+    ) -> Option<Transition> {
+        if observation.observed == Observed::Misconfigured {
+            let until = now.plus(base_trip(None, settings));
+            return Some(self.open(None, until, TripReason::Misconfigured));
+        }
+        self.consecutive = self.counts_in_row(settings, observation.observed, observation.elapsed);
+        let in_row = settings.rules.iter().zip(self.consecutive);
+        let (position, open_for) = in_row
+            .enumerate()
+            .filter(|(position, (rule, in_row))| {
+                let reached =
+                    matches!(rule.threshold, Threshold::Consecutive(limit) if *in_row >= limit);
+                // A rule that was reached before has opened it; only a fault reaches it anew.
+                (reached && is_fault(rule, observation.observed, observation.elapsed))
+                    || met.contains(*position)
+            })
+            .map(|(position, (rule, _))| (position, first_trip(rule, observation, settings)))
+            .max_by_key(|(position, open_for)| (*open_for, std::cmp::Reverse(*position)))?;
+        let rule = u8::try_from(position).ok();
+        Some(self.open(rule, now.plus(open_for), TripReason::Rule(position)))
+    }
+
+    fn conclude_probe(
+        &mut self,
+        observation: &Observation,
+        failed_probes: u8,
+        settings: &BreakerSettings,
+        now: Timestamp,
+        roll: u64,
+    ) -> Option<Transition> {
+        let is_slow = settings
+            .rules
+            .iter()
+            .any(|rule| is_fault(rule, observation.observed, observation.elapsed));
+        match observation.observed {
+            Observed::Ignored => {
+                // Not a transition: the next request takes the lease.
+                self.state = State::Open { until: now, failed_probes };
+                None
+            }
+            Observed::Success if !is_slow => {
+                let since =
+                    if settings.ramp_duration == Millis::ZERO { Timestamp::ZERO } else { now };
+                self.enter(State::Closed { since });
+                self.rule = None;
+                Some(Transition::Closed)
+            }
+            Observed::Success | Observed::Fault(_) | Observed::Misconfigured => {
+                let failed_probes = failed_probes.saturating_add(1);
+                let until = now.plus(self.next_trip(failed_probes, observation, settings, roll));
+                self.enter(State::Open { until, failed_probes });
+                Some(Transition::Reopened { until, failed_probes })
+            }
+        }
+    }
+
+    fn open(&mut self, rule: Option<u8>, until: Timestamp, reason: TripReason) -> Transition {
+        self.enter(State::Open { until, failed_probes: 0 });
+        self.rule = rule;
+        Transition::Opened { until, reason }
+    }
+
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.epoch = self.epoch.wrapping_add(1);
+        self.consecutive = Default::default();
+    }
+
+    fn failed_probes(&self) -> u8 {
+        match self.state {
+            State::Closed { .. } => 0,
+            State::HalfOpen { failed_probes, .. } | State::Open { failed_probes, .. } => {
+                failed_probes
+            }
+        }
+    }
+
+    /// The faults in a row of each rule after a result.
+    fn counts_in_row(
+        &self,
+        settings: &BreakerSettings,
+        observed: Observed,
+        elapsed: Millis,
+    ) -> [u32; MAX_RULES] {
+        let mut counts = self.consecutive;
+        for (rule, count) in settings.rules.iter().zip(counts.iter_mut()) {
+            if !matches!(rule.threshold, Threshold::Consecutive(_)) {
+                continue;
+            }
+            if is_fault(rule, observed, elapsed) {
+                *count = count.saturating_add(1);
+            } else if observed == Observed::Success {
+                *count = 0;
+            }
+        }
+        counts
+    }
+
+    /// The open time after a failed probe: the first one doubled each time, or what the backend
+    /// named when that is longer and the rule accepts it.
+    fn next_trip(
+        &self,
+        failed_probes: u8,
+        observation: &Observation,
+        settings: &BreakerSettings,
+        roll: u64,
+    ) -> Millis {
+        let rule = self.rule.and_then(|position| settings.rules.get(usize::from(position)));
+        let base = base_trip(rule, settings);
+        let factor = 1u64.checked_shl(u32::from(failed_probes)).unwrap_or(u64::MAX);
+        let doubled = base.scale(factor, 1);
+        let jitter = doubled.scale(roll.checked_rem(101).unwrap_or(0), 1_000);
+        let named = observation
+            .retry_after
+            .filter(|_| rule.is_some_and(|rule| rule.accept_retry_after))
+            .unwrap_or(Millis::ZERO);
+        doubled.plus(jitter).max(named).min(settings.max_trip_duration.max(base))
+    }
+}
+
+/// Whether a result belongs into the counts of some rule.
+pub fn needs_count(settings: &BreakerSettings, observed: Observed, elapsed: Millis) -> bool {
+    settings.rules.iter().any(|rule| match rule.threshold {
+        Threshold::Percentage { .. } => rule_counts(rule, observed, elapsed),
+        Threshold::Count(_) => is_fault(rule, observed, elapsed),
+        Threshold::Consecutive(_) => false,
+    })
+}
+
+/// A share needs all attempts, a number only the faults; faults in a row are counted elsewhere.
+fn rule_counts(rule: &Rule, observed: Observed, elapsed: Millis) -> bool {
+    match rule.threshold {
+        Threshold::Percentage { .. } => {
+            matches!(observed, Observed::Fault(_) | Observed::Success)
+        }
+        Threshold::Count(_) => is_fault(rule, observed, elapsed),
+        Threshold::Consecutive(_) => false,
+    }
+}
+
+fn is_fault(rule: &Rule, observed: Observed, elapsed: Millis) -> bool {
+    let slow = rule.reasons.slow.is_some_and(|limit| elapsed > limit);
+    match observed {
+        Observed::Fault(Fault::Connect) => rule.reasons.connect || slow,
+        Observed::Fault(Fault::Timeout) => rule.reasons.timeout || slow,
+        Observed::Fault(Fault::Reset) => rule.reasons.reset || slow,
+        Observed::Fault(Fault::StreamError) => rule.reasons.stream_error || slow,
+        Observed::Fault(Fault::Status(status)) => rule.statuses.contains(status) || slow,
+        Observed::Success => slow,
+        Observed::Ignored | Observed::Misconfigured => false,
+    }
+}
+
+fn is_reached(threshold: Threshold, counts: Counts) -> bool {
+    match threshold {
+        Threshold::Count(limit) => counts.faults >= limit,
+        Threshold::Percentage { percent, min_requests } => {
+            let share = u64::from(counts.faults).saturating_mul(100);
+            let limit = u64::from(counts.total).saturating_mul(u64::from(percent));
+            counts.total >= min_requests && share >= limit
+        }
+        Threshold::Consecutive(_) => false,
+    }
+}
+
+fn ramp(since: Timestamp, duration: Millis, now: Timestamp) -> Admission {
+    let growing = since != Timestamp::ZERO && since <= now && now.since(since) < duration;
+    if !growing {
+        return Admission::Closed;
+    }
+    let thirds = now.since(since).as_ms().saturating_mul(3).checked_div(duration.as_ms());
+    let percent = match thirds {
+        Some(0) => 10,
+        Some(1) => 25,
+        _ => 50,
+    };
+    Admission::Ramp { percent }
+}
+
+fn first_trip(rule: &Rule, observation: &Observation, settings: &BreakerSettings) -> Millis {
+    observation
+        .retry_after
+        .filter(|_| rule.accept_retry_after)
+        .map_or(rule.trip_duration, |named| named.min(settings.max_trip_duration))
+}
+
+/// The open time that doubling starts from. Without a rule: that of the slowest one.
+fn base_trip(rule: Option<&Rule>, settings: &BreakerSettings) -> Millis {
+    let slowest = || settings.rules.iter().map(|rule| rule.trip_duration).max();
+    rule.map(|rule| rule.trip_duration).or_else(slowest).unwrap_or(TRIP_WITHOUT_RULES)
+}
+
+fn longest_trip(settings: &BreakerSettings) -> Millis {
+    settings.max_trip_duration.max(base_trip(None, settings))
+}

@@ -1,0 +1,86 @@
+//! The throttle gate: a 429 closes it until the time that the backend named.
+//!
+//! A throttle is not a fault. The backend works and says when it has room again, so nothing is
+//! counted, nothing is probed, and full traffic returns in the very millisecond of the deadline.
+//!
+//! Of two answers the later deadline wins, so that a stale answer never shortens a throttle. A
+//! deadline that no answer could have set (further ahead than `max_retry_after`) shows that the
+//! wall clock was put back since; it is void, or the gate would stay closed for the step's length.
+
+use super::pool::ThrottleSettings;
+use super::time::{Millis, Timestamp};
+
+/// A backend's throttle gate. The default is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gate {
+    /// When it opens; zero: it was never closed.
+    pub until: Timestamp,
+}
+
+impl Gate {
+    /// When the gate opens, or `None` when it is open.
+    pub fn closed_until(&self, now: Timestamp, settings: &ThrottleSettings) -> Option<Timestamp> {
+        let possible = self.until <= now.plus(settings.max_retry_after);
+        (self.until > now && possible).then_some(self.until)
+    }
+
+    /// Closes the gate for `delay`, or for the default when the backend named no time; at most for
+    /// `max_retry_after`, and never shorter than it is closed already.
+    pub fn close(&mut self, now: Timestamp, delay: Option<Millis>, settings: &ThrottleSettings) {
+        let delay = delay.unwrap_or(settings.default_retry_after).min(settings.max_retry_after);
+        let current = self.closed_until(now, settings).unwrap_or(Timestamp::ZERO);
+        self.until = current.max(now.plus(delay));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::fixtures::{at, ms, throttle};
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn a_gate_reopens_exactly_at_its_deadline() {
+        let mut gate = Gate::default();
+        gate.close(at(1_000), Some(ms(300)), &throttle());
+        assert_eq!(gate.closed_until(at(1_299), &throttle()), Some(at(1_300)));
+        assert_eq!(gate.closed_until(at(1_300), &throttle()), None);
+    }
+
+    #[test]
+    fn the_default_and_the_cap_apply() {
+        let mut gate = Gate::default();
+        gate.close(at(0), None, &throttle());
+        assert_eq!(gate.until, at(10_000));
+        gate.close(at(0), Some(ms(86_400_000)), &throttle());
+        assert_eq!(gate.until, at(60_000));
+        gate.close(at(0), Some(ms(u64::MAX)), &throttle());
+        assert_eq!(gate.until, at(60_000));
+    }
+
+    #[test]
+    fn a_shorter_answer_never_shortens_the_throttle() {
+        let mut gate = Gate::default();
+        gate.close(at(1_000), Some(ms(5_000)), &throttle());
+        gate.close(at(2_000), Some(ms(100)), &throttle());
+        assert_eq!(gate.until, at(6_000));
+        gate.close(at(2_000), Some(ms(9_000)), &throttle());
+        assert_eq!(gate.until, at(11_000));
+    }
+
+    #[test]
+    fn a_deadline_that_no_answer_could_have_set_is_void() {
+        let mut gate = Gate { until: at(1_000_000) };
+        assert_eq!(gate.closed_until(at(5), &throttle()), None);
+        gate.close(at(5), Some(ms(200)), &throttle());
+        assert_eq!(gate.until, at(205));
+    }
+
+    #[test]
+    fn the_end_of_time_does_not_overflow() {
+        let mut gate = Gate::default();
+        gate.close(at(u64::MAX - 5), None, &throttle());
+        assert_eq!(gate.closed_until(at(u64::MAX - 5), &throttle()), Some(at(u64::MAX)));
+    }
+}

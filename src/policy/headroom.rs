@@ -1,0 +1,191 @@
+//! How much a backend's own headers say is left, and how that scales its share of its tier.
+//!
+//! A backend that is nearly full should get less before it says 429. Above 15 % left nothing
+//! changes; below, the share falls linearly to a floor of 5 %, never to nothing: headers are
+//! hints, and only an answer to a request brings a new one. For the same reason a hint fades: over
+//! ten seconds, the sub-window of Azure's request limits, it returns linearly to neutral.
+//!
+//! Values that prove nothing are left out of the picture: `-1/-1/0` has meant "not available", and
+//! a request with -27978 tokens remaining was served all the same.
+
+use super::headers::Headers;
+use super::retry_after::{self, RateLimitName};
+use super::time::{Millis, Timestamp};
+
+/// All of it: the share of a backend that nothing is known of.
+const NEUTRAL_PERMILLE: u16 = 1_000;
+/// Below this much left, the share falls.
+const AMPLE_PERMILLE: u16 = 150;
+/// The least share.
+const FLOOR_PERMILLE: u16 = 50;
+/// The age at which a hint is worth nothing.
+const FADED: Millis = Millis::from_secs(10);
+/// A share that differs by less is not worth a write that all workers contend for.
+const NOTABLE_PERMILLE: u16 = 50;
+
+static LIMIT_REQUESTS: RateLimitName =
+    RateLimitName::new("x-ratelimit-limit-requests", "x-rate-limit-limit-requests");
+static LIMIT_TOKENS: RateLimitName =
+    RateLimitName::new("x-ratelimit-limit-tokens", "x-rate-limit-limit-tokens");
+
+/// What a backend said last of the room it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headroom {
+    /// Thousandths that are left.
+    pub permille: u16,
+    /// When it said so.
+    pub at: Timestamp,
+}
+
+impl Default for Headroom {
+    fn default() -> Self {
+        Self { permille: NEUTRAL_PERMILLE, at: Timestamp::ZERO }
+    }
+}
+
+impl Headroom {
+    /// The part of its weight that the backend should get, 50 to 1000 thousandths.
+    pub fn share_permille(&self, now: Timestamp) -> u16 {
+        // Said in the future: the clock was put back since, and the age is unknown.
+        if self.at > now {
+            return NEUTRAL_PERMILLE;
+        }
+        let age_ms = now.since(self.at).min(FADED).as_ms();
+        let said = share_of(self.permille);
+        let regained = u64::from(NEUTRAL_PERMILLE.saturating_sub(said))
+            .saturating_mul(age_ms)
+            .checked_div(FADED.as_ms())
+            .and_then(|regained| u16::try_from(regained).ok());
+        said.saturating_add(regained.unwrap_or(0))
+    }
+
+    /// Whether `new` thousandths, said `now`, would change the share notably.
+    pub fn worth_writing(&self, new: u16, now: Timestamp) -> bool {
+        self.share_permille(now).abs_diff(share_of(new)) >= NOTABLE_PERMILLE
+    }
+}
+
+/// The thousandths that a response's `headers` say are left: the least over requests, tokens and
+/// provisioned throughput; `None` when they prove nothing.
+pub fn read(headers: &(impl Headers + ?Sized)) -> Option<u16> {
+    let left = |remaining, limit| {
+        let remaining =
+            retry_after::rate_limit(headers, remaining).and_then(retry_after::finite)?;
+        let limit = retry_after::rate_limit(headers, limit).and_then(retry_after::finite)?;
+        (remaining >= 0.0 && limit > 0.0).then(|| permille(remaining / limit))
+    };
+    [
+        left(&retry_after::REMAINING_REQUESTS, &LIMIT_REQUESTS),
+        left(&retry_after::REMAINING_TOKENS, &LIMIT_TOKENS),
+        utilization(headers).map(|used| permille(1.0 - used)),
+    ]
+    .into_iter()
+    .flatten()
+    .min()
+}
+
+fn share_of(left_permille: u16) -> u16 {
+    if left_permille >= AMPLE_PERMILLE {
+        return NEUTRAL_PERMILLE;
+    }
+    let range = u32::from(NEUTRAL_PERMILLE.saturating_sub(FLOOR_PERMILLE));
+    let share =
+        range.saturating_mul(u32::from(left_permille)).checked_div(u32::from(AMPLE_PERMILLE));
+    FLOOR_PERMILLE.saturating_add(share.and_then(|share| u16::try_from(share).ok()).unwrap_or(0))
+}
+
+/// The used part of provisioned throughput, from a value such as `11.2%`; may exceed one.
+fn utilization(headers: &(impl Headers + ?Sized)) -> Option<f64> {
+    let value = headers.get("azure-openai-deployment-utilization")?;
+    let value = std::str::from_utf8(value).ok()?.trim();
+    let percent = retry_after::finite(value.strip_suffix('%').unwrap_or(value).trim_end())?;
+    (percent >= 0.0).then_some(percent / 100.0)
+}
+
+fn permille(part: f64) -> u16 {
+    (part.clamp(0.0, 1.0) * f64::from(NEUTRAL_PERMILLE)).round() as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::fixtures::at;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn requests_and_tokens(requests: (&str, &str), tokens: (&str, &str)) -> Option<u16> {
+        read(
+            &[
+                ("x-ratelimit-remaining-requests", requests.0),
+                ("x-ratelimit-limit-requests", requests.1),
+                ("x-ratelimit-remaining-tokens", tokens.0),
+                ("x-ratelimit-limit-tokens", tokens.1),
+            ][..],
+        )
+    }
+
+    fn utilized(value: &str) -> Option<u16> {
+        read(&[("azure-openai-deployment-utilization", value)][..])
+    }
+
+    #[test]
+    fn the_scarcer_of_requests_and_tokens_counts() {
+        assert_eq!(requests_and_tokens(("19", "20"), ("1000", "20000")), Some(50));
+        assert_eq!(requests_and_tokens(("1", "20"), ("20000", "20000")), Some(50));
+        assert_eq!(requests_and_tokens(("0", "20"), ("20000", "20000")), Some(0));
+        assert_eq!(requests_and_tokens(("40", "20"), ("9", "9")), Some(1_000));
+    }
+
+    #[test]
+    fn utilization_is_a_percentage_that_may_exceed_a_hundred() {
+        assert_eq!(utilized("11.2%"), Some(888));
+        assert_eq!(utilized("137.0%"), Some(0));
+        assert_eq!(utilized(" 90 "), Some(100));
+        for odd in ["", "%", "-3%", "NaN%", "full"] {
+            assert_eq!(utilized(odd), None, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn what_proves_nothing_is_left_out() {
+        assert_eq!(requests_and_tokens(("-1", "-1"), ("-1", "0")), None);
+        assert_eq!(requests_and_tokens(("10", "20"), ("-27978", "30000")), Some(500));
+        assert_eq!(requests_and_tokens(("5", "0"), ("", "x")), None);
+        assert_eq!(read(&[] as &[(&str, &str)]), None);
+    }
+
+    #[test]
+    fn the_share_falls_linearly_below_fifteen_percent_to_a_floor() {
+        for (left, share) in [(1_000, 1_000), (150, 1_000), (75, 525), (0, 50), (u16::MAX, 1_000)] {
+            assert_eq!(
+                Headroom { permille: left, at: at(5) }.share_permille(at(5)),
+                share,
+                "{left}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_hint_fades_in_ten_seconds() {
+        let full = Headroom { permille: 0, at: at(1_000) };
+        for (now, share) in
+            [(1_000, 50), (6_000, 525), (11_000, 1_000), (90_000, 1_000), (999, 1_000)]
+        {
+            assert_eq!(full.share_permille(at(now)), share, "at {now}");
+        }
+        assert_eq!(Headroom::default().share_permille(at(0)), 1_000);
+    }
+
+    #[test]
+    fn only_a_notable_change_is_worth_a_shared_write() {
+        let calm = Headroom::default();
+        assert!(!calm.worth_writing(900, at(5)));
+        assert!(!calm.worth_writing(150, at(5)));
+        assert!(calm.worth_writing(100, at(5)));
+        let scarce = Headroom { permille: 100, at: at(10_000) };
+        assert!(!scarce.worth_writing(100, at(10_100)));
+        assert!(scarce.worth_writing(100, at(13_000)));
+        assert!(scarce.worth_writing(1_000, at(10_100)));
+        assert!(!scarce.worth_writing(1_000, at(20_000)));
+    }
+}

@@ -1,0 +1,476 @@
+//! What workers share of a pool and its backends, as bytes.
+//!
+//! A selection looks at every backend of a pool, so one record holds them all and one read serves
+//! it. Every entry carries the key of its backend: a record written under another configuration is
+//! read member by member, in whatever order it has them. The counts of the breaker's rules change
+//! far more often and are needed only when a result is recorded; they are a record per backend.
+//!
+//! Records begin with a version byte, are little endian, and have a fixed width. What cannot be
+//! read (an unknown version, a wrong length, an impossible state) is fresh: better to try a backend
+//! once more than to refuse it because of a damaged record.
+//!
+//! Configuring calls [`PoolRecord::reseat`]. What stays of a backend whose name stays are gate,
+//! breaker and headroom; faults in a row start afresh, because the rules may be others. The counts
+//! start afresh when the rules differ, by their fingerprint.
+
+use super::breaker::{Breaker, RuleWindows, State};
+use super::codec::Reader;
+use super::gate::Gate;
+use super::headroom::Headroom;
+use super::pool::{BackendIndex, BreakerSettings, PoolPolicy};
+use super::time::{Millis, Timestamp};
+use super::window::Window;
+use std::hash::{Hash, Hasher};
+
+const POOL_VERSION: u8 = 1;
+const WINDOWS_VERSION: u8 = 1;
+const POOL_HEAD_BYTES: usize = 2;
+const KEY_BYTES: usize = 8;
+const BACKEND_BYTES: usize = 49;
+const ENTRY_BYTES: usize = KEY_BYTES + BACKEND_BYTES;
+const NO_RULE: u8 = u8::MAX;
+
+/// What workers share of one backend. The default is a backend that nothing is known of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendRecord {
+    /// Its throttle gate.
+    pub gate: Gate,
+    /// Its circuit breaker.
+    pub breaker: Breaker,
+    /// What it said is left.
+    pub headroom: Headroom,
+}
+
+/// Why an update of a pool's record was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotUpdated {
+    /// The record has no such backend: it belongs to a newer configuration than the caller's.
+    UnknownBackend,
+    /// There is no record that can be read. [`PoolRecord::reseat`] makes one.
+    Unreadable,
+}
+
+/// The record of a pool: a [`BackendRecord`] for each member.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolRecord;
+
+impl PoolRecord {
+    /// The backends' records in the order of the policy's members; fresh where there is none.
+    pub fn decode(bytes: &[u8], policy: &PoolPolicy) -> Vec<BackendRecord> {
+        let members = policy.members.iter().enumerate();
+        members
+            .map(|(position, member)| find(bytes, member.key, position).unwrap_or_default())
+            .collect()
+    }
+
+    /// Changes the record of the backend with this key, and leaves all others as they are.
+    ///
+    /// # Errors
+    /// [`NotUpdated`] says why the update is dropped; `change` was not called then.
+    pub fn update<R>(
+        bytes: Option<&[u8]>,
+        key: u64,
+        change: impl FnOnce(&mut BackendRecord) -> R,
+    ) -> Result<(Vec<u8>, R), NotUpdated> {
+        let mut change = Some(change);
+        let mut result = None;
+        let bytes = Self::update_each(bytes, |entry, record| {
+            if entry == key
+                && let Some(change) = change.take()
+            {
+                result = Some(change(record));
+            }
+        })?;
+        result.map(|result| (bytes, result)).ok_or(NotUpdated::UnknownBackend)
+    }
+
+    /// Closes the gate of `backend`, and with it of all members of its quota group.
+    ///
+    /// # Errors
+    /// [`NotUpdated::Unreadable`] when there is no record that can be read.
+    pub fn close_gate(
+        bytes: Option<&[u8]>,
+        policy: &PoolPolicy,
+        backend: BackendIndex,
+        delay: Option<Millis>,
+        now: Timestamp,
+    ) -> Result<Vec<u8>, NotUpdated> {
+        let throttled = policy.member(backend).ok_or(NotUpdated::UnknownBackend)?;
+        Self::update_each(bytes, |key, record| {
+            let shares_quota = throttled.quota_group.is_some()
+                && policy
+                    .members
+                    .iter()
+                    .any(|member| member.key == key && member.quota_group == throttled.quota_group);
+            if key == throttled.key || shares_quota {
+                record.gate.close(now, delay, &policy.throttle);
+            }
+        })
+    }
+
+    /// Closes the gates of the members of a quota group, when the 429 came in another pool.
+    ///
+    /// # Errors
+    /// [`NotUpdated`] says why the update is dropped.
+    pub fn close_group(
+        bytes: Option<&[u8]>,
+        policy: &PoolPolicy,
+        quota_group: u16,
+        delay: Option<Millis>,
+        now: Timestamp,
+    ) -> Result<Vec<u8>, NotUpdated> {
+        let mut members = policy.members.iter().enumerate();
+        let (position, _) = members
+            .find(|(_, member)| member.quota_group == Some(quota_group))
+            .ok_or(NotUpdated::UnknownBackend)?;
+        let backend = BackendIndex::new(position).ok_or(NotUpdated::UnknownBackend)?;
+        Self::close_gate(bytes, policy, backend, delay, now)
+    }
+
+    /// The record of a new configuration: members that `old` knows keep their state.
+    pub fn reseat(old: Option<&[u8]>, policy: &PoolPolicy) -> Vec<u8> {
+        let records = Self::decode(old.unwrap_or_default(), policy);
+        let count = u8::try_from(policy.members.len()).unwrap_or(u8::MAX);
+        let mut bytes = vec![POOL_VERSION, count];
+        for (member, mut record) in policy.members.iter().zip(records).take(usize::from(count)) {
+            record.breaker.consecutive = Default::default();
+            bytes.extend(member.key.to_le_bytes());
+            encode_backend(&record, &mut bytes);
+        }
+        bytes
+    }
+
+    fn update_each(
+        bytes: Option<&[u8]>,
+        mut change: impl FnMut(u64, &mut BackendRecord),
+    ) -> Result<Vec<u8>, NotUpdated> {
+        let mut updated = bytes.unwrap_or_default().to_vec();
+        if entries(&updated).is_none() {
+            return Err(NotUpdated::Unreadable);
+        }
+        let body = updated.get_mut(POOL_HEAD_BYTES..).unwrap_or_default();
+        for entry in body.chunks_exact_mut(ENTRY_BYTES) {
+            let Some((key, state)) = entry.split_first_chunk_mut::<KEY_BYTES>() else { continue };
+            let before = decode_backend(state);
+            let mut record = before.unwrap_or_default();
+            change(u64::from_le_bytes(*key), &mut record);
+            if before != Some(record) {
+                let mut encoded = Vec::with_capacity(BACKEND_BYTES);
+                encode_backend(&record, &mut encoded);
+                state.iter_mut().zip(encoded).for_each(|(old, new)| *old = new);
+            }
+        }
+        Ok(updated)
+    }
+}
+
+/// The record of one backend's rule windows.
+#[derive(Clone, Copy, Debug)]
+pub struct WindowsRecord;
+
+impl WindowsRecord {
+    /// The counts; fresh when the record is of other rules, or cannot be read.
+    pub fn decode(bytes: Option<&[u8]>, settings: &BreakerSettings) -> RuleWindows {
+        decode_windows(bytes.unwrap_or_default(), settings).unwrap_or_default()
+    }
+
+    /// The bytes that [`Self::decode`] reads.
+    pub fn encode(windows: &RuleWindows, settings: &BreakerSettings) -> Vec<u8> {
+        let mut bytes = vec![WINDOWS_VERSION];
+        bytes.extend(fingerprint(settings).to_le_bytes());
+        bytes.extend(windows.epoch.to_le_bytes());
+        windows.windows.iter().for_each(|window| window.encode(&mut bytes));
+        bytes
+    }
+
+    /// Changes the counts.
+    pub fn update<R>(
+        bytes: Option<&[u8]>,
+        settings: &BreakerSettings,
+        change: impl FnOnce(&mut RuleWindows) -> R,
+    ) -> (Vec<u8>, R) {
+        let mut windows = Self::decode(bytes, settings);
+        let result = change(&mut windows);
+        (Self::encode(&windows, settings), result)
+    }
+}
+
+/// The key of a backend in shared records: FNV-1a (64 bit) of its name, so it is the same in all
+/// workers and under every configuration that has the name.
+pub fn key_of(name: &str) -> u64 {
+    let mut hash = Fnv::default();
+    hash.write(name.as_bytes());
+    hash.finish()
+}
+
+/// The name of a pool's record in shared data.
+pub fn pool_key(pool: &str) -> String {
+    format!("spillway/pool/{pool}")
+}
+
+/// The name of the record of a backend's rule windows in shared data.
+pub fn windows_key(backend: &str) -> String {
+    format!("spillway/windows/{backend}")
+}
+
+/// The name of a pool's retry budget in shared data.
+pub fn retry_budget_key(pool: &str) -> String {
+    format!("spillway/retries/{pool}")
+}
+
+/// The entries of a record, `None` when it cannot be read.
+fn entries(bytes: &[u8]) -> Option<std::slice::ChunksExact<'_, u8>> {
+    let (&[version, count], body) = bytes.split_first_chunk::<POOL_HEAD_BYTES>()?;
+    let length = usize::from(count).checked_mul(ENTRY_BYTES)?;
+    (version == POOL_VERSION && body.len() == length).then(|| body.chunks_exact(ENTRY_BYTES))
+}
+
+/// Usually the entry is at the member's position; after a change of configuration anywhere.
+fn find(bytes: &[u8], key: u64, position: usize) -> Option<BackendRecord> {
+    let entries = entries(bytes)?;
+    let wanted = key.to_le_bytes();
+    let entry = entries
+        .clone()
+        .nth(position)
+        .filter(|entry| entry.starts_with(&wanted))
+        .or_else(|| entries.clone().find(|entry| entry.starts_with(&wanted)))?;
+    decode_backend(entry.get(KEY_BYTES..)?)
+}
+
+fn encode_backend(record: &BackendRecord, bytes: &mut Vec<u8>) {
+    let breaker = &record.breaker;
+    let (tag, failed_probes, time) = match breaker.state {
+        State::Closed { since } => (0, 0, since),
+        State::Open { until, failed_probes } => (1, failed_probes, until),
+        State::HalfOpen { lease_until, failed_probes } => (2, failed_probes, lease_until),
+    };
+    bytes.extend(record.gate.until.as_ms().to_le_bytes());
+    bytes.extend([tag, failed_probes, breaker.rule.unwrap_or(NO_RULE)]);
+    bytes.extend(time.as_ms().to_le_bytes());
+    bytes.extend(breaker.epoch.to_le_bytes());
+    breaker.consecutive.iter().for_each(|count| bytes.extend(count.to_le_bytes()));
+    bytes.extend(record.headroom.permille.to_le_bytes());
+    bytes.extend(record.headroom.at.as_ms().to_le_bytes());
+}
+
+fn decode_backend(bytes: &[u8]) -> Option<BackendRecord> {
+    let mut reader = Reader::new(bytes);
+    let gate = Gate { until: Timestamp::from_ms(reader.u64()?) };
+    let (tag, failed_probes, rule) = (reader.u8()?, reader.u8()?, reader.u8()?);
+    let time = Timestamp::from_ms(reader.u64()?);
+    let state = match tag {
+        0 => State::Closed { since: time },
+        1 => State::Open { until: time, failed_probes },
+        2 => State::HalfOpen { lease_until: time, failed_probes },
+        _ => return None,
+    };
+    let epoch = reader.u32()?;
+    let mut consecutive = [0; super::pool::MAX_RULES];
+    for count in &mut consecutive {
+        *count = reader.u32()?;
+    }
+    let rule = Some(rule).filter(|rule| *rule != NO_RULE);
+    let breaker = Breaker { state, epoch, consecutive, rule };
+    let headroom = Headroom { permille: reader.u16()?, at: Timestamp::from_ms(reader.u64()?) };
+    Some(BackendRecord { gate, breaker, headroom })
+}
+
+fn decode_windows(bytes: &[u8], settings: &BreakerSettings) -> Option<RuleWindows> {
+    let mut reader = Reader::new(bytes);
+    if reader.u8()? != WINDOWS_VERSION || reader.u64()? != fingerprint(settings) {
+        return None;
+    }
+    let mut windows = RuleWindows { epoch: reader.u32()?, ..RuleWindows::default() };
+    for window in &mut windows.windows {
+        *window = Window::decode(&mut reader)?;
+    }
+    Some(windows)
+}
+
+/// Counts of one set of rules mean nothing to another.
+fn fingerprint(settings: &BreakerSettings) -> u64 {
+    let mut hash = Fnv::default();
+    for rule in &settings.rules {
+        (rule.threshold, rule.interval, &rule.statuses, rule.reasons).hash(&mut hash);
+    }
+    hash.finish()
+}
+
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::fixtures::{at, breaker, ms, pool, rule};
+    use crate::policy::pool::Threshold;
+    use crate::policy::window::Counts;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn busy(seed: u64) -> BackendRecord {
+        let states = [
+            State::Closed { since: at(seed) },
+            State::Open { until: at(seed), failed_probes: 3 },
+            State::HalfOpen { lease_until: at(seed), failed_probes: 7 },
+        ];
+        BackendRecord {
+            gate: Gate { until: at(seed | 16) },
+            breaker: Breaker {
+                state: states[usize::try_from(seed % 3).unwrap()],
+                epoch: u32::MAX - 5,
+                consecutive: [0; 4],
+                rule: seed.is_multiple_of(2).then_some(2),
+            },
+            headroom: Headroom { permille: 77, at: at(seed | 32) },
+        }
+    }
+
+    fn filled(policy: &PoolPolicy) -> Vec<u8> {
+        let mut bytes = PoolRecord::reseat(None, policy);
+        for member in &policy.members {
+            bytes =
+                PoolRecord::update(Some(&bytes), member.key, |record| *record = busy(member.key))
+                    .unwrap()
+                    .0;
+        }
+        bytes
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let policy = pool(&[(1, 1), (2, 1), (2, 1)]);
+        let bytes = filled(&policy);
+        assert_eq!(bytes.len(), POOL_HEAD_BYTES + 3 * ENTRY_BYTES);
+        assert_eq!(PoolRecord::decode(&bytes, &policy), [busy(1), busy(2), busy(3)]);
+    }
+
+    #[test]
+    fn an_update_leaves_the_other_backends_untouched() {
+        let policy = pool(&[(1, 1), (2, 1), (2, 1)]);
+        let bytes = filled(&policy);
+        let close = |record: &mut BackendRecord| record.gate.until = at(9_999);
+        let (updated, ()) = PoolRecord::update(Some(&bytes), 2, close).unwrap();
+        let records = PoolRecord::decode(&updated, &policy);
+        assert_eq!((records[0], records[2]), (busy(1), busy(3)));
+        assert_eq!(records[1].gate.until, at(9_999));
+    }
+
+    #[test]
+    fn an_update_by_an_older_configuration_is_dropped() {
+        let bytes = filled(&pool(&[(1, 1)]));
+        let result = PoolRecord::update(Some(&bytes), 99, |_| ());
+        assert_eq!(result.map(|_| ()), Err(NotUpdated::UnknownBackend));
+        for damaged in [None, Some(&bytes[..40]), Some(&b""[..]), Some(&b"\x02\x00"[..])] {
+            let result = PoolRecord::update(damaged, 1, |_| ());
+            assert_eq!(result.map(|_| ()), Err(NotUpdated::Unreadable), "{damaged:?}");
+        }
+    }
+
+    #[test]
+    fn a_reload_keeps_the_state_of_backends_whose_name_stays() {
+        let old = pool(&[(1, 1), (2, 1), (2, 1)]);
+        let mut new = old.clone();
+        new.members.reverse();
+        new.members[0].key = 50;
+        let bytes = PoolRecord::reseat(Some(&filled(&old)), &new);
+        let expected = [BackendRecord::default(), busy(2), busy(1)];
+        assert_eq!(PoolRecord::decode(&bytes, &new), expected);
+        assert_eq!(PoolRecord::decode(&bytes, &old)[2], BackendRecord::default());
+    }
+
+    #[test]
+    fn a_reload_starts_faults_in_a_row_afresh() {
+        let policy = pool(&[(1, 1)]);
+        let bytes = PoolRecord::reseat(None, &policy);
+        let fault = |record: &mut BackendRecord| record.breaker.consecutive[1] = 4;
+        let (bytes, ()) = PoolRecord::update(Some(&bytes), 1, fault).unwrap();
+        assert_eq!(PoolRecord::decode(&bytes, &policy)[0].breaker.consecutive[1], 4);
+        let bytes = PoolRecord::reseat(Some(&bytes), &policy);
+        assert_eq!(PoolRecord::decode(&bytes, &policy)[0].breaker.consecutive[1], 0);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_fresh() {
+        let policy = pool(&[(1, 1), (1, 1)]);
+        let bytes = filled(&policy);
+        let fresh = [BackendRecord::default(); 2];
+        for length in 0..bytes.len() {
+            assert_eq!(PoolRecord::decode(&bytes[..length], &policy), fresh, "{length} bytes");
+        }
+        let mut other_version = bytes.clone();
+        other_version[0] = 2;
+        assert_eq!(PoolRecord::decode(&other_version, &policy), fresh);
+        let mut bad_state = bytes;
+        bad_state[POOL_HEAD_BYTES + KEY_BYTES + 8] = 3;
+        assert_eq!(PoolRecord::decode(&bad_state, &policy), [fresh[0], busy(2)]);
+        let (repaired, ()) = PoolRecord::update(Some(&bad_state), 1, |_| ()).unwrap();
+        assert_eq!(repaired[POOL_HEAD_BYTES + KEY_BYTES + 8], 0);
+    }
+
+    #[test]
+    fn a_quota_group_shares_its_gate() {
+        let mut policy = pool(&[(1, 1), (2, 1), (2, 1)]);
+        policy.members[0].quota_group = Some(7);
+        policy.members[2].quota_group = Some(7);
+        let fresh = PoolRecord::reseat(None, &policy);
+        let gates = |bytes: &[u8]| {
+            let records = PoolRecord::decode(bytes, &policy);
+            [0, 1, 2].map(|position: usize| records[position].gate.until.as_ms())
+        };
+        let close = |position| {
+            let backend = BackendIndex::new(position).unwrap();
+            let closed =
+                PoolRecord::close_gate(Some(&fresh), &policy, backend, Some(ms(300)), at(1_000));
+            gates(&closed.unwrap())
+        };
+        assert_eq!(close(0), [1_300, 0, 1_300]);
+        assert_eq!(close(1), [0, 1_300, 0]);
+        let group = PoolRecord::close_group(Some(&fresh), &policy, 7, Some(ms(300)), at(1_000));
+        assert_eq!(gates(&group.unwrap()), [1_300, 0, 1_300]);
+        let unknown = PoolRecord::close_group(Some(&fresh), &policy, 8, None, at(1_000));
+        assert_eq!(unknown, Err(NotUpdated::UnknownBackend));
+    }
+
+    #[test]
+    fn counts_survive_the_record_and_not_a_change_of_the_rules() {
+        let settings = breaker(vec![rule(Threshold::Count(5))]);
+        let count = |windows: &mut RuleWindows| {
+            windows.epoch = 9;
+            windows.windows[0].add(Counts { faults: 2, total: 3 }, ms(30_000), at(70_000));
+            *windows
+        };
+        let (bytes, written) = WindowsRecord::update(None, &settings, count);
+        assert_eq!(WindowsRecord::decode(Some(&bytes), &settings), written);
+        let others = breaker(vec![rule(Threshold::Count(6))]);
+        assert_eq!(WindowsRecord::decode(Some(&bytes), &others), RuleWindows::default());
+        for length in 0..bytes.len() {
+            let read = WindowsRecord::decode(Some(&bytes[..length]), &settings);
+            assert_eq!(read, RuleWindows::default(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn keys_are_stable() {
+        assert_eq!(key_of(""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(key_of("a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(pool_key("gpt-4o"), "spillway/pool/gpt-4o");
+    }
+}

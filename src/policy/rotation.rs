@@ -1,0 +1,247 @@
+//! Smooth weighted round-robin: whose turn it is.
+//!
+//! Chance would let equal weights differ by dozens over a minute, which on small quotas is the
+//! difference between 200 and 429. Here every backend has an account of the picks that it is owed:
+//! each pick credits all candidates with their share of it and debits the one that gets it. Picking
+//! the largest account, as is usual, can leave someone more than a pick behind when there are many;
+//! Tijdeman's rule for the chairman assignment problem (Discrete Mathematics 32, 1980) cannot: of
+//! those owed at least 1/(2n - 2) of a pick it takes the one that would be a pick behind soonest.
+//!
+//! Candidates come and go, and shares change with headroom. Accounts are in fractions of a pick, so
+//! changed shares do not distort them. The account of a backend that is out stands still, and the
+//! rest divide among themselves what it owes or is owed; when it returns it is at most about a pick
+//! ahead or behind, and gets no burst.
+
+use super::pool::{BackendIndex, MAX_BACKENDS, PoolPolicy};
+
+/// One pick, in the accounts' fixed-point unit.
+const PICK: i64 = 1 << 32;
+/// No account leaves this range, whatever the sequence of candidates was.
+const ACCOUNT_LIMIT: i64 = 2 * PICK;
+
+/// The accounts of one pool's backends; local to a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    accounts: Vec<i64>,
+}
+
+/// Whether a pick counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Only asks whose turn it is.
+    Peek,
+    /// Takes the turn.
+    Take,
+}
+
+/// The shares of the candidates by position; zero: not a candidate.
+pub(super) type Shares = [u32; MAX_BACKENDS];
+
+impl Rotation {
+    /// All accounts are even.
+    pub fn new(policy: &PoolPolicy) -> Self {
+        Self { accounts: vec![0; policy.members.len()] }
+    }
+
+    /// The candidate whose turn it is; `None` when there is none.
+    pub(super) fn next(&mut self, shares: &Shares, turn: Turn) -> Option<BackendIndex> {
+        let total = shares.iter().map(|share| i64::from(*share)).fold(0, i64::saturating_add);
+        let candidates = shares.iter().filter(|share| **share > 0).count();
+        let position = self.position_of_next(shares, total, i64::try_from(candidates).ok()?)?;
+        if turn == Turn::Take {
+            self.settle(shares, total, position);
+        }
+        BackendIndex::new(position)
+    }
+
+    fn position_of_next(&self, shares: &Shares, total: i64, candidates: i64) -> Option<usize> {
+        let others = candidates.saturating_sub(1).max(1);
+        let threshold = PICK.checked_div(others.saturating_mul(2))?;
+        let imbalance = self.imbalance(shares);
+        // The accounts are rounded down: without the margin nobody may reach the threshold.
+        let margin = i64::try_from(MAX_BACKENDS).unwrap_or(i64::MAX);
+        let mut best: Option<Candidate> = None;
+        for (position, (share, account)) in shares.iter().zip(&self.accounts).enumerate() {
+            if *share == 0 {
+                continue;
+            }
+            let share = i64::from(*share);
+            let credit = portion(PICK.saturating_sub(imbalance), share, total);
+            let owed = account.saturating_add(credit);
+            let candidate = Candidate {
+                position,
+                is_due: owed >= threshold.saturating_sub(margin),
+                slack: PICK.saturating_sub(threshold).saturating_sub(owed),
+                share,
+            };
+            if best.as_ref().is_none_or(|best| candidate.precedes(best)) {
+                best = Some(candidate);
+            }
+        }
+        best.map(|best| best.position)
+    }
+
+    /// What the candidates together are owed, because of those that are out.
+    fn imbalance(&self, shares: &Shares) -> i64 {
+        let accounts = shares.iter().zip(&self.accounts).filter(|(share, _)| **share > 0);
+        accounts.map(|(_, account)| *account).fold(0, i64::saturating_add)
+    }
+
+    fn settle(&mut self, shares: &Shares, total: i64, picked: usize) {
+        let mut credited = 0_i64;
+        for (share, account) in shares.iter().zip(self.accounts.iter_mut()) {
+            let credit = portion(PICK, i64::from(*share), total);
+            *account = account.saturating_add(credit);
+            credited = credited.saturating_add(credit);
+        }
+        if let Some(account) = self.accounts.get_mut(picked) {
+            *account = account.saturating_sub(credited);
+        }
+        for account in &mut self.accounts {
+            *account = (*account).clamp(-ACCOUNT_LIMIT, ACCOUNT_LIMIT);
+        }
+    }
+}
+
+struct Candidate {
+    position: usize,
+    is_due: bool,
+    /// What is missing until it is a pick behind.
+    slack: i64,
+    share: i64,
+}
+
+impl Candidate {
+    /// Due before not due, then by the number of picks until it is one behind: slack / share.
+    fn precedes(&self, other: &Self) -> bool {
+        if self.is_due != other.is_due {
+            return self.is_due;
+        }
+        self.slack.saturating_mul(other.share) < other.slack.saturating_mul(self.share)
+    }
+}
+
+/// `share / total` of `amount`, towards zero.
+fn portion(amount: i64, share: i64, total: i64) -> i64 {
+    let portion = i128::from(amount).saturating_mul(i128::from(share));
+    let portion = portion.checked_div(i128::from(total)).unwrap_or(0);
+    i64::try_from(portion).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::fixtures::{Dice, pool};
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn shares_of(weights: &[u32]) -> Shares {
+        let mut shares = [0; MAX_BACKENDS];
+        shares[..weights.len()].copy_from_slice(weights);
+        shares
+    }
+
+    fn rotation(size: usize) -> Rotation {
+        Rotation::new(&pool(&vec![(1, 1); size]))
+    }
+
+    fn picks(rotation: &mut Rotation, weights: &[u32], count: usize) -> String {
+        let shares = shares_of(weights);
+        let letter = |backend: BackendIndex| char::from(b"ABCDEF"[backend.position()]);
+        (0..count).map(|_| letter(rotation.next(&shares, Turn::Take).unwrap())).collect()
+    }
+
+    #[test]
+    fn equal_weights_alternate_exactly() {
+        assert_eq!(picks(&mut rotation(2), &[7, 7], 6), "ABABAB");
+        assert_eq!(picks(&mut rotation(3), &[1, 1, 1], 9), "ABCABCABC");
+        assert_eq!(picks(&mut rotation(5), &[1_000; 5], 5), "ABCDE");
+    }
+
+    #[test]
+    fn a_heavy_backend_is_spread_over_the_turn() {
+        assert_eq!(picks(&mut rotation(2), &[3, 1], 8), "AABAAABA");
+        assert_eq!(picks(&mut rotation(3), &[5, 1, 1], 7), "AABAACA");
+    }
+
+    #[test]
+    fn no_prefix_is_ever_a_whole_pick_off() {
+        for seed in 0..60 {
+            let mut dice = Dice::new(seed);
+            let size = 2 + dice.below(15) as usize;
+            let weights: Vec<u32> = (0..size).map(|_| 1 + dice.below(100) as u32).collect();
+            let shares = shares_of(&weights);
+            let total: u32 = weights.iter().sum();
+            let mut rotation = rotation(size);
+            let mut counts = vec![0_i64; size];
+            for pick in 1..3_000_i64 {
+                counts[rotation.next(&shares, Turn::Take).unwrap().position()] += 1;
+                for (count, weight) in counts.iter().zip(&weights) {
+                    let off = count * i64::from(total) - pick * i64::from(*weight);
+                    assert!(off.abs() < i64::from(total), "seed {seed}, pick {pick}: {counts:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn asking_whose_turn_it_is_does_not_take_it() {
+        let mut rotation = rotation(2);
+        let shares = shares_of(&[1, 1]);
+        let next = rotation.next(&shares, Turn::Peek);
+        assert_eq!(rotation.next(&shares, Turn::Peek), next);
+        assert_eq!(rotation.next(&shares, Turn::Take), next);
+        assert_ne!(rotation.next(&shares, Turn::Peek), next);
+    }
+
+    #[test]
+    fn a_backend_that_returns_gets_no_burst() {
+        let mut rotation = rotation(3);
+        picks(&mut rotation, &[1, 1, 1], 7);
+        let without = picks(&mut rotation, &[0, 1, 1], 100);
+        assert!(!without.contains("BB") && !without.contains("CC"), "{without}");
+        let back = picks(&mut rotation, &[1, 1, 1], 9);
+        for letter in ['A', 'B', 'C'] {
+            let count = back.matches(letter).count();
+            assert!((2..=4).contains(&count), "{back}");
+        }
+        assert!(!back.contains("AA"), "{back}");
+    }
+
+    #[test]
+    fn shares_hold_while_candidates_come_and_go() {
+        for seed in 0..100 {
+            let mut dice = Dice::new(seed);
+            let weights: Vec<u32> = (0..5).map(|_| 1 + dice.below(9) as u32).collect();
+            let mut rotation = rotation(5);
+            let (mut counts, mut fair) = ([0.0; 5], [0.0; 5]);
+            for _ in 0..5_000 {
+                let out = dice.below(8) as usize;
+                let mut present = weights.clone();
+                if let Some(weight) = present.get_mut(out) {
+                    *weight = 0;
+                }
+                let total: u32 = present.iter().sum();
+                let picked = rotation.next(&shares_of(&present), Turn::Take).unwrap();
+                counts[picked.position()] += 1.0;
+                fair.iter_mut().zip(&present).for_each(|(fair, weight)| {
+                    *fair += f64::from(*weight) / f64::from(total);
+                });
+            }
+            let off = counts.iter().zip(fair).map(|(count, fair): (&f64, _)| (count - fair).abs());
+            let off = off.fold(0.0, f64::max);
+            assert!(off < 3.0, "seed {seed}: {off} off, {counts:?}");
+        }
+    }
+
+    #[test]
+    fn shares_of_all_sizes_in_a_full_pool_do_not_overflow() {
+        let mut rotation = rotation(MAX_BACKENDS);
+        let mut shares = [100_000; MAX_BACKENDS];
+        shares[5] = 1;
+        for _ in 0..200 {
+            rotation.next(&shares, Turn::Take).unwrap();
+        }
+        assert_eq!(rotation.next(&[0; MAX_BACKENDS], Turn::Take), None);
+    }
+}

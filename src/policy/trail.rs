@@ -1,0 +1,263 @@
+//! The trail: where a request was and where it could not go, for a person to read.
+//!
+//! Entries in the order of events, separated by `, `; each is the backend's name followed by fields
+//! separated by `;`:
+//!
+//! ```text
+//! uksouth-ptu;429;gate=312ms, france;skip=breaker;breaker=4200ms, sweden;200
+//! ```
+//!
+//! - An attempt has its result: the status, or `connect`, `timeout`, `reset`, `in-band` (a throttle
+//!   within a 200), `stream-error`; and `gate=`, for how long it closed the gate.
+//! - A backend that was passed over has `skip=` with the reason: `gate`, `breaker`, `ramp`,
+//!   `operation`, `prompt-length`; and with the first two, after how long it is back.
+//!
+//! The trail is bounded, because it becomes a header: what is beyond [`MAX_ENTRIES`] is only
+//! counted, as in `, +3`. A backend that stays out for the same reason is not repeated.
+
+use super::pool::BackendIndex;
+use super::select::Ineligible;
+use super::time::{Millis, Timestamp};
+use std::fmt::Write;
+
+/// The most entries that a trail has.
+pub const MAX_ENTRIES: usize = 24;
+
+/// What an attempt came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptResult {
+    /// No connection.
+    Connect,
+    /// A throttle within a 200.
+    InBand,
+    /// The connection broke.
+    Reset,
+    /// An answer with this status.
+    Status(u16),
+    /// An error within the event stream.
+    StreamError,
+    /// No first byte in time.
+    Timeout,
+}
+
+/// One event of a request's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// It was at a backend.
+    Attempt {
+        /// Which.
+        backend: BackendIndex,
+        /// What came of it.
+        result: AttemptResult,
+        /// For how long that closed the backend's gate.
+        gate: Option<Millis>,
+    },
+    /// It passed a backend over.
+    Skip {
+        /// Which.
+        backend: BackendIndex,
+        /// Why.
+        reason: Ineligible,
+        /// After how long the backend is back, if that is known.
+        remaining: Option<Millis>,
+    },
+}
+
+/// What happened to one request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trail {
+    entries: Vec<Entry>,
+    dropped: u32,
+}
+
+impl Trail {
+    /// Adds an attempt that came to `result` and closed the backend's gate for `gate`.
+    pub fn attempt(&mut self, backend: BackendIndex, result: AttemptResult, gate: Option<Millis>) {
+        self.push(Entry::Attempt { backend, result, gate });
+    }
+
+    /// Adds a backend that was passed over.
+    pub fn skip(&mut self, backend: BackendIndex, reason: Ineligible, now: Timestamp) {
+        let remaining = match reason {
+            Ineligible::Breaker { until } | Ineligible::Gate { until } => Some(until.since(now)),
+            Ineligible::Operation
+            | Ineligible::PromptLength
+            | Ineligible::Ramp
+            | Ineligible::Tried => None,
+        };
+        let is_known = self.entries.iter().any(|entry| {
+            matches!(entry, Entry::Skip { backend: known, reason: same, .. }
+                if *known == backend && *same == reason)
+        });
+        if !is_known {
+            self.push(Entry::Skip { backend, reason, remaining });
+        }
+    }
+
+    /// The entries, oldest first.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The trail as text, safe for a header whatever the names are.
+    pub fn render<'a>(&self, name: impl Fn(BackendIndex) -> Option<&'a str>) -> String {
+        let mut text = String::new();
+        for entry in &self.entries {
+            if !text.is_empty() {
+                text.push_str(", ");
+            }
+            match entry {
+                Entry::Attempt { backend, result, gate } => {
+                    push_name(&mut text, name(*backend));
+                    push_result(&mut text, *result);
+                    push_length(&mut text, "gate", *gate);
+                }
+                Entry::Skip { backend, reason, remaining } => {
+                    let reason = reason_word(*reason);
+                    push_name(&mut text, name(*backend));
+                    text.push_str(";skip=");
+                    text.push_str(reason);
+                    push_length(&mut text, reason, *remaining);
+                }
+            }
+        }
+        if self.dropped > 0 {
+            // Writing to a string cannot fail.
+            let _ = write!(text, ", +{}", self.dropped);
+        }
+        text
+    }
+
+    fn push(&mut self, entry: Entry) {
+        if self.entries.len() < MAX_ENTRIES {
+            self.entries.push(entry);
+        } else {
+            self.dropped = self.dropped.saturating_add(1);
+        }
+    }
+}
+
+fn push_name(text: &mut String, name: Option<&str>) {
+    let is_safe = |c: char| c.is_ascii_graphic() && !matches!(c, ',' | ';');
+    text.extend(name.unwrap_or("?").chars().map(|c| if is_safe(c) { c } else { '_' }));
+}
+
+fn push_result(text: &mut String, result: AttemptResult) {
+    let word = match result {
+        AttemptResult::Connect => "connect",
+        AttemptResult::InBand => "in-band",
+        AttemptResult::Reset => "reset",
+        AttemptResult::StreamError => "stream-error",
+        AttemptResult::Timeout => "timeout",
+        AttemptResult::Status(status) => {
+            let _ = write!(text, ";{status}");
+            return;
+        }
+    };
+    text.push(';');
+    text.push_str(word);
+}
+
+fn push_length(text: &mut String, name: &str, length: Option<Millis>) {
+    if let Some(length) = length {
+        let _ = write!(text, ";{name}={length}");
+    }
+}
+
+fn reason_word(reason: Ineligible) -> &'static str {
+    match reason {
+        Ineligible::Breaker { .. } => "breaker",
+        Ineligible::Gate { .. } => "gate",
+        Ineligible::Operation => "operation",
+        Ineligible::PromptLength => "prompt-length",
+        Ineligible::Ramp => "ramp",
+        Ineligible::Tried => "tried",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::fixtures::{at, ms};
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    const NAMES: [&str; 3] = ["uksouth-ptu", "france", "sweden"];
+
+    fn name(backend: BackendIndex) -> Option<&'static str> {
+        NAMES.get(backend.position()).copied()
+    }
+
+    fn index(position: usize) -> BackendIndex {
+        BackendIndex::new(position).unwrap()
+    }
+
+    #[test]
+    fn the_trail_reads_in_the_order_of_events() {
+        let mut trail = Trail::default();
+        trail.attempt(index(0), AttemptResult::Status(429), Some(ms(312)));
+        trail.skip(index(1), Ineligible::Gate { until: at(1_080) }, at(1_000));
+        trail.attempt(index(2), AttemptResult::Status(200), None);
+        let expected = "uksouth-ptu;429;gate=312ms, france;skip=gate;gate=80ms, sweden;200";
+        assert_eq!(trail.render(name), expected);
+        assert_eq!(trail.entries().len(), 3);
+        assert_eq!(Trail::default().render(name), "");
+    }
+
+    #[test]
+    fn every_result_and_reason_has_a_word() {
+        let mut trail = Trail::default();
+        for result in [
+            AttemptResult::Connect,
+            AttemptResult::Timeout,
+            AttemptResult::Reset,
+            AttemptResult::InBand,
+            AttemptResult::StreamError,
+        ] {
+            trail.attempt(index(1), result, None);
+        }
+        for reason in [
+            Ineligible::Breaker { until: at(9) },
+            Ineligible::Ramp,
+            Ineligible::Operation,
+            Ineligible::PromptLength,
+        ] {
+            trail.skip(index(2), reason, at(4));
+        }
+        assert_eq!(
+            trail.render(name),
+            "france;connect, france;timeout, france;reset, france;in-band, france;stream-error, \
+             sweden;skip=breaker;breaker=5ms, sweden;skip=ramp, sweden;skip=operation, \
+             sweden;skip=prompt-length"
+        );
+    }
+
+    #[test]
+    fn the_same_skip_is_told_once() {
+        let mut trail = Trail::default();
+        trail.skip(index(1), Ineligible::Gate { until: at(80) }, at(0));
+        trail.skip(index(1), Ineligible::Gate { until: at(80) }, at(50));
+        assert_eq!(trail.render(name), "france;skip=gate;gate=80ms");
+    }
+
+    #[test]
+    fn the_length_is_bounded() {
+        let mut trail = Trail::default();
+        for _ in 0..MAX_ENTRIES + 3 {
+            trail.attempt(index(2), AttemptResult::Reset, None);
+        }
+        let text = trail.render(name);
+        assert_eq!(text.matches("sweden").count(), MAX_ENTRIES);
+        assert!(text.ends_with("sweden;reset, +3"), "{text}");
+    }
+
+    #[test]
+    fn names_cannot_break_the_header() {
+        let mut trail = Trail::default();
+        trail.attempt(index(0), AttemptResult::Status(200), None);
+        trail.attempt(index(63), AttemptResult::Status(200), None);
+        let hostile =
+            |backend: BackendIndex| (backend.position() == 0).then_some("a,b;c\r\nd \u{e9}");
+        assert_eq!(trail.render(hostile), "a_b_c__d__;200, ?;200");
+    }
+}
