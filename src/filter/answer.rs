@@ -210,13 +210,7 @@ impl Answer {
     }
 
     /// A held answer showed what it is.
-    fn decide(
-        &self,
-        held: &Held,
-        outcome: Outcome,
-        end_of_stream: bool,
-        now: Timestamp,
-    ) -> Action {
+    fn decide(&self, held: &Held, outcome: Outcome, end_of_stream: bool, now: Timestamp) -> Action {
         let watch = matches!(held.question, Question::FirstEvent(_)).then(ErrorWatch::default);
         self.settle(outcome, held.status, held.headroom, watch, end_of_stream, now)
     }

@@ -47,7 +47,9 @@ impl Attempt {
             let name = &backend.name;
             host::log(
                 host::Level::Error,
-                &format!("spillway: the route sent backend {name} to a cluster that is not its own"),
+                &format!(
+                    "spillway: the route sent backend {name} to a cluster that is not its own"
+                ),
             );
             return None;
         }
@@ -80,7 +82,8 @@ fn rewrite(exchange: &mut Exchange, begun: &Begun) -> Option<Splices> {
         host::set_header(Map::RequestHeaders, name, value).ok()?;
         exchange.sent.credentials.push(name);
     }
-    let length = exchange.asked.content_length.map(|length| length.saturating_add_signed(splices.delta()));
+    let length =
+        exchange.asked.content_length.map(|length| length.saturating_add_signed(splices.delta()));
     let sent = exchange.sent.content_length.or(exchange.asked.content_length);
     if let Some(length) = length
         && Some(length) != sent
@@ -144,9 +147,7 @@ impl HttpContext for Attempt {
     }
 
     fn on_http_response_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
-        self.running
-            .as_ref()
-            .map_or(Action::Continue, |running| running.answer.head(end_of_stream))
+        self.running.as_ref().map_or(Action::Continue, |running| running.answer.head(end_of_stream))
     }
 
     fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {

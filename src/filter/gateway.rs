@@ -37,7 +37,7 @@ enum Phase {
     /// Nothing came yet, or nothing more has to be done.
     Idle,
     /// The body is held and read.
-    Reading(Reading),
+    Reading(Box<Reading>),
     /// It has a pool, and backends are chosen for it.
     Routed(Rc<Routed>),
     /// The gateway itself answered.
@@ -76,7 +76,7 @@ impl Gateway {
         let is_upgrade = headers.get("upgrade").is_some();
         match BodyScanner::new(&call, headers.get("content-type")) {
             Some(scanner) if !is_upgrade && !end_of_stream => {
-                self.phase = Phase::Reading(Reading { call, headers, scanner, read: 0 });
+                self.phase = Phase::Reading(Box::new(Reading { call, headers, scanner, read: 0 }));
                 Action::Pause
             }
             _ => self.route(call, &headers, None),
@@ -146,7 +146,7 @@ impl Gateway {
             body => body.and_then(Result::ok),
         };
         let in_body = body.as_ref().and_then(|body| body.facts.model.as_ref());
-        let model = call.deployment.as_ref().or(in_body.map(|field| &field.value)).cloned();
+        let model = call.deployment.as_ref().or_else(|| in_body.map(|field| &field.value)).cloned();
         let pool = self.pool(&call, model.as_deref())?;
         let needs = Needs {
             operation: operation_bit(call.operation),
@@ -181,7 +181,9 @@ impl Gateway {
     /// What keeps this request with related ones, as a number.
     fn affinity(&self, pool: usize, headers: &HeaderMap, body: Option<&Body>) -> Option<u64> {
         match self.plan.config.pools.get(pool)?.affinity.as_ref()? {
-            Affinity::Header(name) => headers.get(name).map(|value| key_of(&String::from_utf8_lossy(value))),
+            Affinity::Header(name) => {
+                headers.get(name).map(|value| key_of(&String::from_utf8_lossy(value)))
+            }
             Affinity::Body => body?.facts.prompt_cache_key.or(body?.facts.user),
         }
     }
@@ -205,11 +207,8 @@ impl Gateway {
             .and_then(|pool| pool.policy.failover.first_byte_timeout);
         if let Some(timeout) = timeout {
             // When the host refuses, the route's own limit holds.
-            let _ = host::set_header(
-                Map::RequestHeaders,
-                PER_TRY_TIMEOUT,
-                timeout.as_ms().to_string(),
-            );
+            let _ =
+                host::set_header(Map::RequestHeaders, PER_TRY_TIMEOUT, timeout.as_ms().to_string());
         }
     }
 

@@ -185,9 +185,8 @@ mod abi {
     pub(super) fn buffer(buffer: u32, start: usize, max: usize) -> Result<Vec<u8>, Refused> {
         let (mut data, mut size) = (null_mut(), 0);
         // SAFETY: both out-pointers are to live locals.
-        let status = unsafe {
-            proxy_get_buffer_bytes(buffer, start, max, &raw mut data, &raw mut size)
-        };
+        let status =
+            unsafe { proxy_get_buffer_bytes(buffer, start, max, &raw mut data, &raw mut size) };
         owned(status, data, size)
     }
 
@@ -198,9 +197,7 @@ mod abi {
         bytes: &[u8],
     ) -> Result<(), Refused> {
         // SAFETY: pointer and size are those of `bytes`, which outlives the call.
-        check(unsafe {
-            proxy_set_buffer_bytes(buffer, start, remove, bytes.as_ptr(), bytes.len())
-        })
+        check(unsafe { proxy_set_buffer_bytes(buffer, start, remove, bytes.as_ptr(), bytes.len()) })
     }
 
     pub(super) fn header_map(map: u32) -> Result<Vec<u8>, Refused> {
@@ -231,17 +228,14 @@ mod abi {
     pub(super) fn property(path: &str) -> Result<Vec<u8>, Refused> {
         let (mut data, mut size) = (null_mut(), 0);
         // SAFETY: `path` outlives the call; both out-pointers are to live locals.
-        let status = unsafe {
-            proxy_get_property(path.as_ptr(), path.len(), &raw mut data, &raw mut size)
-        };
+        let status =
+            unsafe { proxy_get_property(path.as_ptr(), path.len(), &raw mut data, &raw mut size) };
         owned(status, data, size)
     }
 
     pub(super) fn set_property(path: &str, value: &[u8]) -> Result<(), Refused> {
         // SAFETY: pointers and sizes are those of `path` and `value`, which outlive the call.
-        check(unsafe {
-            proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len())
-        })
+        check(unsafe { proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len()) })
     }
 
     pub(super) fn shared_data(key: &str) -> Result<(Vec<u8>, u32), Refused> {
@@ -352,11 +346,7 @@ pub(crate) fn header_map(map: Map) -> Result<HeaderMap, Refused> {
 }
 
 /// Sets a header, in the place of all that have its name.
-pub(crate) fn set_header(
-    map: Map,
-    name: &str,
-    value: impl AsRef<[u8]>,
-) -> Result<(), Refused> {
+pub(crate) fn set_header(map: Map, name: &str, value: impl AsRef<[u8]>) -> Result<(), Refused> {
     abi::set_header(map as u32, name, value.as_ref())
 }
 

@@ -39,7 +39,9 @@ pub(crate) fn write(
         let name = &backend.name;
         host::log(
             host::Level::Error,
-            &format!("spillway: backend {name} answered {status}: check its credential and deployment"),
+            &format!(
+                "spillway: backend {name} answered {status}: check its credential and deployment"
+            ),
         );
     }
     observe(plan, pool, begun, evidence, now);
@@ -158,7 +160,10 @@ fn announce(backend: &Backend, plan: &BackendPlan, transition: Transition, now: 
         None => (host::Level::Info, format!("spillway: backend {name} is back: breaker closed")),
         Some(until) => {
             let length = until.since(now);
-            (host::Level::Warn, format!("spillway: backend {name} is left alone for {length}: breaker open"))
+            (
+                host::Level::Warn,
+                format!("spillway: backend {name} is left alone for {length}: breaker open"),
+            )
         }
     };
     host::log(level, &text);

@@ -41,9 +41,7 @@ impl BodyScanner {
         let kind = call.body_kind(content_type);
         let format = match &kind {
             BodyKind::Json => Format::Json(JsonScanner::new()),
-            BodyKind::Multipart { boundary } => {
-                Format::Multipart(MultipartScanner::new(boundary))
-            }
+            BodyKind::Multipart { boundary } => Format::Multipart(MultipartScanner::new(boundary)),
             BodyKind::None | BodyKind::Opaque => return None,
         };
         Some(Self { kind, format })

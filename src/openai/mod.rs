@@ -1,7 +1,9 @@
 //! The protocol of Azure OpenAI and OpenAI, as pure functions over bytes.
 
 pub mod api;
+pub mod body;
 pub mod facts;
+pub mod models;
 pub mod multipart;
 pub mod operation;
 pub mod percent;

@@ -165,9 +165,15 @@ pub fn result_in_trail(outcome: &Outcome, status: u16) -> Option<AttemptResult> 
 /// * A pool of one passes its backend's errors on: no other answer would be truer.
 /// * An error of the gateway's own credential is never passed on: the client can do nothing about it.
 /// * While another backend could have served, the last error is passed on; the pool is not exhausted.
-pub fn ending(outcome: &Outcome, status: u16, stop: &Stop, pool_size: usize, now: Timestamp) -> Ending {
-    let is_error_of_backend = status >= 400
-        && matches!(outcome, Outcome::Throttled { .. } | Outcome::Fault { .. });
+pub fn ending(
+    outcome: &Outcome,
+    status: u16,
+    stop: &Stop,
+    pool_size: usize,
+    now: Timestamp,
+) -> Ending {
+    let is_error_of_backend =
+        status >= 400 && matches!(outcome, Outcome::Throttled { .. } | Outcome::Fault { .. });
     match (outcome, stop) {
         (Outcome::Elsewhere { .. }, _) => Ending::PassOn,
         _ if is_error_of_backend && pool_size == 1 => Ending::PassOn,

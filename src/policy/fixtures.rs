@@ -77,6 +77,7 @@ pub(super) fn failover() -> FailoverSettings {
         max_wait: Millis::ZERO,
         hold_bytes: 65_536,
         hold_time: Millis::new(500),
+        first_byte_timeout: None,
     }
 }
 

@@ -140,7 +140,10 @@ impl Answer {
         text.split("\n\n")
             .filter(|block| !block.trim().is_empty())
             .map(|block| Event {
-                name: block.lines().find_map(|line| line.strip_prefix("event: ")).map(str::to_owned),
+                name: block
+                    .lines()
+                    .find_map(|line| line.strip_prefix("event: "))
+                    .map(str::to_owned),
                 data: block.lines().filter_map(|line| line.strip_prefix("data: ")).collect(),
             })
             .collect()
