@@ -74,9 +74,17 @@ struct Held {
 /// What the beginning of the body must answer.
 enum Question {
     /// Is the first real event an error?
-    FirstEvent(HeadProbe),
+    FirstEvent(Box<StreamHead>),
     /// Is this 4xx one that another backend would not give?
     ErrorBody { status: u16, body: Vec<u8> },
+}
+
+/// The head of an event stream. The watch for later errors reads along, because it must know where
+/// in a line the held part ended.
+#[derive(Default)]
+struct StreamHead {
+    probe: HeadProbe,
+    watch: ErrorWatch,
 }
 
 impl Answer {
@@ -108,7 +116,7 @@ impl Answer {
                 let watch = None;
                 return self.settle(outcome, status, headroom, watch, end_of_stream, now);
             }
-            Head::FirstEvent => Question::FirstEvent(HeadProbe::default()),
+            Head::FirstEvent => Question::FirstEvent(Box::default()),
             Head::ErrorBody { status } => Question::ErrorBody { status, body: Vec::new() },
         };
         let held = Held { status, question, headroom, seen: 0 };
@@ -200,7 +208,7 @@ impl Answer {
         let limits = self.hold_limits();
         let enough = held.seen >= limits.bytes;
         if let Some(outcome) = held.question.push(&bytes, end_of_stream, enough, self.traits) {
-            return self.decide(&held, outcome, end_of_stream, now);
+            return self.decide(held, outcome, end_of_stream, now);
         }
         self.state.replace(State::Held(held));
         if is_first {
@@ -210,8 +218,11 @@ impl Answer {
     }
 
     /// A held answer showed what it is.
-    fn decide(&self, held: &Held, outcome: Outcome, end_of_stream: bool, now: Timestamp) -> Action {
-        let watch = matches!(held.question, Question::FirstEvent(_)).then(ErrorWatch::default);
+    fn decide(&self, held: Held, outcome: Outcome, end_of_stream: bool, now: Timestamp) -> Action {
+        let watch = match held.question {
+            Question::FirstEvent(head) => Some(head.watch),
+            Question::ErrorBody { .. } => None,
+        };
         self.settle(outcome, held.status, held.headroom, watch, end_of_stream, now)
     }
 
@@ -325,10 +336,12 @@ impl Question {
         traits: AttemptTraits,
     ) -> Option<Outcome> {
         match self {
-            Self::FirstEvent(probe) => {
-                let mut answer = probe.push(bytes);
+            Self::FirstEvent(head) => {
+                // Should an error follow the first event at once, the stream ends soon anyway.
+                let _ = head.watch.push(bytes);
+                let mut answer = head.probe.push(bytes);
                 if answer == Probe::More && end_of_stream {
-                    answer = std::mem::take(probe).finish();
+                    answer = std::mem::take(&mut head.probe).finish();
                 }
                 match answer {
                     Probe::More => enough.then_some(Outcome::Success),
@@ -352,7 +365,7 @@ impl Wake for Answer {
             State::Held(mut held) => {
                 let outcome = held.question.push(&[], false, true, self.traits);
                 let outcome = outcome.unwrap_or(Outcome::Success);
-                if self.decide(&held, outcome, false, now) == Action::Continue {
+                if self.decide(held, outcome, false, now) == Action::Continue {
                     let _ = host::resume(Direction::Response);
                 }
             }
