@@ -5,6 +5,8 @@ pub mod facts;
 pub mod multipart;
 pub mod operation;
 pub mod percent;
+#[cfg(test)]
+mod random;
 pub mod reply;
 pub mod scan;
 pub mod splice;
