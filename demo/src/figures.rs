@@ -26,6 +26,8 @@ pub(crate) struct Figures {
     pub(crate) failovers: usize,
     /// Of the calm's requests, those that the provisioned backend served.
     pub(crate) calm_share_percent: Option<f64>,
+    /// The same when the load has fallen again and its bucket has had time to drain.
+    pub(crate) final_share_percent: Option<f64>,
     /// Tokens that the provisioned backend processed under overload, of those that it could.
     pub(crate) provisioned_use_percent: Option<f64>,
     /// From the reopening of its gate to its next request.
@@ -71,7 +73,8 @@ impl Figures {
             streams: answers.iter().filter(|answer| answer.kind.streams()).count(),
             problems: answers.iter().filter_map(|answer| answer.problem.clone()).collect(),
             failovers: failovers(answers),
-            calm_share_percent: calm_share_percent(seen),
+            calm_share_percent: provisioned_share_percent(seen, Chapter::Calm, 1),
+            final_share_percent: provisioned_share_percent(seen, Chapter::CalmAgain, 3),
             provisioned_use_percent: provisioned_use_percent(seen),
             reopenings: reopenings(&seen.gate_deadlines_ms, provisioned),
             spilled: names
@@ -116,9 +119,13 @@ fn is_explained(answer: &Answer) -> bool {
     answer.served_by.is_some() && answer.attempts.is_some()
 }
 
-fn calm_share_percent(seen: &Observations) -> Option<f64> {
-    let calm = seen.answers.iter().filter(|answer| answer.chapter == Chapter::Calm).count();
-    (calm > 0).then(|| 100.0 * seen.served(0, Chapter::Calm) as f64 / calm as f64)
+/// What the provisioned backend served of the last so-many-th part of a chapter's requests.
+fn provisioned_share_percent(seen: &Observations, chapter: Chapter, parts: usize) -> Option<f64> {
+    let of_chapter = seen.answers.iter().filter(|answer| answer.chapter == chapter);
+    let last = of_chapter.clone().count().checked_div(parts).filter(|count| *count > 0)?;
+    let own = of_chapter.rev().take(last);
+    let own = own.filter(|answer| answer.served_by.as_ref() == seen.names.first()).count();
+    Some(100.0 * own as f64 / last as f64)
 }
 
 /// From the first 429 on: until then the bucket had not been filled, so there was no more to use.
@@ -177,6 +184,7 @@ fn failover_added(answers: &[Answer]) -> Option<Millis> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stage::{Backend, Scenery};
 
     fn ms(value: u64) -> Duration {
         Duration::from_millis(value)
@@ -236,6 +244,24 @@ mod tests {
         assert_eq!(failover_added(&answers), Some(Millis(3.0)));
         assert_eq!(failovers(&answers), 3);
         assert_eq!(failover_added(&[]), None);
+    }
+
+    #[test]
+    fn the_provisioned_share_is_that_of_the_chapters_last_part() {
+        let names =
+            ["ptu", "sweden"].map(|name| Backend { name: name.to_owned(), url: String::new() });
+        let backends = names.to_vec();
+        let scenery = Scenery { gateway: String::new(), admin: String::new(), backends };
+        let mut seen = Observations::new(&scenery);
+        let by = |name: &str| Answer {
+            served_by: Some(name.to_owned()),
+            ..answer(Kind::Chat, 1, ms(10))
+        };
+        assert_eq!(provisioned_share_percent(&seen, Chapter::Overload, 1), None);
+        seen.answers = ["sweden", "ptu", "sweden", "sweden", "ptu", "ptu"].map(by).to_vec();
+        assert_eq!(provisioned_share_percent(&seen, Chapter::Overload, 1), Some(50.0));
+        assert_eq!(provisioned_share_percent(&seen, Chapter::Overload, 3), Some(100.0));
+        assert_eq!(provisioned_share_percent(&seen, Chapter::Calm, 1), None);
     }
 
     #[test]
