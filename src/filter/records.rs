@@ -1,6 +1,5 @@
 //! What an attempt showed, written into the records that all workers share, and into metrics.
 
-use super::exchange::Begun;
 use super::plan::{BackendPlan, Plan};
 use super::{host, shared, worker};
 use crate::config::Backend;
@@ -10,6 +9,16 @@ use crate::policy::headroom::Headroom;
 use crate::policy::pool::{BackendIndex, PoolPolicy};
 use crate::policy::records::{BackendRecord, NotUpdated, PoolRecord, WindowsRecord};
 use crate::policy::time::{Millis, Timestamp};
+
+/// An attempt that began.
+pub(crate) struct Begun {
+    pub(crate) backend: BackendIndex,
+    pub(crate) at: Timestamp,
+    /// What its result is judged by.
+    pub(crate) ticket: Ticket,
+    /// The circuit breaker when it was chosen.
+    pub(crate) record: BackendRecord,
+}
 
 /// What an attempt showed.
 pub(crate) struct Evidence {
