@@ -44,7 +44,8 @@ pub(crate) fn python_binary() -> &'static Path {
 /// installs for [`python_binary`].
 pub(crate) fn python_sdk() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    let install = || answer_of("tools/python-sdk", Command::new(python_binary()).arg("tools/python-sdk"));
+    let install =
+        || answer_of("tools/python-sdk", Command::new(python_binary()).arg("tools/python-sdk"));
     PATH.get_or_init(|| named("SPILLWAY_PYTHON_SDK").unwrap_or_else(install))
 }
 
