@@ -16,4 +16,13 @@ mod support;
 
 mod harness;
 
+mod bad_input;
 mod choosing;
+mod credentials;
+mod curl;
+#[cfg(target_os = "linux")] // it reads /proc
+mod memory;
+mod models;
+mod operations;
+mod realtime;
+mod shapes;
