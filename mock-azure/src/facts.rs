@@ -134,7 +134,7 @@ fn content_type(headers: &HeaderMap) -> &str {
 
 /// The value of a form field: what stands between the blank line after its name and the next line end.
 fn multipart_field(body: &[u8], name: &str) -> Option<String> {
-    let marker = format!("name=\"{name}\"");
+    let marker = format!("form-data; name=\"{name}\"");
     let start = find(body, marker.as_bytes())?;
     let part = body.get(start..)?;
     let value = part.get(find(part, b"\r\n\r\n")? + 4..)?;

@@ -57,6 +57,8 @@ impl Attempt {
         let traits = AttemptTraits {
             owns_credential: !matches!(backend.credential, Credential::Passthrough),
             owns_deployment: !borrowed.asked.model.is_empty(),
+            owns_path: borrowed.asked.call.is_common_path()
+                && (backend.api_version.is_some() || borrowed.asked.call.api_version.is_none()),
             provisioned: backend.provisioned.is_some(),
             names_stored_object: borrowed.asked.names_stored_object(),
         };

@@ -93,6 +93,8 @@ pub(crate) enum Finish {
         /// The time to come back that replaces the backend's own.
         soonest: Option<Timestamp>,
     },
+    /// It is replaced: Envoy refused the request by itself.
+    Refused,
     /// It is replaced: the pool is exhausted.
     Exhausted {
         /// Whether throttling is the only reason.
@@ -242,8 +244,8 @@ impl Exchange {
             End::Failed(_, Ending::Exhausted { throttled, soonest }) => {
                 Finish::Exhausted { throttled, soonest }
             }
-            // Envoy answered by itself: the request was too large, or malformed.
-            End::Open if status < 500 => Finish::Pass { backend: None, soonest: None },
+            // Too large, or malformed.
+            End::Open if status < 500 => Finish::Refused,
             // Envoy did not make the attempt that was planned, or not the retry.
             End::Open => match self.select(Turn::Peek, now) {
                 Ok(_) => Finish::Exhausted { throttled: false, soonest: Some(now) },

@@ -226,6 +226,10 @@ impl Gateway {
         let now = host::now();
         let status = number(&headers, ":status").and_then(|status| u16::try_from(status).ok());
         match exchange.finish(status.unwrap_or(0), now) {
+            Finish::Refused => {
+                routed.refused(&exchange, status.unwrap_or(500));
+                Action::Pause
+            }
             Finish::Exhausted { throttled, soonest } => {
                 routed.exhausted(&exchange, throttled, soonest, now);
                 Action::Pause
@@ -279,9 +283,18 @@ impl HttpContext for Gateway {
     fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
         match &self.phase {
             Phase::Routed(routed) if !routed.has_replied() => self.finish(routed),
+            // No backend was asked, so Envoy answered: the body is too large to be read.
+            Phase::Reading(_) => self.answer(&reply::refused(envoys_status())),
             _ => Action::Continue,
         }
     }
+}
+
+/// The status of an answer that Envoy made.
+fn envoys_status() -> u16 {
+    let status =
+        host::header_map(Map::ResponseHeaders).ok().and_then(|headers| number(&headers, ":status"));
+    status.and_then(|status| u16::try_from(status).ok()).unwrap_or(500)
 }
 
 fn number(headers: &HeaderMap, name: &str) -> Option<u64> {

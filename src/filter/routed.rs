@@ -74,6 +74,12 @@ impl Routed {
         self.progress.get() == Progress::Replied
     }
 
+    /// Answers what Envoy refused by itself.
+    pub(crate) fn refused(&self, exchange: &Exchange, status: u16) {
+        self.progress.set(Progress::Replied);
+        send(&reply::refused(status), Some(exchange));
+    }
+
     /// Answers that the pool is exhausted.
     pub(crate) fn exhausted(
         &self,

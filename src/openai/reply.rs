@@ -86,6 +86,17 @@ pub fn unknown_path() -> Reply {
     bad_request(404, "Resource not found: this is not a path of the API.", None, "404")
 }
 
+/// What Envoy refused by itself, with the `status` that it chose.
+pub fn refused(status: u16) -> Reply {
+    let message = match status {
+        408 => "The request was not received in time.",
+        413 => "The request body is larger than the gateway takes.",
+        431 => "The request headers are larger than the gateway takes.",
+        _ => "The request was refused.",
+    };
+    bad_request(status, message, None, &status.to_string())
+}
+
 /// 429 when every backend is `throttled` (or over budget), else 503; either with a delay.
 pub fn exhausted(throttled: bool, retry_after_ms: u64) -> Reply {
     let seconds = retry_after_ms.div_ceil(1_000);
@@ -177,6 +188,8 @@ mod tests {
             (malformed_body("a comma is expected", 7), 400, "malformed_body"),
             (missing_model(), 400, "missing_required_parameter"),
             (unknown_path(), 404, "404"),
+            (refused(413), 413, "413"),
+            (refused(400), 400, "400"),
             (exhausted(true, 1_000), 429, "429"),
             (exhausted(false, 1_000), 503, "503"),
             (unrouted(), 503, "503"),

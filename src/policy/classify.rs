@@ -11,7 +11,9 @@
 //! the content filter is the caller's affair, wherever it is asked.
 //!
 //! Who chose the credential and the deployment decides who is to blame for 401, 403 and 404: the
-//! gateway's own choice is a fault of that backend, the client's is the client's.
+//! gateway's own choice is a fault of that backend, the client's is the client's. A 404 for a path
+//! of which the client chose a part says in its body what is missing: a client must not be able to
+//! open the breakers of a pool with an operation or an `api-version` that does not exist.
 
 use super::headers::Headers;
 use super::retry_after;
@@ -25,6 +27,8 @@ pub struct AttemptTraits {
     pub owns_credential: bool,
     /// The gateway named the deployment, not the client.
     pub owns_deployment: bool,
+    /// Every resource has the rest of the path: operation and `api-version` are not the client's.
+    pub owns_path: bool,
     /// The backend is provisioned capacity.
     pub provisioned: bool,
     /// The request names an object that lives at one resource: a stored response, a file.
@@ -117,7 +121,8 @@ pub fn head(
         413 if traits.provisioned => return Head::ErrorBody { status },
         401 | 403 if traits.owns_credential => Outcome::Misconfigured { status },
         404 if traits.names_stored_object => Outcome::Elsewhere { status },
-        404 if traits.owns_deployment => Outcome::Misconfigured { status },
+        404 if traits.owns_deployment && traits.owns_path => Outcome::Misconfigured { status },
+        404 if traits.owns_deployment => return Head::ErrorBody { status },
         424 if is_model_error(headers) => fault(status, headers, now),
         408 | 500..=599 => fault(status, headers, now),
         _ => Outcome::ClientError,
@@ -133,6 +138,7 @@ pub fn error_body(status: u16, body_prefix: &[u8], traits: AttemptTraits) -> Out
         ["content_filter", "ResponsibleAIPolicyViolation", "content_policy_violation"];
     const TOO_LONG: [&str; 1] = ["context_length_exceeded"];
     const TOO_LONG_PHRASES: [&str; 3] = ["context length", "context window", "long context"];
+    const UNKNOWN_DEPLOYMENT: [&str; 2] = ["DeploymentNotFound", "model_not_found"];
     const UNKNOWN_OBJECT: [&str; 3] =
         ["previous_response_not_found", "invalid_encrypted_content", "not_found"];
     const UNKNOWN_OBJECT_PHRASES: [&str; 2] = ["not found", "No such"];
@@ -143,6 +149,9 @@ pub fn error_body(status: u16, body_prefix: &[u8], traits: AttemptTraits) -> Out
     };
     if any_code(&REFUSALS) {
         return Outcome::ClientError;
+    }
+    if status == 404 && any_code(&UNKNOWN_DEPLOYMENT) {
+        return Outcome::Misconfigured { status };
     }
     let too_long = traits.provisioned && (any_code(&TOO_LONG) || any_phrase(&TOO_LONG_PHRASES));
     let unknown_object = traits.names_stored_object
@@ -205,11 +214,12 @@ mod tests {
     const NOTHING: AttemptTraits = AttemptTraits {
         owns_credential: false,
         owns_deployment: false,
+        owns_path: false,
         provisioned: false,
         names_stored_object: false,
     };
     const OWNED: AttemptTraits =
-        AttemptTraits { owns_credential: true, owns_deployment: true, ..NOTHING };
+        AttemptTraits { owns_credential: true, owns_deployment: true, owns_path: true, ..NOTHING };
     const PROVISIONED: AttemptTraits = AttemptTraits { provisioned: true, ..OWNED };
     const STORED: AttemptTraits = AttemptTraits { names_stored_object: true, ..OWNED };
 
@@ -219,6 +229,22 @@ mod tests {
 
     fn by_headers(status: u16, headers: &[(&str, &str)]) -> Head {
         head(status, headers, OWNED, at(0))
+    }
+
+    #[test]
+    fn a_404_for_a_path_that_the_client_chose_says_whether_the_deployment_is_missing() {
+        let traits = AttemptTraits { owns_path: false, ..OWNED };
+        assert_eq!(by_status(404, traits), Head::ErrorBody { status: 404 });
+        let judged = |body: &str| error_body(404, body.as_bytes(), traits);
+        for code in ["DeploymentNotFound", "model_not_found"] {
+            let body = format!(r#"{{"error":{{"code":"{code}","message":"no"}}}}"#);
+            assert_eq!(judged(&body), Outcome::Misconfigured { status: 404 }, "{code}");
+        }
+        for body in ["", "<html>", r#"{"error":{"code":"404","message":"Resource not found"}}"#] {
+            assert_eq!(judged(body), Outcome::ClientError, "{body}");
+        }
+        let theirs = AttemptTraits { owns_deployment: false, ..traits };
+        assert_eq!(by_status(404, theirs), Head::Decided(Outcome::ClientError));
     }
 
     #[test]

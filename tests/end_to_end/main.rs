@@ -16,5 +16,13 @@ mod support;
 
 mod harness;
 
+mod bad_input;
 mod choosing;
+mod credentials;
+mod curl;
+mod memory;
+mod models;
+mod operations;
+mod realtime;
 mod sdk;
+mod shapes;

@@ -15,7 +15,7 @@ pub(crate) struct Settings {
     pub(crate) per_try_timeout: Duration,
     pub(crate) per_try_idle_timeout: Duration,
     pub(crate) body_limit_bytes: u32,
-    /// The environment that the filter sees.
+    /// The environment that the filter sees; Envoy's own configuration only names the variables.
     pub(crate) environment: Vec<(String, String)>,
 }
 
@@ -58,6 +58,7 @@ impl Envoy {
             .arg(&path)
             .args(["--concurrency", &settings.workers.to_string()])
             .args(["--log-level", "warning", "--disable-hot-restart"])
+            .envs(settings.environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -65,6 +66,10 @@ impl Envoy {
         let mut envoy = Self { process, folder, port, admin_port };
         envoy.wait_until_ready().await;
         envoy
+    }
+
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     /// What Envoy logged so far.
@@ -253,8 +258,7 @@ fn cluster(name: &str, port: u16, settings: &Settings) -> Value {
 }
 
 fn filter(configuration: &str, settings: &Settings) -> Value {
-    let environment: serde_json::Map<String, Value> =
-        settings.environment.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+    let variables: Vec<&String> = settings.environment.iter().map(|(name, _)| name).collect();
     json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
         "config": {
@@ -266,7 +270,7 @@ fn filter(configuration: &str, settings: &Settings) -> Value {
                 "vm_id": "spillway",
                 "runtime": "envoy.wasm.runtime.v8",
                 "code": {"local": {"filename": module_path()}},
-                "environment_variables": {"key_values": environment}
+                "environment_variables": {"host_env_keys": variables}
             },
             "configuration": {
                 "@type": "type.googleapis.com/google.protobuf.StringValue",

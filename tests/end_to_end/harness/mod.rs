@@ -2,6 +2,7 @@
 
 mod client;
 mod envoy;
+pub(crate) mod raw;
 mod setup;
 
 pub(crate) use client::{Answer, Client, Event};

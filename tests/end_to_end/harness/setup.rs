@@ -11,6 +11,7 @@ use std::time::Duration;
 /// A gateway that is yet to be started.
 pub(crate) struct Setup {
     backends: Vec<(MockConfig, Value)>,
+    elsewhere: Vec<(u16, Value)>,
     pool: Value,
     whole: Value,
     settings: Settings,
@@ -28,6 +29,7 @@ impl Setup {
     pub(crate) fn new() -> Self {
         Self {
             backends: Vec::new(),
+            elsewhere: Vec::new(),
             pool: json!({}),
             whole: json!({}),
             settings: Settings::default(),
@@ -50,14 +52,13 @@ impl Setup {
         let mock = MockConfig::new(name)
             .with_api_key(key_of(name))
             .with_deployments([deployment_of(name)]);
-        let mut configuration = json!({
-            "name": name,
-            "host": host_of(name),
-            "deployment": deployment_of(name),
-            "credential": {"api_key": {"env": variable_of(name)}}
-        });
-        merge(&mut configuration, keys);
-        self.backends.push((change(mock), configuration));
+        self.backends.push((change(mock), backend_configuration(name, keys)));
+        self
+    }
+
+    /// With a backend that is no mock but whatever listens on `port`; it comes after the mocks.
+    pub(crate) fn backend_elsewhere(mut self, name: &str, keys: Value, port: u16) -> Self {
+        self.elsewhere.push((port, backend_configuration(name, keys)));
         self
     }
 
@@ -87,13 +88,18 @@ impl Setup {
             mocks.push((name, Mock::start(mock).await.unwrap()));
             configured.push(configuration);
         }
+        let mut elsewhere = Vec::new();
+        for (port, configuration) in self.elsewhere {
+            elsewhere.push((configuration["name"].as_str().unwrap().to_owned(), port));
+            configured.push(configuration);
+        }
         let mut pool = json!({"name": "gpt", "models": ["gpt-4o"], "backends": configured});
         merge(&mut pool, self.pool);
         let mut configuration = json!({"pools": [pool], "response": {"trail_header": "on"}});
         merge(&mut configuration, self.whole);
         let clusters: Vec<(String, u16)> =
-            mocks.iter().map(|(name, mock)| (name.clone(), mock.port())).collect();
-        for (name, _) in &mocks {
+            mocks.iter().map(|(name, mock)| (name.clone(), mock.port())).chain(elsewhere).collect();
+        for (name, _) in &clusters {
             self.settings.environment.push((variable_of(name), key_of(name)));
         }
         let envoy = Envoy::start(&configuration, &clusters, &self.settings).await;
@@ -116,6 +122,19 @@ impl Gateway {
     /// How many requests each backend received, in the order of the configuration.
     pub(crate) fn counts(&self) -> Vec<usize> {
         self.mocks.iter().map(|(_, mock)| mock.records().len()).collect()
+    }
+
+    /// Asserts that the module never failed, and that it still serves.
+    pub(crate) async fn assert_alive(&self, after: &str) {
+        let stats = self.envoy.admin("/stats?filter=vm_reload").await;
+        assert!(stats.contains("vm_reload_success: "), "no such counters: {stats}");
+        for line in stats.lines().filter(|line| !line.trim().is_empty()) {
+            assert!(line.ends_with(": 0"), "after {after}: {line}");
+        }
+        let log = self.envoy.log();
+        assert!(!log.contains("panicked"), "after {after}: {log}");
+        let answer = self.chat().await;
+        assert_eq!(answer.status, 200, "after {after}: {}", answer.text());
     }
 
     /// Sends a small chat request.
@@ -164,6 +183,17 @@ pub(crate) fn key_of(name: &str) -> String {
 
 fn variable_of(name: &str) -> String {
     format!("KEY_{}", name.to_uppercase().replace('-', "_"))
+}
+
+fn backend_configuration(name: &str, keys: Value) -> Value {
+    let mut configuration = json!({
+        "name": name,
+        "host": host_of(name),
+        "deployment": deployment_of(name),
+        "credential": {"api_key": {"env": variable_of(name)}}
+    });
+    merge(&mut configuration, keys);
+    configuration
 }
 
 fn merge(into: &mut Value, keys: Value) {
