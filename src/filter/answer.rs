@@ -184,14 +184,15 @@ impl Answer {
         }
     }
 
-    /// Why no answer came. A reset and a timeout look alike but for the time that passed.
+    /// Why no answer came. A reset and a timeout look alike but for the time that passed; Envoy's
+    /// timer runs on a clock of its own, which may be early by what a turn of its loop takes.
     fn silent_fault(&self, now: Timestamp) -> Fault {
         let timeout = self.exchange.try_borrow().ok().and_then(|exchange| {
             exchange.pool().and_then(|(pool, _)| pool.policy.failover.first_byte_timeout)
         });
         if host::property(TRANSPORT_FAILURE).is_some_and(|reason| !reason.is_empty()) {
             Fault::Connect
-        } else if timeout.is_some_and(|timeout| now.since(self.begun.at) >= timeout) {
+        } else if timeout.is_some_and(|timeout| now.since(self.begun.at) >= timeout.scale(9, 10)) {
             Fault::Timeout
         } else {
             Fault::Reset

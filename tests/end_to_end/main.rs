@@ -17,3 +17,7 @@ mod support;
 mod harness;
 
 mod choosing;
+mod failover;
+mod faults;
+mod rewriting;
+mod streams;
