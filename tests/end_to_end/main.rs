@@ -19,5 +19,6 @@ mod harness;
 mod choosing;
 mod failover;
 mod faults;
+mod headers;
 mod rewriting;
 mod streams;
