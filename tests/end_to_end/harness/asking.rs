@@ -21,7 +21,9 @@ pub(crate) enum Asking {
 }
 
 /// What a client has no business to send on: its own credentials, and what steers the gateway.
-const MEDDLING: [(&str, &str); 8] = [
+/// The address is one that Envoy trusts with its own headers.
+const MEDDLING: [(&str, &str); 9] = [
+    ("x-forwarded-for", "10.0.0.1"),
     ("content-type", "application/json"),
     ("api-key", "key-of-the-client"),
     ("authorization", "Bearer key-of-the-client"),
