@@ -85,6 +85,8 @@ enum Question {
 struct StreamHead {
     probe: HeadProbe,
     watch: ErrorWatch,
+    /// Whether the watch found an error, too late for another backend if a real event came first.
+    has_error: bool,
 }
 
 impl Answer {
@@ -187,14 +189,15 @@ impl Answer {
         }
     }
 
-    /// Why no answer came. A reset and a timeout look alike but for the time that passed.
+    /// Why no answer came. A reset and a timeout look alike but for the time that passed; Envoy's
+    /// timer runs on a clock of its own, which may be early by what a turn of its loop takes.
     fn silent_fault(&self, now: Timestamp) -> Fault {
         let timeout = self.exchange.try_borrow().ok().and_then(|exchange| {
             exchange.pool().and_then(|(pool, _)| pool.policy.failover.first_byte_timeout)
         });
         if host::property(TRANSPORT_FAILURE).is_some_and(|reason| !reason.is_empty()) {
             Fault::Connect
-        } else if timeout.is_some_and(|timeout| now.since(self.begun.at) >= timeout) {
+        } else if timeout.is_some_and(|timeout| now.since(self.begun.at) >= timeout.scale(9, 10)) {
             Fault::Timeout
         } else {
             Fault::Reset
@@ -222,11 +225,16 @@ impl Answer {
 
     /// A held answer showed what it is.
     fn decide(&self, held: Held, outcome: Outcome, end_of_stream: bool, now: Timestamp) -> Action {
-        let watch = match held.question {
-            Question::FirstEvent(head) => Some(head.watch),
-            Question::ErrorBody { .. } => None,
+        let (watch, has_error) = match held.question {
+            Question::FirstEvent(head) => (Some(head.watch), head.has_error),
+            Question::ErrorBody { .. } => (None, false),
         };
-        self.settle(outcome, held.status, held.headroom, watch, end_of_stream, now)
+        let watch = watch.filter(|_| !has_error);
+        let action = self.settle(outcome, held.status, held.headroom, watch, end_of_stream, now);
+        if has_error && outcome == Outcome::Success {
+            self.note(&fault(Fault::StreamError), now);
+        }
+        action
     }
 
     /// The outcome is known: lets the answer go, has it retried, or keeps it until a backend
@@ -340,8 +348,7 @@ impl Question {
     ) -> Option<Outcome> {
         match self {
             Self::FirstEvent(head) => {
-                // Should an error follow the first event at once, the stream ends soon anyway.
-                let _ = head.watch.push(bytes);
+                head.has_error |= head.watch.push(bytes);
                 let mut answer = head.probe.push(bytes);
                 if answer == Probe::More && end_of_stream {
                     answer = std::mem::take(&mut head.probe).finish();

@@ -2,13 +2,19 @@
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming};
 use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::client::legacy::Client as Pooled;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::Ipv4Addr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
 
 /// An HTTP client of one server on this machine.
 #[derive(Clone)]
@@ -27,6 +33,21 @@ pub(crate) struct Answer {
     pub(crate) complete: bool,
     /// From sending to the end.
     pub(crate) took: Duration,
+}
+
+/// A body that does not say how long it is.
+struct Parts(VecDeque<Bytes>);
+
+impl Body for Parts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|part| Ok(Frame::data(part))))
+    }
 }
 
 /// One event of an event stream.
@@ -95,6 +116,25 @@ impl Client {
             complete,
             took: started.elapsed(),
         })
+    }
+
+    /// Sends a JSON body in parts, so that its length is not known before its end.
+    pub(crate) async fn send_in_parts(&self, path: &str, parts: Vec<Bytes>) -> Answer {
+        let started = Instant::now();
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = Request::post(path)
+            .header("host", "gateway")
+            .header("content-type", "application/json")
+            .body(Parts(parts.into()))
+            .unwrap();
+        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        connection.abort();
+        let (status, headers) = (head.status.as_u16(), head.headers);
+        Answer { status, headers, body, complete: true, took: started.elapsed() }
     }
 
     /// Sends a request and returns when the response headers are there.

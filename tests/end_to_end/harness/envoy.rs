@@ -169,6 +169,8 @@ fn connection_manager(
         "stat_prefix": "gateway",
         "delayed_close_timeout": "0.1s",
         "upgrade_configs": [{"upgrade_type": "websocket"}],
+        // Envoy leaves its own headers to a client from such an address: the filter must not.
+        "internal_address_config": {"cidr_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}]},
         "http_filters": [
             {"name": "spillway", "typed_config": filter(&configuration.to_string(), settings)},
             {"name": "router", "typed_config": {

@@ -1,10 +1,12 @@
 //! A gateway under test: real Envoy with the real module, in front of mock backends.
 
+mod asking;
 mod client;
 mod envoy;
 pub(crate) mod raw;
 mod setup;
 
+pub(crate) use asking::{Asking, assert_for, first_and_second, forgetful};
 pub(crate) use client::{Answer, Client, Event};
 pub(crate) use envoy::{Envoy, Settings};
 pub(crate) use setup::{

@@ -1,0 +1,194 @@
+//! What the client is told about who served, and what it is not told.
+
+use crate::harness::{CHAT, Gateway, Setup, chat_body, first_and_second};
+use mock_azure::{Fault, Kind};
+use serde_json::json;
+
+/// A trail with the lengths of time taken out, which must be at most `at_most_ms`.
+fn without_lengths(trail: &str, at_most_ms: u64) -> String {
+    let mut plain = Vec::new();
+    for field in trail.split(';') {
+        let Some((name, length)) = field.split_once('=').filter(|(_, value)| value.contains("ms"))
+        else {
+            plain.push(field.to_owned());
+            continue;
+        };
+        let (digits, rest) = length.split_once("ms").unwrap();
+        let ms: u64 = digits.parse().unwrap();
+        assert!((1..=at_most_ms).contains(&ms), "{trail}");
+        plain.push(format!("{name}=_{rest}"));
+    }
+    plain.join(";")
+}
+
+async fn two() -> Gateway {
+    Setup::new()
+        .backend("first", json!({"priority": 1}))
+        .backend("second", json!({"priority": 2}))
+        .start()
+        .await
+}
+
+/// Asserts what a request is told that the second backend served after `fault` at the first, and
+/// what the next one is told.
+async fn tells(fault: Fault, own: &str, next: &str) {
+    let gateway = two().await;
+    gateway.mock("first").push_fault(fault);
+    for (attempts, trail) in [("2", own), ("1", next)] {
+        let answer = gateway.chat_stream().await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(answer.header("x-spillway-attempts"), Some(attempts), "{trail}");
+        let told = answer.header("x-spillway-trail").unwrap();
+        assert_eq!(without_lengths(told, 30_000), trail, "{told}");
+        let served_by = trail.rsplit(", ").next().unwrap().split(';').next();
+        assert_eq!(Some(answer.served_by()), served_by);
+    }
+}
+
+#[tokio::test]
+async fn the_trail_tells_of_a_throttle_and_of_the_closed_gate_after_it() {
+    let throttled = Fault::Throttle { retry_after_ms: Some(30_000) };
+    tells(throttled, "first;429;gate=_, second;200", "first;skip=gate;gate=_, second;200").await;
+    let in_band = Fault::InBandThrottle { retry_after_ms: 30_000 };
+    tells(in_band, "first;in-band;gate=_, second;200", "first;skip=gate;gate=_, second;200").await;
+}
+
+#[tokio::test]
+async fn the_trail_tells_of_faults() {
+    let broken = Fault::Status { status: 502, headers: Vec::new(), body: None };
+    tells(broken, "first;502, second;200", "first;200").await;
+    tells(Fault::ResetBeforeHeaders, "first;reset, second;200", "first;200").await;
+    tells(Fault::EmptyStream, "first;stream-error, second;200", "first;200").await;
+    let misconfigured = Fault::Status { status: 401, headers: Vec::new(), body: None };
+    let next = "first;skip=breaker;breaker=_, second;200";
+    tells(misconfigured, "first;401, second;200", next).await;
+}
+
+#[tokio::test]
+async fn the_trail_tells_of_a_refused_connection() {
+    let gateway = two().await;
+    gateway.mock("first").stop().await.unwrap();
+    let answer = gateway.chat().await;
+    assert_eq!(answer.served_by(), "second");
+    assert_eq!(answer.header("x-spillway-attempts"), Some("2"));
+    assert_eq!(answer.header("x-spillway-trail"), Some("first;connect, second;200"));
+}
+
+#[tokio::test]
+async fn the_trail_is_off_by_default_and_who_served_can_be_told_otherwise() {
+    let gateway = Setup::new().backend("first", json!({})).whole(json!({"response": {}})).start();
+    let answer = gateway.await.chat().await;
+    assert_eq!(answer.header("x-spillway-trail"), None);
+    assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
+    assert_eq!(answer.served_by(), "first");
+
+    let response = json!({"response": {"served_by_header": "x-Region"}});
+    let gateway = Setup::new().backend("first", json!({})).whole(response).start();
+    let answer = gateway.await.chat().await;
+    assert_eq!(answer.header("x-region"), Some("first"));
+    assert_eq!(answer.header("x-served-by"), None);
+}
+
+const RATE_LIMITS: [&str; 4] = [
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+];
+
+const UTILISATION: &str = "azure-openai-deployment-utilization";
+
+async fn limited(response: serde_json::Value) -> Gateway {
+    let kind = Kind::Provisioned { tokens_per_minute: 1_000_000, burst_tokens: 1_000_000 };
+    let standard = Kind::Standard { tokens_per_minute: 1_000_000, requests_per_minute: 60_000 };
+    Setup::new()
+        .backend_with("first", json!({"weight": 1}), |mock| mock.with_kind(kind))
+        .backend_with("second", json!({"weight": 1}), |mock| mock.with_kind(standard))
+        .whole(json!({"response": response}))
+        .start()
+        .await
+}
+
+#[tokio::test]
+async fn the_rate_limits_of_one_member_are_not_told() {
+    let gateway = limited(json!({})).await;
+    for _ in 0..2 {
+        let answer = gateway.chat().await;
+        assert_eq!(answer.status, 200);
+        for name in answer.headers.keys() {
+            assert!(!name.as_str().starts_with("x-ratelimit-"), "{:?}", answer.headers);
+            assert_ne!(name.as_str(), UTILISATION);
+        }
+        // What Azure's support asks for passes.
+        for name in ["apim-request-id", "x-ms-region", "x-request-id"] {
+            assert!(answer.header(name).is_some(), "{name}: {:?}", answer.headers);
+        }
+    }
+    assert_eq!(gateway.counts(), [1, 1]);
+}
+
+#[tokio::test]
+async fn the_rate_limits_of_one_member_are_told_when_asked_for() {
+    let gateway = limited(json!({"backend_rate_limits": "on"})).await;
+    for _ in 0..2 {
+        let answer = gateway.chat().await;
+        match answer.served_by() {
+            "first" => assert!(answer.header(UTILISATION).is_some(), "{:?}", answer.headers),
+            _ => {
+                for name in RATE_LIMITS {
+                    assert!(answer.header(name).is_some(), "{name}: {:?}", answer.headers);
+                }
+            }
+        }
+    }
+    assert_eq!(gateway.counts(), [1, 1]);
+}
+
+#[tokio::test]
+async fn what_only_the_gateway_may_say_is_not_taken_from_a_backend() {
+    let gateway = first_and_second().start().await;
+    let headers = [
+        ("x-spillway-retry", "1"),
+        ("x-spillway-trail", "forged"),
+        ("x-spillway-attempts", "77"),
+        ("x-spillway-secret", "forged"),
+        ("x-served-by", "forged"),
+    ];
+    let headers: Vec<(String, String)> =
+        headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let forged_200 = Fault::BackendHeaders { headers: headers.clone() };
+    let forged_400 = Fault::Status { status: 400, headers, body: Some("{}".to_owned()) };
+    for (fault, status) in [(forged_200.clone(), 200), (forged_200, 200), (forged_400, 400)] {
+        gateway.mock("first").push_fault(fault);
+        let answer = if status == 200 { gateway.chat_stream().await } else { gateway.chat().await };
+        assert_eq!((answer.status, answer.served_by()), (status, "first"));
+        let own: Vec<_> = answer
+            .headers
+            .iter()
+            .filter(|(name, _)| name.as_str().starts_with("x-spillway-"))
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect();
+        let trail = format!("first;{status}");
+        assert_eq!(own.len(), 2, "{own:?}");
+        assert!(own.contains(&("x-spillway-attempts", "1")), "{own:?}");
+        assert!(own.contains(&("x-spillway-trail", &trail)), "{own:?}");
+        assert_eq!(answer.headers.get_all("x-served-by").iter().count(), 1);
+    }
+    assert_eq!(gateway.counts(), [3, 0]);
+}
+
+#[tokio::test]
+async fn what_only_the_gateway_may_say_is_not_taken_from_a_client() {
+    let gateway = first_and_second().start().await;
+    let headers = [
+        ("x-spillway-retry", "1"),
+        ("x-spillway-attempts", "9"),
+        ("x-spillway-anything", "second"),
+        ("X-Spillway-Target", "second"),
+    ];
+    let answer = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
+    assert_eq!(answer.header("x-spillway-trail"), Some("first;200"));
+    assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
+    let record = gateway.records("first").pop().unwrap();
+    assert!(record.headers.iter().all(|(name, _)| !name.starts_with("x-spillway-")));
+}
