@@ -16,4 +16,11 @@ mod support;
 
 mod harness;
 
+mod breaker;
 mod choosing;
+mod exhausted;
+mod reload;
+mod retry_budget;
+mod throttling;
+mod waiting;
+mod workers;

@@ -2,6 +2,7 @@
 
 mod client;
 mod envoy;
+mod listeners;
 mod setup;
 
 pub(crate) use client::{Answer, Client, Event};

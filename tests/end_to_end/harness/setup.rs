@@ -12,6 +12,7 @@ use std::time::Duration;
 pub(crate) struct Setup {
     backends: Vec<(MockConfig, Value)>,
     pool: Value,
+    others: Vec<Value>,
     whole: Value,
     settings: Settings,
 }
@@ -20,6 +21,8 @@ pub(crate) struct Setup {
 pub(crate) struct Gateway {
     pub(crate) client: Client,
     pub(crate) envoy: Envoy,
+    /// Spillway's.
+    pub(crate) configuration: Value,
     mocks: Vec<(String, Mock)>,
 }
 
@@ -29,6 +32,7 @@ impl Setup {
         Self {
             backends: Vec::new(),
             pool: json!({}),
+            others: Vec::new(),
             whole: json!({}),
             settings: Settings::default(),
         }
@@ -67,6 +71,12 @@ impl Setup {
         self
     }
 
+    /// With a further pool, for the model of its name, which takes the backends added last.
+    pub(crate) fn another_pool(mut self, name: &str, backends: usize) -> Self {
+        self.others.push(json!({"name": name, "backends": backends}));
+        self
+    }
+
     /// With these keys beside the pools.
     pub(crate) fn whole(mut self, keys: Value) -> Self {
         merge(&mut self.whole, keys);
@@ -79,7 +89,12 @@ impl Setup {
         self
     }
 
-    pub(crate) async fn start(mut self) -> Gateway {
+    pub(crate) async fn start(self) -> Gateway {
+        self.try_start().await.unwrap_or_else(|log| panic!("{log}"))
+    }
+
+    /// Starts Envoy; when it ends because of its configuration, the error is its log.
+    pub(crate) async fn try_start(mut self) -> Result<Gateway, String> {
         let mut mocks = Vec::new();
         let mut configured = Vec::new();
         for (mock, configuration) in self.backends {
@@ -87,17 +102,23 @@ impl Setup {
             mocks.push((name, Mock::start(mock).await.unwrap()));
             configured.push(configuration);
         }
+        for pool in &mut self.others {
+            let count = usize::try_from(pool["backends"].as_u64().unwrap()).unwrap();
+            pool["backends"] = configured.split_off(configured.len() - count).into();
+        }
         let mut pool = json!({"name": "gpt", "models": ["gpt-4o"], "backends": configured});
         merge(&mut pool, self.pool);
-        let mut configuration = json!({"pools": [pool], "response": {"trail_header": "on"}});
+        let mut pools = vec![pool];
+        pools.append(&mut self.others);
+        let mut configuration = json!({"pools": pools, "response": {"trail_header": "on"}});
         merge(&mut configuration, self.whole);
         let clusters: Vec<(String, u16)> =
             mocks.iter().map(|(name, mock)| (name.clone(), mock.port())).collect();
         for (name, _) in &mocks {
             self.settings.environment.push((variable_of(name), key_of(name)));
         }
-        let envoy = Envoy::start(&configuration, &clusters, &self.settings).await;
-        Gateway { client: Client::new(envoy.port), envoy, mocks }
+        let envoy = Envoy::start(&configuration, &clusters, &self.settings).await?;
+        Ok(Gateway { client: Client::new(envoy.port), envoy, configuration, mocks })
     }
 }
 
@@ -121,6 +142,11 @@ impl Gateway {
     /// Sends a small chat request.
     pub(crate) async fn chat(&self) -> super::Answer {
         self.client.post(CHAT, &chat_body()).await
+    }
+
+    /// A client with connections of its own.
+    pub(crate) fn another_client(&self) -> Client {
+        Client::new(self.envoy.port)
     }
 
     /// Sends a small chat request that asks for a stream.
