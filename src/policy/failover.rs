@@ -71,6 +71,12 @@ impl Ledger {
         self.tried
     }
 
+    /// The backends that this request must not try again even after waiting: all that it tried, but
+    /// for those that throttled it.
+    pub fn spent(&self) -> BackendSet {
+        self.throttled.iter().fold(self.tried, BackendSet::without)
+    }
+
     /// How many attempts began.
     pub fn attempts(&self) -> u8 {
         self.attempts
@@ -93,19 +99,19 @@ impl Ledger {
     /// The request waited for `length`: a gate that closed on it may have reopened.
     pub fn wait(&mut self, length: Millis) {
         self.waited = self.waited.plus(length);
-        for backend in self.throttled.iter() {
-            self.tried = self.tried.without(backend);
-        }
+        self.tried = self.spent();
         self.throttled = BackendSet::EMPTY;
     }
 
-    /// What to do next, given what a selection among the untried backends found.
+    /// What to do next, given what a selection among the untried backends found, and when the first
+    /// backend that is not [`spent`](Self::spent) recovers.
     ///
     /// `withdraw` takes one failover out of the retry budget, if it allows one; it is asked last,
     /// so that a budget is only spent on a failover that happens. The first attempt is free.
     pub fn next(
         &self,
         selected: Result<Choice, Unavailable>,
+        recovers: Option<Timestamp>,
         settings: &FailoverSettings,
         now: Timestamp,
         withdraw: impl FnOnce() -> bool,
@@ -114,17 +120,18 @@ impl Ledger {
             Ok(_) if self.attempts >= settings.max_attempts => Next::Stop(Stop::Limited),
             Ok(_) if self.attempts == 0 || withdraw() => Next::Retry,
             Ok(_) => Next::Stop(Stop::Limited),
-            Err(unavailable) => match unavailable.soonest {
+            Err(unavailable) => match recovers {
                 Some(until) if self.may_wait(until, settings, now) => Next::Wait { until },
                 _ => Next::Stop(Stop::Exhausted(unavailable)),
             },
         }
     }
 
-    /// Whether waiting until `until` stays within `max_wait`, and can lead to another attempt.
+    /// Whether waiting until `until` stays within `max_wait`, and can lead to another attempt. A gate
+    /// that closed on this request may have reopened by now: that is a wait of no length.
     fn may_wait(&self, until: Timestamp, settings: &FailoverSettings, now: Timestamp) -> bool {
         let wait = until.since(now);
-        wait > Millis::ZERO
+        settings.max_wait > Millis::ZERO
             && self.attempts < settings.max_attempts
             && self.waited.plus(wait) <= settings.max_wait
     }
