@@ -17,6 +17,8 @@ pub(crate) struct Settings {
     pub(crate) workers: u32,
     /// Whether the listener is read from a file that is watched.
     pub(crate) reloadable: bool,
+    /// How long connections live on after their listener was replaced.
+    pub(crate) drain_time: Duration,
     /// Whether Spillway's configuration is given as a `Struct` in place of a `StringValue`.
     pub(crate) as_struct: bool,
     pub(crate) per_try_timeout: Duration,
@@ -31,6 +33,7 @@ impl Default for Settings {
         Self {
             workers: 1,
             reloadable: false,
+            drain_time: Duration::from_secs(600),
             as_struct: false,
             per_try_timeout: Duration::from_secs(20),
             per_try_idle_timeout: Duration::from_secs(20),
@@ -76,7 +79,7 @@ impl Envoy {
             .arg(&path)
             .args(["--concurrency", &settings.workers.to_string()])
             .args(["--log-level", "warning", "--disable-hot-restart"])
-            .args(["--drain-time-s", "1"])
+            .args(["--drain-time-s", &settings.drain_time.as_secs().to_string()])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
