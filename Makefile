@@ -17,8 +17,10 @@ demo: wasm ## real Envoy, three mock backends and a load, for about 20 seconds
 
 test: wasm core-on-wasm32 ## the core on wasm32, then everything natively and in real Envoy
 	@envoy=$$(tools/envoy) && node=$$(tools/node) && \
-	SPILLWAY_WASM="$(MODULE)" SPILLWAY_ENVOY="$$envoy" SPILLWAY_NODE="$$node" \
-	SPILLWAY_PYTHON="$$(command -v python3)" cargo test --workspace --no-fail-fast
+	python_sdk=$$(python3 tools/python-sdk) && node_sdk=$$(SPILLWAY_NODE="$$node" tools/node-sdk) && \
+	SPILLWAY_WASM="$(MODULE)" SPILLWAY_ENVOY="$$envoy" SPILLWAY_NODE="$$node" SPILLWAY_NODE_SDK="$$node_sdk" \
+	SPILLWAY_PYTHON="$$(command -v python3)" SPILLWAY_PYTHON_SDK="$$python_sdk" \
+	cargo test --workspace --no-fail-fast
 
 check: targets purity ## format, lints, the boundary of the core, documentation
 	cargo fmt --all --check

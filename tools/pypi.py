@@ -52,7 +52,6 @@ def installed(package, version, folder, program):
     home = ROOT / "target" / folder
     binary = home / version / program
     if not binary.exists():
-        home.mkdir(parents=True, exist_ok=True)
         install(package, version, home, program)
     if version_of(str(binary)) is None:
         sys.exit("%s does not run on this machine: remove %s, or name one that does" % (binary, home))
@@ -62,23 +61,37 @@ def installed(package, version, folder, program):
 def install(package, version, home, program):
     """Installs the package into `home`/`version`."""
     say("installing %s %s with pip into %s (once)" % (package, version, home / version))
-    fresh = pathlib.Path(tempfile.mkdtemp(prefix=".installing-", dir=home))
-    try:
-        # A person's own pip settings must not turn this into a question or an error.
-        settings = dict(os.environ, PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0", PIP_ROOT_USER_ACTION="ignore")
-        answer = subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check",
-             "--no-deps", "--only-binary", ":all:", "--target", str(fresh), "%s==%s" % (package, version)],
-            env=settings, stdout=sys.stderr, check=False,
-        )
-        if answer.returncode != 0:
-            sys.exit("pip could not install %s==%s" % (package, version))
+
+    def fill(fresh):
+        pip(fresh, "--no-deps", "%s==%s" % (package, version))
         (fresh / program).chmod(0o755)
+
+    in_one_step(home / version, program, fill)
+
+
+def in_one_step(folder, proof, fill):
+    """Makes `folder`, in which `proof` is then a file, with what `fill` puts into an empty one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = pathlib.Path(tempfile.mkdtemp(prefix=".installing-", dir=folder.parent))
+    try:
+        fill(fresh)
+        if not (fresh / proof).exists():
+            sys.exit("what was installed for %s has no %s" % (folder, proof))
         try:
-            fresh.rename(home / version)
+            fresh.rename(folder)
         except OSError:
             # Another one was faster; what is there now is complete.
-            if not (home / version / program).exists():
+            if not (folder / proof).exists():
                 raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def pip(folder, *what):
+    """Has pip unpack `what` into `folder`."""
+    # A person's own pip settings must not turn this into a question or an error.
+    settings = dict(os.environ, PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0", PIP_ROOT_USER_ACTION="ignore")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check",
+               "--only-binary", ":all:", "--target", str(folder), *what]
+    if subprocess.run(command, env=settings, stdout=sys.stderr, check=False).returncode != 0:
+        sys.exit("pip could not install %s" % " ".join(what))

@@ -8,9 +8,9 @@
 //! An attempt that ends without headers (connect failure, reset, timeout) is retried by Envoy itself;
 //! [`Answer::done`] comes before that retry is routed, in time to say where it goes.
 
-use super::exchange::{Begun, Exchange};
+use super::exchange::Exchange;
 use super::host::{self, Buffer, Direction, HeaderMap, Map};
-use super::records::Evidence;
+use super::records::{Begun, Evidence};
 use super::sanitize;
 use super::timers::{self, StreamId, Wake};
 use crate::openai::sse::{ErrorWatch, HeadProbe, Probe};
@@ -149,6 +149,9 @@ impl Answer {
     /// The attempt is over, with or without an answer.
     pub(crate) fn done(&self) {
         let state = self.state.replace(State::Over);
+        if matches!(state, State::Over) {
+            return;
+        }
         let cancelled = flags() & DOWNSTREAM_DISCONNECT != 0;
         let now = host::now();
         match state {

@@ -3,8 +3,9 @@
 //! Here the request is made to fit its backend; [`super::answer`] watches what comes back.
 
 use super::answer::Answer;
-use super::exchange::{Begun, Exchange};
+use super::exchange::Exchange;
 use super::host::{self, Map};
+use super::records::Begun;
 use super::timers::StreamId;
 use super::{body, table};
 use crate::config::{Backend, Credential};

@@ -1,7 +1,7 @@
 //! One request in flight, as both roles see it: what was asked, what was tried, what comes next.
 
 use super::plan::{BackendPlan, Plan, PoolPlan};
-use super::records::{self, Evidence};
+use super::records::{self, Begun, Evidence};
 use super::{host, shared, worker};
 use crate::config::{Backend, Pool};
 use crate::openai::body::Body;
@@ -84,16 +84,6 @@ enum End {
     Failed(Option<BackendIndex>, Ending),
 }
 
-/// An attempt that began.
-pub(crate) struct Begun {
-    pub(crate) backend: BackendIndex,
-    pub(crate) at: Timestamp,
-    /// What its result is judged by.
-    pub(crate) ticket: Ticket,
-    /// The circuit breaker when it was chosen.
-    pub(crate) record: BackendRecord,
-}
-
 /// What the gateway does with the response that is about to reach the client.
 pub(crate) enum Finish {
     /// It goes on.
@@ -150,13 +140,21 @@ impl Exchange {
     /// Chooses the backend of the next attempt and points the route at it, or says what to do
     /// instead.
     pub(crate) fn go_on(&mut self, now: Timestamp) -> Next {
-        let next = self.next(now);
+        // The first attempt is free, so what is selected for it is taken at once.
+        let turn = if self.ledger.attempts() == 0 { Turn::Take } else { Turn::Peek };
+        let selected = self.select(turn, now);
+        let choice = selected.as_ref().map(|planned| planned.choice).map_err(Clone::clone);
+        let next = self.next(choice, now);
         match next {
-            Next::Retry => match self.select(Turn::Take, now) {
-                Ok(planned) => self.plan_attempt(planned),
-                // Another worker leased the only probe in between.
-                Err(unavailable) => return Next::Stop(Stop::Exhausted(unavailable)),
-            },
+            Next::Retry => {
+                let taken =
+                    if turn == Turn::Take { selected } else { self.select(Turn::Take, now) };
+                match taken {
+                    Ok(planned) => self.plan_attempt(planned),
+                    // Another worker leased the only probe in between.
+                    Err(unavailable) => return Next::Stop(Stop::Exhausted(unavailable)),
+                }
+            }
             Next::Stop(Stop::Limited) => {
                 if let Some((_, plan)) = self.pool() {
                     host::increment(plan.metrics.limited, 1);
@@ -270,8 +268,8 @@ impl Exchange {
         self.plan.config.response.trail.then(|| self.trail.render(name))
     }
 
-    fn next(&mut self, now: Timestamp) -> Next {
-        let selected = self.select(Turn::Peek, now).map(|planned| planned.choice);
+    /// What the ledger and the retry budget say to what was selected.
+    fn next(&self, selected: Result<Choice, Unavailable>, now: Timestamp) -> Next {
         let Some((pool, plan)) = self.pool() else { return Next::Stop(Stop::Limited) };
         let settings = &pool.policy.failover;
         let recovers = selected.as_ref().err().and_then(|_| {

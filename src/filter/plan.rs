@@ -6,7 +6,6 @@
 use super::metrics::{BackendMetrics, PoolMetrics};
 use super::{host, shared};
 use crate::config::{Config, Credential, Pool};
-use crate::policy::pool::BackendIndex;
 use crate::policy::records::{self, BackendRecord, PoolRecord};
 use crate::policy::retry_budget::Deposits;
 use crate::policy::select::Rotation;
@@ -54,28 +53,6 @@ impl Plan {
     /// The pool at `position`.
     pub(crate) fn pool(&self, position: usize) -> Option<(&Pool, &PoolPlan)> {
         Some((self.config.pools.get(position)?, self.pools.get(position)?))
-    }
-
-    /// Every backend, in every pool, that shares the throttle gate of `backend` of `pool`; itself
-    /// too.
-    pub(crate) fn sharing_gate_with(
-        &self,
-        pool: usize,
-        backend: BackendIndex,
-    ) -> Vec<(usize, BackendIndex)> {
-        let member = self.config.pools.get(pool).and_then(|pool| pool.policy.member(backend));
-        let Some(group) = member.and_then(|member| member.quota_group) else {
-            return vec![(pool, backend)];
-        };
-        let mut sharing = Vec::new();
-        for (position, pool) in self.config.pools.iter().enumerate() {
-            for (number, member) in pool.policy.members.iter().enumerate() {
-                if member.quota_group == Some(group) {
-                    sharing.extend(BackendIndex::new(number).map(|backend| (position, backend)));
-                }
-            }
-        }
-        sharing
     }
 }
 

@@ -1,15 +1,24 @@
 //! What an attempt showed, written into the records that all workers share, and into metrics.
 
-use super::exchange::Begun;
 use super::plan::{BackendPlan, Plan};
 use super::{host, shared, worker};
 use crate::config::Backend;
-use crate::policy::breaker::{Observation, Observed, RulesMet, Ticket, Transition};
+use crate::policy::breaker::{Observation, Observed, RulesMet, Ticket, Transition, needs_count};
 use crate::policy::classify::Outcome;
 use crate::policy::headroom::Headroom;
-use crate::policy::pool::BackendIndex;
-use crate::policy::records::{BackendRecord, PoolRecord, WindowsRecord};
+use crate::policy::pool::{BackendIndex, PoolPolicy};
+use crate::policy::records::{BackendRecord, NotUpdated, PoolRecord, WindowsRecord};
 use crate::policy::time::{Millis, Timestamp};
+
+/// An attempt that began.
+pub(crate) struct Begun {
+    pub(crate) backend: BackendIndex,
+    pub(crate) at: Timestamp,
+    /// What its result is judged by.
+    pub(crate) ticket: Ticket,
+    /// The circuit breaker when it was chosen.
+    pub(crate) record: BackendRecord,
+}
 
 /// What an attempt showed.
 pub(crate) struct Evidence {
@@ -82,6 +91,7 @@ pub(crate) fn release_probe(plan: &Plan, pool: usize, begun: &Begun, now: Timest
 }
 
 /// Closes the throttle gates of a backend and of all that share its quota, in whatever pool.
+/// Returns until when its own is closed.
 fn close_gates(
     plan: &Plan,
     pool: usize,
@@ -89,23 +99,35 @@ fn close_gates(
     delay: Option<Millis>,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let mut own = None;
-    for (other_pool, other) in plan.sharing_gate_with(pool, backend) {
-        let Some((configured, pool_plan)) = plan.pool(other_pool) else { continue };
-        let settings = &configured.policy.throttle;
-        let until = update(plan, other_pool, other, |record| {
-            record.gate.close(now, delay, settings);
-            record.gate.closed_until(now, settings)
-        })
-        .flatten();
-        if let (Some(until), Some(plan)) = (until, pool_plan.backends.get(other.position())) {
-            host::record(plan.metrics.gate_closed_until_ms, until.as_ms());
-        }
-        if (other_pool, other) == (pool, backend) {
-            own = until;
+    let group = plan.pool(pool)?.0.policy.member(backend)?.quota_group;
+    change(plan, pool, |bytes, policy| {
+        let closed = PoolRecord::close_gate(bytes, policy, backend, delay, now);
+        closed.map(|bytes| (bytes, ()))
+    });
+    show_gates(plan, pool, now);
+    for other in (0..plan.pools.len()).filter(|other| *other != pool) {
+        let Some(group) = group else { break };
+        let closed = change(plan, other, |bytes, policy| {
+            let closed = PoolRecord::close_group(bytes, policy, group, delay, now);
+            closed.map(|bytes| (bytes, ()))
+        });
+        if closed.is_some() {
+            show_gates(plan, other, now);
         }
     }
-    own
+    let (configured, pool_plan) = plan.pool(pool)?;
+    let records = pool_plan.records(configured);
+    records.get(backend.position())?.gate.closed_until(now, &configured.policy.throttle)
+}
+
+/// Shows in metrics which throttle gates of a pool are closed.
+fn show_gates(plan: &Plan, pool: usize, now: Timestamp) {
+    let Some((configured, pool_plan)) = plan.pool(pool) else { return };
+    for (backend, record) in pool_plan.backends.iter().zip(pool_plan.records(configured)) {
+        if let Some(until) = record.gate.closed_until(now, &configured.policy.throttle) {
+            host::record(backend.metrics.gate_closed_until_ms, until.as_ms());
+        }
+    }
 }
 
 /// Lets the circuit breaker see how an attempt ended.
@@ -118,9 +140,9 @@ fn observe(plan: &Plan, pool: usize, begun: &Begun, evidence: &Evidence, now: Ti
         return;
     }
     let Some(backend_plan) = pool_plan.backends.get(begun.backend.position()) else { return };
-    let met = if begun.ticket.probe {
-        RulesMet::default()
-    } else {
+    let is_counted = begun.record.breaker.counts_ordinary(begun.ticket)
+        && needs_count(settings, observed, elapsed);
+    let met = if is_counted {
         shared::update(&backend_plan.windows_key, |bytes| {
             let (bytes, met) = WindowsRecord::update(bytes, settings, |windows| {
                 windows.count(settings, begun.ticket.epoch, observed, elapsed, now)
@@ -131,6 +153,8 @@ fn observe(plan: &Plan, pool: usize, begun: &Begun, evidence: &Evidence, now: Ti
             host::increment(pool_plan.metrics.lost_updates, 1);
             RulesMet::default()
         })
+    } else {
+        RulesMet::default()
     };
     let retry_after = match evidence.outcome {
         Outcome::Fault { retry_after, .. } => retry_after,
@@ -174,18 +198,33 @@ fn update<R>(
     plan: &Plan,
     pool: usize,
     backend: BackendIndex,
-    mut change: impl FnMut(&mut BackendRecord) -> R,
+    mut with: impl FnMut(&mut BackendRecord) -> R,
+) -> Option<R> {
+    let key = plan.pool(pool)?.0.policy.member(backend)?.key;
+    change(plan, pool, |bytes, _| PoolRecord::update(bytes, key, &mut with))
+}
+
+/// Changes the shared record of a pool; `None` when it could not be changed.
+fn change<R>(
+    plan: &Plan,
+    pool: usize,
+    mut with: impl FnMut(Option<&[u8]>, &PoolPolicy) -> Result<(Vec<u8>, R), NotUpdated>,
 ) -> Option<R> {
     let (configured, pool_plan) = plan.pool(pool)?;
-    let key = configured.policy.member(backend)?.key;
-    let updated = shared::update(&pool_plan.record_key, |bytes| {
-        match PoolRecord::update(bytes, key, &mut change) {
-            Ok((bytes, changed)) => (Some(bytes), Some(changed)),
+    let policy = &configured.policy;
+    let changed = shared::update(&pool_plan.record_key, |bytes| {
+        let changed = match with(bytes, policy) {
+            // Damaged or of another version: it reads as fresh, so it is made anew.
+            Err(NotUpdated::Unreadable) => with(Some(&PoolRecord::reseat(None, policy)), policy),
+            changed => changed,
+        };
+        match changed {
+            Ok((bytes, found)) => (Some(bytes), Some(found)),
             // A newer configuration has no such backend: there is nothing to keep its state for.
             Err(_) => (None, None),
         }
     });
-    updated.unwrap_or_else(|_| {
+    changed.unwrap_or_else(|_| {
         host::increment(pool_plan.metrics.lost_updates, 1);
         None
     })

@@ -7,6 +7,8 @@ pub mod models;
 pub mod multipart;
 pub mod operation;
 pub mod percent;
+#[cfg(test)]
+mod random;
 pub mod reply;
 pub mod scan;
 pub mod splice;

@@ -301,11 +301,14 @@ impl WatchedLine {
 impl LineEnds {
     /// The bytes up to the end of the line, and what follows it; `None` when it does not end here.
     fn split<'a>(&mut self, bytes: &'a [u8]) -> (&'a [u8], Option<&'a [u8]>) {
+        if bytes.is_empty() {
+            return (bytes, None);
+        }
+        let is_after_return = std::mem::take(&mut self.is_after_return);
         let bytes = match bytes.strip_prefix(b"\n") {
-            Some(after) if self.is_after_return => after,
+            Some(after) if is_after_return => after,
             _ => bytes,
         };
-        self.is_after_return &= bytes.is_empty();
         let line = memchr2(b'\n', b'\r', bytes).and_then(|len| bytes.split_at_checked(len));
         let Some((line, [end, after @ ..])) = line else { return (bytes, None) };
         self.is_after_return = *end == b'\r';

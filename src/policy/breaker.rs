@@ -1,11 +1,9 @@
 //! The circuit breaker: faults open it, time half-opens it, one successful probe closes it.
 //!
 //! # What trips it
-//! Each rule counts on its own. A threshold is reached with >=, and only a fault can reach it: a
-//! success that lifts the number of attempts over `min_requests` is no reason to open. When several
-//! rules are reached at once, the one that keeps the breaker open longest wins. A wrong credential
-//! or deployment trips at once, rules or not, because no request will succeed. Throttles do not
-//! count, unless a rule names 429.
+//! A rule that is reached (see [`super::rules`]); when several are reached at once, the one that
+//! keeps the breaker open longest. A wrong credential or deployment trips at once, rules or not,
+//! because no request will succeed.
 //!
 //! # Half-open
 //! After the open time one request is let through as a probe. The lease is written under CAS, so
@@ -30,10 +28,11 @@
 //! caller that writes both under CAS takes two steps: [`RuleWindows::count`] in the one, and with
 //! its result [`Breaker::conclude`] in the other. [`Breaker::observe`] is both steps in one.
 
-use super::classify::{Fault, Outcome};
+pub use super::rules::{Observed, RuleWindows, RulesMet, needs_count};
+
 use super::pool::{BreakerSettings, MAX_RULES, Rule, Threshold};
+use super::rules::is_fault;
 use super::time::{Millis, Timestamp};
-use super::window::{Counts, Window};
 
 /// How long a breaker without rules stays open when the gateway's own choice was wrong.
 const TRIP_WITHOUT_RULES: Millis = Millis::from_secs(30);
@@ -109,40 +108,6 @@ pub struct Ticket {
     pub probe: bool,
 }
 
-/// What an attempt came to, as the breaker sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Observed {
-    /// The backend is broken.
-    Fault(Fault),
-    /// Nothing was learned. A probe gives its lease back; otherwise nothing happens.
-    Ignored,
-    /// The gateway's own choice is wrong.
-    Misconfigured,
-    /// It serves.
-    Success,
-}
-
-impl Observed {
-    /// What `outcome` is to a breaker with these settings: a throttle is a fault only to rules
-    /// that name 429.
-    pub fn of(outcome: &Outcome, settings: &BreakerSettings) -> Self {
-        match outcome {
-            Outcome::Success => Self::Success,
-            Outcome::Fault { fault, .. } => Self::Fault(*fault),
-            Outcome::Misconfigured { .. } => Self::Misconfigured,
-            Outcome::Throttled { .. }
-                if settings.rules.iter().any(|rule| rule.statuses.contains(429)) =>
-            {
-                Self::Fault(Fault::Status(429))
-            }
-            Outcome::Throttled { .. }
-            | Outcome::Cancelled
-            | Outcome::ClientError
-            | Outcome::Elsewhere { .. } => Self::Ignored,
-        }
-    }
-}
-
 /// A change of the breaker's state, reported exactly once by the call that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition {
@@ -171,65 +136,6 @@ pub enum TripReason {
     Misconfigured,
     /// The rule at this position was reached.
     Rule(usize),
-}
-
-/// The rules that a fault reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RulesMet(u8);
-
-impl RulesMet {
-    /// Whether there is none.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    fn with(self, position: usize) -> Self {
-        Self(self.0 | 1u8.checked_shl(u32::try_from(position).unwrap_or(8)).unwrap_or(0))
-    }
-
-    fn contains(self, position: usize) -> bool {
-        !self.0 & Self::default().with(position).0 == 0
-    }
-}
-
-/// What the rules of one backend count, for one epoch of its breaker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RuleWindows {
-    /// The epoch that the counts belong to.
-    pub epoch: u32,
-    /// One window for each rule, by position.
-    pub windows: [Window; MAX_RULES],
-}
-
-impl RuleWindows {
-    /// Counts the result of an ordinary attempt that began in the breaker's current `epoch`, and
-    /// says which rules it reached. Counts of another epoch are dropped.
-    pub fn count(
-        &mut self,
-        settings: &BreakerSettings,
-        epoch: u32,
-        observed: Observed,
-        elapsed: Millis,
-        now: Timestamp,
-    ) -> RulesMet {
-        if self.epoch != epoch {
-            *self = Self { epoch, windows: Default::default() };
-        }
-        let mut met = RulesMet::default();
-        for ((position, rule), window) in
-            settings.rules.iter().enumerate().zip(self.windows.iter_mut())
-        {
-            if !rule_counts(rule, observed, elapsed) {
-                continue;
-            }
-            let fault = is_fault(rule, observed, elapsed);
-            window.add(Counts { faults: u32::from(fault), total: 1 }, rule.interval, now);
-            if fault && is_reached(rule.threshold, window.counts(rule.interval, now)) {
-                met = met.with(position);
-            }
-        }
-        met
-    }
 }
 
 /// The result of one attempt.
@@ -470,51 +376,6 @@ impl Breaker {
             .filter(|_| rule.is_some_and(|rule| rule.accept_retry_after))
             .unwrap_or(Millis::ZERO);
         doubled.plus(jitter).max(named).min(settings.max_trip_duration.max(base))
-    }
-}
-
-/// Whether a result belongs into the counts of some rule.
-pub fn needs_count(settings: &BreakerSettings, observed: Observed, elapsed: Millis) -> bool {
-    settings.rules.iter().any(|rule| match rule.threshold {
-        Threshold::Percentage { .. } => rule_counts(rule, observed, elapsed),
-        Threshold::Count(_) => is_fault(rule, observed, elapsed),
-        Threshold::Consecutive(_) => false,
-    })
-}
-
-/// A share needs all attempts, a number only the faults; faults in a row are counted elsewhere.
-fn rule_counts(rule: &Rule, observed: Observed, elapsed: Millis) -> bool {
-    match rule.threshold {
-        Threshold::Percentage { .. } => {
-            matches!(observed, Observed::Fault(_) | Observed::Success)
-        }
-        Threshold::Count(_) => is_fault(rule, observed, elapsed),
-        Threshold::Consecutive(_) => false,
-    }
-}
-
-fn is_fault(rule: &Rule, observed: Observed, elapsed: Millis) -> bool {
-    let slow = rule.reasons.slow.is_some_and(|limit| elapsed > limit);
-    match observed {
-        Observed::Fault(Fault::Connect) => rule.reasons.connect || slow,
-        Observed::Fault(Fault::Timeout) => rule.reasons.timeout || slow,
-        Observed::Fault(Fault::Reset) => rule.reasons.reset || slow,
-        Observed::Fault(Fault::StreamError) => rule.reasons.stream_error || slow,
-        Observed::Fault(Fault::Status(status)) => rule.statuses.contains(status) || slow,
-        Observed::Success => slow,
-        Observed::Ignored | Observed::Misconfigured => false,
-    }
-}
-
-fn is_reached(threshold: Threshold, counts: Counts) -> bool {
-    match threshold {
-        Threshold::Count(limit) => counts.faults >= limit,
-        Threshold::Percentage { percent, min_requests } => {
-            let share = u64::from(counts.faults).saturating_mul(100);
-            let limit = u64::from(counts.total).saturating_mul(u64::from(percent));
-            counts.total >= min_requests && share >= limit
-        }
-        Threshold::Consecutive(_) => false,
     }
 }
 

@@ -131,7 +131,7 @@ pub fn head(
 pub fn error_body(status: u16, body_prefix: &[u8], traits: AttemptTraits) -> Outcome {
     const REFUSALS: [&str; 3] =
         ["content_filter", "ResponsibleAIPolicyViolation", "content_policy_violation"];
-    const TOO_LONG: [&str; 2] = ["context_length_exceeded", "string_above_max_length"];
+    const TOO_LONG: [&str; 1] = ["context_length_exceeded"];
     const TOO_LONG_PHRASES: [&str; 3] = ["context length", "context window", "long context"];
     const UNKNOWN_OBJECT: [&str; 3] =
         ["previous_response_not_found", "invalid_encrypted_content", "not_found"];

@@ -1,8 +1,8 @@
 //! What the tests of the policy share: settings, times, and dice that a seed reproduces.
 
 use super::pool::{
-    BreakerSettings, FailoverSettings, Member, OperationSet, PoolPolicy, Reasons, Rule, StatusSet,
-    Threshold, ThrottleSettings,
+    BackendIndex, BreakerSettings, FailoverSettings, Member, OperationSet, PoolPolicy, Reasons,
+    Rule, StatusSet, Threshold, ThrottleSettings,
 };
 use super::time::{Millis, Timestamp};
 
@@ -33,6 +33,10 @@ pub(super) fn at(ms: u64) -> Timestamp {
 
 pub(super) fn ms(ms: u64) -> Millis {
     Millis::new(ms)
+}
+
+pub(super) fn backend(position: usize) -> BackendIndex {
+    BackendIndex::new(position).unwrap()
 }
 
 pub(super) fn throttle() -> ThrottleSettings {

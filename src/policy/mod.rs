@@ -17,6 +17,7 @@ pub mod records;
 pub mod retry_after;
 pub mod retry_budget;
 pub mod rotation;
+pub mod rules;
 pub mod select;
 pub mod time;
 pub mod trail;

@@ -127,6 +127,22 @@ mod tests {
     }
 
     #[test]
+    fn a_denied_failover_is_not_charged() {
+        let settings = settings(20, 0);
+        let mut deposits = Deposits::default();
+        (0..5).for_each(|_| deposits.count(at(50_000)));
+        let (mut record, granted) = withdraw(None, &deposits, &settings, at(50_000));
+        assert!(granted);
+        for _ in 0..10 {
+            let (bytes, granted) =
+                withdraw(Some(&record), &Deposits::default(), &settings, at(50_001));
+            assert!(!granted);
+            record = bytes;
+        }
+        assert!(withdraw(Some(&record), &deposits, &settings, at(50_002)).1);
+    }
+
+    #[test]
     fn the_budget_returns_when_the_failovers_are_ten_seconds_old() {
         let (mut record, mut none) = (None, Deposits::default());
         let settings = settings(20, 2);

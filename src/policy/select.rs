@@ -332,7 +332,7 @@ fn mix(left: u64, right: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::policy::breaker::State;
-    use crate::policy::fixtures::{at, pool};
+    use crate::policy::fixtures::{at, backend, pool};
     use crate::policy::headroom::Headroom;
     use std::collections::HashMap;
     #[cfg(target_arch = "wasm32")]
@@ -340,10 +340,6 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_ms(100_000);
     const ANY: Needs = Needs { operation: OperationSet(1), prompt_tokens: 0, affinity: None };
-
-    fn index(position: usize) -> BackendIndex {
-        BackendIndex::new(position).unwrap()
-    }
 
     fn pick(policy: &PoolPolicy, records: &[BackendRecord], needs: &Needs, roll: u64) -> usize {
         let mut rotation = Rotation::new(policy);
@@ -384,9 +380,10 @@ mod tests {
         let long = Needs { prompt_tokens: 1_001, ..ANY };
         assert_eq!(pick(&policy, &[], &Needs { prompt_tokens: 1_000, ..ANY }, 0), 1);
         assert_eq!(pick(&policy, &[], &long, 0), 2);
-        let choice = Choice { backend: index(2), tier: 2, probe: false };
+        let choice = Choice { backend: backend(2), tier: 2, probe: false };
         let reasons = skipped(&policy, &[], &long, BackendSet::EMPTY, Some(&choice), NOW, 0);
-        let expected = [(index(0), Ineligible::Operation), (index(1), Ineligible::PromptLength)];
+        let expected =
+            [(backend(0), Ineligible::Operation), (backend(1), Ineligible::PromptLength)];
         assert_eq!(reasons, expected);
     }
 
@@ -394,7 +391,7 @@ mod tests {
     fn a_pool_with_one_backend_does_not_enforce_its_gate() {
         let policy = pool(&[(1, 1)]);
         assert_eq!(pick(&policy, &[gated(160_000)], &ANY, 0), 0);
-        let tried = BackendSet::EMPTY.with(index(0));
+        let tried = BackendSet::EMPTY.with(backend(0));
         let expected = Unavailable { soonest: Some(at(160_000)), throttled: true };
         assert_eq!(exhausted(&policy, &[gated(160_000)], tried), expected);
     }
@@ -421,12 +418,12 @@ mod tests {
         let wait = |records: &[BackendRecord], spent| {
             worth_waiting_for(&policy, records, &ANY, spent, NOW)
         };
-        let (none, first) = (BackendSet::EMPTY, BackendSet::EMPTY.with(index(0)));
+        let (none, first) = (BackendSet::EMPTY, BackendSet::EMPTY.with(backend(0)));
         let records = [open(101_000), gated(102_000)];
         assert_eq!(wait(&records, none), Some(at(101_000)));
         assert_eq!(wait(&records, first), Some(at(102_000)));
         assert_eq!(wait(&[BackendRecord::default(), gated(102_000)], first), Some(at(102_000)));
-        assert_eq!(wait(&records, first.with(index(1))), None);
+        assert_eq!(wait(&records, first.with(backend(1))), None);
     }
 
     #[test]
@@ -437,8 +434,8 @@ mod tests {
             let tried = BackendSet::EMPTY;
             select(&policy, records, &ANY, tried, &mut rotation, Turn::Take, NOW, 0).unwrap()
         };
-        assert_eq!(choose(&[open(100_000)]), Choice { backend: index(0), tier: 0, probe: true });
-        assert_eq!(choose(&[open(100_001)]), Choice { backend: index(1), tier: 1, probe: false });
+        assert_eq!(choose(&[open(100_000)]), Choice { backend: backend(0), tier: 0, probe: true });
+        assert_eq!(choose(&[open(100_001)]), Choice { backend: backend(1), tier: 1, probe: false });
     }
 
     #[test]
@@ -454,7 +451,7 @@ mod tests {
         let mut both = gated(104_000);
         both.breaker = open(120_000).breaker;
         assert_eq!(exhausted(&policy, &[both, both], none), unavailable(120_000, false));
-        let tried = none.with(index(0)).with(index(1));
+        let tried = none.with(backend(0)).with(backend(1));
         assert_eq!(exhausted(&policy, &[], tried), unavailable(100_000, false));
         assert_eq!(exhausted(&policy, &throttled, tried), unavailable(102_000, true));
     }
@@ -479,7 +476,7 @@ mod tests {
         let scarce = (0..2_100).filter(|_| {
             let none = BackendSet::EMPTY;
             let choice = select(&policy, &records, &ANY, none, &mut rotation, Turn::Take, NOW, 0);
-            choice.unwrap().backend == index(0)
+            choice.unwrap().backend == backend(0)
         });
         assert_eq!(scarce.count(), 100);
     }
@@ -510,13 +507,13 @@ mod tests {
     fn only_the_tiers_up_to_the_choice_explain_themselves() {
         let policy = pool(&[(1, 1), (2, 1), (2, 1), (3, 1)]);
         let records = [gated(100_080), open(120_000), BackendRecord::default(), gated(100_090)];
-        let choice = Choice { backend: index(2), tier: 1, probe: false };
+        let choice = Choice { backend: backend(2), tier: 1, probe: false };
         let none = BackendSet::EMPTY;
         let reasons = skipped(&policy, &records, &ANY, none, Some(&choice), NOW, 0);
-        let gate = (index(0), Ineligible::Gate { until: at(100_080) });
-        let breaker = (index(1), Ineligible::Breaker { until: at(120_000) });
+        let gate = (backend(0), Ineligible::Gate { until: at(100_080) });
+        let breaker = (backend(1), Ineligible::Breaker { until: at(120_000) });
         assert_eq!(reasons, [gate, breaker]);
-        let tried = none.with(index(0));
+        let tried = none.with(backend(0));
         let reasons = skipped(&policy, &records, &ANY, tried, Some(&choice), NOW, 0);
         assert_eq!(reasons, [breaker]);
         assert_eq!(skipped(&policy, &records, &ANY, none, None, NOW, 0).len(), 3);

@@ -178,7 +178,7 @@ fn reason_word(reason: Ineligible) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::fixtures::{at, ms};
+    use crate::policy::fixtures::{at, backend, ms};
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -188,16 +188,12 @@ mod tests {
         NAMES.get(backend.position()).copied()
     }
 
-    fn index(position: usize) -> BackendIndex {
-        BackendIndex::new(position).unwrap()
-    }
-
     #[test]
     fn the_trail_reads_in_the_order_of_events() {
         let mut trail = Trail::default();
-        trail.attempt(index(0), AttemptResult::Status(429), Some(ms(312)));
-        trail.skip(index(1), Ineligible::Gate { until: at(1_080) }, at(1_000));
-        trail.attempt(index(2), AttemptResult::Status(200), None);
+        trail.attempt(backend(0), AttemptResult::Status(429), Some(ms(312)));
+        trail.skip(backend(1), Ineligible::Gate { until: at(1_080) }, at(1_000));
+        trail.attempt(backend(2), AttemptResult::Status(200), None);
         let expected = "uksouth-ptu;429;gate=312ms, france;skip=gate;gate=80ms, sweden;200";
         assert_eq!(trail.render(name), expected);
         assert_eq!(trail.entries().len(), 3);
@@ -214,7 +210,7 @@ mod tests {
             AttemptResult::InBand,
             AttemptResult::StreamError,
         ] {
-            trail.attempt(index(1), result, None);
+            trail.attempt(backend(1), result, None);
         }
         for reason in [
             Ineligible::Breaker { until: at(9) },
@@ -222,7 +218,7 @@ mod tests {
             Ineligible::Operation,
             Ineligible::PromptLength,
         ] {
-            trail.skip(index(2), reason, at(4));
+            trail.skip(backend(2), reason, at(4));
         }
         assert_eq!(
             trail.render(name),
@@ -235,8 +231,8 @@ mod tests {
     #[test]
     fn the_same_skip_is_told_once() {
         let mut trail = Trail::default();
-        trail.skip(index(1), Ineligible::Gate { until: at(80) }, at(0));
-        trail.skip(index(1), Ineligible::Gate { until: at(80) }, at(50));
+        trail.skip(backend(1), Ineligible::Gate { until: at(80) }, at(0));
+        trail.skip(backend(1), Ineligible::Gate { until: at(80) }, at(50));
         assert_eq!(trail.render(name), "france;skip=gate;gate=80ms");
     }
 
@@ -244,7 +240,7 @@ mod tests {
     fn the_length_is_bounded() {
         let mut trail = Trail::default();
         for _ in 0..MAX_ENTRIES + 3 {
-            trail.attempt(index(2), AttemptResult::Reset, None);
+            trail.attempt(backend(2), AttemptResult::Reset, None);
         }
         let text = trail.render(name);
         assert_eq!(text.matches("sweden").count(), MAX_ENTRIES);
@@ -254,8 +250,8 @@ mod tests {
     #[test]
     fn names_cannot_break_the_header() {
         let mut trail = Trail::default();
-        trail.attempt(index(0), AttemptResult::Status(200), None);
-        trail.attempt(index(63), AttemptResult::Status(200), None);
+        trail.attempt(backend(0), AttemptResult::Status(200), None);
+        trail.attempt(backend(63), AttemptResult::Status(200), None);
         let hostile =
             |backend: BackendIndex| (backend.position() == 0).then_some("a,b;c\r\nd \u{e9}");
         assert_eq!(trail.render(hostile), "a_b_c__d__;200, ?;200");

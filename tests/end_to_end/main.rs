@@ -21,6 +21,7 @@ mod choosing;
 mod exhausted;
 mod reload;
 mod retry_budget;
+mod sdk;
 mod throttling;
 mod waiting;
 mod workers;

@@ -40,12 +40,32 @@ pub(crate) fn python_binary() -> &'static Path {
     PATH.get_or_init(|| named("SPILLWAY_PYTHON").unwrap_or_else(|| PathBuf::from("python3")))
 }
 
+/// What `PYTHONPATH` needs for the OpenAI SDK: `SPILLWAY_PYTHON_SDK`, else what `tools/python-sdk`
+/// installs for [`python_binary`].
+pub(crate) fn python_sdk() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    let install =
+        || answer_of("tools/python-sdk", Command::new(python_binary()).arg("tools/python-sdk"));
+    PATH.get_or_init(|| named("SPILLWAY_PYTHON_SDK").unwrap_or_else(install))
+}
+
+/// The folder whose `node_modules` has the OpenAI SDK: `SPILLWAY_NODE_SDK`, else what
+/// `tools/node-sdk` installs.
+pub(crate) fn node_sdk() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| named("SPILLWAY_NODE_SDK").unwrap_or_else(|| told_by("tools/node-sdk")))
+}
+
 fn named(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 fn told_by(tool: &str) -> PathBuf {
-    let answer = Command::new(root().join(tool)).stderr(Stdio::inherit()).output().unwrap();
+    answer_of(tool, &mut Command::new(root().join(tool)))
+}
+
+fn answer_of(tool: &str, command: &mut Command) -> PathBuf {
+    let answer = command.current_dir(root()).stderr(Stdio::inherit()).output().unwrap();
     assert!(answer.status.success(), "{tool} failed");
     PathBuf::from(String::from_utf8(answer.stdout).unwrap().trim_end())
 }

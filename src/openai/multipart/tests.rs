@@ -1,5 +1,6 @@
 #![allow(clippy::arithmetic_side_effects, clippy::string_slice, reason = "tests fail by panicking")]
 
+use super::super::random::Random;
 use super::*;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -192,4 +193,28 @@ fn a_boundary_is_read_from_the_content_type() {
         boundary(format!("multipart/form-data; boundary={}", "x".repeat(201)).as_bytes()),
         None
     );
+}
+
+#[test]
+fn any_chunking_of_random_forms_is_read_alike() {
+    let pieces: [&[u8]; 12] = [
+        b"\r\n",
+        b"\r",
+        b"\n",
+        b"--",
+        b"xyz",
+        b"--xyz\r\n",
+        b"\r\n--xyz--",
+        b"m\xff",
+        b"\r\n\r\n",
+        b"Content-Disposition: form-data; name=model",
+        b"; name=\"stream\"",
+        b"\r\n--xyz\r\n",
+    ];
+    let mut random = Random::new(3);
+    for _ in 0..20_000 {
+        let body = random.join(&pieces, 14);
+        let slices = random.cut(&body);
+        assert_eq!(scan_in(&slices), scan_in(&[&body]), "{body:?}");
+    }
 }

@@ -1,5 +1,6 @@
 #![allow(clippy::arithmetic_side_effects, clippy::string_slice, reason = "tests fail by panicking")]
 
+use super::super::random::Random;
 use super::*;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -314,7 +315,7 @@ fn a_million_levels_are_survived() {
 
 #[test]
 fn any_chunking_of_random_bodies_gives_what_a_parser_reads() {
-    let mut random = Random(42);
+    let mut random = Random::new(42);
     for round in 0..300 {
         let body = random_body(&mut random);
         let text = if round % 2 == 0 {
@@ -327,20 +328,13 @@ fn any_chunking_of_random_bodies_gives_what_a_parser_reads() {
         assert_eq!(whole.stream, body["stream"] == true);
         assert_eq!(whole.choices, body["n"].as_u64());
         assert_eq!(whole.prompt_text_bytes, text_bytes(&body));
-        let mut scanner = JsonScanner::new();
-        let mut rest = text.as_bytes();
-        while !rest.is_empty() {
-            let (slice, after) = rest.split_at(random.below(20).min(rest.len()));
-            scanner.push(slice);
-            rest = after;
-        }
-        assert_eq!(scanner.finish().unwrap(), whole);
+        assert_eq!(scan_in(&random.cut(text.as_bytes())), Ok(whole));
     }
 }
 
 #[test]
 fn random_bytes_never_panic() {
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     let alphabet = b"{}[]\":,\\u0dDae \n1-.t\xff\xef\xbb\xbfmodel";
     for _ in 0..20_000 {
         let len = random.below(40);
@@ -348,18 +342,6 @@ fn random_bytes_never_panic() {
         body.insert(0, b'{');
         let cut = random.below(body.len());
         assert_eq!(scan_in(&[&body]), scan_in(&[&body[..cut], &body[cut..]]));
-    }
-}
-
-/// xorshift: a seed reproduces every body.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % u64::try_from(bound.max(1)).unwrap()).unwrap()
     }
 }
 

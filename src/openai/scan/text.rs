@@ -10,7 +10,7 @@ use super::length;
 pub(super) struct Text {
     /// Its length in UTF-8 bytes without escapes.
     pub(super) len: u64,
-    /// Its first bytes: up to [`VALUE_BYTES_MAX`] at the top level, [`NESTED_BYTES_MAX`] below.
+    /// Its first bytes, `head_bytes_max` at most.
     pub(super) head: Vec<u8>,
     pub(super) head_bytes_max: usize,
     /// The first half of a surrogate pair, when it came last.

@@ -1,5 +1,6 @@
 #![allow(clippy::arithmetic_side_effects, reason = "tests fail by panicking")]
 
+use super::super::random::Random;
 use super::*;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -267,4 +268,42 @@ fn what_is_no_fault_of_the_backend_is_not_told() {
     }
     let long = format!("data: {{\"choices\":[{{\"delta\":\"{}\"}}]}}\n\n", "é".repeat(100_000));
     assert_eq!(watch_in(long.as_bytes().chunks(777)), 0);
+}
+
+#[test]
+fn any_chunking_of_random_streams_is_probed_and_watched_alike() {
+    let pieces: [&[u8]; 20] = [
+        b"data: ",
+        b"event: ",
+        b"error",
+        b"response.failed",
+        b"response.created",
+        b"\n",
+        b"\n\n",
+        b"\r",
+        b"\r\n",
+        b"{\"error\":",
+        b"{\"type\":\"error\",\"code\":",
+        b"\"429\"}",
+        b"null}",
+        b"{\"choices\":[",
+        b"]}",
+        b":",
+        b"\xef\xbb\xbf",
+        b"\xff",
+        b"id: 1",
+        b"[DONE]",
+    ];
+    let mut random = Random::new(11);
+    for _ in 0..20_000 {
+        let stream = random.join(&pieces, 12);
+        let slices = random.cut(&stream);
+        assert_eq!(probe_in(slices.iter().copied()), probe_in([&stream[..]]), "{stream:?}");
+        assert_eq!(watch_in(slices.iter().copied()), watch_in([&stream[..]]), "{stream:?}");
+        let mut head = HeadProbe::new();
+        slices.iter().for_each(|slice| _ = head.push(slice));
+        let end = head.finish();
+        assert_eq!(end, finish(&stream), "{stream:?}");
+        assert_ne!(end, Probe::More);
+    }
 }

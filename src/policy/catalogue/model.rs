@@ -4,6 +4,7 @@ use crate::policy::breaker::{Admission, Breaker, Observed, RuleWindows, Ticket, 
 use crate::policy::classify::Fault;
 use crate::policy::fixtures::{Dice, at, breaker, ms, rule};
 use crate::policy::pool::{BreakerSettings, Threshold};
+use crate::policy::time::Millis;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -24,6 +25,8 @@ struct Model {
     failed_probes: u32,
     /// Attempts that began in an earlier generation are strangers.
     generation: u32,
+    /// The width of a slot of the windows.
+    slot_ms: u64,
 }
 
 impl Model {
@@ -42,8 +45,8 @@ impl Model {
     }
 
     fn reached(&self, threshold: Threshold, now: u64) -> bool {
-        let oldest = (now / 3_000).saturating_sub(9);
-        let recent = self.events.iter().filter(|(time, _)| time / 3_000 >= oldest);
+        let oldest = (now / self.slot_ms).saturating_sub(9);
+        let recent = self.events.iter().filter(|(time, _)| time / self.slot_ms >= oldest);
         let (mut faults, mut total) = (0_u64, 0_u64);
         recent.for_each(|(_, fault)| {
             total += 1;
@@ -123,7 +126,11 @@ fn random_rules(dice: &mut Dice) -> BreakerSettings {
         },
     ];
     let rules = thresholds.into_iter().filter(|_| dice.below(2) == 0).map(rule).collect();
-    breaker(rules)
+    let mut settings = breaker(rules);
+    // Half of the windows outlast every open time, so that only closing can clear them.
+    let interval = [Millis::from_secs(30), Millis::from_secs(3_600)][dice.below(2) as usize];
+    settings.rules.iter_mut().for_each(|rule| rule.interval = interval);
+    settings
 }
 
 #[test]
@@ -133,8 +140,14 @@ fn the_breaker_agrees_with_the_model_on_any_sequence_of_events() {
         let mut dice = Dice::new(seed);
         let settings = random_rules(&mut dice);
         let (mut breaker, mut windows) = <(Breaker, RuleWindows)>::default();
-        let mut model =
-            Model { phase: Phase::Closed, events: vec![], failed_probes: 0, generation: 0 };
+        let interval = settings.rules.first().map_or(10, |rule| rule.interval.as_ms());
+        let mut model = Model {
+            phase: Phase::Closed,
+            events: vec![],
+            failed_probes: 0,
+            generation: 0,
+            slot_ms: interval / 10,
+        };
         let mut running: Vec<(Ticket, (u32, bool))> = Vec::new();
         let mut now = 1_000_000;
         for step in 0..400 {

@@ -300,9 +300,10 @@ fn item_13_half_open_admits_one_and_sends_the_others_elsewhere() {
 #[test]
 fn item_14_a_successful_probe_closes_and_clears_the_counts() {
     let mut bench = Bench::with(Threshold::Count(3));
+    // So long that only the closing can have cleared it.
+    bench.settings.rules[0].interval = Millis::from_secs(3_600);
     bench.see_times(FAULT, 2);
     assert!(bench.see(FAULT).is_some());
-    bench.settings.rules[0].interval = Millis::from_secs(3_600);
     bench.now += 30_000;
     let ticket = bench.probe().unwrap();
     let closed = bench.report(ticket, Observed::Success, FAST, None);

@@ -197,6 +197,7 @@ fn connection_manager(
     json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "gateway",
+        "delayed_close_timeout": "0.1s",
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "http_filters": [
             {"name": "spillway", "typed_config": filter(configuration, settings)},

@@ -1,0 +1,139 @@
+//! The clients: a mixed load at a given rate, and a pair of probes that measures what the gateway adds.
+//!
+//! The load is open-loop: the next request leaves on time even when earlier ones are slow, because that
+//! is how many independent applications behave, and because a load that waits hides a slow gateway.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::client::{Answer, Call, Kind, Shape};
+use crate::http::Http;
+use crate::observe::Event;
+use crate::story::Chapter;
+
+/// More than this at a time is a gateway that hangs.
+const IN_FLIGHT_MAX: usize = 500;
+
+/// Keeps the probes a small part of the load.
+const BETWEEN_PROBES: Duration = Duration::from_millis(60);
+
+/// What the story wants from the clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Orders {
+    pub(crate) chapter: Chapter,
+    /// 0 ends the load.
+    pub(crate) requests_per_second: u32,
+    /// Whether the probes run.
+    pub(crate) probes: bool,
+}
+
+/// The mix: which call is the n-th. The pattern of kinds has ten places, that of shapes three, so in thirty calls
+/// every kind meets every shape.
+fn call(number: usize) -> Call {
+    const KINDS: [Kind; 10] = [
+        Kind::ChatStream,
+        Kind::Document,
+        Kind::Embeddings,
+        Kind::ChatStream,
+        Kind::ResponsesStream,
+        Kind::ChatStream,
+        Kind::Chat,
+        Kind::Embeddings,
+        Kind::ChatStream,
+        Kind::Responses,
+    ];
+    const SHAPES: [Shape; 3] = [Shape::Azure, Shape::AzureV1, Shape::OpenAi];
+    let kind = KINDS.iter().cycle().nth(number % KINDS.len());
+    let shape = SHAPES.iter().cycle().nth(number % SHAPES.len());
+    Call {
+        kind: kind.copied().unwrap_or(Kind::Chat),
+        shape: shape.copied().unwrap_or(Shape::OpenAi),
+    }
+}
+
+/// Sends the load through the gateway until it is ordered to end, then waits for what is on its way.
+pub(crate) async fn run(
+    http: Http,
+    gateway: String,
+    mut orders: watch::Receiver<Orders>,
+    events: mpsc::UnboundedSender<Event>,
+) {
+    let mut in_flight = JoinSet::new();
+    let mut next_at = Instant::now();
+    let mut number = 0_usize;
+    loop {
+        let Orders { chapter, requests_per_second, .. } = *orders.borrow_and_update();
+        if requests_per_second == 0 {
+            break;
+        }
+        next_at += Duration::from_secs(1) / requests_per_second;
+        // What could not leave in time is not made up for by a flood.
+        next_at = next_at.max(Instant::now() - Duration::from_millis(200));
+        tokio::time::sleep_until(next_at).await;
+        while in_flight.try_join_next().is_some() {}
+        if in_flight.len() >= IN_FLIGHT_MAX {
+            let _ = events.send(Event::Answer(hung(chapter)));
+            continue;
+        }
+        let (http, gateway, events) = (http.clone(), gateway.clone(), events.clone());
+        let call = call(number);
+        number += 1;
+        in_flight.spawn(async move {
+            let answer = call.send(&http, &gateway, chapter).await;
+            let _ = events.send(Event::Answer(answer));
+        });
+    }
+    while in_flight.join_next().await.is_some() {}
+}
+
+/// Asks the same of a backend itself and of the gateway in turn, so that both meet the same noise.
+pub(crate) async fn run_probes(
+    http: Http,
+    gateway: String,
+    backend: (String, String),
+    mut orders: watch::Receiver<Orders>,
+    events: mpsc::UnboundedSender<Event>,
+) {
+    let (url, key) = backend;
+    while orders.borrow_and_update().probes {
+        let chapter = orders.borrow().chapter;
+        let direct = Call::DIRECT.send_to(&http, &url, &key, chapter).await;
+        let through = Call::DIRECT.send(&http, &gateway, chapter).await;
+        if direct.problem.is_none() && through.problem.is_none() {
+            let _ =
+                events.send(Event::Overhead { direct: direct.latency, through: through.latency });
+        }
+        let _ = events.send(Event::Answer(through));
+        tokio::time::sleep(BETWEEN_PROBES).await;
+    }
+}
+
+fn hung(chapter: Chapter) -> Answer {
+    Answer {
+        kind: Kind::Chat,
+        chapter,
+        ended_at: Instant::now(),
+        problem: Some(format!("more than {IN_FLIGHT_MAX} requests are unanswered")),
+        served_by: None,
+        attempts: None,
+        first_byte: Duration::ZERO,
+        latency: Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thirty_calls_bring_every_kind_in_every_dialect() {
+        for kind in Kind::ALL {
+            for shape in [Shape::Azure, Shape::AzureV1, Shape::OpenAi] {
+                assert!((0..30).map(call).any(|found| found == Call { kind, shape }));
+            }
+        }
+    }
+}

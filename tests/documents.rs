@@ -1,0 +1,84 @@
+//! What the documents name exists: a path that was moved would otherwise mislead for years.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "tests fail by panicking"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The folders whose files documents may name in backticks.
+const NAMED: [&str; 9] =
+    [".ci/", "demo/", "docs/", "envoy/", "mock-azure/", "src/", "tests/", "tools/", "Makefile"];
+
+#[test]
+fn every_path_in_backticks_exists() {
+    let missing = complaints(|text| {
+        let spans = text.split('`').skip(1).step_by(2);
+        spans
+            .filter(|span| NAMED.iter().any(|folder| span.starts_with(folder)))
+            .filter(|span| !span.contains(['<', '*', '{', ' ', '\n']))
+            .filter(|span| !root().join(span).exists())
+            .map(str::to_owned)
+            .collect()
+    });
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn every_link_to_a_file_leads_to_one() {
+    let mut missing = Vec::new();
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = target.split('#').next().unwrap_or_default();
+            if target.contains("://") || file.is_empty() {
+                continue;
+            }
+            if !document.parent().unwrap().join(file).exists() {
+                missing.push(format!("{}: {target}", document.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn every_make_target_that_a_document_names_exists() {
+    let makefile = fs::read_to_string(root().join("Makefile")).unwrap();
+    let missing = complaints(|text| {
+        let named = text.split("`make ").skip(1).filter_map(|rest| rest.split(['`', ' ']).next());
+        named
+            .filter(|target| !makefile.contains(&format!("\n{target}:")))
+            .map(str::to_owned)
+            .collect()
+    });
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+fn complaints(look: impl Fn(&str) -> Vec<String>) -> Vec<String> {
+    let mut found = Vec::new();
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        found.extend(look(&text).into_iter().map(|name| format!("{}: {name}", document.display())));
+    }
+    found
+}
+
+/// The documents of the repository itself.
+fn documents() -> Vec<PathBuf> {
+    let folders = [root().to_owned(), root().join("docs"), root().join("docs/decisions")];
+    let files = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap());
+    let documents: Vec<PathBuf> = files
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .collect();
+    assert!(documents.len() >= 10, "only {} documents", documents.len());
+    documents
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
