@@ -294,13 +294,18 @@ fn a_default_gives_way_to_the_setting_that_it_contradicts() {
 }
 
 #[test]
-fn max_attempts_defaults_to_the_size_of_the_pool_and_to_six_at_most() {
+fn max_attempts_defaults_to_the_size_of_the_pool_to_six_at_most_and_twice_that_to_wait() {
     for (backends, attempts) in [(1, 1), (3, 3), (6, 6), (7, 6), (64, 6)] {
         let names = (0..backends).map(|i| format!(r#"{{"name": "b{i}", "host": "h"}}"#));
         let list = names.collect::<Vec<_>>().join(",");
         let json = format!(r#"{{"pools": [{{"name": "a", "backends": [{list}]}}]}}"#);
         let config = parse(json.as_bytes()).unwrap();
         assert_eq!(config.pools[0].policy.failover.max_attempts, attempts);
+        for (max_wait, times) in [("1ms", 2), ("0s", 1)] {
+            let failover = format!(r#""failover": {{"max_wait": "{max_wait}"}}, "backends""#);
+            let config = parse(json.replacen("\"backends\"", &failover, 1).as_bytes()).unwrap();
+            assert_eq!(config.pools[0].policy.failover.max_attempts, times * attempts);
+        }
     }
 }
 

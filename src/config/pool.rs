@@ -123,8 +123,11 @@ fn failover(node: &Node<'_>, backends: usize) -> Option<FailoverSettings> {
             duration(n, Millis::new(10)..=Millis::from_secs(3_600))
         });
         let (hold_bytes, hold_time) = fields.optional("hold", hold).unwrap_or(DEFAULT_HOLD);
+        // A request that waits for a backend that throttled it is there twice.
+        let waits = max_wait.is_some_and(|length| length > Millis::ZERO);
+        let default_attempts = default.max_attempts.saturating_mul(if waits { 2 } else { 1 });
         Some(FailoverSettings {
-            max_attempts: max_attempts.unwrap_or(default.max_attempts),
+            max_attempts: max_attempts.unwrap_or(default_attempts),
             retry_percent,
             min_retries_per_second,
             max_wait: max_wait.unwrap_or(default.max_wait),

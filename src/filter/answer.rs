@@ -12,7 +12,7 @@ use super::exchange::Exchange;
 use super::host::{self, Buffer, Direction, HeaderMap, Map};
 use super::records::{Begun, Evidence};
 use super::sanitize;
-use super::timers::{self, Wake};
+use super::timers::{self, StreamId, Wake};
 use crate::openai::sse::{ErrorWatch, HeadProbe, Probe};
 use crate::policy::classify::{self, AttemptTraits, Fault, Head, Outcome};
 use crate::policy::failover::{self, Ending, Next};
@@ -40,7 +40,7 @@ const ERROR_BODY_MAX_BYTES: usize = 16 * 1024;
 
 /// The answer to one attempt.
 pub(crate) struct Answer {
-    context: u32,
+    stream: StreamId,
     exchange: Rc<RefCell<Exchange>>,
     begun: Begun,
     traits: AttemptTraits,
@@ -91,13 +91,13 @@ struct StreamHead {
 
 impl Answer {
     pub(crate) fn new(
-        context: u32,
+        stream: StreamId,
         exchange: Rc<RefCell<Exchange>>,
         begun: Begun,
         traits: AttemptTraits,
     ) -> Rc<Self> {
         Rc::new_cyclic(|itself| Self {
-            context,
+            stream,
             exchange,
             begun,
             traits,
@@ -315,7 +315,7 @@ impl Answer {
     }
 
     fn wake_at(&self, at: Timestamp, now: Timestamp) {
-        timers::set(self.context, at, now, self.itself.clone());
+        timers::set(self.stream, at, now, self.itself.clone());
     }
 
     fn hold_limits(&self) -> HoldLimits {

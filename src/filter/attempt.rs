@@ -6,6 +6,7 @@ use super::answer::Answer;
 use super::exchange::Exchange;
 use super::host::{self, Map};
 use super::records::Begun;
+use super::timers::StreamId;
 use super::{body, table};
 use crate::config::{Backend, Credential};
 use crate::openai::api::Api;
@@ -21,7 +22,7 @@ const CLUSTER_NAME: &str = "xds\0cluster_name";
 
 /// The filter of one attempt.
 pub(crate) struct Attempt {
-    context: u32,
+    stream: StreamId,
     running: Option<Running>,
 }
 
@@ -33,8 +34,8 @@ struct Running {
 }
 
 impl Attempt {
-    pub(crate) fn new(context: u32) -> Self {
-        Self { context, running: None }
+    pub(crate) fn new(stream: StreamId) -> Self {
+        Self { stream, running: None }
     }
 
     fn begin(&self) -> Option<Running> {
@@ -64,7 +65,7 @@ impl Attempt {
         };
         let splices = rewrite(&mut borrowed, &begun)?;
         drop(borrowed);
-        let answer = Answer::new(self.context, exchange, begun, traits);
+        let answer = Answer::new(self.stream, exchange, begun, traits);
         Some(Running { answer, splices, offset: 0 })
     }
 }

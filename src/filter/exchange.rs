@@ -13,7 +13,7 @@ use crate::policy::pool::BackendIndex;
 use crate::policy::records::BackendRecord;
 use crate::policy::retry_budget;
 use crate::policy::rotation::Turn;
-use crate::policy::select::{Choice, Needs, Unavailable, select, skipped};
+use crate::policy::select::{Choice, Needs, Unavailable, select, skipped, worth_waiting_for};
 use crate::policy::time::{Millis, Timestamp};
 use crate::policy::trail::Trail;
 use std::rc::Rc;
@@ -274,7 +274,11 @@ impl Exchange {
     fn next(&self, selected: Result<Choice, Unavailable>, now: Timestamp) -> Next {
         let Some((pool, plan)) = self.pool() else { return Next::Stop(Stop::Limited) };
         let settings = &pool.policy.failover;
-        self.ledger.next(selected, settings, now, || {
+        let recovers = selected.as_ref().err().and_then(|_| {
+            let (records, spent) = (plan.records(pool), self.ledger.spent());
+            worth_waiting_for(&pool.policy, &records, &self.asked.needs, spent, now)
+        });
+        self.ledger.next(selected, recovers, settings, now, || {
             let Ok(mut deposits) = plan.deposits.try_borrow_mut() else { return true };
             let granted = shared::update(&plan.retry_budget_key, |record| {
                 let (record, granted) = retry_budget::withdraw(record, &deposits, settings, now);
@@ -288,7 +292,7 @@ impl Exchange {
     }
 
     /// Selects a backend. With [`Turn::Take`] it is really taken: the rotation moves on, the probe
-    /// is leased, and the trail notes who was passed over.
+    /// is leased. The trail notes who was passed over, also when nobody was left to be chosen.
     fn select(&mut self, turn: Turn, now: Timestamp) -> Result<Planned, Unavailable> {
         let nobody = Unavailable { soonest: None, throttled: false };
         let whole = Rc::clone(&self.plan);
@@ -300,7 +304,7 @@ impl Exchange {
             let roll = worker::random();
             let choice =
                 select(&pool.policy, &records, needs, tried, &mut rotation, turn, now, roll);
-            if whole.config.response.trail && turn == Turn::Take {
+            if whole.config.response.trail && (turn == Turn::Take || choice.is_err()) {
                 let chosen = choice.as_ref().ok();
                 for (backend, reason) in
                     skipped(&pool.policy, &records, needs, tried, chosen, now, roll)

@@ -71,6 +71,12 @@ impl Ledger {
         self.tried
     }
 
+    /// The backends that this request must not try again even after waiting: all that it tried, but
+    /// for those that throttled it.
+    pub fn spent(&self) -> BackendSet {
+        self.throttled.iter().fold(self.tried, BackendSet::without)
+    }
+
     /// How many attempts began.
     pub fn attempts(&self) -> u8 {
         self.attempts
@@ -93,19 +99,19 @@ impl Ledger {
     /// The request waited for `length`: a gate that closed on it may have reopened.
     pub fn wait(&mut self, length: Millis) {
         self.waited = self.waited.plus(length);
-        for backend in self.throttled.iter() {
-            self.tried = self.tried.without(backend);
-        }
+        self.tried = self.spent();
         self.throttled = BackendSet::EMPTY;
     }
 
-    /// What to do next, given what a selection among the untried backends found.
+    /// What to do next, given what a selection among the untried backends found, and when the first
+    /// backend that is not [`spent`](Self::spent) recovers.
     ///
     /// `withdraw` takes one failover out of the retry budget, if it allows one; it is asked last,
     /// so that a budget is only spent on a failover that happens. The first attempt is free.
     pub fn next(
         &self,
         selected: Result<Choice, Unavailable>,
+        recovers: Option<Timestamp>,
         settings: &FailoverSettings,
         now: Timestamp,
         withdraw: impl FnOnce() -> bool,
@@ -114,17 +120,18 @@ impl Ledger {
             Ok(_) if self.attempts >= settings.max_attempts => Next::Stop(Stop::Limited),
             Ok(_) if self.attempts == 0 || withdraw() => Next::Retry,
             Ok(_) => Next::Stop(Stop::Limited),
-            Err(unavailable) => match unavailable.soonest {
+            Err(unavailable) => match recovers {
                 Some(until) if self.may_wait(until, settings, now) => Next::Wait { until },
                 _ => Next::Stop(Stop::Exhausted(unavailable)),
             },
         }
     }
 
-    /// Whether waiting until `until` stays within `max_wait`, and can lead to another attempt.
+    /// Whether waiting until `until` stays within `max_wait`, and can lead to another attempt. A gate
+    /// that closed on this request may have reopened by now: that is a wait of no length.
     fn may_wait(&self, until: Timestamp, settings: &FailoverSettings, now: Timestamp) -> bool {
         let wait = until.since(now);
-        wait > Millis::ZERO
+        settings.max_wait > Millis::ZERO
             && self.attempts < settings.max_attempts
             && self.waited.plus(wait) <= settings.max_wait
     }
@@ -211,7 +218,8 @@ mod tests {
     }
 
     fn next(ledger: &Ledger, selected: Result<Choice, Unavailable>) -> Next {
-        ledger.next(selected, &settings(), NOW, || true)
+        let recovers = selected.as_ref().err().and_then(|unavailable| unavailable.soonest);
+        ledger.next(selected, recovers, &settings(), NOW, || true)
     }
 
     fn throttled() -> Outcome {
@@ -225,7 +233,7 @@ mod tests {
     #[test]
     fn the_first_attempt_costs_nothing_of_the_retry_budget() {
         let ledger = Ledger::default();
-        let next = ledger.next(found(), &settings(), NOW, || panic!("asked for a failover"));
+        let next = ledger.next(found(), None, &settings(), NOW, || panic!("asked for a failover"));
         assert_eq!(next, Next::Retry);
     }
 
@@ -233,8 +241,11 @@ mod tests {
     fn a_failover_needs_the_retry_budget_s_consent() {
         let mut ledger = Ledger::default();
         ledger.begin(backend(0));
-        assert_eq!(ledger.next(found(), &settings(), NOW, || true), Next::Retry);
-        assert_eq!(ledger.next(found(), &settings(), NOW, || false), Next::Stop(Stop::Limited));
+        assert_eq!(ledger.next(found(), None, &settings(), NOW, || true), Next::Retry);
+        assert_eq!(
+            ledger.next(found(), None, &settings(), NOW, || false),
+            Next::Stop(Stop::Limited)
+        );
     }
 
     #[test]
@@ -244,7 +255,7 @@ mod tests {
             assert_eq!(next(&ledger, found()), Next::Retry);
             ledger.begin(backend(number));
         }
-        let next = ledger.next(found(), &settings(), NOW, || panic!("asked for a failover"));
+        let next = ledger.next(found(), None, &settings(), NOW, || panic!("asked for a failover"));
         assert_eq!(next, Next::Stop(Stop::Limited));
     }
 
@@ -279,10 +290,28 @@ mod tests {
     }
 
     #[test]
-    fn a_recovery_that_is_now_is_nothing_to_wait_for() {
-        let ledger = Ledger::default();
-        assert!(matches!(next(&ledger, none_before(Some(NOW))), Next::Stop(Stop::Exhausted(_))));
-        assert!(matches!(next(&ledger, none_before(Some(at(0)))), Next::Stop(Stop::Exhausted(_))));
+    fn a_gate_that_reopened_meanwhile_is_a_wait_of_no_length_for_who_may_wait() {
+        let mut ledger = Ledger::default();
+        ledger.begin(backend(0));
+        ledger.end(backend(0), &throttled());
+        assert_eq!(next(&ledger, none_before(Some(NOW))), Next::Wait { until: NOW });
+        let hasty = FailoverSettings { max_wait: Millis::ZERO, ..settings() };
+        let next = ledger.next(none_before(Some(NOW)), Some(NOW), &hasty, NOW, || true);
+        assert!(matches!(next, Next::Stop(Stop::Exhausted(_))));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_backend_that_is_spent() {
+        let mut ledger = Ledger::default();
+        ledger.begin(backend(0));
+        ledger.end(backend(0), &throttled());
+        ledger.begin(backend(1));
+        ledger.end(backend(1), &fault(503));
+        assert_eq!(ledger.spent(), BackendSet::EMPTY.with(backend(1)));
+        // The breaker of the spent one closes soon, but nothing else does.
+        let selected = none_before(Some(NOW.plus(ms(100))));
+        let next = ledger.next(selected, None, &settings(), NOW, || true);
+        assert!(matches!(next, Next::Stop(Stop::Exhausted(_))));
     }
 
     #[test]

@@ -155,6 +155,24 @@ pub fn skipped(
         .collect()
 }
 
+/// When the first backend recovers that could serve the request and is not among `spent`, those
+/// that it must not try again; `None`: there is none, and waiting is in vain.
+pub fn worth_waiting_for(
+    policy: &PoolPolicy,
+    records: &[BackendRecord],
+    needs: &Needs,
+    spent: BackendSet,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let pool = Pool { policy, records, needs, tried: spent, now, roll: 0 };
+    let left = pool.suitable().filter(|backend| !spent.contains(*backend));
+    left.map(|backend| {
+        let (gate, breaker) = pool.closed_until(backend);
+        gate.max(breaker).unwrap_or(now)
+    })
+    .min()
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ramps {
     Honoured,
@@ -274,22 +292,31 @@ impl Pool<'_> {
     fn unavailable(&self) -> Unavailable {
         let mut soonest: Option<Timestamp> = None;
         let mut throttled = true;
-        for (member, position) in self.policy.members.iter().zip(0..) {
-            let Some(backend) = BackendIndex::new(position) else { continue };
-            if self.suitability(member).is_err() {
-                continue;
-            }
-            let record = self.record(backend);
-            let gate = record.gate.closed_until(self.now, &self.policy.throttle);
-            let breaker = match record.breaker.admission(&self.policy.breaker, self.now) {
-                Admission::Open { until } => Some(until),
-                Admission::Closed | Admission::Probe | Admission::Ramp { .. } => None,
-            };
+        for backend in self.suitable() {
+            let (gate, breaker) = self.closed_until(backend);
             let recovers = gate.max(breaker).unwrap_or(self.now);
             soonest = Some(soonest.map_or(recovers, |soonest| soonest.min(recovers)));
             throttled &= gate.is_some() && breaker.is_none();
         }
         Unavailable { soonest, throttled: throttled && soonest.is_some() }
+    }
+
+    /// The backends that could ever serve the request.
+    fn suitable(&self) -> impl Iterator<Item = BackendIndex> {
+        self.policy.members.iter().zip(0..).filter_map(|(member, position)| {
+            let backend = BackendIndex::new(position)?;
+            self.suitability(member).is_ok().then_some(backend)
+        })
+    }
+
+    /// Until when gate and circuit breaker keep `backend` out, each if it does.
+    fn closed_until(&self, backend: BackendIndex) -> (Option<Timestamp>, Option<Timestamp>) {
+        let record = self.record(backend);
+        let gate = record.gate.closed_until(self.now, &self.policy.throttle);
+        match record.breaker.admission(&self.policy.breaker, self.now) {
+            Admission::Open { until } => (gate, Some(until)),
+            Admission::Closed | Admission::Probe | Admission::Ramp { .. } => (gate, None),
+        }
     }
 }
 
@@ -383,6 +410,20 @@ mod tests {
         for roll in 0..200 {
             assert_eq!(pick(&policy, &[ramping(), open(130_000)], &ANY, roll), 0);
         }
+    }
+
+    #[test]
+    fn only_a_backend_that_the_request_may_still_try_is_worth_waiting_for() {
+        let policy = pool(&[(1, 1), (2, 1)]);
+        let wait = |records: &[BackendRecord], spent| {
+            worth_waiting_for(&policy, records, &ANY, spent, NOW)
+        };
+        let (none, first) = (BackendSet::EMPTY, BackendSet::EMPTY.with(backend(0)));
+        let records = [open(101_000), gated(102_000)];
+        assert_eq!(wait(&records, none), Some(at(101_000)));
+        assert_eq!(wait(&records, first), Some(at(102_000)));
+        assert_eq!(wait(&[BackendRecord::default(), gated(102_000)], first), Some(at(102_000)));
+        assert_eq!(wait(&records, first.with(backend(1))), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One Envoy process with a configuration made for one test.
 
+use super::listeners;
 use crate::support::{envoy_binary, module_path};
 use serde_json::{Value, json};
 use std::fs;
@@ -10,8 +11,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How Envoy is set up, besides Spillway's own configuration.
+#[derive(Clone)]
 pub(crate) struct Settings {
+    /// How many workers there are; with more than one, new connections go to them in turn.
     pub(crate) workers: u32,
+    /// Whether the listener is read from a file that is watched.
+    pub(crate) reloadable: bool,
+    /// How long connections live on after their listener was replaced.
+    pub(crate) drain_time: Duration,
+    /// Whether Spillway's configuration is given as a `Struct` in place of a `StringValue`.
+    pub(crate) as_struct: bool,
     pub(crate) per_try_timeout: Duration,
     pub(crate) per_try_idle_timeout: Duration,
     pub(crate) body_limit_bytes: u32,
@@ -23,6 +32,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             workers: 1,
+            reloadable: false,
+            drain_time: Duration::from_secs(600),
+            as_struct: false,
             per_try_timeout: Duration::from_secs(20),
             per_try_idle_timeout: Duration::from_secs(20),
             body_limit_bytes: 32 * 1024 * 1024,
@@ -37,19 +49,28 @@ pub(crate) struct Envoy {
     folder: PathBuf,
     pub(crate) port: u16,
     admin_port: u16,
+    backends: Vec<(String, u16)>,
+    settings: Settings,
 }
 
 impl Envoy {
     /// Starts Envoy with `configuration` for Spillway and a cluster for each of `backends`: its
-    /// name and port.
+    /// name and port. When Envoy ends before it is ready, the error is its log.
     pub(crate) async fn start(
         configuration: &Value,
         backends: &[(String, u16)],
         settings: &Settings,
-    ) -> Self {
+    ) -> Result<Self, String> {
         let folder = temporary_folder();
         let (port, admin_port) = (free_port(), free_port());
-        let bootstrap = bootstrap(port, admin_port, configuration, backends, settings);
+        let gateway = listener(port, configuration, backends, settings);
+        let mut bootstrap = bootstrap(admin_port, backends, settings);
+        if settings.reloadable {
+            listeners::write(&folder, &gateway);
+            bootstrap["dynamic_resources"] = listeners::source(&folder);
+        } else {
+            bootstrap["static_resources"]["listeners"] = json!([gateway]);
+        }
         let path = folder.join("envoy.json");
         fs::write(&path, serde_json::to_vec_pretty(&bootstrap).unwrap()).unwrap();
         let log = fs::File::create(folder.join("envoy.log")).unwrap();
@@ -58,14 +79,23 @@ impl Envoy {
             .arg(&path)
             .args(["--concurrency", &settings.workers.to_string()])
             .args(["--log-level", "warning", "--disable-hot-restart"])
+            .args(["--drain-time-s", &settings.drain_time.as_secs().to_string()])
             .envs(settings.environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut envoy = Self { process, folder, port, admin_port };
-        envoy.wait_until_ready().await;
-        envoy
+        let (backends, settings) = (backends.to_vec(), settings.clone());
+        let mut envoy = Self { process, folder, port, admin_port, backends, settings };
+        envoy.wait_until_ready().await?;
+        Ok(envoy)
+    }
+
+    /// Gives a `reloadable` Envoy another configuration for Spillway; it takes effect soon after.
+    pub(crate) fn replace(&self, configuration: &Value) {
+        assert!(self.settings.reloadable);
+        let listener = listener(self.port, configuration, &self.backends, &self.settings);
+        listeners::write(&self.folder, &listener);
     }
 
     pub(crate) fn process_id(&self) -> u32 {
@@ -92,17 +122,17 @@ impl Envoy {
         client.get(path, &[]).await.text()
     }
 
-    async fn wait_until_ready(&mut self) {
+    async fn wait_until_ready(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + Duration::from_secs(60);
         let client = super::Client::new(self.admin_port);
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {
-                panic!("Envoy ended with {status}:\n{}", self.log());
+                return Err(format!("Envoy ended with {status}:\n{}", self.log()));
             }
             if let Ok(answer) = client.try_get("/ready").await
                 && answer.text().contains("LIVE")
             {
-                return;
+                return Ok(());
             }
             assert!(Instant::now() < deadline, "Envoy is not ready:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -134,29 +164,34 @@ fn temporary_folder() -> PathBuf {
     folder
 }
 
-fn bootstrap(
+fn bootstrap(admin_port: u16, backends: &[(String, u16)], settings: &Settings) -> Value {
+    let clusters: Vec<Value> =
+        backends.iter().map(|(name, port)| cluster(name, *port, settings)).collect();
+    json!({
+        "node": {"id": "test", "cluster": "test"},
+        "admin": {"address": address(admin_port)},
+        "static_resources": {"clusters": clusters}
+    })
+}
+
+fn listener(
     port: u16,
-    admin_port: u16,
     configuration: &Value,
     backends: &[(String, u16)],
     settings: &Settings,
 ) -> Value {
-    let clusters: Vec<Value> =
-        backends.iter().map(|(name, port)| cluster(name, *port, settings)).collect();
-    json!({
-        "admin": {"address": address(admin_port)},
-        "static_resources": {
-            "listeners": [{
-                "name": "gateway",
-                "address": address(port),
-                "filter_chains": [{"filters": [{
-                    "name": "hcm",
-                    "typed_config": connection_manager(configuration, backends, settings)
-                }]}]
-            }],
-            "clusters": clusters
-        }
-    })
+    let mut listener = json!({
+        "name": "gateway",
+        "address": address(port),
+        "filter_chains": [{"filters": [{
+            "name": "hcm",
+            "typed_config": connection_manager(configuration, backends, settings)
+        }]}]
+    });
+    if settings.workers > 1 {
+        listener["connection_balance_config"] = json!({"exact_balance": {}});
+    }
+    listener
 }
 
 fn connection_manager(
@@ -172,7 +207,7 @@ fn connection_manager(
         // Envoy leaves its own headers to a client from such an address: the filter must not.
         "internal_address_config": {"cidr_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}]},
         "http_filters": [
-            {"name": "spillway", "typed_config": filter(&configuration.to_string(), settings)},
+            {"name": "spillway", "typed_config": filter(configuration, settings)},
             {"name": "router", "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
                 "suppress_envoy_headers": true
@@ -249,7 +284,7 @@ fn cluster(name: &str, port: u16, settings: &Settings) -> Value {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
                 "explicit_http_config": {"http_protocol_options": {}},
                 "http_filters": [
-                    {"name": "spillway", "typed_config": filter(r#"{"role": "attempt"}"#, settings)},
+                    {"name": "spillway", "typed_config": filter(&json!({"role": "attempt"}), settings)},
                     {"name": "codec", "typed_config": {
                         "@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
                     }}
@@ -259,8 +294,13 @@ fn cluster(name: &str, port: u16, settings: &Settings) -> Value {
     })
 }
 
-fn filter(configuration: &str, settings: &Settings) -> Value {
+fn filter(configuration: &Value, settings: &Settings) -> Value {
     let variables: Vec<&String> = settings.environment.iter().map(|(name, _)| name).collect();
+    let (kind, value) = if settings.as_struct {
+        ("Struct", configuration.clone())
+    } else {
+        ("StringValue", json!(configuration.to_string()))
+    };
     json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
         "config": {
@@ -275,8 +315,8 @@ fn filter(configuration: &str, settings: &Settings) -> Value {
                 "environment_variables": {"host_env_keys": variables}
             },
             "configuration": {
-                "@type": "type.googleapis.com/google.protobuf.StringValue",
-                "value": configuration
+                "@type": format!("type.googleapis.com/google.protobuf.{kind}"),
+                "value": value
             }
         }
     })

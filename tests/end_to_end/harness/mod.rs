@@ -3,6 +3,7 @@
 mod asking;
 mod client;
 mod envoy;
+mod listeners;
 pub(crate) mod raw;
 mod setup;
 

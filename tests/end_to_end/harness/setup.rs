@@ -13,6 +13,7 @@ pub(crate) struct Setup {
     backends: Vec<(MockConfig, Value)>,
     elsewhere: Vec<(u16, Value)>,
     pool: Value,
+    others: Vec<Value>,
     whole: Value,
     settings: Settings,
 }
@@ -21,6 +22,8 @@ pub(crate) struct Setup {
 pub(crate) struct Gateway {
     pub(crate) client: Client,
     pub(crate) envoy: Envoy,
+    /// Spillway's.
+    pub(crate) configuration: Value,
     mocks: Vec<(String, Mock)>,
 }
 
@@ -31,6 +34,7 @@ impl Setup {
             backends: Vec::new(),
             elsewhere: Vec::new(),
             pool: json!({}),
+            others: Vec::new(),
             whole: json!({}),
             settings: Settings::default(),
         }
@@ -68,6 +72,12 @@ impl Setup {
         self
     }
 
+    /// With a further pool, for the model of its name, which takes the backends added last.
+    pub(crate) fn another_pool(mut self, name: &str, backends: usize) -> Self {
+        self.others.push(json!({"name": name, "backends": backends}));
+        self
+    }
+
     /// With these keys beside the pools.
     pub(crate) fn whole(mut self, keys: Value) -> Self {
         merge(&mut self.whole, keys);
@@ -80,13 +90,22 @@ impl Setup {
         self
     }
 
-    pub(crate) async fn start(mut self) -> Gateway {
+    pub(crate) async fn start(self) -> Gateway {
+        self.try_start().await.unwrap_or_else(|log| panic!("{log}"))
+    }
+
+    /// Starts Envoy; when it ends because of its configuration, the error is its log.
+    pub(crate) async fn try_start(mut self) -> Result<Gateway, String> {
         let mut mocks = Vec::new();
         let mut configured = Vec::new();
         for (mock, configuration) in self.backends {
             let name = configuration["name"].as_str().unwrap().to_owned();
             mocks.push((name, Mock::start(mock).await.unwrap()));
             configured.push(configuration);
+        }
+        for pool in &mut self.others {
+            let count = usize::try_from(pool["backends"].as_u64().unwrap()).unwrap();
+            pool["backends"] = configured.split_off(configured.len() - count).into();
         }
         let mut elsewhere = Vec::new();
         for (port, configuration) in self.elsewhere {
@@ -95,15 +114,17 @@ impl Setup {
         }
         let mut pool = json!({"name": "gpt", "models": ["gpt-4o"], "backends": configured});
         merge(&mut pool, self.pool);
-        let mut configuration = json!({"pools": [pool], "response": {"trail_header": "on"}});
+        let mut pools = vec![pool];
+        pools.append(&mut self.others);
+        let mut configuration = json!({"pools": pools, "response": {"trail_header": "on"}});
         merge(&mut configuration, self.whole);
         let clusters: Vec<(String, u16)> =
             mocks.iter().map(|(name, mock)| (name.clone(), mock.port())).chain(elsewhere).collect();
         for (name, _) in &clusters {
             self.settings.environment.push((variable_of(name), key_of(name)));
         }
-        let envoy = Envoy::start(&configuration, &clusters, &self.settings).await;
-        Gateway { client: Client::new(envoy.port), envoy, mocks }
+        let envoy = Envoy::start(&configuration, &clusters, &self.settings).await?;
+        Ok(Gateway { client: Client::new(envoy.port), envoy, configuration, mocks })
     }
 }
 
@@ -140,6 +161,11 @@ impl Gateway {
     /// Sends a small chat request.
     pub(crate) async fn chat(&self) -> super::Answer {
         self.client.post(CHAT, &chat_body()).await
+    }
+
+    /// A client with connections of its own.
+    pub(crate) fn another_client(&self) -> Client {
+        Client::new(self.envoy.port)
     }
 
     /// Sends a small chat request that asks for a stream.

@@ -1,0 +1,301 @@
+//! The circuit breaker: what opens it, what it lets through, and what closes it.
+
+use crate::harness::{CHAT, Gateway, Setup, chat_body};
+use mock_azure::{Fault, Record};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// What a gateway on a busy machine may be late by.
+const LATE: Duration = Duration::from_millis(250);
+
+/// What reading two clocks in whole milliseconds may cost.
+const ROUNDING: Duration = Duration::from_millis(2);
+
+#[tokio::test]
+async fn it_opens_at_exactly_the_threshold_and_then_nothing_is_sent() {
+    let gateway = guarded(json!({"failure_condition": {"count": 3}}), json!({})).await;
+    gateway.mock("a").set_fault(Some(status(500, &[])));
+    for _ in 0..10 {
+        let answer = gateway.chat().await;
+        assert_eq!((answer.status, answer.served_by()), (200, "b"));
+    }
+    assert_eq!(gateway.counts(), [3, 10]);
+    let answer = gateway.chat().await;
+    let trail = answer.header("x-spillway-trail").unwrap();
+    assert!(trail.starts_with("a;skip=breaker;breaker=") && trail.ends_with(", b;200"), "{trail}");
+    assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
+    assert_ne!(open_until(&gateway).await, 0);
+    assert!(gateway.envoy.log().contains("backend a is left alone for"), "nobody was told");
+}
+
+#[tokio::test]
+async fn one_fault_less_than_the_threshold_opens_nothing() {
+    let gateway = guarded(json!({"failure_condition": {"count": 3}}), json!({})).await;
+    (0..2).for_each(|_| gateway.mock("a").push_fault(status(500, &[])));
+    for _ in 0..4 {
+        assert_eq!(gateway.chat().await.status, 200);
+    }
+    assert_eq!(gateway.counts(), [4, 2]);
+    assert_eq!(open_until(&gateway).await, 0);
+}
+
+#[tokio::test]
+async fn half_open_lets_exactly_one_of_twenty_requests_through() {
+    let rule = json!({"failure_condition": {"count": 1}, "trip_duration": "300ms"});
+    let gateway = guarded(rule, json!({"ramp_duration": "0s"})).await;
+    trip(&gateway, 1).await;
+    let opened = Instant::now();
+    // The probe takes longer than sending all the others.
+    gateway.mock("a").push_fault(Fault::DelayFirstByte { delay: Duration::from_millis(800) });
+    tokio::time::sleep_until((opened + Duration::from_millis(310)).into()).await;
+    let served = in_parallel(&gateway, 20).await;
+    assert_eq!(served.iter().filter(|name| *name == "a").count(), 1, "{served:?}");
+    assert_eq!(served.iter().filter(|name| *name == "b").count(), 19, "{served:?}");
+    assert_eq!(gateway.records("a").len(), 2);
+    // The probe succeeded, which closes it.
+    for _ in 0..5 {
+        assert_eq!(gateway.chat().await.served_by(), "a");
+    }
+    assert_eq!(open_until(&gateway).await, 0);
+}
+
+#[tokio::test]
+async fn each_failed_probe_doubles_the_time_up_to_the_longest() {
+    let rule = json!({"failure_condition": {"count": 2}, "trip_duration": "300ms"});
+    let gateway = guarded(rule, json!({"max_trip_duration": "900ms", "ramp_duration": "0s"})).await;
+    gateway.mock("a").set_fault(Some(status(500, &[])));
+    let records = until_recorded(&gateway, 2 + 4).await;
+    let probes: Vec<Duration> =
+        records[1..].windows(2).map(|pair| pair[1].at - pair[0].at).collect();
+    for (gap, expected_ms) in probes.iter().zip([300_u64, 600, 900, 900]) {
+        let expected = Duration::from_millis(expected_ms);
+        assert!(*gap >= expected - ROUNDING, "{probes:?}");
+        assert!(*gap <= expected.mul_f64(1.1) + LATE, "{probes:?}");
+    }
+    gateway.mock("a").clear_faults();
+    crate::harness::eventually("a serves again", async || gateway.chat().await.served_by() == "a")
+        .await;
+    assert_eq!(gateway.chat().await.served_by(), "a");
+}
+
+#[tokio::test]
+async fn after_closing_only_a_part_comes_back_at_first() {
+    let rule = json!({"failure_condition": {"count": 1}, "trip_duration": "200ms"});
+    let gateway = guarded(rule, json!({"ramp_duration": "10m"})).await;
+    trip(&gateway, 1).await;
+    crate::harness::eventually("the probe succeeds", async || {
+        gateway.chat().await.served_by() == "a"
+    })
+    .await;
+    gateway.mock("a").clear_records();
+    for _ in 0..300 {
+        assert_eq!(gateway.chat().await.status, 200);
+    }
+    // A tenth, by chance: 30, give or take four standard deviations.
+    let part = gateway.records("a").len();
+    assert!((8..=52).contains(&part), "{part} of 300");
+}
+
+#[tokio::test]
+async fn a_ramp_refuses_nobody_when_there_is_no_other_backend() {
+    let rule = json!({"failure_condition": {"count": 1}, "trip_duration": "200ms"});
+    let gateway = guarded(rule, json!({"ramp_duration": "10m"})).await;
+    trip(&gateway, 1).await;
+    crate::harness::eventually("the probe succeeds", async || {
+        gateway.chat().await.served_by() == "a"
+    })
+    .await;
+    gateway.mock("b").push_fault(Fault::Throttle { retry_after_ms: Some(30_000) });
+    for _ in 0..50 {
+        assert_eq!(gateway.chat().await.served_by(), "a");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_that_began_before_the_trip_does_not_trip_again() {
+    let rule = json!({"failure_condition": {"count": 1}, "trip_duration": "200ms"});
+    let gateway = Setup::new()
+        .backend_with("a", json!({"priority": 1}), |mock| {
+            mock.with_latency(Duration::ZERO, Duration::from_millis(200))
+        })
+        .backend("b", json!({"priority": 2}))
+        .pool(json!({"circuit_breaker": {"rules": [rule], "ramp_duration": "0s"}}))
+        .start()
+        .await;
+    // A stream that breaks only after a second or more.
+    gateway.mock("a").push_fault(Fault::ResetAfterHeaders { after_events: 6 });
+    let client = gateway.another_client();
+    let slow = tokio::spawn(async move {
+        let mut body = chat_body();
+        body["stream"] = json!(true);
+        client.post(CHAT, &body).await
+    });
+    gateway.mock("a").records_when(|records| records.len() == 1).await;
+    trip(&gateway, 1).await;
+    crate::harness::eventually("the probe succeeds", async || {
+        gateway.chat().await.served_by() == "a"
+    })
+    .await;
+    assert!(!slow.is_finished(), "the stream must outlast the trip");
+    let slow = slow.await.unwrap();
+    assert_eq!((slow.status, slow.complete), (200, false));
+    let faults = "wasmcustom.spillway_attempts_total.pool.gpt.backend.a.outcome.fault";
+    crate::harness::eventually("the break is noticed", async || {
+        gateway.envoy.stat(faults).await == 2
+    })
+    .await;
+    assert_eq!(open_until(&gateway).await, 0);
+    assert_eq!(gateway.chat().await.served_by(), "a");
+}
+
+#[tokio::test]
+async fn a_share_of_the_attempts_opens_it_but_not_before_there_were_enough() {
+    let condition = json!({"percentage": 50, "min_requests": 10});
+    let gateway = guarded(json!({"failure_condition": condition}), json!({})).await;
+    for _ in 0..4 {
+        assert_eq!(gateway.chat().await.served_by(), "a");
+    }
+    gateway.mock("a").set_fault(Some(status(502, &[])));
+    for _ in 0..20 {
+        assert_eq!(gateway.chat().await.served_by(), "b");
+    }
+    // Six of ten; five of nine were more than half, but too few.
+    assert_eq!(gateway.records("a").len(), 10);
+}
+
+#[tokio::test]
+async fn faults_in_a_row_open_it_and_a_success_starts_the_row_anew() {
+    let gateway = guarded(json!({"failure_condition": {"consecutive": 3}}), json!({})).await;
+    for _ in 0..3 {
+        (0..2).for_each(|_| gateway.mock("a").push_fault(status(500, &[])));
+        for expected in ["b", "b", "a"] {
+            assert_eq!(gateway.chat().await.served_by(), expected);
+        }
+    }
+    assert_eq!(gateway.records("a").len(), 9);
+    (0..3).for_each(|_| gateway.mock("a").push_fault(status(500, &[])));
+    for _ in 0..6 {
+        assert_eq!(gateway.chat().await.served_by(), "b");
+    }
+    assert_eq!(gateway.records("a").len(), 12);
+}
+
+#[tokio::test]
+async fn slow_answers_can_open_it() {
+    let condition = json!({
+        "count": 2, "status_codes": [], "reasons": ["slow"], "slow_call_duration": "150ms"
+    });
+    let gateway = guarded(json!({"failure_condition": condition}), json!({})).await;
+    assert_eq!(gateway.chat().await.served_by(), "a");
+    let delay = Duration::from_millis(250);
+    gateway.mock("a").set_fault(Some(Fault::DelayFirstByte { delay }));
+    for expected in ["a", "a", "b", "b"] {
+        assert_eq!(gateway.chat().await.served_by(), expected);
+    }
+    assert_eq!(gateway.counts(), [3, 2]);
+}
+
+#[tokio::test]
+async fn the_time_that_the_backend_named_replaces_the_trip_duration() {
+    let rule = json!({
+        "failure_condition": {"count": 2}, "trip_duration": "30s", "accept_retry_after": true
+    });
+    let gateway = guarded(rule, json!({"ramp_duration": "0s"})).await;
+    (0..2).for_each(|_| gateway.mock("a").push_fault(status(503, &[("retry-after-ms", "400")])));
+    let records = until_recorded(&gateway, 3).await;
+    let gap = records[2].at - records[1].at;
+    let named = Duration::from_millis(400);
+    assert!(gap >= named - ROUNDING && gap <= named + LATE, "{gap:?}");
+}
+
+#[tokio::test]
+async fn the_time_that_the_backend_named_can_be_ignored() {
+    let rule = json!({
+        "failure_condition": {"count": 2}, "trip_duration": "400ms", "accept_retry_after": false
+    });
+    let gateway = guarded(rule, json!({"ramp_duration": "0s"})).await;
+    (0..2).for_each(|_| gateway.mock("a").push_fault(status(503, &[("retry-after", "30")])));
+    let records = until_recorded(&gateway, 3).await;
+    let gap = records[2].at - records[1].at;
+    let configured = Duration::from_millis(400);
+    assert!(gap >= configured - ROUNDING && gap <= configured + LATE, "{gap:?}");
+}
+
+#[tokio::test]
+async fn a_429_opens_it_only_where_a_rule_names_it() {
+    for (statuses, reached) in [(json!([429]), 2), (json!(["5xx"]), 6)] {
+        let condition = json!({"count": 2, "status_codes": statuses});
+        let gateway = guarded(json!({"failure_condition": condition}), json!({})).await;
+        gateway.mock("a").set_fault(Some(Fault::Throttle { retry_after_ms: Some(50) }));
+        let started = Instant::now();
+        while gateway.records("a").len() < reached && started.elapsed() < Duration::from_secs(5) {
+            assert_eq!(gateway.chat().await.served_by(), "b");
+        }
+        assert_eq!(gateway.records("a").len(), reached);
+        assert_eq!(open_until(&gateway).await != 0, reached == 2);
+        // Well past the gate's time.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let trail = gateway.chat().await.header("x-spillway-trail").unwrap().to_owned();
+        assert_eq!(trail.starts_with("a;skip=breaker"), reached == 2, "{trail}");
+    }
+}
+
+/// `a` first, then `b`; with one rule and `more` settings of the breaker.
+async fn guarded(rule: Value, more: Value) -> Gateway {
+    let mut breaker = json!({"rules": [rule]});
+    breaker.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    Setup::new()
+        .backend("a", json!({"priority": 1}))
+        .backend("b", json!({"priority": 2}))
+        .pool(json!({"circuit_breaker": breaker}))
+        .start()
+        .await
+}
+
+fn status(status: u16, headers: &[(&str, &str)]) -> Fault {
+    let headers =
+        headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Fault::Status { status, headers, body: None }
+}
+
+/// Lets so many requests fail at `a`, which opens its breaker.
+async fn trip(gateway: &Gateway, faults: usize) {
+    for _ in 0..faults {
+        gateway.mock("a").push_fault(status(500, &[]));
+        assert_eq!(gateway.chat().await.served_by(), "b");
+    }
+    assert_ne!(open_until(gateway).await, 0);
+}
+
+async fn open_until(gateway: &Gateway) -> u64 {
+    gateway.envoy.stat("wasmcustom.spillway_breaker_open_until_ms.pool.gpt.backend.a").await
+}
+
+/// Sends requests without a pause until `a` received so many, and returns what it received.
+async fn until_recorded(gateway: &Gateway, count: usize) -> Vec<Record> {
+    let started = Instant::now();
+    while gateway.records("a").len() < count {
+        assert_eq!(gateway.chat().await.status, 200);
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", gateway.counts());
+    }
+    gateway.records("a")
+}
+
+/// Who served so many requests that were sent at once.
+async fn in_parallel(gateway: &Gateway, count: usize) -> Vec<String> {
+    let requests: Vec<_> = (0..count)
+        .map(|_| {
+            let client = gateway.client.clone();
+            tokio::spawn(async move {
+                let answer = client.post(CHAT, &chat_body()).await;
+                assert_eq!(answer.status, 200);
+                answer.served_by().to_owned()
+            })
+        })
+        .collect();
+    let mut served = Vec::new();
+    for request in requests {
+        served.push(request.await.unwrap());
+    }
+    served
+}
