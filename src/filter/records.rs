@@ -8,7 +8,7 @@ use crate::policy::breaker::{Observation, Observed, RulesMet, Ticket, Transition
 use crate::policy::classify::Outcome;
 use crate::policy::headroom::Headroom;
 use crate::policy::pool::BackendIndex;
-use crate::policy::records::{BackendRecord, PoolRecord, WindowsRecord};
+use crate::policy::records::{BackendRecord, NotUpdated, PoolRecord, WindowsRecord};
 use crate::policy::time::{Millis, Timestamp};
 
 /// What an attempt showed.
@@ -179,7 +179,15 @@ fn update<R>(
     let (configured, pool_plan) = plan.pool(pool)?;
     let key = configured.policy.member(backend)?.key;
     let updated = shared::update(&pool_plan.record_key, |bytes| {
-        match PoolRecord::update(bytes, key, &mut change) {
+        let changed = match PoolRecord::update(bytes, key, &mut change) {
+            // It reads as fresh, so it begins afresh: else no gate closed until a new configuration.
+            Err(NotUpdated::Unreadable) => {
+                let fresh = PoolRecord::reseat(None, &configured.policy);
+                PoolRecord::update(Some(&fresh), key, &mut change)
+            }
+            changed => changed,
+        };
+        match changed {
             Ok((bytes, changed)) => (Some(bytes), Some(changed)),
             // A newer configuration has no such backend: there is nothing to keep its state for.
             Err(_) => (None, None),
