@@ -12,7 +12,7 @@ use super::exchange::{Begun, Exchange};
 use super::host::{self, Buffer, Direction, HeaderMap, Map};
 use super::records::Evidence;
 use super::sanitize;
-use super::timers::{self, Wake};
+use super::timers::{self, Place, Wake};
 use crate::openai::sse::{ErrorWatch, HeadProbe, Probe};
 use crate::policy::classify::{self, AttemptTraits, Fault, Head, Outcome};
 use crate::policy::failover::{self, Ending, Next};
@@ -40,7 +40,7 @@ const ERROR_BODY_MAX_BYTES: usize = 16 * 1024;
 
 /// The answer to one attempt.
 pub(crate) struct Answer {
-    context: u32,
+    place: Place,
     exchange: Rc<RefCell<Exchange>>,
     begun: Begun,
     traits: AttemptTraits,
@@ -89,13 +89,13 @@ struct StreamHead {
 
 impl Answer {
     pub(crate) fn new(
-        context: u32,
+        place: Place,
         exchange: Rc<RefCell<Exchange>>,
         begun: Begun,
         traits: AttemptTraits,
     ) -> Rc<Self> {
         Rc::new_cyclic(|itself| Self {
-            context,
+            place,
             exchange,
             begun,
             traits,
@@ -304,7 +304,7 @@ impl Answer {
     }
 
     fn wake_at(&self, at: Timestamp, now: Timestamp) {
-        timers::set(self.context, at, now, self.itself.clone());
+        timers::set(self.place, at, now, self.itself.clone());
     }
 
     fn hold_limits(&self) -> HoldLimits {

@@ -5,6 +5,7 @@
 use super::answer::Answer;
 use super::exchange::{Begun, Exchange};
 use super::host::{self, Map};
+use super::timers::Place;
 use super::{body, table};
 use crate::config::{Backend, Credential};
 use crate::openai::api::Api;
@@ -20,7 +21,7 @@ const CLUSTER_NAME: &str = "xds\0cluster_name";
 
 /// The filter of one attempt.
 pub(crate) struct Attempt {
-    context: u32,
+    place: Place,
     running: Option<Running>,
 }
 
@@ -32,8 +33,8 @@ struct Running {
 }
 
 impl Attempt {
-    pub(crate) fn new(context: u32) -> Self {
-        Self { context, running: None }
+    pub(crate) fn new(place: Place) -> Self {
+        Self { place, running: None }
     }
 
     fn begin(&self) -> Option<Running> {
@@ -61,7 +62,7 @@ impl Attempt {
         };
         let splices = rewrite(&mut borrowed, &begun)?;
         drop(borrowed);
-        let answer = Answer::new(self.context, exchange, begun, traits);
+        let answer = Answer::new(self.place, exchange, begun, traits);
         Some(Running { answer, splices, offset: 0 })
     }
 }

@@ -8,6 +8,7 @@ use super::exchange::{Asked, Exchange, Finish};
 use super::host::{self, HeaderMap, Map};
 use super::plan::Plan;
 use super::routed::{self, Routed, send};
+use super::timers::Place;
 use super::{body, sanitize, table};
 use crate::config::{Affinity, operation_bit};
 use crate::openai::body::{Body, BodyScanner};
@@ -27,7 +28,7 @@ const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
 
 /// The filter of one request.
 pub(crate) struct Gateway {
-    context: u32,
+    place: Place,
     plan: Rc<Plan>,
     phase: Phase,
 }
@@ -54,8 +55,8 @@ struct Reading {
 }
 
 impl Gateway {
-    pub(crate) fn new(context: u32, plan: Rc<Plan>) -> Self {
-        Self { context, plan, phase: Phase::Idle }
+    pub(crate) fn new(place: Place, plan: Rc<Plan>) -> Self {
+        Self { place, plan, phase: Phase::Idle }
     }
 
     /// The request is recognised, cleaned, and routed at once unless its body must be read first.
@@ -126,7 +127,7 @@ impl Gateway {
         };
         self.limit_first_byte(pool);
         let exchange = Exchange::new(Rc::clone(&self.plan), pool, asked);
-        let routed = Routed::new(self.context, table::enter(self.context, exchange));
+        let routed = Routed::new(self.place, table::enter(self.place.context, exchange));
         self.phase = Phase::Routed(Rc::clone(&routed));
         if routed.advance(host::now()) { Action::Continue } else { Action::Pause }
     }
@@ -253,7 +254,7 @@ impl Gateway {
 impl Context for Gateway {
     fn on_done(&mut self) -> bool {
         if let Phase::Routed(routed) = std::mem::replace(&mut self.phase, Phase::Idle) {
-            table::leave(self.context);
+            table::leave(self.place.context);
             if let Ok(mut exchange) = routed.exchange.try_borrow_mut() {
                 exchange.close(host::now());
             }

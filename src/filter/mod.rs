@@ -29,6 +29,7 @@ use plan::Plan;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{ContextType, LogLevel};
 use std::rc::Rc;
+use timers::Place;
 
 proxy_wasm::main! {{
     proxy_wasm::set_log_level(LogLevel::Warn); // also installs the hook that logs a panic
@@ -48,6 +49,12 @@ enum Role {
 }
 
 impl Context for Root {}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        timers::forget(self.id);
+    }
+}
 
 impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
@@ -72,9 +79,10 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
+        let place = Place { root: self.id, context: id };
         match &self.role {
-            Role::Gateway(plan) => Some(Box::new(Gateway::new(id, Rc::clone(plan)))),
-            Role::Attempt | Role::Unconfigured => Some(Box::new(Attempt::new(id))),
+            Role::Gateway(plan) => Some(Box::new(Gateway::new(place, Rc::clone(plan)))),
+            Role::Attempt | Role::Unconfigured => Some(Box::new(Attempt::new(place))),
         }
     }
 }

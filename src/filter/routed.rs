@@ -2,7 +2,7 @@
 
 use super::exchange::Exchange;
 use super::host::{self, Direction};
-use super::timers::{self, Wake};
+use super::timers::{self, Place, Wake};
 use super::worker;
 use crate::openai::reply::{self, Reply};
 use crate::policy::failover::{Next, Stop};
@@ -12,7 +12,7 @@ use std::rc::{Rc, Weak};
 
 /// A request that has a pool. Timers hold it weakly.
 pub(crate) struct Routed {
-    context: u32,
+    place: Place,
     pub(crate) exchange: Rc<RefCell<Exchange>>,
     progress: Cell<Progress>,
     itself: Weak<Self>,
@@ -29,9 +29,9 @@ enum Progress {
 }
 
 impl Routed {
-    pub(crate) fn new(context: u32, exchange: Rc<RefCell<Exchange>>) -> Rc<Self> {
+    pub(crate) fn new(place: Place, exchange: Rc<RefCell<Exchange>>) -> Rc<Self> {
         Rc::new_cyclic(|itself| Self {
-            context,
+            place,
             exchange,
             progress: Cell::new(Progress::Sent),
             itself: Weak::clone(itself),
@@ -50,7 +50,7 @@ impl Routed {
             }
             Next::Wait { until } => {
                 self.progress.set(Progress::Waiting { since: now });
-                timers::set(self.context, until, now, self.itself.clone());
+                timers::set(self.place, until, now, self.itself.clone());
                 false
             }
             Next::Stop(Stop::Exhausted(unavailable)) => {
