@@ -12,7 +12,8 @@
     clippy::indexing_slicing,
     clippy::string_slice,
     clippy::arithmetic_side_effects,
-    reason = "tests fail by panicking"
+    clippy::disallowed_types,
+    reason = "tests fail by panicking, and play the process that workers share"
 )]
 
 mod envoy;
@@ -23,6 +24,7 @@ mod configuring;
 mod costs;
 mod failover;
 mod hostile;
+mod random;
 mod records;
 mod refusals;
 mod streams;

@@ -21,7 +21,8 @@ impl Request {
             (":authority", "gateway.example"),
             ("api-key", CLIENT_SECRET),
         ];
-        let owned = |(name, value): (&str, &str)| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
+        let owned =
+            |(name, value): (&str, &str)| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
         Self { headers: headers.map(owned).to_vec(), chunks: Vec::new() }
     }
 
@@ -44,7 +45,8 @@ impl Request {
     pub(crate) fn chunked(mut self, chunks: &[&str]) -> Self {
         self.chunks = chunks.iter().map(|chunk| chunk.as_bytes().to_vec()).collect();
         let length: usize = self.chunks.iter().map(Vec::len).sum();
-        self.header("content-type", "application/json").header("content-length", &length.to_string())
+        self.header("content-type", "application/json")
+            .header("content-length", &length.to_string())
     }
 
     /// Sets a header.

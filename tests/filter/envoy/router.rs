@@ -193,6 +193,32 @@ impl Envoy {
         }
     }
 
+    /// An attempt's filter that no gateway stands before, in a stream whose filter state names
+    /// `request`. Returns the status of its answer, and what it made of the request's headers.
+    pub(crate) fn stray_attempt(&mut self, request: &[u8]) -> (Option<u16>, HeaderList) {
+        let (stream, attempt) = (self.id(), self.id());
+        let mut filter = context(self.attempt, stream, Role::Attempt);
+        filter.properties.insert("xds\0cluster_name".to_owned(), b"a".to_vec());
+        filter.request_headers = Some(vec![(b":path".to_vec(), b"/".to_vec())]);
+        let state = BTreeMap::from([("spillway.request".to_owned(), request.to_vec())]);
+        with(|worker| worker.filter_state.insert(stream, state));
+        with(|worker| worker.contexts.insert(attempt, filter));
+        Module::create(attempt, self.attempt);
+        let action = Module::request_headers(attempt, 1, true);
+        let headers = change(attempt, |context| context.request_headers.take());
+        let effects = with(|worker| std::mem::take(&mut worker.deferred));
+        Module::done(attempt);
+        Module::delete(attempt);
+        with(|worker| worker.contexts.remove(&attempt));
+        let status = effects.iter().find_map(|effect| match effect {
+            Deferred::Reply { headers, .. } if action == PAUSE => {
+                std::str::from_utf8(header(headers, ":status")?).ok()?.parse().ok()
+            }
+            _ => None,
+        });
+        (status, headers.unwrap_or_default())
+    }
+
     fn attempt_body(&mut self, id: u32, body: Vec<u8>) {
         let stream = self.stream(id);
         let (Some(attempt), end) = (stream.attempt, stream.is_request_complete) else { return };

@@ -31,8 +31,14 @@ enum Ending {
 /// One thing that comes from a backend.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
-    Head { headers: HeaderList, end: bool },
-    Chunk { bytes: Vec<u8>, end: bool },
+    Head {
+        headers: HeaderList,
+        end: bool,
+    },
+    Chunk {
+        bytes: Vec<u8>,
+        end: bool,
+    },
     ConnectFailure,
     Reset,
     /// Not from the backend: the router's time for the attempt is over.

@@ -1,9 +1,8 @@
 //! The imports of the module, with the statuses of Envoy 1.40.
+//!
+//! One contract for all of them: pointers are valid for the sizes beside them, and out-pointers are
+//! to locals of the module.
 #![expect(unsafe_code, reason = "the ABI is a set of C functions over raw memory")]
-#![expect(
-    clippy::missing_safety_doc,
-    reason = "one contract for all: pointers are valid for the sizes beside them"
-)]
 
 use super::state::{
     BAD_ARGUMENT, CAS_MISMATCH, Deferred, HeaderList, NOT_FOUND, OK, State, scenario, with,
@@ -59,7 +58,7 @@ unsafe extern "C" fn proxy_log(level: u32, data: *const u8, size: usize) -> u32 
 unsafe extern "C" fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32 {
     call("get_current_time", |state| {
         // SAFETY: the contract of this file.
-        unsafe { *time = state.process.wall_ms() * 1_000_000 };
+        unsafe { *time = state.process.wall_ms().saturating_mul(1_000_000) };
         Ok(())
     })
 }
@@ -221,6 +220,8 @@ unsafe extern "C" fn proxy_get_shared_data(
     let key = unsafe { text(key, key_size) };
     call("get_shared_data", |state| {
         let (value, current) = state.process.shared().read(key).ok_or(NOT_FOUND)?;
+        // Another worker may come between this and the write; on few cores it seldom would.
+        std::thread::yield_now();
         // SAFETY: the contract of this file.
         unsafe {
             *version = current;
@@ -270,7 +271,6 @@ extern "C" fn proxy_set_effective_context(context: u32) -> u32 {
 }
 
 #[unsafe(no_mangle)]
-#[expect(clippy::too_many_arguments, reason = "the ABI's")]
 unsafe extern "C" fn proxy_send_local_response(
     status: u32,
     _details: *const u8,

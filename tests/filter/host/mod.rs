@@ -8,6 +8,4 @@ mod state;
 
 pub(crate) use exports::{KEYS, Module};
 pub(crate) use process::{Process, Seen};
-pub(crate) use state::{
-    Context, Deferred, HeaderList, PAUSE, Role, Root, State, header, install, with,
-};
+pub(crate) use state::{Context, Deferred, HeaderList, PAUSE, Role, Root, header, install, with};

@@ -136,7 +136,8 @@ impl Process {
     }
 
     pub(crate) fn receive(&self, seen: Seen) -> Script {
-        let next = self.scripts.lock().unwrap().get_mut(&seen.cluster).and_then(VecDeque::pop_front);
+        let next =
+            self.scripts.lock().unwrap().get_mut(&seen.cluster).and_then(VecDeque::pop_front);
         let responder = self.responder.lock().unwrap().clone();
         let script = next.unwrap_or_else(|| responder.map_or_else(Script::ok, |it| it(&seen)));
         self.seen.lock().unwrap().push(seen);

@@ -19,7 +19,8 @@ pub(crate) const INTERNAL_FAILURE: u32 = 10;
 
 /// Calls that Envoy does not refuse a live stream, and for which a filter has no second way: a
 /// refused reply or resume can only leave the client to its timeout, a refused timer likewise.
-const NEVER_REFUSED: [&str; 4] = ["send_local_response", "continue_stream", "set_tick_period", "log"];
+const NEVER_REFUSED: [&str; 5] =
+    ["send_local_response", "continue_stream", "set_tick_period", "set_effective_context", "log"];
 
 /// Which filter a context is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +103,9 @@ pub(crate) fn with<R>(visit: impl FnOnce(&mut State) -> R) -> R {
 /// The scenario, also outside of a worker.
 pub(crate) fn scenario() -> String {
     STATE.with(|cell| match cell.try_borrow() {
-        Ok(state) => state.as_ref().map_or_else(String::new, |state| state.process.scenario.clone()),
+        Ok(state) => {
+            state.as_ref().map_or_else(String::new, |state| state.process.scenario.clone())
+        }
         Err(_) => "(in a host call)".to_owned(),
     })
 }
@@ -146,7 +149,8 @@ impl State {
             return Err(self.violation(&format!("header map {map} outside of its phase")));
         }
         let context = self.contexts.get_mut(&current).ok_or(BAD_ARGUMENT)?;
-        let list = if map == 0 { &mut context.request_headers } else { &mut context.response_headers };
+        let list =
+            if map == 0 { &mut context.request_headers } else { &mut context.response_headers };
         list.as_mut().ok_or(BAD_ARGUMENT)
     }
 
@@ -166,7 +170,8 @@ impl State {
             return Err(self.violation(&format!("buffer {buffer} outside of its phase")));
         }
         let context = self.contexts.get_mut(&current).ok_or(BAD_ARGUMENT)?;
-        let bytes = if buffer == 0 { &mut context.request_body } else { &mut context.response_body };
+        let bytes =
+            if buffer == 0 { &mut context.request_body } else { &mut context.response_body };
         bytes.as_mut().ok_or(BAD_ARGUMENT)
     }
 
@@ -178,8 +183,4 @@ impl State {
 
 pub(crate) fn header<'h>(headers: &'h HeaderList, name: &str) -> Option<&'h [u8]> {
     headers.iter().find(|(key, _)| key == name.as_bytes()).map(|(_, value)| &**value)
-}
-
-pub(crate) fn remove_header(headers: &mut HeaderList, name: &str) {
-    headers.retain(|(key, _)| key != name.as_bytes());
 }
