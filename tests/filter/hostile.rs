@@ -153,6 +153,25 @@ fn clients_cannot_steer_the_gateway() {
     assert_eq!(process.take_clusters(), ["a", "a"]);
 }
 
+/// The driver looks at every credential header of every attempt.
+#[test]
+fn a_key_in_a_header_of_one_kind_of_backend_does_not_reach_the_other_kind() {
+    let openai = r#""host": "b.example", "api": "openai","#;
+    let settings = TWO_TIERS
+        .replace(r#""host": "b.example","#, openai)
+        .replace(r#""priority": 1"#, r#""priority": 3"#);
+    for (first, configuration) in
+        [("a", TWO_TIERS.replace(r#""host": "b.example","#, openai)), ("b", settings)]
+    {
+        let process = Process::new(&format!("{first} first"));
+        process.script(first, [Script::status(500)]);
+        worker(&process, &configuration, |envoy| {
+            assert_eq!(envoy.ask(Request::chat_v1()).status(), 200);
+        });
+        assert_eq!(process.take_clusters().first().map(String::as_str), Some(first));
+    }
+}
+
 #[test]
 fn an_attempt_at_a_cluster_that_is_not_its_backends_never_goes_out() {
     let process = Process::new("a confused route");
