@@ -153,4 +153,11 @@ impl Process {
     pub(crate) fn take_clusters(&self) -> Vec<String> {
         self.seen.lock().unwrap().drain(..).map(|seen| seen.cluster).collect()
     }
+
+    /// Forgets scripts, log and what backends received.
+    pub(crate) fn forget(&self) {
+        self.scripts.lock().unwrap().clear();
+        self.log.lock().unwrap().clear();
+        self.seen.lock().unwrap().clear();
+    }
 }
