@@ -1,7 +1,7 @@
 //! The filter's side of the ABI: what the SDK exports, as safe functions.
 #![expect(unsafe_code, reason = "the ABI is a set of C functions")]
 
-use std::sync::Once;
+use std::sync::{Mutex, Once};
 
 // The filter is linked in for its exports; its items cannot be named.
 extern crate spillway as _;
@@ -27,6 +27,9 @@ pub(crate) const KEYS: [(&str, &str); 4] =
 
 static ENVIRONMENT: Once = Once::new();
 
+/// The SDK checks for its logger and then sets it: a race that real VMs, which share nothing, have not.
+static LOADING: Mutex<()> = Mutex::new(());
+
 /// The module, as loaded by this thread's VM.
 pub(crate) struct Module;
 
@@ -39,6 +42,7 @@ impl Module {
                 unsafe { std::env::set_var(name, value) };
             }
         });
+        let _one_at_a_time = LOADING.lock().unwrap();
         _initialize();
     }
 
