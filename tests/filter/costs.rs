@@ -1,0 +1,45 @@
+//! How many times the filter calls the host: each call crosses the VM's border. The bounds are
+//! today's numbers; who lowers a number lowers its bound.
+
+use crate::envoy::{Envoy, Request, Script, worker};
+use crate::failover::TWO_TIERS;
+use crate::host::{Process, with};
+
+/// The host calls during `act`.
+fn calls(envoy: &mut Envoy, act: impl FnOnce(&mut Envoy)) -> u32 {
+    with(|state| state.calls.clear());
+    act(envoy);
+    with(|state| {
+        println!("{:?}", state.calls);
+        state.calls.values().sum()
+    })
+}
+
+fn stream(chunks: usize) -> Script {
+    Script::events(&vec!["data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n"; chunks])
+}
+
+#[test]
+fn host_calls_are_bounded() {
+    let process = Process::new("costs");
+    let plain_settings = TWO_TIERS.replace("\"on\"", "\"off\"");
+    worker(&process, &plain_settings, |envoy| {
+        envoy.ask(Request::chat());
+        let plain = calls(envoy, |envoy| drop(envoy.ask(Request::chat())));
+        process.script("a", [stream(10), stream(110)]);
+        let short = calls(envoy, |envoy| drop(envoy.ask(Request::chat())));
+        let long = calls(envoy, |envoy| drop(envoy.ask(Request::chat())));
+        let chunks = long - short;
+        process.script("a", [Script::throttled(300)]);
+        let failover = calls(envoy, |envoy| drop(envoy.ask(Request::chat())));
+        println!(
+            "plain: {plain}, failover: {failover}, 100 chunks: {chunks}, stream of 10: {short}"
+        );
+        assert!(plain <= PLAIN_MAX, "{plain}");
+        assert!(failover <= FAILOVER_MAX, "{failover}");
+        assert!(chunks <= 100, "{chunks} for 100 chunks");
+    });
+}
+
+const PLAIN_MAX: u32 = 25;
+const FAILOVER_MAX: u32 = 47;

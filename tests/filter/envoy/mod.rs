@@ -1,0 +1,204 @@
+//! One worker of Envoy: connection manager and router, in virtual time.
+
+mod message;
+mod router;
+mod script;
+
+pub(crate) use message::{Answer, CLIENT_SECRET, End, Request};
+pub(crate) use script::{Event, Script};
+
+use crate::host::{Module, Process, Root, install, with};
+use router::Stream;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// More ticks and events than any scenario has: the filter is in a loop.
+const STEPS_MAX: u32 = 1_000_000;
+
+/// One worker of Envoy.
+pub(crate) struct Envoy {
+    process: Arc<Process>,
+    gateway: u32,
+    attempt: u32,
+    last_id: u32,
+    streams: BTreeMap<u32, Stream>,
+    /// What comes from backends, by time and order.
+    events: BTreeMap<(u64, u64), (u32, u32, Event)>,
+    last_number: u64,
+    /// `num_retries` of the route.
+    pub(crate) retries_max: u32,
+    /// Which cluster the route's matcher has for a target.
+    pub(crate) clusters: BTreeMap<String, String>,
+}
+
+/// Runs `act` on a new worker of `process`, which is a thread of its own.
+pub(crate) fn worker<R: Send>(
+    process: &Arc<Process>,
+    configuration: &str,
+    act: impl FnOnce(&mut Envoy) -> R + Send,
+) -> R {
+    std::thread::scope(|scope| {
+        let run = || {
+            let mut envoy = Envoy::boot(process);
+            assert!(envoy.configure(configuration), "refused: {}", process.logged());
+            let result = act(&mut envoy);
+            envoy.shut_down();
+            result
+        };
+        scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+impl Envoy {
+    /// Loads the module into this thread and starts the attempts' plugin.
+    pub(crate) fn boot(process: &Arc<Process>) -> Self {
+        install(Arc::clone(process));
+        Module::load();
+        let clusters = ["a", "b", "c", "d"].map(|name| (name.to_owned(), name.to_owned()));
+        let mut envoy = Self {
+            process: Arc::clone(process),
+            gateway: 0,
+            attempt: 0,
+            last_id: 0,
+            streams: BTreeMap::new(),
+            events: BTreeMap::new(),
+            last_number: 0,
+            retries_max: 10,
+            clusters: clusters.into(),
+        };
+        envoy.attempt = envoy.plugin(r#"{"role": "attempt"}"#).expect("the attempts' plugin");
+        envoy
+    }
+
+    /// Configures the gateway, or configures it anew: requests in flight keep the old root, which
+    /// is deleted when the last of them ended. Whether the configuration was accepted.
+    pub(crate) fn configure(&mut self, configuration: &str) -> bool {
+        let Some(root) = self.plugin(configuration) else { return false };
+        let old = std::mem::replace(&mut self.gateway, root);
+        self.drop_root_without_streams(old);
+        true
+    }
+
+    fn plugin(&mut self, configuration: &str) -> Option<u32> {
+        let id = self.id();
+        let size = configuration.len();
+        let configuration = configuration.as_bytes().to_vec();
+        let root = Root { configuration, tick_at_ms: None, period_ms: 0 };
+        with(|state| state.roots.insert(id, root));
+        Module::create(id, 0);
+        if Module::start(id) && Module::configure(id, size) {
+            return Some(id);
+        }
+        self.drop_root_without_streams(id);
+        None
+    }
+
+    fn drop_root_without_streams(&mut self, root: u32) {
+        let idle = with(|state| {
+            state.roots.contains_key(&root)
+                && !state.contexts.values().any(|context| context.root == root)
+        });
+        if idle && root != self.gateway && root != self.attempt {
+            Module::done(root);
+            Module::delete(root);
+            with(|state| state.roots.remove(&root));
+        }
+    }
+
+    fn id(&mut self) -> u32 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Sends a request and waits until nothing happens any more.
+    pub(crate) fn ask(&mut self, request: Request) -> Answer {
+        let id = self.send(request);
+        self.run();
+        self.take(id)
+    }
+
+    /// What the client of a request got; forgets the request.
+    pub(crate) fn take(&mut self, id: u32) -> Answer {
+        let stream = self.streams.remove(&id).expect("no such request");
+        if !stream.is_done() {
+            let answer = stream.answer.clone();
+            self.streams.insert(id, stream);
+            return answer;
+        }
+        stream.answer
+    }
+
+    /// What the client of a request got so far.
+    pub(crate) fn answer(&self, id: u32) -> &Answer {
+        &self.streams[&id].answer
+    }
+
+    /// Whether a request is still running.
+    pub(crate) fn is_open(&self, id: u32) -> bool {
+        self.streams.get(&id).is_some_and(|stream| !stream.is_done())
+    }
+
+    /// Lets time pass until nothing more happens.
+    pub(crate) fn run(&mut self) {
+        self.run_until(u64::MAX);
+    }
+
+    /// Lets this much time pass.
+    pub(crate) fn pass(&mut self, by_ms: u64) {
+        let until = self.process.monotonic_ms() + by_ms;
+        self.run_until(until);
+        self.process.advance_to(until);
+    }
+
+    fn run_until(&mut self, limit_ms: u64) {
+        for _ in 0..STEPS_MAX {
+            let event = self.events.keys().next().copied();
+            let tick = with(|state| {
+                let ticks = state.roots.iter();
+                ticks.filter_map(|(id, root)| Some((root.tick_at_ms?, *id))).min()
+            });
+            match (event, tick) {
+                (Some((at, _)), tick)
+                    if at <= limit_ms && tick.is_none_or(|(tick, _)| at <= tick) =>
+                {
+                    self.process.advance_to(at);
+                    if let Some((_, (stream, attempt, event))) = self.events.pop_first() {
+                        self.receive(stream, attempt, event);
+                    }
+                }
+                (_, Some((at, root))) if at <= limit_ms => {
+                    self.process.advance_to(at);
+                    self.tick(root);
+                }
+                _ => return,
+            }
+        }
+        panic!("{}: it never comes to rest", self.process.scenario);
+    }
+
+    fn tick(&mut self, root: u32) {
+        Module::tick(root);
+        let now_ms = self.process.monotonic_ms();
+        with(|state| {
+            if let Some(root) = state.roots.get_mut(&root) {
+                root.tick_at_ms = (root.period_ms > 0).then(|| now_ms + root.period_ms);
+            }
+        });
+        self.apply_deferred();
+    }
+
+    fn schedule(&mut self, at_ms: u64, stream: u32, attempt: u32, event: Event) {
+        self.last_number += 1;
+        self.events.insert((at_ms, self.last_number), (stream, attempt, event));
+    }
+
+    /// Ends what is still open, and checks that the filter did nothing that it must not.
+    fn shut_down(&mut self) {
+        let open: Vec<u32> = self.streams.keys().copied().collect();
+        for id in open {
+            self.cancel(id);
+        }
+        let violations = with(|state| std::mem::take(&mut state.violations));
+        assert!(violations.is_empty(), "{}: {violations:#?}", self.process.scenario);
+    }
+}

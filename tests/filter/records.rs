@@ -1,0 +1,68 @@
+//! Shared records that were damaged, or written by another version.
+
+use crate::envoy::{Request, Script, worker};
+use crate::failover::TWO_TIERS;
+use crate::host::Process;
+
+const POOL: &str = "spillway/pool/gpt";
+
+/// What may have happened to a record.
+fn damages(record: &[u8]) -> Vec<Vec<u8>> {
+    let mut all = vec![Vec::new(), vec![0], vec![0xff; record.len()], vec![0; record.len() * 3]];
+    all.extend((0..record.len()).step_by(7).map(|length| record[..length].to_vec()));
+    let foreign = [&[99], record.get(1..).unwrap_or_default()].concat();
+    let longer = [record, &[1, 2, 3]].concat();
+    all.extend([foreign, longer]);
+    all
+}
+
+#[test]
+fn damaged_records_read_as_fresh_and_requests_are_served() {
+    let process = Process::new("damaged records");
+    worker(&process, TWO_TIERS, |envoy| {
+        process.script("a", [Script::throttled(60_000), Script::status(500)]);
+        envoy.ask(Request::chat());
+        let keys = process.shared().keys();
+        assert!(keys.iter().any(|key| key == POOL), "{keys:?}");
+        for key in keys {
+            let (whole, _) = process.shared().read(&key).unwrap();
+            for damage in damages(&whole) {
+                process.corrupt(&key, &damage);
+                let answer = envoy.ask(Request::chat());
+                assert_eq!(answer.status(), 200, "{key} {damage:?}: {answer:?}");
+            }
+            process.corrupt(&key, &whole);
+        }
+    });
+}
+
+/// Until the next configuration nobody else would mend it, and without a record no gate closes.
+#[test]
+fn a_damaged_record_is_mended_by_the_next_429() {
+    let process = Process::new("mended");
+    worker(&process, TWO_TIERS, |envoy| {
+        process.corrupt(POOL, b"\x63garbage");
+        process.script("a", [Script::throttled(1_000)]);
+        assert_eq!(envoy.ask(Request::chat()).served_by(), "b");
+        assert_eq!(envoy.ask(Request::chat()).served_by(), "b", "the gate is closed");
+        assert_eq!(process.take_clusters(), ["a", "b", "b"]);
+    });
+}
+
+#[test]
+fn a_lost_race_is_run_again_and_eight_in_a_row_are_counted() {
+    let process = Process::new("lost races");
+    worker(&process, TWO_TIERS, |envoy| {
+        // The first write of a failover is that of its gate.
+        process.shared().conflicts = 3;
+        process.script("a", [Script::throttled(500)]);
+        envoy.ask(Request::chat());
+        assert_eq!(envoy.ask(Request::chat()).served_by(), "b", "the gate is closed");
+        assert_eq!(process.metric("lost_updates"), 0);
+        envoy.pass(500);
+        process.shared().conflicts = 8;
+        process.script("a", [Script::throttled(500)]);
+        assert_eq!(envoy.ask(Request::chat()).served_by(), "b");
+        assert_eq!(process.metric("lost_updates"), 1);
+    });
+}
