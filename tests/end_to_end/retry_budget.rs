@@ -11,21 +11,17 @@ const LIMITED: &str = "wasmcustom.spillway_failovers_limited_total.pool.gpt";
 async fn a_storm_stays_within_the_budget() {
     let gateway = failing(json!({"retry_budget": {"percent": 20, "min_per_second": 2}})).await;
     let started = Instant::now();
-    let (mut single, mut failed_over) = (0, 0);
+    let mut single = 0;
     for _ in 0..200 {
         let answer = gateway.chat().await;
-        match answer.header("x-spillway-attempts").unwrap() {
-            "1" => single += 1,
-            "3" => failed_over += 1,
-            _ => {}
-        }
-        assert!(answer.status >= 500);
+        single += u64::from(answer.header("x-spillway-attempts") == Some("1"));
+        assert!(answer.status >= 500, "{}", answer.text());
     }
     assert!(started.elapsed() < Duration::from_secs(9), "this machine is too slow for the test");
     let attempts: usize = gateway.counts().iter().sum();
     let failovers = attempts - 200;
     // A fifth of 200 requests, and 2 per second over ten seconds; all of it is used.
-    assert!((55..=60).contains(&failovers), "{failovers} failovers of {failed_over} requests");
+    assert!((55..=60).contains(&failovers), "{failovers} failovers");
     assert!(single >= 130, "{single}");
     let limited = gateway.envoy.stat(LIMITED).await;
     assert!(limited >= single && limited <= 200, "{limited}, {single}");

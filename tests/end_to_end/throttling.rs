@@ -7,7 +7,7 @@
 use crate::harness::{Gateway, Setup};
 use mock_azure::Fault;
 use serde_json::{Value, json};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What reading two clocks in whole milliseconds may cost.
 const ROUNDING: Duration = Duration::from_millis(2);
@@ -155,7 +155,9 @@ fn throttled(headers: &[(&str, &str)]) -> Fault {
 async fn closed_for(gateway: &Gateway, fault: Fault) -> Duration {
     gateway.mock("ptu").clear_records();
     gateway.mock("ptu").push_fault(fault);
+    let started = Instant::now();
     loop {
+        assert!(started.elapsed() < Duration::from_secs(20), "it is never used again");
         let answer = gateway.chat().await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         if answer.served_by() == "ptu" {
