@@ -35,6 +35,9 @@ const RESPONSE_FLAGS: &str = "response\0flags";
 /// The flag of a client that went away.
 const DOWNSTREAM_DISCONNECT: u64 = 16_384;
 
+/// The status of an answer after which the connection is a WebSocket's.
+const SWITCHING_PROTOCOLS: u16 = 101;
+
 /// How much of a 4xx body is read to classify it.
 const ERROR_BODY_MAX_BYTES: usize = 16 * 1024;
 
@@ -58,7 +61,7 @@ enum State {
     /// A refusal is held until a backend reopens.
     Waiting { since: Timestamp, status: u16, outcome: Outcome },
     /// It is on its way to the client.
-    Flowing { watch: Option<ErrorWatch> },
+    Flowing(Flow),
     /// Nothing that still comes matters: it is complete, or will not reach the client.
     Over,
 }
@@ -69,6 +72,17 @@ struct Held {
     headroom: Option<u16>,
     /// How much of the body was looked at.
     seen: usize,
+}
+
+/// An answer on its way to the client. What comes of it is recorded when it ends.
+struct Flow {
+    status: u16,
+    /// What came of it so far.
+    outcome: Outcome,
+    /// How long its first byte took.
+    elapsed: Millis,
+    /// Looks for an error event, in an event stream in which none was found yet.
+    watch: Option<ErrorWatch>,
 }
 
 /// What the beginning of the body must answer.
@@ -115,8 +129,7 @@ impl Answer {
         let headroom = headroom::read(&headers);
         let question = match classify::head(status, &headers, self.traits, now) {
             Head::Decided(outcome) => {
-                let watch = None;
-                return self.settle(outcome, status, headroom, watch, end_of_stream, now);
+                return self.settle(outcome, status, headroom, None, end_of_stream, now);
             }
             Head::FirstEvent => Question::FirstEvent(Box::default()),
             Head::ErrorBody { status } => Question::ErrorBody { status, body: Vec::new() },
@@ -137,11 +150,9 @@ impl Answer {
                 self.state.replace(waiting);
                 Action::Pause
             }
-            State::Flowing { watch } => {
-                let watch = watch.and_then(|watch| self.watch(watch, size));
-                if !end_of_stream {
-                    self.state.replace(State::Flowing { watch });
-                }
+            State::Flowing(mut flow) => {
+                flow.look_at(size);
+                self.flow_on(flow, end_of_stream);
                 Action::Continue
             }
             State::Awaited | State::Over => Action::Continue,
@@ -157,18 +168,21 @@ impl Answer {
         let cancelled = flags() & DOWNSTREAM_DISCONNECT != 0;
         let now = host::now();
         match state {
-            State::Over => {}
-            State::Awaited | State::Held(_) if cancelled => self.note(&Outcome::Cancelled, now),
-            State::Flowing { .. } | State::Waiting { .. } if cancelled => {}
+            State::Awaited | State::Held(_) if cancelled => self.fail(&Outcome::Cancelled, now),
             State::Awaited | State::Held(_) => {
                 let outcome = fault(self.silent_fault(now));
-                self.note(&outcome, now);
+                self.fail(&outcome, now);
                 self.retry_elsewhere(&outcome, now);
             }
-            // The first byte went out: nothing can be retried, the fault is recorded.
-            State::Flowing { .. } => self.note(&fault(Fault::Reset), now),
             // Envoy's time for the attempt ran out while its refusal was held.
-            State::Waiting { outcome, .. } => self.retry_elsewhere(&outcome, now),
+            State::Waiting { outcome, .. } if !cancelled => self.retry_elsewhere(&outcome, now),
+            // The first byte went out: nothing can be retried, the fault is recorded.
+            State::Flowing(flow) if flow.outcome == Outcome::Success => {
+                let outcome = if cancelled { Outcome::Cancelled } else { fault(Fault::Reset) };
+                self.conclude(&Flow { outcome, ..flow });
+            }
+            State::Flowing(flow) => self.conclude(&flow),
+            State::Waiting { .. } | State::Over => {}
         }
     }
 
@@ -225,16 +239,11 @@ impl Answer {
 
     /// A held answer showed what it is.
     fn decide(&self, held: Held, outcome: Outcome, end_of_stream: bool, now: Timestamp) -> Action {
-        let (watch, has_error) = match held.question {
-            Question::FirstEvent(head) => (Some(head.watch), head.has_error),
-            Question::ErrorBody { .. } => (None, false),
+        let stream = match held.question {
+            Question::FirstEvent(head) => Some(head),
+            Question::ErrorBody { .. } => None,
         };
-        let watch = watch.filter(|_| !has_error);
-        let action = self.settle(outcome, held.status, held.headroom, watch, end_of_stream, now);
-        if has_error && outcome == Outcome::Success {
-            self.note(&fault(Fault::StreamError), now);
-        }
-        action
+        self.settle(outcome, held.status, held.headroom, stream, end_of_stream, now)
     }
 
     /// The outcome is known: lets the answer go, has it retried, or keeps it until a backend
@@ -244,19 +253,46 @@ impl Answer {
         outcome: Outcome,
         status: u16,
         headroom: Option<u16>,
-        watch: Option<ErrorWatch>,
+        stream: Option<Box<StreamHead>>,
         end_of_stream: bool,
         now: Timestamp,
     ) -> Action {
+        let evidence = self.evidence(outcome, status, headroom, now);
         let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return Action::Continue };
-        exchange.record(&self.begun, &self.evidence(outcome, status, headroom, now), now);
         if failover::is_worth_another(&outcome) {
-            self.follow(&mut exchange, status, outcome, now)
+            exchange.fail(&self.begun, &evidence, now);
+            return self.follow(&mut exchange, status, outcome, now);
+        }
+        exchange.serve(&self.begun, &evidence, now);
+        drop(exchange);
+        let mut flow = Flow { status, outcome, elapsed: evidence.elapsed, watch: None };
+        if let Some(head) = stream {
+            flow.follow(*head);
+        }
+        // A session has no outcome of its own: it lasts for as long as both sides like.
+        self.flow_on(flow, end_of_stream || status == SWITCHING_PROTOCOLS);
+        Action::Continue
+    }
+
+    /// The answer goes on, or came to its end.
+    fn flow_on(&self, flow: Flow, end_of_stream: bool) {
+        if end_of_stream {
+            self.conclude(&flow);
         } else {
-            exchange.serve(self.begun.backend);
-            let flowing = if end_of_stream { State::Over } else { State::Flowing { watch } };
-            self.state.replace(flowing);
-            Action::Continue
+            self.state.replace(State::Flowing(flow));
+        }
+    }
+
+    /// Records what came of an answer that went to the client.
+    fn conclude(&self, flow: &Flow) {
+        let evidence = Evidence {
+            outcome: flow.outcome,
+            status: flow.status,
+            elapsed: flow.elapsed,
+            headroom_permille: None,
+        };
+        if let Ok(exchange) = self.exchange.try_borrow() {
+            exchange.conclude(&self.begun, &evidence, host::now());
         }
     }
 
@@ -287,10 +323,10 @@ impl Answer {
         Action::Continue
     }
 
-    /// Takes note of an outcome that nothing follows from.
-    fn note(&self, outcome: &Outcome, now: Timestamp) {
+    /// Records an attempt that brought no answer.
+    fn fail(&self, outcome: &Outcome, now: Timestamp) {
         if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
-            exchange.record(&self.begun, &self.evidence(*outcome, 0, None, now), now);
+            exchange.fail(&self.begun, &self.evidence(*outcome, 0, None, now), now);
         }
     }
 
@@ -302,16 +338,6 @@ impl Answer {
         now: Timestamp,
     ) -> Evidence {
         Evidence { outcome, status, elapsed: now.since(self.begun.at), headroom_permille }
-    }
-
-    /// Looks for an error event in what flows by; once one was recorded, there is no need to.
-    fn watch(&self, mut watch: ErrorWatch, size: usize) -> Option<ErrorWatch> {
-        let bytes = host::buffer(Buffer::ResponseBody, 0, size).unwrap_or_default();
-        if !watch.push(&bytes) {
-            return Some(watch);
-        }
-        self.note(&fault(Fault::StreamError), host::now());
-        None
     }
 
     fn wake_at(&self, at: Timestamp, now: Timestamp) {
@@ -334,6 +360,27 @@ impl Answer {
 struct HoldLimits {
     bytes: usize,
     time: Millis,
+}
+
+impl Flow {
+    /// Goes on where the head of an event stream ended.
+    fn follow(&mut self, head: StreamHead) {
+        if head.has_error && self.outcome == Outcome::Success {
+            self.outcome = fault(Fault::StreamError);
+        } else {
+            self.watch = Some(head.watch);
+        }
+    }
+
+    /// Looks for an error event in the next `size` bytes.
+    fn look_at(&mut self, size: usize) {
+        let Some(watch) = &mut self.watch else { return };
+        let bytes = host::buffer(Buffer::ResponseBody, 0, size).unwrap_or_default();
+        if watch.push(&bytes) {
+            self.outcome = fault(Fault::StreamError);
+            self.watch = None;
+        }
+    }
 }
 
 impl Question {

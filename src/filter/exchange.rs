@@ -197,27 +197,37 @@ impl Exchange {
         (render(&self.asked.call, &endpoint), Splices::new(edit))
     }
 
-    /// Takes note of how an attempt ended: ledger, trail, and the records that all workers share.
-    pub(crate) fn record(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+    /// An attempt failed before anything of it went to the client.
+    pub(crate) fn fail(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
         self.ledger.end(begun.backend, &evidence.outcome);
         let closed_until = records::write(&self.plan, self.pool, begun, evidence, now);
-        if self.plan.config.response.trail
-            && let Some(result) = failover::result_in_trail(&evidence.outcome, evidence.status)
-        {
-            let closed_for = closed_until.map(|until| until.since(now));
-            self.trail.attempt(begun.backend, result, closed_for);
+        self.note_attempt(begun, evidence, closed_until.map(|until| until.since(now)));
+    }
+
+    /// The answer of an attempt goes to the client.
+    pub(crate) fn serve(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+        self.end = End::Served(begun.backend);
+        records::write_head(&self.plan, self.pool, begun, evidence, now);
+        self.note_attempt(begun, evidence, None);
+        let spilled_from = self.pool().and_then(|(pool, plan)| {
+            let first = pool.policy.tiers.first()?;
+            (!first.members.contains(begun.backend)).then_some(plan)
+        });
+        if let Some(plan) = spilled_from {
+            host::increment(plan.metrics.spills, 1);
         }
     }
 
-    /// The backend that answered is the one that serves.
-    pub(crate) fn serve(&mut self, backend: BackendIndex) {
-        self.end = End::Served(backend);
-        let tier = self.pool().and_then(|(pool, plan)| {
-            let first = pool.policy.tiers.first()?;
-            (!first.members.contains(backend)).then_some(plan)
-        });
-        if let Some(plan) = tier {
-            host::increment(plan.metrics.spills, 1);
+    /// An answer that went to the client came to its end, whichever.
+    pub(crate) fn conclude(&self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+        records::write(&self.plan, self.pool, begun, evidence, now);
+    }
+
+    fn note_attempt(&mut self, begun: &Begun, evidence: &Evidence, closed_for: Option<Millis>) {
+        if self.plan.config.response.trail
+            && let Some(result) = failover::result_in_trail(&evidence.outcome, evidence.status)
+        {
+            self.trail.attempt(begun.backend, result, closed_for);
         }
     }
 

@@ -54,17 +54,27 @@ pub(crate) fn write(
         );
     }
     observe(plan, pool, begun, evidence, now);
-    if let Some(permille) = evidence.headroom_permille
-        && begun.record.headroom.worth_writing(permille, now)
-    {
-        update(plan, pool, begun.backend, |record| {
-            record.headroom = Headroom { permille, at: now };
-        });
-    }
+    note_headroom(plan, pool, begun, evidence, now);
     match evidence.outcome {
         Outcome::Throttled { delay } => close_gates(plan, pool, begun.backend, delay, now),
         _ => None,
     }
+}
+
+/// Writes what the head of an answer shows before it is known how the answer ends: how much the
+/// backend has left, and that a probe succeeded. An answer may take minutes; the first byte is proof
+/// enough to let others follow.
+pub(crate) fn write_head(
+    plan: &Plan,
+    pool: usize,
+    begun: &Begun,
+    evidence: &Evidence,
+    now: Timestamp,
+) {
+    if begun.ticket.probe {
+        observe(plan, pool, begun, evidence, now);
+    }
+    note_headroom(plan, pool, begun, evidence, now);
 }
 
 /// Takes the half-open lease of a backend, if no other worker did.
@@ -88,6 +98,17 @@ pub(crate) fn release_probe(plan: &Plan, pool: usize, begun: &Begun, now: Timest
         headroom_permille: None,
     };
     observe(plan, pool, begun, &evidence, now);
+}
+
+/// Keeps what a backend said of how much it has left, when that changes anything.
+fn note_headroom(plan: &Plan, pool: usize, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+    if let Some(permille) = evidence.headroom_permille
+        && begun.record.headroom.worth_writing(permille, now)
+    {
+        update(plan, pool, begun.backend, |record| {
+            record.headroom = Headroom { permille, at: now };
+        });
+    }
 }
 
 /// Closes the throttle gates of a backend and of all that share its quota, in whatever pool.

@@ -153,10 +153,8 @@ async fn a_client_that_goes_away_trips_nothing() {
     for (asking, fault, wait_for_answer) in cases {
         let what = format!("{asking:?} {fault:?}");
         give_up(&gateway, asking, fault, wait_for_answer).await;
-        if !wait_for_answer {
-            cancelled += 1;
-            eventually(&what, async || outcomes(&gateway, "cancelled").await == cancelled).await;
-        }
+        cancelled += 1;
+        eventually(&what, async || outcomes(&gateway, "cancelled").await == cancelled).await;
         let answer = asking.send(&gateway).await;
         asking.assert_answered(&answer, &what);
         assert_eq!(answer.header("x-spillway-trail"), Some("first;200"), "{what}");
@@ -214,4 +212,23 @@ async fn a_stream_that_is_slow_to_begin_is_let_go_after_the_hold_time() {
     assert_eq!(response.headers()["x-served-by"], "first");
     let chunk = next_chunk(response.body_mut()).await.unwrap();
     assert!(String::from_utf8_lossy(&chunk).contains("prompt_filter_results"), "{chunk:?}");
+}
+
+#[tokio::test]
+async fn streams_that_break_in_a_row_open_a_breaker_that_counts_in_a_row() {
+    let gateway = Setup::new()
+        .backend("first", json!({"priority": 1}))
+        .backend("second", json!({"priority": 2}))
+        .pool(json!({"circuit_breaker": {"rules": [
+            {"failure_condition": {"consecutive": 2, "interval": "60s"}, "trip_duration": "60s"}
+        ]}}))
+        .start()
+        .await;
+    for round in 1..=2 {
+        gateway.mock("first").push_fault(Fault::ResetAfterHeaders { after_events: SAID_SOMETHING });
+        assert!(!gateway.chat_stream().await.complete);
+        eventually("a fault is counted", async || outcomes(&gateway, "fault").await == round).await;
+    }
+    assert_eq!(outcomes(&gateway, "success").await, 0);
+    assert_eq!(gateway.chat_stream().await.served_by(), "second");
 }
