@@ -277,6 +277,7 @@ impl Answer {
     /// The answer goes on, or came to its end.
     fn flow_on(&self, flow: Flow, end_of_stream: bool) {
         if end_of_stream {
+            self.state.replace(State::Over);
             self.conclude(&flow);
         } else {
             self.state.replace(State::Flowing(flow));

@@ -149,11 +149,9 @@ async fn a_client_that_goes_away_trips_nothing() {
         cases.push((asking, stalled(1), false));
         cases.push((asking, stalled(SAID_SOMETHING), true));
     }
-    let mut cancelled = 0;
-    for (asking, fault, wait_for_answer) in cases {
+    for (cancelled, (asking, fault, wait_for_answer)) in (1..).zip(cases) {
         let what = format!("{asking:?} {fault:?}");
         give_up(&gateway, asking, fault, wait_for_answer).await;
-        cancelled += 1;
         eventually(&what, async || outcomes(&gateway, "cancelled").await == cancelled).await;
         let answer = asking.send(&gateway).await;
         asking.assert_answered(&answer, &what);
