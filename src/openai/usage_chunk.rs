@@ -245,6 +245,8 @@ mod tests {
             "data: {\"choices\":[],\"usage\":{}} {}\n\n",
             "data: {\"choices\":[],\"usage\":{}\n\n",
             "data: {\"choices\":[],\"usage\":{},\"usage\":null}\n\n",
+            "data: {\"choices\":[],\"usage\":null,\"usage\":{}}\n\n",
+            "data: {\"choices\":[1],\"usage\":{},\"choices\":[]}\n\n",
             "data: {\"choices\":[],\"usage\":[]}\n\n",
             "data: {\"choices\":{},\"usage\":{}}\n\n",
             "data: {\"choices\":null,\"usage\":{}}\n\n",
@@ -264,7 +266,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_the_usage_chunk_is_never_delayed_nor_copied() {
-        for event in [DELTA, BESIDE, FILTER_NULL, DONE, ": ping", "event: x"] {
+        let begun = r#"data: {"id":"c","usage":null,"choices":"#;
+        for event in [DELTA, BESIDE, FILTER_NULL, DONE, ": ping", "event: x", begun] {
             let mut stripper = UsageStripper::new();
             assert_eq!(
                 stripper.push(format!("{event}\n\n").as_bytes()),

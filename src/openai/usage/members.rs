@@ -33,7 +33,8 @@ pub(in super::super) struct Members {
     is_complete: bool,
 }
 
-/// What is known of `choices`.
+/// What is known of `choices`. Given twice, the one that makes it no usage chunk counts: what was
+/// forwarded because of it cannot be taken back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Choices {
     #[default]
@@ -43,7 +44,7 @@ enum Choices {
     Filled,
 }
 
-/// What is known of the `usage` of the top level.
+/// What is known of the `usage` of the top level, in the same way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum TopUsage {
     #[default]
@@ -163,7 +164,11 @@ impl Members {
                 self.between(byte);
             }
             Lexer::ChoicesBegin => {
-                self.choices = if byte == b']' { Choices::Empty } else { Choices::Filled };
+                if byte != b']' {
+                    self.choices = Choices::Filled;
+                } else if self.choices == Choices::Unseen {
+                    self.choices = Choices::Empty;
+                }
                 self.between(byte);
             }
             Lexer::Scalar if !is_delimiter(byte) => self.word.extend(&[byte]),
@@ -234,7 +239,7 @@ impl Members {
     fn open(&mut self) {
         if self.usage_depth() == Some(self.depth) {
             self.stated = Stated::default();
-            if self.depth == 1 {
+            if self.depth == 1 && self.top_usage == TopUsage::Unseen {
                 self.top_usage = TopUsage::Object;
             }
         } else {
