@@ -16,7 +16,10 @@
     reason = "tests fail by panicking"
 )]
 
-use spillway::config::{Affinity, Config, ConfigErrors, Credential, operation_bit};
+use spillway::config::{
+    Affinity, Class, Config, ConfigErrors, ConsumerLimits, Credential, Limits, Period, Quota,
+    operation_bit,
+};
 use spillway::openai::api::{Api, Operation};
 use spillway::policy::pool::{OperationSet, Reasons, Threshold};
 use spillway::policy::time::Millis;
@@ -227,6 +230,77 @@ fn every_key_arrives_where_it_belongs() {
     assert_eq!(members[0].max_prompt_tokens, Some(128_000));
     assert!(members[0].operations.covers(operation_bit(Operation::Responses)));
     assert!(!members[0].operations.covers(operation_bit(Operation::Embeddings)));
+}
+
+#[test]
+fn limits_of_backends_and_consumers_arrive_where_they_belong() {
+    let config = good("everything");
+    let [ptu, v1, other] = config.pools[0].backends.as_slice() else { panic!() };
+    assert_eq!(ptu.provisioned.unwrap().burst_tokens, 10_000);
+    assert_eq!(ptu.limits, None);
+    let both = Limits { tokens_per_minute: Some(300_000), requests_per_minute: Some(1_800) };
+    assert_eq!(v1.limits, Some(both));
+    let one = Limits { tokens_per_minute: None, requests_per_minute: Some(60) };
+    assert_eq!(other.limits, Some(one));
+
+    let consumers = config.consumers.unwrap();
+    assert_eq!(consumers.header, "x-consumer");
+    assert_eq!(consumers.batch_max_utilization_percent, 70);
+    assert_eq!(consumers.remaining_tokens_header.as_deref(), Some("remaining-tokens"));
+    assert_eq!(consumers.consumed_tokens_header.as_deref(), Some("x-tokens"));
+    assert_eq!(consumers.remaining_quota_header, None);
+
+    let limits = |name| *consumers.limits_of(name);
+    let default =
+        ConsumerLimits { tokens_per_minute: Some(50_000), quota: None, class: Class::Interactive };
+    assert_eq!((limits(None), limits(Some("Batch"))), (default, default));
+    let batch = limits(Some("batch"));
+    assert_eq!((batch.tokens_per_minute, batch.class), (Some(200_000), Class::Batch));
+    assert_eq!(limits(Some("vip@contoso.com")), ConsumerLimits::default(), "no limit at all");
+    let quota = Quota { tokens: 1_000_000, period: Period::Month };
+    assert_eq!(limits(Some("trial")).quota, Some(quota));
+}
+
+#[test]
+fn budgets_are_off_unless_given_and_have_defaults_when_they_are() {
+    let config = good("minimal");
+    assert_eq!((config.consumers, config.pools[0].backends[0].limits), (None, None));
+    let burst = |ptus: u32, rate: u32| {
+        let provisioned =
+            format!(r#"{{"ptus": {ptus}, "input_tokens_per_minute_per_ptu": {rate}}}"#);
+        let backend = format!(r#"{{"name": "b", "host": "h", "provisioned": {provisioned}}}"#);
+        let json = format!(r#"{{"pools": [{{"name": "a", "backends": [{backend}]}}]}}"#);
+        parse(json.as_bytes()).unwrap().pools[0].backends[0].provisioned.unwrap().burst_tokens
+    };
+    assert_eq!(burst(100, 2_500), 41_667, "what drains in ten seconds, rounded up");
+    assert_eq!(burst(1, 1), 1);
+    assert_eq!(burst(100_000, 10_000_000), 166_666_666_667);
+
+    let json = r#"{"pools": [{"name": "a", "backends": [{"name": "b", "host": "h"}]}], "consumers": {"header": "X-Team"}}"#;
+    let consumers = parse(json.as_bytes()).unwrap().consumers.unwrap();
+    assert_eq!(consumers.header, "x-team");
+    assert_eq!(consumers.default, ConsumerLimits::default());
+    assert_eq!(consumers.batch_max_utilization_percent, 50);
+    let headers = [
+        consumers.remaining_tokens_header,
+        consumers.consumed_tokens_header,
+        consumers.remaining_quota_header,
+    ];
+    assert_eq!(headers, [None, None, None]);
+}
+
+#[test]
+fn a_token_limit_policy_of_api_management_carries_over() {
+    let consumers = good("apim").consumers.unwrap();
+    let quota = Some(Quota { tokens: 100_000, period: Period::Day });
+    let default =
+        ConsumerLimits { tokens_per_minute: Some(5_000), quota, class: Class::Interactive };
+    assert_eq!(consumers.default, default);
+    let quota = Some(Quota { tokens: 7, period: Period::Hour });
+    assert_eq!(consumers.limits_of(Some("a")).quota, quota);
+    assert_eq!(consumers.remaining_tokens_header.as_deref(), Some("remaining-tokens"));
+    assert_eq!(consumers.consumed_tokens_header.as_deref(), Some("consumed-tokens"));
+    assert_eq!(consumers.remaining_quota_header.as_deref(), Some("remaining-quota-tokens"));
 }
 
 #[test]
@@ -465,10 +539,19 @@ fn the_reference_has_one_example_with_every_key_that_can_be_given() {
     let docs = docs();
     let (_, after) = docs.split_once("## Everything at once").unwrap();
     let example = shown_configurations(after)[0];
-    let other_spellings = ["min", "max", "status_code_ranges", "error_reasons"];
+    let other_spellings = [
+        "min",
+        "max",
+        "status_code_ranges",
+        "error_reasons",
+        "token_quota",
+        "token_quota_period",
+        "remaining_tokens_header_name",
+        "tokens_consumed_header_name",
+        "remaining_quota_tokens_header_name",
+    ];
     let refused = [
-        "limits",
-        "consumers",
+        "counter_key",
         "managed_identity",
         "federated",
         "client_secret",

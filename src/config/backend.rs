@@ -5,12 +5,21 @@ use super::operations::{NAMES, union};
 use super::reader::{Fields, Node};
 use super::text;
 use super::unique::Seen;
-use super::{Backend, Credential, Provisioned};
+use super::{Backend, Credential, Limits, Provisioned};
 use crate::openai::api::Api;
 use crate::policy::pool::{Member, OperationSet};
 
 /// More than any model takes.
 const PROMPT_TOKENS_MAX: u64 = 100_000_000;
+
+/// More than any deployment or consumer is given.
+pub(super) const TOKENS_PER_MINUTE_MAX: u32 = 1_000_000_000;
+
+/// More than the largest deployment works off in a minute.
+const BURST_TOKENS_MAX: u64 = 1_000_000_000_000;
+
+/// Ten seconds.
+const DEFAULT_BURST_PARTS_OF_A_MINUTE: u64 = 6;
 
 const DEFAULT_BASE_PATH: &str = "/v1";
 
@@ -27,12 +36,12 @@ pub(super) fn backend(
     environment: &Environment<'_>,
 ) -> Option<(Backend, Member)> {
     node.object(|fields| {
-        fields.refused("limits", "token budgets are not in this version yet; remove this key");
         fields.refused("api_key", NO_LITERAL_KEY);
         let name = fields.required("name", |n| seen.backends.claim(n, text::name(n)?));
         let address = address(fields);
         let credential = credential_of(fields, name.as_deref(), node, seen, environment);
         let provisioned = fields.optional("provisioned", provisioned);
+        let limits = fields.optional("limits", limits);
         let placement = placement(fields, seen);
         let name = name?;
         let member = Member { key: key_of(&name), ..placement };
@@ -46,6 +55,7 @@ pub(super) fn backend(
             api_version: address.api_version,
             credential: credential?,
             provisioned,
+            limits,
         };
         Some((backend, member))
     })
@@ -114,11 +124,32 @@ fn provisioned(node: &Node<'_>) -> Option<Provisioned> {
         let rate =
             fields.required("input_tokens_per_minute_per_ptu", |n| n.whole(1_u32..=10_000_000));
         let weight = fields.optional("output_token_weight", |n| n.whole(1_u32..=1_000));
+        let burst = fields.optional("burst_tokens", |n| n.whole(1_u64..=BURST_TOKENS_MAX));
+        let (ptus, rate) = (ptus?, rate?);
         Some(Provisioned {
-            ptus: ptus?,
-            input_tokens_per_minute_per_ptu: rate?,
+            ptus,
+            input_tokens_per_minute_per_ptu: rate,
             output_token_weight: weight.unwrap_or(1),
+            burst_tokens: burst.unwrap_or_else(|| default_burst_tokens(ptus, rate)),
         })
+    })
+}
+
+/// What so many units work off in ten seconds.
+fn default_burst_tokens(ptus: u32, input_tokens_per_minute_per_ptu: u32) -> u64 {
+    let per_minute = u64::from(ptus).saturating_mul(u64::from(input_tokens_per_minute_per_ptu));
+    per_minute.div_ceil(DEFAULT_BURST_PARTS_OF_A_MINUTE)
+}
+
+fn limits(node: &Node<'_>) -> Option<Limits> {
+    node.object(|fields| {
+        let tokens =
+            fields.optional("tokens_per_minute", |n| n.whole(1_u32..=TOKENS_PER_MINUTE_MAX));
+        let requests = fields.optional("requests_per_minute", |n| n.whole(1_u32..=10_000_000));
+        if !fields.has("tokens_per_minute") && !fields.has("requests_per_minute") {
+            fields.problem("limits nothing; give tokens_per_minute, requests_per_minute or both");
+        }
+        Some(Limits { tokens_per_minute: tokens, requests_per_minute: requests })
     })
 }
 

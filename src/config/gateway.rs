@@ -1,29 +1,19 @@
 //! The whole configuration: the pools and what applies to all of them.
 
+use super::consumers::consumers;
 use super::credential::Environment;
 use super::error::ConfigErrors;
+use super::header::header_or_off;
 use super::json::Json;
 use super::pool::pool;
 use super::reader::{Node, Problems};
 use super::unique::Seen;
-use super::{Config, Pool, Response, text};
+use super::{Config, Pool, Response};
 use std::collections::BTreeMap;
 
 const POOLS_MAX: usize = 64;
 
 const DEFAULT_SERVED_BY_HEADER: &str = "x-served-by";
-
-/// Headers that mean something to the connection or the client; to overwrite them breaks responses.
-const TAKEN_HEADERS: [&str; 8] = [
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "retry-after",
-    "set-cookie",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// Reads the configuration from its JSON text.
 pub(super) fn parse(text: &[u8], environment: &Environment<'_>) -> Result<Config, ConfigErrors> {
@@ -35,10 +25,6 @@ pub(super) fn parse(text: &[u8], environment: &Environment<'_>) -> Result<Config
 
 fn gateway(node: &Node<'_>, environment: &Environment<'_>) -> Option<Config> {
     node.object(|fields| {
-        fields.refused(
-            "consumers",
-            "budgets of consumers are not in this version yet; remove this key",
-        );
         // The filter reads the role before it reads the rest, so here it can only be this one.
         fields.optional("role", |n| n.choice(&[("gateway", ())]));
         let mut seen = Seen::default();
@@ -48,8 +34,11 @@ fn gateway(node: &Node<'_>, environment: &Environment<'_>) -> Option<Config> {
         let pools = pools.unwrap_or_default();
         let default_pool = fields.optional("default_pool", |n| position_of(n, &pools));
         let response = fields.optional("response", response).unwrap_or_else(default_response);
+        let served_by = response.served_by_header.as_deref();
+        let consumers = fields.optional("consumers", |n| consumers(n, served_by));
         let pool_by_model = by_model(&pools);
-        Some(Config { pools, default_pool: default_pool.unwrap_or(0), response, pool_by_model })
+        let default_pool = default_pool.unwrap_or(0);
+        Some(Config { pools, default_pool, response, consumers, pool_by_model })
     })
 }
 
@@ -78,7 +67,8 @@ fn default_response() -> Response {
 fn response(node: &Node<'_>) -> Option<Response> {
     let default = default_response();
     node.object(|fields| {
-        let header = fields.optional("served_by_header", served_by_header);
+        let header =
+            fields.optional("served_by_header", |n| header_or_off(n, DEFAULT_SERVED_BY_HEADER));
         let trail = fields.optional("trail_header", |n| n.switch());
         let rate_limits = fields.optional("backend_rate_limits", |n| n.switch());
         Some(Response {
@@ -87,22 +77,4 @@ fn response(node: &Node<'_>) -> Option<Response> {
             backend_rate_limits: rate_limits.unwrap_or(default.backend_rate_limits),
         })
     })
-}
-
-/// A header's name or `off`; native YAML turns the bare words `off` and `on` into booleans.
-fn served_by_header(node: &Node<'_>) -> Option<Option<String>> {
-    match node.json() {
-        Json::Bool(false) => return Some(None),
-        Json::Text(text) if text == "off" => return Some(None),
-        Json::Bool(true) => return Some(Some(DEFAULT_SERVED_BY_HEADER.to_owned())),
-        Json::Text(text) if text == "on" => return Some(Some(DEFAULT_SERVED_BY_HEADER.to_owned())),
-        _ => {}
-    }
-    let allowed = "\"off\" and header names such as \"x-served-by\"";
-    let name = node.text_that(allowed, text::is_header_name)?.to_ascii_lowercase();
-    if TAKEN_HEADERS.contains(&name.as_str()) || name.starts_with("x-spillway-") {
-        node.problem(format!("found {name:?}, which has another meaning; choose another name"));
-        return None;
-    }
-    Some(Some(name))
 }

@@ -7,10 +7,12 @@
 
 mod backend;
 mod breaker;
+mod consumers;
 mod credential;
 mod duration;
 mod error;
 mod gateway;
+mod header;
 mod json;
 mod operations;
 mod pool;
@@ -38,6 +40,8 @@ pub struct Config {
     pub default_pool: usize,
     /// What responses carry.
     pub response: Response,
+    /// What those who call may take; `None`: as much as there is.
+    pub consumers: Option<Consumers>,
     /// Positions in `pools`.
     pool_by_model: BTreeMap<String, usize>,
 }
@@ -104,6 +108,17 @@ pub struct Backend {
     pub credential: Credential,
     /// Whether it is provisioned throughput.
     pub provisioned: Option<Provisioned>,
+    /// What it takes per minute, as far as that is known beforehand.
+    pub limits: Option<Limits>,
+}
+
+/// What a backend takes per minute; at least one of the two is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Tokens of prompts and output together, at least 1.
+    pub tokens_per_minute: Option<u32>,
+    /// At least 1.
+    pub requests_per_minute: Option<u32>,
 }
 
 /// Provisioned throughput of a backend.
@@ -115,6 +130,76 @@ pub struct Provisioned {
     pub input_tokens_per_minute_per_ptu: u32,
     /// How many input tokens one output token counts as, at least 1.
     pub output_token_weight: u32,
+    /// How far it can be filled, in normalised tokens (input and weighted output), at least 1. Default:
+    /// what it works off in ten seconds.
+    pub burst_tokens: u64,
+}
+
+/// What those who call may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consumers {
+    /// The request header that says who calls, lower-case.
+    pub header: String,
+    /// For everyone who is not in `by_name`.
+    pub default: ConsumerLimits,
+    /// By the value of the header, exact and case-sensitive. What an entry does not state it does not
+    /// take from the default.
+    pub by_name: BTreeMap<String, ConsumerLimits>,
+    /// Up to which utilisation of a provisioned backend, in percent, requests of the class batch may
+    /// use it. Default 50.
+    pub batch_max_utilization_percent: u8,
+    /// The response header with the tokens left in this minute, lower-case; `None`: off, the default.
+    pub remaining_tokens_header: Option<String>,
+    /// The response header with the tokens that the request took, lower-case; `None`: off, the default.
+    pub consumed_tokens_header: Option<String>,
+    /// The response header with the tokens left of the quota, lower-case; `None`: off, the default.
+    pub remaining_quota_header: Option<String>,
+}
+
+impl Consumers {
+    /// What the consumer of this name may take; its name is the value of the header, if there is one.
+    pub fn limits_of(&self, name: Option<&str>) -> &ConsumerLimits {
+        name.and_then(|name| self.by_name.get(name)).unwrap_or(&self.default)
+    }
+}
+
+/// What one consumer may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerLimits {
+    /// Tokens of prompts and output together, at least 1; `None`: any number.
+    pub tokens_per_minute: Option<u32>,
+    /// Tokens in a longer time; `None`: any number.
+    pub quota: Option<Quota>,
+    /// Default interactive.
+    pub class: Class,
+}
+
+/// A number of tokens for each period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// At least 1.
+    pub tokens: u64,
+    /// When it begins anew.
+    pub period: Period,
+}
+
+/// A part of the calendar, in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant is the period of its name")]
+pub enum Period {
+    Hour,
+    Day,
+    Month,
+}
+
+/// How urgent the requests of a consumer are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Class {
+    /// Somebody waits for the answer.
+    #[default]
+    Interactive,
+    /// Nobody waits: provisioned capacity is used only as far as it would be idle.
+    Batch,
 }
 
 /// How the gateway authenticates to a backend.

@@ -5,8 +5,9 @@
 //! a tree with a single problem yields no configuration at all. [`Fields`] are the members of an
 //! object; it knows which keys were asked for, so every other key is a problem by itself.
 //!
-//! A key may be spelled `trip_duration` or `tripDuration`, as in Envoy's own JSON. That is also what
-//! makes most keys of Azure API Management carry over as they are.
+//! A key may be spelled `trip_duration` or `tripDuration`, as in Envoy's own JSON, or `trip-duration`.
+//! That is also what makes most keys of Azure API Management carry over as they are: in its JSON and
+//! in its XML policies.
 
 use super::error::{ConfigError, ConfigErrors};
 use super::json::{Json, quoted};
@@ -177,23 +178,52 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// An object with at most `len_max` members whose keys are names; members with a problem are left
+    /// out. `what` names the members.
+    pub(super) fn named<T>(
+        &self,
+        len_max: usize,
+        what: &str,
+        mut read: impl FnMut(&str, &Self) -> Option<T>,
+    ) -> Option<Vec<(String, T)>> {
+        let Json::Object(members) = self.json else {
+            self.expected(format_args!("objects of {what} by name"));
+            return None;
+        };
+        if members.len() > len_max {
+            self.problem(format!("found {} {what}, allowed are {len_max}", members.len()));
+            return None;
+        }
+        let fields = self.fields(members);
+        fields.note_repeated_keys();
+        let values = members.iter().filter_map(|(name, json)| {
+            let node = Node { path: fields.child_path(name), json, problems: self.problems };
+            Some((name.clone(), read(name, &node)?))
+        });
+        Some(values.collect())
+    }
+
     /// An object. Every key that `read` does not ask for is a problem.
     pub(super) fn object<T>(&self, read: impl FnOnce(&mut Fields<'a>) -> Option<T>) -> Option<T> {
         let Json::Object(members) = self.json else {
             self.expected("objects");
             return None;
         };
-        let mut fields = Fields {
+        let mut fields = self.fields(members);
+        fields.note_repeated_keys();
+        let value = read(&mut fields);
+        fields.note_unknown_keys();
+        value
+    }
+
+    fn fields(&self, members: &'a [(String, Json)]) -> Fields<'a> {
+        Fields {
             path: self.path.clone(),
             members,
             problems: self.problems,
             offered: Vec::new(),
             recognised: Vec::new(),
-        };
-        fields.note_repeated_keys();
-        let value = read(&mut fields);
-        fields.note_unknown_keys();
-        value
+        }
     }
 }
 
@@ -331,7 +361,7 @@ fn snake_case(name: &str) -> String {
         if c.is_ascii_uppercase() {
             snake.push('_');
         }
-        snake.push(c.to_ascii_lowercase());
+        snake.push(if c == '-' { '_' } else { c.to_ascii_lowercase() });
     }
     snake
 }
@@ -391,11 +421,12 @@ mod tests {
     }
 
     #[test]
-    fn both_spellings_of_a_key_are_the_same_key() {
+    fn all_spellings_of_a_key_are_the_same_key() {
         let read_it =
             |text| read(text, |node| node.object(|f| f.optional("trip_it", |n| n.whole(0_u8..=9))));
         assert_eq!(read_it(r#"{"trip_it": 1}"#), Ok(1));
         assert_eq!(read_it(r#"{"tripIt": 2}"#), Ok(2));
+        assert_eq!(read_it(r#"{"trip-it": 3}"#), Ok(3));
         assert_eq!(
             read_it(r#"{"tripIt": 1, "trip_it": 1}"#),
             Err("trip_it: means the same as `tripIt`; give only one of them".to_owned())

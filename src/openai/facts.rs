@@ -47,6 +47,8 @@ pub struct StreamOptions {
     pub is_null: bool,
     /// Whether it is an object without members.
     pub is_empty: bool,
+    /// The bytes of the raw value of its `include_usage`.
+    pub include_usage_span: Option<Span>,
 }
 
 /// The facts of a body.
@@ -58,8 +60,10 @@ pub struct BodyFacts {
     pub model_insertion: Option<Insertion>,
     /// Whether the answer is to be an event stream.
     pub stream: bool,
-    /// The `stream_options`.
+    /// The `stream_options`, unless they are something other than `null` or a small object.
     pub stream_options: Option<StreamOptions>,
+    /// Where `stream_options` can be put into an object that has none: before its first member.
+    pub stream_options_at: Option<u64>,
     /// The largest of `max_tokens`, `max_completion_tokens` and `max_output_tokens`, at most
     /// [`COUNT_MAX`].
     pub max_output_tokens: Option<u64>,

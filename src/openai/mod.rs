@@ -13,3 +13,5 @@ pub mod reply;
 pub mod scan;
 pub mod splice;
 pub mod sse;
+pub mod usage;
+pub mod usage_chunk;

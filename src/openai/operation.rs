@@ -243,6 +243,14 @@ pub fn model_in_body(call: &Call, endpoint: &Endpoint<'_>) -> bool {
     call.is_model_operation() && !(endpoint.api == Api::Azure && call.is_below_deployment())
 }
 
+/// Whether the backend knows `stream_options`; the classic API refuses them with 400 in versions before
+/// `2024-09-01-preview` (Azure, API version lifecycle).
+pub fn takes_stream_options(call: &Call, endpoint: &Endpoint<'_>) -> bool {
+    const FIRST_DATE: &str = "2024-09-01";
+    let date = api_version(call, endpoint).and_then(|version| version.get(..FIRST_DATE.len()));
+    endpoint.api != Api::Azure || date.is_some_and(|date| date >= FIRST_DATE)
+}
+
 /// The `api-version` to send: the backend's own, else the client's if it means something there,
 /// else one that has the operation.
 fn api_version<'a>(call: &'a Call, endpoint: &Endpoint<'a>) -> Option<&'a str> {

@@ -235,6 +235,7 @@ impl JsonScanner {
             self.depth = 1;
             self.lexer = Lexer::Between;
             self.members_at = self.at.saturating_add(1);
+            self.facts.stream_options_at = Some(self.members_at);
             self.facts.model_insertion = Some(Insertion {
                 at: self.members_at,
                 remove: 0,
@@ -381,6 +382,9 @@ impl JsonScanner {
         }
         if self.slot == Slot::Key {
             self.member.key = TopLevelKey::of(&self.text);
+            if self.member.key == TopLevelKey::StreamOptions {
+                self.facts.stream_options_at = None;
+            }
             self.slot = Slot::Colon;
             return;
         }
@@ -423,6 +427,7 @@ impl JsonScanner {
                     include_usage: false,
                     is_null: true,
                     is_empty: false,
+                    include_usage_span: None,
                 });
             }
             (_, raw) => {

@@ -5,8 +5,9 @@
 //! applied to any chunk given its offset. An edit belongs to the chunk with its first byte: an
 //! insertion at the border of two chunks happens in the second one only.
 
+use super::api::Operation;
 use super::facts::BodyFacts;
-use super::operation::BodyKind;
+use super::operation::{BodyKind, Call};
 
 /// One edit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,43 @@ pub fn model(facts: &BodyFacts, model: &str, kind: &BodyKind) -> Option<Splice> 
         remove: insertion.remove,
         insert: [insertion.prefix.as_slice(), &encoded, &insertion.suffix].concat(),
     })
+}
+
+/// Whether the answer of `call` is a stream that states its usage only when it is asked to, and the
+/// client did not ask. Exactly then [`include_usage`] asks for it, and the chunk that comes of it is
+/// taken out again ([`super::usage_chunk`]).
+pub fn wants_usage(call: &Call, facts: &BodyFacts) -> bool {
+    // The end of a stream of responses states the usage anyway, and other operations know no such
+    // option.
+    matches!(call.operation, Operation::ChatCompletions | Operation::Completions)
+        && include_usage(facts, &BodyKind::Json).is_some()
+}
+
+/// The edit that makes the body ask for the usage of its stream; `None` when it does already, asks
+/// for no stream, or has `stream_options` that cannot be understood. Other options stay.
+pub fn include_usage(facts: &BodyFacts, kind: &BodyKind) -> Option<Splice> {
+    if *kind != BodyKind::Json || !facts.stream {
+        return None;
+    }
+    let Some(options) = &facts.stream_options else {
+        // There is a member after it: `stream`.
+        let insert = b"\"stream_options\":{\"include_usage\":true},".to_vec();
+        return Some(Splice { at: facts.stream_options_at?, remove: 0, insert });
+    };
+    if options.include_usage {
+        return None;
+    }
+    let (span, text) = match options.include_usage_span {
+        _ if options.is_null => (options.span, "{\"include_usage\":true}"),
+        Some(span) => (span, "true"),
+        None => {
+            let comma = if options.is_empty { "" } else { "," };
+            let insert = format!("\"include_usage\":true{comma}").into_bytes();
+            let at = options.span.at.saturating_add(1);
+            return Some(Splice { at, remove: 0, insert });
+        }
+    };
+    Some(Splice { at: span.at, remove: span.len, insert: text.as_bytes().to_vec() })
 }
 
 impl Splices {
@@ -135,6 +173,7 @@ mod tests {
     #![allow(clippy::arithmetic_side_effects, reason = "tests fail by panicking")]
 
     use super::super::multipart::MultipartScanner;
+    use super::super::operation::recognise;
     use super::super::scan::JsonScanner;
     use super::*;
     #[cfg(target_arch = "wasm32")]
@@ -239,6 +278,106 @@ mod tests {
         }
         assert_eq!(model(&facts("{}"), "gpt-4o", &BodyKind::Opaque), None);
         assert!(Splices::new(None).is_empty());
+    }
+
+    #[test]
+    fn the_usage_is_asked_for_and_other_options_stay() {
+        for (body, expected) in [
+            (r#"{"stream":true}"#, r#"{"stream_options":{"include_usage":true},"stream":true}"#),
+            (
+                r#"{"stream":true,"stream_options":null}"#,
+                r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
+            ),
+            (
+                r#"{"stream":true,"stream_options":{ }}"#,
+                r#"{"stream":true,"stream_options":{"include_usage":true }}"#,
+            ),
+            (
+                r#"{"stream_options":{"include_obfuscation":false},"stream":true}"#,
+                r#"{"stream_options":{"include_usage":true,"include_obfuscation":false},"stream":true}"#,
+            ),
+            (
+                r#"{"stream":true,"stream_options": {"a":1, "include_usage" : false,"b":"é"}}"#,
+                r#"{"stream":true,"stream_options": {"a":1, "include_usage" : true,"b":"é"}}"#,
+            ),
+            (
+                r#"{"stream":true,"stream_options":{"include_usage":null}}"#,
+                r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
+            ),
+        ] {
+            let edit = include_usage(&facts(body), &BodyKind::Json);
+            assert_eq!(apply(&Splices::new(edit), body), expected);
+            assert!(facts(expected).stream_options.unwrap().include_usage, "{expected}");
+        }
+    }
+
+    #[test]
+    fn the_usage_is_not_asked_for_twice_nor_where_it_cannot() {
+        let long = format!(r#"{{"stream":true,"stream_options":{{"x":"{}"}}}}"#, "x".repeat(300));
+        for body in [
+            "{}",
+            r#"{"stream":false}"#,
+            r#"{"stream":"true"}"#,
+            r#"{"stream":false,"stream_options":{}}"#,
+            r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
+            r#"{"stream":true,"stream_options":"x"}"#,
+            r#"{"stream":true,"stream_options":[]}"#,
+            r#"{"stream":true,"stream_options":{},"stream_options":7}"#,
+            &long,
+        ] {
+            assert_eq!(include_usage(&facts(body), &BodyKind::Json), None, "{body}");
+        }
+        let form = BodyKind::Multipart { boundary: b"b".to_vec() };
+        assert_eq!(include_usage(&facts(r#"{"stream":true}"#), &form), None);
+    }
+
+    #[test]
+    fn the_model_and_the_usage_can_be_edited_together_wherever_they_stand() {
+        let models = ["", r#""model":"x","#, r#""model":null,"#];
+        let options = [
+            "",
+            r#""stream_options":null,"#,
+            r#""stream_options":{},"#,
+            r#""stream_options":{"include_usage":false},"#,
+            r#""stream_options":{"include_obfuscation":true},"#,
+        ];
+        for (first, second) in models.iter().flat_map(|m| options.iter().map(move |o| (*m, *o))) {
+            for members in [format!("{first}{second}"), format!("{second}{first}")] {
+                let body = format!("{{{members}\"stream\":true}}");
+                let facts = facts(&body);
+                let edits =
+                    [model(&facts, "ptu", &BodyKind::Json), include_usage(&facts, &BodyKind::Json)];
+                let mut expected: serde_json::Value = serde_json::from_str(&body).unwrap();
+                expected["model"] = "ptu".into();
+                expected["stream_options"]["include_usage"] = true.into();
+                for edits in
+                    [edits.clone(), edits.into_iter().rev().collect::<Vec<_>>().try_into().unwrap()]
+                {
+                    let edited = apply(&Splices::new(edits.into_iter().flatten()), &body);
+                    let parsed: serde_json::Value = serde_json::from_str(&edited).unwrap();
+                    assert_eq!(parsed, expected, "{body}");
+                    assert_eq!(edited.matches("stream_options").count(), 1, "{edited}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_chat_and_completions_are_asked_for_their_usage() {
+        let streamed = facts(r#"{"stream":true}"#);
+        for (path, wants) in [
+            ("/v1/chat/completions", true),
+            ("/openai/deployments/d/completions?api-version=2024-10-21", true),
+            ("/openai/v1/responses", false),
+            ("/v1/audio/speech", false),
+            ("/v1/embeddings", false),
+        ] {
+            let call = recognise(b"POST", path.as_bytes()).unwrap();
+            assert_eq!(wants_usage(&call, &streamed), wants, "{path}");
+            assert!(!wants_usage(&call, &facts("{}")), "{path}");
+            let asked = facts(r#"{"stream":true,"stream_options":{"include_usage":true}}"#);
+            assert!(!wants_usage(&call, &asked), "{path}");
+        }
     }
 
     #[test]

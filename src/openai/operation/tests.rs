@@ -297,3 +297,25 @@ fn the_content_type_decides_how_a_body_is_read() {
     assert_eq!(files.body_kind(Some(b"\xff\xfe")), BodyKind::Opaque);
     assert_eq!(get("/v1/models").body_kind(Some(b"application/json")), BodyKind::None);
 }
+
+#[test]
+fn stream_options_are_known_to_all_but_old_versions_of_the_classic_api() {
+    let takes = |query: &str, endpoint: &Endpoint<'_>| {
+        let path = format!("/openai/deployments/d/chat/completions{query}");
+        takes_stream_options(&recognise(b"POST", path.as_bytes()).unwrap(), endpoint)
+    };
+    assert!(takes("", &AZURE) && takes("?api-version=2024-02-01", &OPENAI));
+    assert!(takes("?api-version=2024-02-01", &AZURE_V1));
+    for (version, is_taken) in [
+        ("2024-02-01", false),
+        ("2024-08-01-preview", false),
+        ("2024-09-01-preview", true),
+        ("2024-10-21", true),
+        ("2025-04-01-preview", true),
+        ("2023", false),
+    ] {
+        assert_eq!(takes(&format!("?api-version={version}"), &AZURE), is_taken, "{version}");
+        let own = Endpoint { api_version: Some(version), ..AZURE };
+        assert_eq!(takes("?api-version=2024-02-01", &own), is_taken, "{version}");
+    }
+}

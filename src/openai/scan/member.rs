@@ -2,6 +2,9 @@
 
 use super::super::facts::{Span, StreamOptions, VALUE_BYTES_MAX};
 use super::text::Text;
+use super::{is_space, length};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// The member of the top level that is being read.
 #[derive(Debug)]
@@ -62,11 +65,52 @@ impl Member {
             serde_json::from_slice(&self.raw).ok()?;
         Some(StreamOptions {
             span,
-            include_usage: object.get("include_usage") == Some(&serde_json::Value::Bool(true)),
+            include_usage: object.get(INCLUDE_USAGE) == Some(&serde_json::Value::Bool(true)),
             is_null: false,
             is_empty: object.is_empty(),
+            include_usage_span: value_of(&self.raw, INCLUDE_USAGE)
+                .map(|(at, value)| Span { at: span.at.saturating_add(at), len: length(value) }),
         })
     }
+}
+
+const INCLUDE_USAGE: &str = "include_usage";
+
+/// Where in `object`, which is a complete JSON object, the last value of `key` begins, and its bytes.
+fn value_of<'a>(object: &'a [u8], key: &str) -> Option<(u64, &'a [u8])> {
+    let mut found = None;
+    // Behind the opening brace, then behind the comma of each member.
+    let mut at = after(object, 0, b'{')?;
+    loop {
+        let (name, name_end) = value::<String>(object, at)?;
+        let value_at = after_spaces(object, after(object, name_end, b':')?);
+        let (IgnoredAny, value_end) = value::<IgnoredAny>(object, value_at)?;
+        if name == key {
+            found = Some((length(object.get(..value_at)?), object.get(value_at..value_end)?));
+        }
+        match after(object, value_end, b',') {
+            Some(next) => at = next,
+            None => return found,
+        }
+    }
+}
+
+/// The value that begins at `at`, and where it ends.
+fn value<'a, T: Deserialize<'a>>(object: &'a [u8], at: usize) -> Option<(T, usize)> {
+    let mut values = serde_json::Deserializer::from_slice(object.get(at..)?).into_iter();
+    let value = values.next()?.ok()?;
+    Some((value, at.saturating_add(values.byte_offset())))
+}
+
+/// The offset behind `byte`, when it is what comes next at `at` but for white space.
+fn after(object: &[u8], at: usize, byte: u8) -> Option<usize> {
+    let at = after_spaces(object, at);
+    (object.get(at) == Some(&byte)).then(|| at.saturating_add(1))
+}
+
+fn after_spaces(object: &[u8], at: usize) -> usize {
+    let spaces = object.get(at..).unwrap_or_default().iter().take_while(|byte| is_space(**byte));
+    at.saturating_add(spaces.count())
 }
 
 impl TopLevelKey {

@@ -255,6 +255,38 @@ fn stream_options_are_read_in_every_form() {
 }
 
 #[test]
+fn the_value_of_include_usage_is_found_in_every_form() {
+    for (body, value) in [
+        (r#"{"stream_options":{"include_usage":false}}"#, Some("false")),
+        (
+            r#" {"stream_options" : { "a" : [1,{"include_usage":1}] , "include_usage" : null } }"#,
+            Some("null"),
+        ),
+        (r#"{"stream_options":{"include_usage":{"x":[]},"a":1}}"#, Some(r#"{"x":[]}"#)),
+        (r#"{"stream_options":{"include_usage":1,"include\u005fusage":"no"}}"#, Some(r#""no""#)),
+        (r#"{"stream_options":{"a":"include_usage"}}"#, None),
+        (r#"{"stream_options":{"x":{"include_usage":false}}}"#, None),
+        (r#"{"stream_options":null}"#, None),
+        (r#"{"stream_options":{}}"#, None),
+    ] {
+        let options = facts(body).stream_options.unwrap();
+        assert_eq!(options.include_usage_span.map(|span| raw(body, span)), value, "{body}");
+    }
+}
+
+#[test]
+fn stream_options_can_be_put_before_the_first_member_of_a_body_without_them() {
+    assert_eq!(facts(r#" {"stream":true}"#).stream_options_at, Some(2));
+    for body in [
+        r#"{"stream_options":null}"#,
+        r#"{"stream_options":7,"a":1}"#,
+        r#"{"a":1,"stream\u005foptions":{"x":1}}"#,
+    ] {
+        assert_eq!(facts(body).stream_options_at, None, "{body}");
+    }
+}
+
+#[test]
 fn a_missing_model_can_be_inserted() {
     let into = |body: &str| {
         let insertion = facts(body).model_insertion.unwrap();

@@ -1,0 +1,143 @@
+//! How many tokens an answer took, read while it passes through.
+//!
+//! Every answer says so itself, in one small object somewhere in a body that may be megabytes long
+//! (embeddings) or end at any moment (streams). So it is read by an automaton that keeps a few dozen
+//! bytes, whichever way the body is cut into chunks.
+//!
+//! - The object is `usage` of the top level, or of `response` of the top level: that is where chat,
+//!   completions, embeddings and responses have it, in whole bodies and in events. A `usage` anywhere
+//!   else may have come from the client (tools and metadata are echoed) and does not count.
+//! - The last one wins: some backends repeat it with growing numbers.
+//! - A number that is negative or no number at all counts as not stated; one that is too large to
+//!   be true as [`COUNT_MAX`]; a number as text as that number.
+//! - What is not stated follows from the rest where it can: embeddings state no completion.
+//! - A stream that ends early states nothing. Then the events with content are the best count of the
+//!   output that there is: one token each, as a rule.
+
+use super::facts::COUNT_MAX;
+use frames::{Frames, Part};
+use members::Members;
+
+pub(super) mod frames;
+pub(super) mod members;
+#[cfg(test)]
+mod tests;
+
+/// The tokens that an answer took; each number is at most [`COUNT_MAX`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Of the prompt, the cached ones included.
+    pub prompt_tokens: u64,
+    /// Of the output, those of reasoning included; zero for embeddings.
+    pub completion_tokens: u64,
+    /// At least the sum of the two.
+    pub total_tokens: u64,
+    /// How many of `prompt_tokens` came from the backend's cache.
+    pub cached_tokens: u64,
+    /// How many of `completion_tokens` were spent on reasoning.
+    pub reasoning_tokens: u64,
+}
+
+/// Reads the usage out of a JSON body.
+#[derive(Debug, Default)]
+pub struct JsonUsage {
+    members: Members,
+}
+
+/// Reads the usage out of an event stream.
+#[derive(Debug, Default)]
+pub struct StreamUsage {
+    frames: Frames,
+    members: Members,
+    usage: Option<Usage>,
+    /// Events with content before the one at hand.
+    content_events: u64,
+}
+
+/// The numbers of a `usage` object, as far as it states them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stated {
+    pub(super) prompt: Option<u64>,
+    pub(super) completion: Option<u64>,
+    pub(super) total: Option<u64>,
+    pub(super) cached: Option<u64>,
+    pub(super) reasoning: Option<u64>,
+}
+
+impl JsonUsage {
+    /// Before the first byte.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads the next bytes of the body.
+    pub fn push(&mut self, chunk: &[u8]) {
+        self.members.push(chunk);
+    }
+
+    /// What was stated so far; `None` when nothing was.
+    pub fn usage(&self) -> Option<Usage> {
+        self.members.usage()
+    }
+}
+
+impl StreamUsage {
+    /// Before the first byte.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads the next bytes of the stream.
+    pub fn push(&mut self, chunk: &[u8]) {
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            let (part, after) = self.frames.next(rest);
+            match part {
+                Part::Data(run) => self.members.push(run),
+                Part::DataEnd => self.members.push(b"\n"),
+                Part::EventEnd => self.end_event(),
+                Part::Begin | Part::Other | Part::Nothing => {}
+            }
+            rest = after;
+        }
+    }
+
+    /// What was stated so far; `None` when nothing was. An event need not be complete to be believed.
+    pub fn usage(&self) -> Option<Usage> {
+        self.members.usage().or(self.usage)
+    }
+
+    /// How many events had content so far: what to take for the tokens of the output when
+    /// [`Self::usage`] has none.
+    pub fn counted_output_tokens(&self) -> u64 {
+        let this_one = u64::from(self.members.has_content());
+        self.content_events.saturating_add(this_one).min(COUNT_MAX)
+    }
+
+    fn end_event(&mut self) {
+        self.usage = self.usage();
+        self.content_events = self.counted_output_tokens();
+        self.members = Members::default();
+    }
+}
+
+impl Stated {
+    /// The usage; `None` when it states no number that says anything.
+    pub(super) fn usage(self) -> Option<Usage> {
+        let rest = |part: Option<u64>| Some(self.total?.saturating_sub(part.unwrap_or(0)));
+        self.prompt.or(self.completion).or(self.total)?;
+        let prompt_tokens = self.prompt.or_else(|| rest(self.completion)).unwrap_or(0);
+        let completion_tokens = self.completion.or_else(|| rest(self.prompt)).unwrap_or(0);
+        // Without either of the two the whole is taken for the prompt.
+        let completion_tokens =
+            if self.prompt.or(self.completion).is_none() { 0 } else { completion_tokens };
+        let sum = prompt_tokens.saturating_add(completion_tokens);
+        Some(Usage {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: self.total.unwrap_or(0).max(sum).min(COUNT_MAX),
+            cached_tokens: self.cached.unwrap_or(0).min(prompt_tokens),
+            reasoning_tokens: self.reasoning.unwrap_or(0).min(completion_tokens),
+        })
+    }
+}

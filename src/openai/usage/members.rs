@@ -1,0 +1,408 @@
+//! The few members of an answer that matter, whole or as one event, in constant memory.
+//!
+//! An answer is mostly arrays (`choices`, `output`, `data`) and long texts, and what matters is never
+//! in an array, but for the question whether a choice has content. So arrays and texts are skipped
+//! from one quote or bracket to the next, and only what is outside of arrays is read by name. Braces
+//! in an array need no counting: they are closed when the array is.
+
+use super::super::facts;
+use super::{Stated, Usage};
+use memchr::{memchr2, memchr3};
+
+/// Reads one JSON object.
+#[derive(Debug, Default)]
+pub(in super::super) struct Members {
+    lexer: Lexer,
+    /// How many arrays are open.
+    arrays: u64,
+    /// How many objects are open that are in no array.
+    depth: usize,
+    /// By depth: the member that is being read.
+    keys: [Key; DEPTH_MAX],
+    word: Word,
+    /// The text that comes next is content, unless it is empty.
+    is_content: bool,
+    has_content: bool,
+    choices: Choices,
+    top_usage: TopUsage,
+    stated: Stated,
+    usage: Option<Usage>,
+    /// It is something other than one object.
+    is_foreign: bool,
+    /// It is an object and complete.
+    is_complete: bool,
+}
+
+/// What is known of `choices`. Given twice, the one that makes it no usage chunk counts: what was
+/// forwarded because of it cannot be taken back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Choices {
+    #[default]
+    Unseen,
+    Empty,
+    /// It has an element, or is no array.
+    Filled,
+}
+
+/// What is known of the `usage` of the top level, in the same way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum TopUsage {
+    #[default]
+    Unseen,
+    Object,
+    /// It is `null`, as a rule.
+    Other,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Lexer {
+    /// Between tokens.
+    #[default]
+    Between,
+    /// In a text.
+    Text,
+    /// After the backslash of an escape.
+    Escape,
+    /// After a text, which is a key when a colon follows.
+    AfterText,
+    /// Before a value.
+    AfterColon,
+    /// In a number, `true`, `false` or `null`.
+    Scalar,
+    /// After the bracket that opens `choices`.
+    ChoicesBegin,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Key {
+    #[default]
+    None,
+    Usage,
+    Response,
+    Choices,
+    Delta,
+    Prompt,
+    PromptDetails,
+    Completion,
+    CompletionDetails,
+    Total,
+    Cached,
+    Reasoning,
+}
+
+/// The beginning of a text or of a number.
+#[derive(Debug, Default)]
+struct Word {
+    bytes: [u8; WORD_BYTES_MAX],
+    len: usize,
+    has_escape: bool,
+}
+
+/// `response.usage.prompt_tokens_details.cached_tokens`.
+const DEPTH_MAX: usize = 4;
+
+/// Longer than any key that matters and than any number that can be believed.
+const WORD_BYTES_MAX: usize = 32;
+
+impl Members {
+    /// Reads the next bytes.
+    pub(in super::super) fn push(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while !self.is_foreign
+            && let Some((&byte, after)) = rest.split_first()
+        {
+            match self.lexer {
+                Lexer::Text => rest = self.text_run(rest),
+                Lexer::Between if self.arrays > 0 => {
+                    let len = memchr3(b'"', b'[', b']', rest).unwrap_or(rest.len());
+                    let (_, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+                    let Some((&byte, after)) = after.split_first() else { return };
+                    self.in_array(byte);
+                    rest = after;
+                }
+                _ => {
+                    self.step(byte);
+                    rest = after;
+                }
+            }
+        }
+    }
+
+    /// The last usage that was stated completely.
+    pub(in super::super) fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    /// Whether there is output in it: text, arguments, a refusal, reasoning.
+    pub(in super::super) fn has_content(&self) -> bool {
+        self.has_content
+    }
+
+    /// Whether it may still turn out to be the chunk that only states the usage of a chat.
+    pub(in super::super) fn may_be_usage_chunk(&self) -> bool {
+        !self.is_foreign
+            && self.choices != Choices::Filled
+            && self.top_usage != TopUsage::Other
+            && (!self.is_complete || self.is_usage_chunk())
+    }
+
+    /// Whether it is complete, has a usage, and its choices are there and empty.
+    pub(in super::super) fn is_usage_chunk(&self) -> bool {
+        self.is_complete
+            && !self.is_foreign
+            && self.choices == Choices::Empty
+            && self.top_usage == TopUsage::Object
+    }
+
+    fn step(&mut self, byte: u8) {
+        match self.lexer {
+            Lexer::Escape => self.lexer = Lexer::Text,
+            Lexer::AfterText | Lexer::AfterColon | Lexer::ChoicesBegin if is_space(byte) => {}
+            Lexer::AfterText if byte == b':' => self.end_key(),
+            Lexer::AfterText => {
+                self.end_value();
+                self.between(byte);
+            }
+            Lexer::ChoicesBegin => {
+                if byte != b']' {
+                    self.choices = Choices::Filled;
+                } else if self.choices == Choices::Unseen {
+                    self.choices = Choices::Empty;
+                }
+                self.between(byte);
+            }
+            Lexer::Scalar if !is_delimiter(byte) => self.word.extend(&[byte]),
+            Lexer::Scalar => {
+                self.end_value();
+                self.between(byte);
+            }
+            // `push` reads texts.
+            Lexer::Between | Lexer::AfterColon | Lexer::Text => self.between(byte),
+        }
+    }
+
+    fn between(&mut self, byte: u8) {
+        let is_value = std::mem::replace(&mut self.lexer, Lexer::Between) == Lexer::AfterColon;
+        self.is_content &= is_value && byte == b'"';
+        if self.arrays > 0 {
+            self.in_array(byte);
+        } else if self.depth == 0 {
+            self.outside(byte);
+        } else {
+            self.in_object(byte);
+        }
+    }
+
+    /// Before the object and after it.
+    fn outside(&mut self, byte: u8) {
+        match byte {
+            _ if is_space(byte) => {}
+            b'{' if !self.is_complete => self.depth = 1,
+            // A byte order mark.
+            0xef | 0xbb | 0xbf if !self.is_complete => {}
+            _ => self.is_foreign = true,
+        }
+    }
+
+    fn in_array(&mut self, byte: u8) {
+        match byte {
+            b'"' => self.begin_text(),
+            b'[' => self.arrays = self.arrays.saturating_add(1),
+            b']' => self.arrays = self.arrays.saturating_sub(1),
+            _ => {}
+        }
+    }
+
+    fn in_object(&mut self, byte: u8) {
+        match byte {
+            b'"' => self.begin_text(),
+            b'{' => self.open(),
+            b'}' => self.close(),
+            b',' => self.set_key(Key::None),
+            b'[' => {
+                self.arrays = 1;
+                if self.depth == 1 && self.key_at(1) == Key::Choices {
+                    self.lexer = Lexer::ChoicesBegin;
+                } else {
+                    self.note_other_value();
+                }
+            }
+            b':' | b']' => {}
+            _ if is_space(byte) => {}
+            _ => {
+                self.word.begin(&[byte]);
+                self.lexer = Lexer::Scalar;
+            }
+        }
+    }
+
+    fn open(&mut self) {
+        if self.usage_depth() == Some(self.depth) {
+            self.stated = Stated::default();
+            if self.depth == 1 && self.top_usage == TopUsage::Unseen {
+                self.top_usage = TopUsage::Object;
+            }
+        } else {
+            self.note_other_value();
+        }
+        self.depth = self.depth.saturating_add(1);
+        self.set_key(Key::None);
+    }
+
+    fn close(&mut self) {
+        self.set_key(Key::None);
+        self.depth = self.depth.saturating_sub(1);
+        if self.usage_depth() == Some(self.depth) {
+            self.usage = self.stated.usage().or(self.usage);
+        }
+        self.is_complete = self.depth == 0;
+    }
+
+    fn begin_text(&mut self) {
+        self.word.begin(&[]);
+        self.lexer = Lexer::Text;
+    }
+
+    /// Reads `rest` up to the next byte of a text that means something, and returns what follows.
+    fn text_run<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
+        let len = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+        let (run, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+        self.word.extend(run);
+        let end = after.split_first();
+        let is_escape = matches!(end, Some((b'\\', _)));
+        self.has_content |= self.is_content && (is_escape || !run.is_empty());
+        self.word.has_escape |= is_escape;
+        let Some((_, after)) = end else { return after };
+        self.lexer = if is_escape {
+            Lexer::Escape
+        } else if self.reads_names() {
+            Lexer::AfterText
+        } else {
+            Lexer::Between
+        };
+        after
+    }
+
+    /// Whether texts may be keys that matter here.
+    fn reads_names(&self) -> bool {
+        self.arrays == 0 || (self.depth == 1 && self.key_at(1) == Key::Choices)
+    }
+
+    /// The text before the current colon was a key.
+    fn end_key(&mut self) {
+        self.lexer = Lexer::AfterColon;
+        let word = self.word.text();
+        if self.arrays > 0 {
+            self.is_content = matches!(
+                word,
+                b"content" | b"text" | b"arguments" | b"refusal" | b"reasoning_content"
+            );
+            return;
+        }
+        let key = Key::of(word);
+        self.is_content = self.depth == 1 && key == Key::Delta;
+        self.set_key(key);
+    }
+
+    /// The word was a value.
+    fn end_value(&mut self) {
+        if self.arrays > 0 {
+            return;
+        }
+        self.note_other_value();
+        let Some(usage_depth) = self.usage_depth() else { return };
+        let member = self.key_at(usage_depth.saturating_add(1));
+        let count = facts::count(self.word.text());
+        match self.depth.saturating_sub(usage_depth) {
+            1 => match member {
+                Key::Prompt => self.stated.prompt = count,
+                Key::Completion => self.stated.completion = count,
+                Key::Total => self.stated.total = count,
+                _ => {}
+            },
+            2 => match (member, self.key_at(self.depth)) {
+                (Key::PromptDetails, Key::Cached) => self.stated.cached = count,
+                (Key::CompletionDetails, Key::Reasoning) => self.stated.reasoning = count,
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    /// The current member of the top level is of a type that it should not have.
+    fn note_other_value(&mut self) {
+        match self.key_at(1) {
+            Key::Choices if self.depth == 1 => self.choices = Choices::Filled,
+            Key::Usage if self.depth == 1 => self.top_usage = TopUsage::Other,
+            _ => {}
+        }
+    }
+
+    /// The depth of the object that has the `usage` being read.
+    fn usage_depth(&self) -> Option<usize> {
+        match (self.key_at(1), self.key_at(2)) {
+            (Key::Usage, _) => Some(1),
+            (Key::Response, Key::Usage) => Some(2),
+            _ => None,
+        }
+    }
+
+    fn key_at(&self, depth: usize) -> Key {
+        depth.checked_sub(1).and_then(|at| self.keys.get(at)).copied().unwrap_or_default()
+    }
+
+    fn set_key(&mut self, key: Key) {
+        if let Some(slot) = self.depth.checked_sub(1).and_then(|at| self.keys.get_mut(at)) {
+            *slot = key;
+        }
+    }
+}
+
+impl Key {
+    fn of(word: &[u8]) -> Self {
+        match word {
+            b"usage" => Self::Usage,
+            b"response" => Self::Response,
+            b"choices" => Self::Choices,
+            b"delta" => Self::Delta,
+            b"prompt_tokens" | b"input_tokens" => Self::Prompt,
+            b"prompt_tokens_details" | b"input_tokens_details" => Self::PromptDetails,
+            b"completion_tokens" | b"output_tokens" => Self::Completion,
+            b"completion_tokens_details" | b"output_tokens_details" => Self::CompletionDetails,
+            b"total_tokens" => Self::Total,
+            b"cached_tokens" => Self::Cached,
+            b"reasoning_tokens" => Self::Reasoning,
+            _ => Self::None,
+        }
+    }
+}
+
+impl Word {
+    fn begin(&mut self, bytes: &[u8]) {
+        self.len = 0;
+        self.has_escape = false;
+        self.extend(bytes);
+    }
+
+    fn extend(&mut self, bytes: &[u8]) {
+        let room = self.bytes.get_mut(self.len..).unwrap_or_default();
+        self.len = self.len.saturating_add(bytes.len().min(room.len()));
+        for (slot, &byte) in room.iter_mut().zip(bytes) {
+            *slot = byte;
+        }
+    }
+
+    /// Nothing that matters has an escape in it.
+    fn text(&self) -> &[u8] {
+        if self.has_escape { &[] } else { self.bytes.get(..self.len).unwrap_or_default() }
+    }
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// Whether `byte` ends a number or a literal.
+fn is_delimiter(byte: u8) -> bool {
+    is_space(byte) || matches!(byte, b',' | b':' | b'"' | b'{' | b'}' | b'[' | b']')
+}
