@@ -13,7 +13,7 @@ use crate::policy::pool::BackendIndex;
 use crate::policy::records::BackendRecord;
 use crate::policy::retry_budget;
 use crate::policy::rotation::Turn;
-use crate::policy::select::{Choice, Needs, Unavailable, select, skipped};
+use crate::policy::select::{Choice, Denials, Needs, Request, Unavailable, select, skipped};
 use crate::policy::time::{Millis, Timestamp};
 use crate::policy::trail::Trail;
 use std::rc::Rc;
@@ -296,15 +296,17 @@ impl Exchange {
         let Ok(mut rotation) = plan.rotation.try_borrow_mut() else { return Err(nobody) };
         for _ in 0..PROBE_RACES {
             let records = plan.records(pool);
-            let (needs, tried) = (&self.asked.needs, self.ledger.tried());
-            let roll = worker::random();
-            let choice =
-                select(&pool.policy, &records, needs, tried, &mut rotation, turn, now, roll);
+            let request = Request {
+                needs: &self.asked.needs,
+                tried: self.ledger.tried(),
+                denied: &Denials::NONE,
+                now,
+                roll: worker::random(),
+            };
+            let choice = select(&pool.policy, &records, &request, &mut rotation, turn);
             if whole.config.response.trail && turn == Turn::Take {
                 let chosen = choice.as_ref().ok();
-                for (backend, reason) in
-                    skipped(&pool.policy, &records, needs, tried, chosen, now, roll)
-                {
+                for (backend, reason) in skipped(&pool.policy, &records, &request, chosen) {
                     self.trail.skip(backend, reason, now);
                 }
             }

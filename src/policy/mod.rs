@@ -7,6 +7,7 @@
 pub mod breaker;
 pub mod classify;
 mod codec;
+pub mod denials;
 pub mod failover;
 pub mod gate;
 pub mod headers;
