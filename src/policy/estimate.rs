@@ -239,6 +239,8 @@ fn tokens(estimate: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::arithmetic_side_effects, reason = "tests fail by panicking")]
+
     use super::*;
     use crate::policy::fixtures::Dice;
     #[cfg(target_arch = "wasm32")]

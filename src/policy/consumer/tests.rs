@@ -1,3 +1,5 @@
+#![allow(clippy::arithmetic_side_effects, reason = "tests fail by panicking")]
+
 use super::*;
 use crate::policy::fixtures::{Dice, at};
 use std::collections::HashSet;

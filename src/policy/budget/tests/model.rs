@@ -1,6 +1,8 @@
 //! Long random sequences against a model that keeps a list of all that happened.
 
 use super::*;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 /// A request that was granted.
 struct Held {
