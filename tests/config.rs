@@ -16,8 +16,10 @@
     reason = "tests fail by panicking"
 )]
 
+use std::num::{NonZeroU32, NonZeroU64};
+
 use spillway::config::{
-    Affinity, Class, Config, ConfigErrors, ConsumerLimits, Credential, Limits, Period, Quota,
+    Affinity, Class, Config, ConfigErrors, ConsumerSettings, Credential, Limits, Period, Quota,
     operation_bit,
 };
 use spillway::openai::api::{Api, Operation};
@@ -238,9 +240,12 @@ fn limits_of_backends_and_consumers_arrive_where_they_belong() {
     let [ptu, v1, other] = config.pools[0].backends.as_slice() else { panic!() };
     assert_eq!(ptu.provisioned.unwrap().burst_tokens, 10_000);
     assert_eq!(ptu.limits, None);
-    let both = Limits { tokens_per_minute: Some(300_000), requests_per_minute: Some(1_800) };
+    let both = Limits {
+        tokens_per_minute: NonZeroU32::new(300_000),
+        requests_per_minute: NonZeroU32::new(1_800),
+    };
     assert_eq!(v1.limits, Some(both));
-    let one = Limits { tokens_per_minute: None, requests_per_minute: Some(60) };
+    let one = Limits { tokens_per_minute: None, requests_per_minute: NonZeroU32::new(60) };
     assert_eq!(other.limits, Some(one));
 
     let consumers = config.consumers.unwrap();
@@ -251,13 +256,16 @@ fn limits_of_backends_and_consumers_arrive_where_they_belong() {
     assert_eq!(consumers.remaining_quota_header, None);
 
     let limits = |name| *consumers.limits_of(name);
-    let default =
-        ConsumerLimits { tokens_per_minute: Some(50_000), quota: None, class: Class::Interactive };
+    let default = ConsumerSettings {
+        tokens_per_minute: NonZeroU32::new(50_000),
+        quota: None,
+        class: Class::Interactive,
+    };
     assert_eq!((limits(None), limits(Some("Batch"))), (default, default));
     let batch = limits(Some("batch"));
-    assert_eq!((batch.tokens_per_minute, batch.class), (Some(200_000), Class::Batch));
-    assert_eq!(limits(Some("vip@contoso.com")), ConsumerLimits::default(), "no limit at all");
-    let quota = Quota { tokens: 1_000_000, period: Period::Month };
+    assert_eq!((batch.tokens_per_minute, batch.class), (NonZeroU32::new(200_000), Class::Batch));
+    assert_eq!(limits(Some("vip@contoso.com")), ConsumerSettings::default(), "no limit at all");
+    let quota = Quota { tokens: NonZeroU64::new(1_000_000).unwrap(), period: Period::Month };
     assert_eq!(limits(Some("trial")).quota, Some(quota));
 }
 
@@ -279,7 +287,7 @@ fn budgets_are_off_unless_given_and_have_defaults_when_they_are() {
     let json = r#"{"pools": [{"name": "a", "backends": [{"name": "b", "host": "h"}]}], "consumers": {"header": "X-Team"}}"#;
     let consumers = parse(json.as_bytes()).unwrap().consumers.unwrap();
     assert_eq!(consumers.header, "x-team");
-    assert_eq!(consumers.default, ConsumerLimits::default());
+    assert_eq!(consumers.default, ConsumerSettings::default());
     assert_eq!(consumers.batch_max_utilization_percent, 50);
     let headers = [
         consumers.remaining_tokens_header,
@@ -292,11 +300,14 @@ fn budgets_are_off_unless_given_and_have_defaults_when_they_are() {
 #[test]
 fn a_token_limit_policy_of_api_management_carries_over() {
     let consumers = good("apim").consumers.unwrap();
-    let quota = Some(Quota { tokens: 100_000, period: Period::Day });
-    let default =
-        ConsumerLimits { tokens_per_minute: Some(5_000), quota, class: Class::Interactive };
+    let quota = Some(Quota { tokens: NonZeroU64::new(100_000).unwrap(), period: Period::Day });
+    let default = ConsumerSettings {
+        tokens_per_minute: NonZeroU32::new(5_000),
+        quota,
+        class: Class::Interactive,
+    };
     assert_eq!(consumers.default, default);
-    let quota = Some(Quota { tokens: 7, period: Period::Hour });
+    let quota = Some(Quota { tokens: NonZeroU64::new(7).unwrap(), period: Period::Hour });
     assert_eq!(consumers.limits_of(Some("a")).quota, quota);
     assert_eq!(consumers.remaining_tokens_header.as_deref(), Some("remaining-tokens"));
     assert_eq!(consumers.consumed_tokens_header.as_deref(), Some("consumed-tokens"));

@@ -7,7 +7,10 @@ use super::text;
 use super::unique::Seen;
 use super::{Backend, Credential, Limits, Provisioned};
 use crate::openai::api::Api;
+use crate::policy::budget::ProvisionedSettings;
 use crate::policy::pool::{Member, OperationSet};
+use crate::policy::records::key_of;
+use std::num::{NonZeroU32, NonZeroU64};
 
 /// More than any model takes.
 const PROMPT_TOKENS_MAX: u64 = 100_000_000;
@@ -17,9 +20,6 @@ pub(super) const TOKENS_PER_MINUTE_MAX: u32 = 1_000_000_000;
 
 /// More than the largest deployment works off in a minute.
 const BURST_TOKENS_MAX: u64 = 1_000_000_000_000;
-
-/// Ten seconds.
-const DEFAULT_BURST_PARTS_OF_A_MINUTE: u64 = 6;
 
 const DEFAULT_BASE_PATH: &str = "/v1";
 
@@ -59,12 +59,6 @@ pub(super) fn backend(
         };
         Some((backend, member))
     })
-}
-
-/// Identifies a backend in shared records: FNV-1a, which is short and the same in every version.
-fn key_of(name: &str) -> u64 {
-    let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, fold)
 }
 
 /// Where a backend is and how it is spoken to.
@@ -135,10 +129,9 @@ fn provisioned(node: &Node<'_>) -> Option<Provisioned> {
     })
 }
 
-/// What so many units work off in ten seconds.
 fn default_burst_tokens(ptus: u32, input_tokens_per_minute_per_ptu: u32) -> u64 {
     let per_minute = u64::from(ptus).saturating_mul(u64::from(input_tokens_per_minute_per_ptu));
-    per_minute.div_ceil(DEFAULT_BURST_PARTS_OF_A_MINUTE)
+    NonZeroU64::new(per_minute).map_or(1, ProvisionedSettings::default_burst_tokens)
 }
 
 fn limits(node: &Node<'_>) -> Option<Limits> {
@@ -149,7 +142,10 @@ fn limits(node: &Node<'_>) -> Option<Limits> {
         if !fields.has("tokens_per_minute") && !fields.has("requests_per_minute") {
             fields.problem("limits nothing; give tokens_per_minute, requests_per_minute or both");
         }
-        Some(Limits { tokens_per_minute: tokens, requests_per_minute: requests })
+        Some(Limits {
+            tokens_per_minute: tokens.and_then(NonZeroU32::new),
+            requests_per_minute: requests.and_then(NonZeroU32::new),
+        })
     })
 }
 
@@ -171,19 +167,4 @@ fn placement(fields: &mut Fields<'_>, seen: &mut Seen) -> Member {
 fn operations(node: &Node<'_>) -> Option<OperationSet> {
     let named = node.list(1..=NAMES.len(), "operations", |n| n.choice(&NAMES))?;
     Some(union(&named))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    /// Records of a running gateway are found by this number: it must never change.
-    #[test]
-    fn the_key_of_a_name_is_the_published_fnv_1a() {
-        assert_eq!(key_of(""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(key_of("a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(key_of("foobar"), 0x8594_4171_f739_67e8);
-    }
 }

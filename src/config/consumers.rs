@@ -9,7 +9,8 @@
 use super::backend::TOKENS_PER_MINUTE_MAX;
 use super::header::header_or_off;
 use super::reader::{Fields, Node};
-use super::{Class, ConsumerLimits, Consumers, Period, Quota, text};
+use super::{Class, ConsumerSettings, Consumers, Period, Quota, text};
+use std::num::{NonZeroU32, NonZeroU64};
 
 /// Each has a shared record.
 const CONSUMERS_MAX: usize = 1_024;
@@ -101,7 +102,7 @@ fn response_headers(fields: &mut Fields<'_>, served_by: Option<&str>) -> [Option
     headers
 }
 
-fn named(name: &str, node: &Node<'_>) -> Option<ConsumerLimits> {
+fn named(name: &str, node: &Node<'_>) -> Option<ConsumerSettings> {
     if !matches!(name.len(), 1..=128) || !name.bytes().all(|b| b.is_ascii_graphic()) {
         node.problem(
             "is no name of a consumer, allowed are names of 1 to 128 printable ASCII characters \
@@ -112,15 +113,15 @@ fn named(name: &str, node: &Node<'_>) -> Option<ConsumerLimits> {
     limits(node)
 }
 
-fn limits(node: &Node<'_>) -> Option<ConsumerLimits> {
+fn limits(node: &Node<'_>) -> Option<ConsumerSettings> {
     node.object(|fields| {
         let tokens_per_minute =
             fields.optional("tokens_per_minute", |n| n.whole(1_u32..=TOKENS_PER_MINUTE_MAX));
         let quota = fields.optional("quota", quota);
         let apim_quota = apim_quota(fields);
         let class = fields.optional("class", |n| n.choice(&CLASSES));
-        Some(ConsumerLimits {
-            tokens_per_minute,
+        Some(ConsumerSettings {
+            tokens_per_minute: tokens_per_minute.and_then(NonZeroU32::new),
             quota: quota.or(apim_quota),
             class: class.unwrap_or_default(),
         })
@@ -131,7 +132,7 @@ fn quota(node: &Node<'_>) -> Option<Quota> {
     node.object(|fields| {
         let tokens = fields.required("tokens", |n| n.whole(1_u64..=QUOTA_TOKENS_MAX));
         let period = fields.required("period", |n| n.choice(&PERIODS));
-        Some(Quota { tokens: tokens?, period: period? })
+        Some(Quota { tokens: NonZeroU64::new(tokens?)?, period: period? })
     })
 }
 
@@ -147,5 +148,5 @@ fn apim_quota(fields: &mut Fields<'_>) -> Option<Quota> {
         (false, true) => fields.problem_at("token_quota", "missing, but required"),
         _ => {}
     }
-    Some(Quota { tokens: tokens?, period: period? })
+    Some(Quota { tokens: NonZeroU64::new(tokens?)?, period: period? })
 }

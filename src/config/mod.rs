@@ -26,10 +26,14 @@ pub use operations::operation_bit;
 
 pub mod plugin_configuration;
 
+pub use crate::policy::consumer::{Class, ConsumerSettings, Period, Quota};
+
 use crate::openai::api::Api;
+use crate::policy::budget::{BudgetSettings, ProvisionedSettings};
 use crate::policy::pool::PoolPolicy;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::{NonZeroU32, NonZeroU64};
 
 /// A complete, checked configuration of the gateway.
 #[derive(Clone, Debug)]
@@ -112,13 +116,33 @@ pub struct Backend {
     pub limits: Option<Limits>,
 }
 
+impl Backend {
+    /// What it takes, as the policy counts it.
+    pub fn budget(&self) -> BudgetSettings {
+        let provisioned = self.provisioned.and_then(|provisioned| {
+            let units = u64::from(provisioned.ptus);
+            let per_unit = u64::from(provisioned.input_tokens_per_minute_per_ptu);
+            Some(ProvisionedSettings {
+                tokens_per_minute: NonZeroU64::new(units.saturating_mul(per_unit))?,
+                burst_tokens: provisioned.burst_tokens,
+                output_token_weight_permille: provisioned.output_token_weight.saturating_mul(1_000),
+            })
+        });
+        BudgetSettings {
+            tokens_per_minute: self.limits.and_then(|limits| limits.tokens_per_minute),
+            requests_per_minute: self.limits.and_then(|limits| limits.requests_per_minute),
+            provisioned,
+        }
+    }
+}
+
 /// What a backend takes per minute; at least one of the two is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Tokens of prompts and output together, at least 1.
-    pub tokens_per_minute: Option<u32>,
-    /// At least 1.
-    pub requests_per_minute: Option<u32>,
+    /// Tokens of prompts and output together.
+    pub tokens_per_minute: Option<NonZeroU32>,
+    /// Requests.
+    pub requests_per_minute: Option<NonZeroU32>,
 }
 
 /// Provisioned throughput of a backend.
@@ -141,10 +165,10 @@ pub struct Consumers {
     /// The request header that says who calls, lower-case.
     pub header: String,
     /// For everyone who is not in `by_name`.
-    pub default: ConsumerLimits,
+    pub default: ConsumerSettings,
     /// By the value of the header, exact and case-sensitive. What an entry does not state it does not
     /// take from the default.
-    pub by_name: BTreeMap<String, ConsumerLimits>,
+    pub by_name: BTreeMap<String, ConsumerSettings>,
     /// Up to which utilisation of a provisioned backend, in percent, requests of the class batch may
     /// use it. Default 50.
     pub batch_max_utilization_percent: u8,
@@ -158,48 +182,9 @@ pub struct Consumers {
 
 impl Consumers {
     /// What the consumer of this name may take; its name is the value of the header, if there is one.
-    pub fn limits_of(&self, name: Option<&str>) -> &ConsumerLimits {
+    pub fn limits_of(&self, name: Option<&str>) -> &ConsumerSettings {
         name.and_then(|name| self.by_name.get(name)).unwrap_or(&self.default)
     }
-}
-
-/// What one consumer may take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ConsumerLimits {
-    /// Tokens of prompts and output together, at least 1; `None`: any number.
-    pub tokens_per_minute: Option<u32>,
-    /// Tokens in a longer time; `None`: any number.
-    pub quota: Option<Quota>,
-    /// Default interactive.
-    pub class: Class,
-}
-
-/// A number of tokens for each period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quota {
-    /// At least 1.
-    pub tokens: u64,
-    /// When it begins anew.
-    pub period: Period,
-}
-
-/// A part of the calendar, in UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each variant is the period of its name")]
-pub enum Period {
-    Hour,
-    Day,
-    Month,
-}
-
-/// How urgent the requests of a consumer are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Class {
-    /// Somebody waits for the answer.
-    #[default]
-    Interactive,
-    /// Nobody waits: provisioned capacity is used only as far as it would be idle.
-    Batch,
 }
 
 /// How the gateway authenticates to a backend.

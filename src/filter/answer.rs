@@ -8,16 +8,18 @@
 //! An attempt that ends without headers (connect failure, reset, timeout) is retried by Envoy itself;
 //! [`Answer::done`] comes before that retry is routed, in time to say where it goes.
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Tokens};
 use super::host::{self, Buffer, Direction, HeaderMap, Map};
-use super::records::{Begun, Evidence};
+use super::meter::Meter;
+use super::records::{Begun, Evidence, Said};
 use super::sanitize;
 use super::timers::{self, StreamId, Wake};
 use crate::openai::sse::{ErrorWatch, HeadProbe, Probe};
+use crate::openai::usage_chunk::{Edit, UsageStripper};
 use crate::policy::classify::{self, AttemptTraits, Fault, Head, Outcome};
+use crate::policy::estimate::Estimate;
 use crate::policy::failover::{self, Ending, Next};
 use crate::policy::headers::Headers;
-use crate::policy::headroom;
 use crate::policy::time::{Millis, Timestamp};
 use proxy_wasm::types::Action;
 use std::cell::RefCell;
@@ -47,6 +49,8 @@ pub(crate) struct Answer {
     exchange: Rc<RefCell<Exchange>>,
     begun: Begun,
     traits: AttemptTraits,
+    /// Whether the gateway asked for the usage of a stream, so that the client must not see it.
+    strips_usage: bool,
     state: RefCell<State>,
     /// For timers, which hold it weakly.
     itself: Weak<Self>,
@@ -69,9 +73,12 @@ enum State {
 struct Held {
     status: u16,
     question: Question,
-    headroom: Option<u16>,
+    said: Said,
+    meter: Option<Meter>,
     /// How much of the body was looked at.
     seen: usize,
+    /// It was held for long enough: the next bytes decide.
+    is_overdue: bool,
 }
 
 /// An answer on its way to the client. What comes of it is recorded when it ends.
@@ -79,10 +86,16 @@ struct Flow {
     status: u16,
     /// What came of it so far.
     outcome: Outcome,
+    /// Whether an error event came in it.
+    broke_off: bool,
     /// How long its first byte took.
     elapsed: Millis,
     /// Looks for an error event, in an event stream in which none was found yet.
     watch: Option<ErrorWatch>,
+    /// Counts the tokens, where they matter.
+    meter: Option<Meter>,
+    /// Takes the usage out again that only the gateway asked for.
+    stripper: Option<Box<UsageStripper>>,
 }
 
 /// What the beginning of the body must answer.
@@ -109,12 +122,14 @@ impl Answer {
         exchange: Rc<RefCell<Exchange>>,
         begun: Begun,
         traits: AttemptTraits,
+        strips_usage: bool,
     ) -> Rc<Self> {
         Rc::new_cyclic(|itself| Self {
             stream,
             exchange,
             begun,
             traits,
+            strips_usage,
             state: RefCell::new(State::Awaited),
             itself: Weak::clone(itself),
         })
@@ -126,15 +141,17 @@ impl Answer {
         let now = host::now();
         let status = status(&headers);
         sanitize::own(&headers);
-        let headroom = headroom::read(&headers);
+        let said = Said::read(&headers);
+        let meter = self.meter(&headers);
         let question = match classify::head(status, &headers, self.traits, now) {
             Head::Decided(outcome) => {
-                return self.settle(outcome, status, headroom, None, end_of_stream, now);
+                let flow = Flow { meter, ..Flow::new(status, outcome) };
+                return self.settle(flow, said, end_of_stream, now);
             }
             Head::FirstEvent => Question::FirstEvent(Box::default()),
             Head::ErrorBody { status } => Question::ErrorBody { status, body: Vec::new() },
         };
-        let held = Held { status, question, headroom, seen: 0 };
+        let held = Held { status, question, said, meter, seen: 0, is_overdue: false };
         if end_of_stream {
             return self.look_at(held, 0, true);
         }
@@ -151,7 +168,7 @@ impl Answer {
                 Action::Pause
             }
             State::Flowing(mut flow) => {
-                flow.look_at(size);
+                flow.pass(size, end_of_stream);
                 self.flow_on(flow, end_of_stream);
                 Action::Continue
             }
@@ -177,7 +194,7 @@ impl Answer {
             // Envoy's time for the attempt ran out while its refusal was held.
             State::Waiting { outcome, .. } if !cancelled => self.retry_elsewhere(&outcome, now),
             // The first byte went out: nothing can be retried, the fault is recorded.
-            State::Flowing(flow) if flow.outcome == Outcome::Success => {
+            State::Flowing(flow) if flow.outcome == Outcome::Success && !flow.broke_off => {
                 let outcome = if cancelled { Outcome::Cancelled } else { fault(Fault::Reset) };
                 self.conclude(&Flow { outcome, ..flow });
             }
@@ -226,7 +243,10 @@ impl Answer {
         let is_first = held.seen == 0 && !bytes.is_empty();
         held.seen = held.seen.saturating_add(bytes.len());
         let limits = self.hold_limits();
-        let enough = held.seen >= limits.bytes;
+        let enough = held.seen >= limits.bytes || held.is_overdue;
+        if let Some(meter) = &mut held.meter {
+            meter.push(&bytes);
+        }
         if let Some(outcome) = held.question.push(&bytes, end_of_stream, enough, self.traits) {
             return self.decide(held, outcome, end_of_stream, now);
         }
@@ -239,38 +259,34 @@ impl Answer {
 
     /// A held answer showed what it is.
     fn decide(&self, held: Held, outcome: Outcome, end_of_stream: bool, now: Timestamp) -> Action {
-        let stream = match held.question {
-            Question::FirstEvent(head) => Some(head),
-            Question::ErrorBody { .. } => None,
-        };
-        self.settle(outcome, held.status, held.headroom, stream, end_of_stream, now)
+        let mut flow = Flow { meter: held.meter, ..Flow::new(held.status, outcome) };
+        if let Question::FirstEvent(head) = held.question {
+            flow.follow(*head);
+            if self.strips_usage && !failover::is_worth_another(&outcome) {
+                flow.strip_head(held.seen, end_of_stream);
+            }
+        }
+        self.settle(flow, held.said, end_of_stream, now)
     }
 
     /// The outcome is known: lets the answer go, has it retried, or keeps it until a backend
     /// reopens.
-    fn settle(
-        &self,
-        outcome: Outcome,
-        status: u16,
-        headroom: Option<u16>,
-        stream: Option<Box<StreamHead>>,
-        end_of_stream: bool,
-        now: Timestamp,
-    ) -> Action {
-        let evidence = self.evidence(outcome, status, headroom, now);
+    fn settle(&self, flow: Flow, said: Said, end_of_stream: bool, now: Timestamp) -> Action {
+        let Flow { status, outcome, .. } = flow;
         let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return Action::Continue };
+        let elapsed = now.since(self.begun.at);
         if failover::is_worth_another(&outcome) {
+            let evidence = Evidence { outcome, status, elapsed, said };
             exchange.fail(&self.begun, &evidence, now);
             return self.follow(&mut exchange, status, outcome, now);
         }
-        exchange.serve(&self.begun, &evidence, now);
+        // An error that came right after the first event is recorded when the answer ends.
+        let outcome = if flow.broke_off { Outcome::Success } else { outcome };
+        exchange.serve(&self.begun, &Evidence { outcome, status, elapsed, said }, now);
         drop(exchange);
-        let mut flow = Flow { status, outcome, elapsed: evidence.elapsed, watch: None };
-        if let Some(head) = stream {
-            flow.follow(*head);
-        }
         // A session has no outcome of its own: it lasts for as long as both sides like.
-        self.flow_on(flow, end_of_stream || status == SWITCHING_PROTOCOLS);
+        let is_over = end_of_stream || status == SWITCHING_PROTOCOLS;
+        self.flow_on(Flow { elapsed, ..flow }, is_over);
         Action::Continue
     }
 
@@ -286,15 +302,19 @@ impl Answer {
 
     /// Records what came of an answer that went to the client.
     fn conclude(&self, flow: &Flow) {
-        let evidence = Evidence {
-            outcome: flow.outcome,
-            status: flow.status,
-            elapsed: flow.elapsed,
-            headroom_permille: None,
-        };
-        if let Ok(exchange) = self.exchange.try_borrow() {
-            exchange.conclude(&self.begun, &evidence, host::now());
+        let Flow { status, outcome, elapsed, .. } = *flow;
+        let outcome = if flow.broke_off { fault(Fault::StreamError) } else { outcome };
+        let evidence = Evidence { outcome, status, elapsed, said: Said::default() };
+        if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
+            let tokens = flow.tokens(exchange.asked.estimate);
+            exchange.conclude(&self.begun, &evidence, tokens, host::now());
         }
+    }
+
+    /// Counts the tokens of an answer with these headers, if anything depends on them.
+    fn meter(&self, headers: &HeaderMap) -> Option<Meter> {
+        let exchange = self.exchange.try_borrow().ok()?;
+        exchange.is_metered().then(|| Meter::new(headers.get("content-type")))?
     }
 
     /// What comes after a failed attempt whose answer is still here.
@@ -326,19 +346,15 @@ impl Answer {
 
     /// Records an attempt that brought no answer.
     fn fail(&self, outcome: &Outcome, now: Timestamp) {
+        let evidence = Evidence {
+            outcome: *outcome,
+            status: 0,
+            elapsed: now.since(self.begun.at),
+            said: Said::default(),
+        };
         if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
-            exchange.fail(&self.begun, &self.evidence(*outcome, 0, None, now), now);
+            exchange.fail(&self.begun, &evidence, now);
         }
-    }
-
-    fn evidence(
-        &self,
-        outcome: Outcome,
-        status: u16,
-        headroom_permille: Option<u16>,
-        now: Timestamp,
-    ) -> Evidence {
-        Evidence { outcome, status, elapsed: now.since(self.begun.at), headroom_permille }
     }
 
     fn wake_at(&self, at: Timestamp, now: Timestamp) {
@@ -364,22 +380,73 @@ struct HoldLimits {
 }
 
 impl Flow {
-    /// Goes on where the head of an event stream ended.
-    fn follow(&mut self, head: StreamHead) {
-        if head.has_error && self.outcome == Outcome::Success {
-            self.outcome = fault(Fault::StreamError);
-        } else {
-            self.watch = Some(head.watch);
+    fn new(status: u16, outcome: Outcome) -> Self {
+        Self {
+            status,
+            outcome,
+            broke_off: false,
+            elapsed: Millis::ZERO,
+            watch: None,
+            meter: None,
+            stripper: None,
         }
     }
 
-    /// Looks for an error event in the next `size` bytes.
-    fn look_at(&mut self, size: usize) {
-        let Some(watch) = &mut self.watch else { return };
+    /// Goes on where the head of an event stream ended.
+    fn follow(&mut self, head: StreamHead) {
+        self.broke_off = head.has_error;
+        self.watch = (!head.has_error).then_some(head.watch);
+    }
+
+    /// Takes the usage out of the `size` bytes that were held, and from here on.
+    fn strip_head(&mut self, size: usize, end_of_stream: bool) {
+        self.stripper = Some(Box::default());
         let bytes = host::buffer(Buffer::ResponseBody, 0, size).unwrap_or_default();
-        if watch.push(&bytes) {
-            self.outcome = fault(Fault::StreamError);
+        self.strip(&bytes, end_of_stream);
+    }
+
+    /// Looks at the next `size` bytes on their way to the client.
+    fn pass(&mut self, size: usize, end_of_stream: bool) {
+        if self.watch.is_none() && self.meter.is_none() && self.stripper.is_none() {
+            return;
+        }
+        let bytes = host::buffer(Buffer::ResponseBody, 0, size).unwrap_or_default();
+        if let Some(watch) = &mut self.watch
+            && watch.push(&bytes)
+        {
+            self.broke_off = true;
             self.watch = None;
+        }
+        if let Some(meter) = &mut self.meter {
+            meter.push(&bytes);
+        }
+        self.strip(&bytes, end_of_stream);
+    }
+
+    fn strip(&mut self, bytes: &[u8], end_of_stream: bool) {
+        let Some(stripper) = &mut self.stripper else { return };
+        // A host that refuses an edit shows the client one chunk that it did not ask for.
+        if let Edit::Replaced(edited) = stripper.push(bytes) {
+            let _ = host::replace_front(Buffer::ResponseBody, bytes.len(), &edited);
+        }
+        if end_of_stream {
+            let rest = stripper.finish();
+            if !rest.is_empty() {
+                let _ = host::append(Buffer::ResponseBody, &rest);
+            }
+        }
+    }
+
+    /// How many tokens the answer took.
+    fn tokens(&self, estimate: Estimate) -> Tokens {
+        if self.outcome == Outcome::ClientError {
+            return Tokens::None;
+        }
+        match &self.meter {
+            Some(meter) => meter
+                .stated()
+                .map_or_else(|| Tokens::Guessed(meter.guess(estimate)), Tokens::Stated),
+            None => Tokens::Guessed(estimate.into()),
         }
     }
 }
@@ -420,6 +487,11 @@ impl Question {
 impl Wake for Answer {
     fn wake(&self, now: Timestamp) {
         match self.state.replace(State::Over) {
+            // What was held cannot be edited from here: the next bytes release it.
+            State::Held(mut held) if self.strips_usage => {
+                held.is_overdue = true;
+                self.state.replace(State::Held(held));
+            }
             State::Held(mut held) => {
                 let outcome = held.question.push(&[], false, true, self.traits);
                 let outcome = outcome.unwrap_or(Outcome::Success);

@@ -3,7 +3,7 @@
 //! Here the request is made to fit its backend; [`super::answer`] watches what comes back.
 
 use super::answer::Answer;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Rendering};
 use super::host::{self, Map};
 use super::records::Begun;
 use super::timers::StreamId;
@@ -63,18 +63,18 @@ impl Attempt {
             provisioned: backend.provisioned.is_some(),
             names_stored_object: borrowed.asked.names_stored_object(),
         };
-        let splices = rewrite(&mut borrowed, &begun)?;
+        let Rendering { path, splices, asks_for_usage } = borrowed.rendering(backend);
+        rewrite(&mut borrowed, &begun, path, &splices)?;
         drop(borrowed);
-        let answer = Answer::new(self.stream, exchange, begun, traits);
+        let answer = Answer::new(self.stream, exchange, begun, traits, asks_for_usage);
         Some(Running { answer, splices, offset: 0 })
     }
 }
 
 /// Makes the request headers those of the attempt's backend, starting from what the client sent and
-/// not from what another attempt left. Returns the edits of the body.
-fn rewrite(exchange: &mut Exchange, begun: &Begun) -> Option<Splices> {
+/// not from what another attempt left.
+fn rewrite(exchange: &mut Exchange, begun: &Begun, path: String, splices: &Splices) -> Option<()> {
     let (backend, _) = exchange.backend(begun.backend)?;
-    let (path, splices) = exchange.rendering(backend);
     let host_name = backend.host.clone();
     let credentials = credentials(exchange, backend);
     host::set_header(Map::RequestHeaders, ":path", path).ok()?;
@@ -95,7 +95,7 @@ fn rewrite(exchange: &mut Exchange, begun: &Begun) -> Option<Splices> {
         host::set_header(Map::RequestHeaders, "content-length", length.to_string()).ok()?;
         exchange.sent.content_length = Some(length);
     }
-    Some(splices)
+    Some(())
 }
 
 fn credentials(exchange: &Exchange, backend: &Backend) -> Vec<(&'static str, Vec<u8>)> {

@@ -1,32 +1,30 @@
 //! One request in flight, as both roles see it: what was asked, what was tried, what comes next.
 
+use super::consumers::Admitted;
 use super::plan::{BackendPlan, Plan, PoolPlan};
 use super::records::{self, Begun, Evidence};
-use super::{host, shared, worker};
+use super::selection::Planned;
+use super::{host, publish};
 use crate::config::{Backend, Pool};
 use crate::openai::body::Body;
-use crate::openai::operation::{Call, Endpoint, model_in_body, render};
+use crate::openai::operation::{Call, Endpoint, model_in_body, render, takes_stream_options};
 use crate::openai::splice::{self, Splices};
-use crate::policy::breaker::Ticket;
-use crate::policy::failover::{self, Ending, Ledger, Next, Stop};
+use crate::policy::budget::Ending as Spent;
+use crate::policy::classify::Outcome;
+use crate::policy::estimate::{Estimate, RequestSize, Usage};
+use crate::policy::failover::{self, Ending, Ledger};
 use crate::policy::pool::BackendIndex;
-use crate::policy::records::BackendRecord;
-use crate::policy::retry_budget;
-use crate::policy::rotation::Turn;
-use crate::policy::select::{Choice, Needs, Unavailable, select, skipped, worth_waiting_for};
+use crate::policy::select::{Denials, Needs, Unavailable};
 use crate::policy::time::{Millis, Timestamp};
 use crate::policy::trail::Trail;
+use std::cell::RefCell;
 use std::rc::Rc;
 
 /// The property that the route's cluster matcher reads.
-const TARGET: &str = "spillway.target";
+pub(super) const TARGET: &str = "spillway.target";
 
 /// A target that no matcher knows: Envoy answers 503 at once, and the gateway makes the reply.
 const NO_TARGET: &[u8] = b"none";
-
-/// How often a selection is made anew because another worker leased the probe first. It then reads
-/// as an open breaker, so a second race needs a second backend that is due for a probe.
-const PROBE_RACES: u32 = 4;
 
 /// What the client sent, as far as an attempt needs it.
 pub(crate) struct Asked {
@@ -39,6 +37,9 @@ pub(crate) struct Asked {
     /// The client's own credential headers, when some backend is sent them.
     pub(crate) credentials: Vec<(&'static str, Vec<u8>)>,
     pub(crate) needs: Needs,
+    pub(crate) size: RequestSize,
+    /// The tokens that it is expected to use.
+    pub(crate) estimate: Estimate,
 }
 
 impl Asked {
@@ -54,12 +55,35 @@ pub(crate) struct Exchange {
     pub(crate) asked: Asked,
     /// What the last attempt left in the request headers, which all attempts share.
     pub(crate) sent: Sent,
-    plan: Rc<Plan>,
-    pool: usize,
-    ledger: Ledger,
-    planned: Option<Planned>,
+    pub(super) plan: Rc<Plan>,
+    pub(super) pool: usize,
+    pub(super) ledger: Ledger,
+    pub(super) planned: Option<Planned>,
+    pub(super) trail: Trail,
+    /// The backends whose budgets had no room when one was last chosen.
+    pub(super) denied: Denials,
+    consumer: Admitted,
     end: End,
-    trail: Trail,
+    /// Whether an answer is on its way to the client.
+    is_flowing: bool,
+}
+
+/// What makes a request fit a backend.
+pub(crate) struct Rendering {
+    pub(crate) path: String,
+    pub(crate) splices: Splices,
+    /// Whether it asks for a stream's usage on the gateway's behalf; the client must not see it.
+    pub(crate) asks_for_usage: bool,
+}
+
+/// How many tokens an answer took.
+pub(crate) enum Tokens {
+    /// It said so.
+    Stated(Usage),
+    /// It did not, and this is the best that is known.
+    Guessed(Usage),
+    /// None: it refused the request.
+    None,
 }
 
 /// What an attempt wrote into the request headers and the next one must replace.
@@ -67,14 +91,6 @@ pub(crate) struct Exchange {
 pub(crate) struct Sent {
     pub(crate) credentials: Vec<&'static str>,
     pub(crate) content_length: Option<u64>,
-}
-
-/// A backend that was chosen, before its attempt begins.
-#[derive(Clone, Copy)]
-struct Planned {
-    choice: Choice,
-    ticket: Ticket,
-    record: BackendRecord,
 }
 
 /// How the request ends, as far as it is known.
@@ -105,7 +121,7 @@ pub(crate) enum Finish {
 }
 
 impl Exchange {
-    pub(crate) fn new(plan: Rc<Plan>, pool: usize, asked: Asked) -> Self {
+    pub(crate) fn new(plan: Rc<Plan>, pool: usize, asked: Asked, consumer: Admitted) -> Self {
         Self {
             asked,
             sent: Sent::default(),
@@ -113,8 +129,11 @@ impl Exchange {
             pool,
             ledger: Ledger::default(),
             planned: None,
-            end: End::Open,
             trail: Trail::default(),
+            denied: Denials::NONE,
+            consumer,
+            end: End::Open,
+            is_flowing: false,
         }
     }
 
@@ -139,37 +158,10 @@ impl Exchange {
         self.ledger.attempts()
     }
 
-    /// Chooses the backend of the next attempt and points the route at it, or says what to do
-    /// instead.
-    pub(crate) fn go_on(&mut self, now: Timestamp) -> Next {
-        // The first attempt is free, so what is selected for it is taken at once.
-        let turn = if self.ledger.attempts() == 0 { Turn::Take } else { Turn::Peek };
-        let selected = self.select(turn, now);
-        let choice = selected.as_ref().map(|planned| planned.choice).map_err(Clone::clone);
-        let next = self.next(choice, now);
-        match next {
-            Next::Retry => {
-                let taken =
-                    if turn == Turn::Take { selected } else { self.select(Turn::Take, now) };
-                match taken {
-                    Ok(planned) => self.plan_attempt(planned),
-                    // Another worker leased the only probe in between.
-                    Err(unavailable) => return Next::Stop(Stop::Exhausted(unavailable)),
-                }
-            }
-            Next::Stop(Stop::Limited) => {
-                if let Some((_, plan)) = self.pool() {
-                    host::increment(plan.metrics.limited, 1);
-                }
-            }
-            Next::Wait { .. } | Next::Stop(Stop::Exhausted(_)) => {}
-        }
-        next
-    }
-
     /// Begins the attempt that was planned; `None` when none was.
     pub(crate) fn begin(&mut self, now: Timestamp) -> Option<Begun> {
-        let Planned { choice, ticket, record } = self.planned.take()?;
+        let Planned { choice, ticket, record, reservation } = self.planned.take()?;
+        let reservation = RefCell::new(reservation);
         self.ledger.begin(choice.backend);
         let (_, plan) = self.plan.pool(self.pool)?;
         if self.ledger.attempts() == 1
@@ -177,36 +169,54 @@ impl Exchange {
         {
             deposits.count(now);
         }
-        Some(Begun { backend: choice.backend, at: now, ticket, record })
+        Some(Begun { backend: choice.backend, at: now, ticket, record, reservation })
     }
 
-    /// The path, and the edits of the body, that make the request fit `backend`.
-    pub(crate) fn rendering(&self, backend: &Backend) -> (String, Splices) {
+    /// What makes the request fit `backend`.
+    pub(crate) fn rendering(&self, backend: &Backend) -> Rendering {
+        let call = &self.asked.call;
         let endpoint = Endpoint {
             api: backend.api,
             base_path: &backend.base_path,
             deployment: backend.deployment.as_deref().unwrap_or(&self.asked.model),
             api_version: backend.api_version.as_deref(),
         };
-        let edit = self
-            .asked
-            .body
-            .as_ref()
-            .filter(|_| model_in_body(&self.asked.call, &endpoint))
+        let body = self.asked.body.as_ref();
+        let model = body
+            .filter(|_| model_in_body(call, &endpoint))
             .and_then(|body| splice::model(&body.facts, endpoint.deployment, &body.kind));
-        (render(&self.asked.call, &endpoint), Splices::new(edit))
+        let usage = body
+            .filter(|_| self.is_metered() && takes_stream_options(call, &endpoint))
+            .filter(|body| splice::wants_usage(call, &body.facts))
+            .and_then(|body| splice::include_usage(&body.facts, &body.kind));
+        Rendering {
+            path: render(call, &endpoint),
+            asks_for_usage: usage.is_some(),
+            splices: Splices::new(model.into_iter().chain(usage)),
+        }
+    }
+
+    /// Whether the tokens of its answer are counted.
+    pub(crate) fn is_metered(&self) -> bool {
+        self.pool().is_some_and(|(_, plan)| self.plan.is_metered(plan))
     }
 
     /// An attempt failed before anything of it went to the client.
     pub(crate) fn fail(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
         self.ledger.end(begun.backend, &evidence.outcome);
         let closed_until = records::write(&self.plan, self.pool, begun, evidence, now);
+        let ending = match evidence.outcome {
+            Outcome::Throttled { delay } => self.throttled(delay),
+            _ => Spent::Released,
+        };
+        records::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
         self.note_attempt(begun, evidence, closed_until.map(|until| until.since(now)));
     }
 
     /// The answer of an attempt goes to the client.
     pub(crate) fn serve(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
         self.end = End::Served(begun.backend);
+        self.is_flowing = true;
         records::write_head(&self.plan, self.pool, begun, evidence, now);
         self.note_attempt(begun, evidence, None);
         let spilled_from = self.pool().and_then(|(pool, plan)| {
@@ -216,11 +226,52 @@ impl Exchange {
         if let Some(plan) = spilled_from {
             host::increment(plan.metrics.spills, 1);
         }
+        if let Some((backend, _)) = self.backend(begun.backend).filter(|_| self.is_metered()) {
+            publish::backend(&backend.name);
+        }
     }
 
-    /// An answer that went to the client came to its end, whichever.
-    pub(crate) fn conclude(&self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+    /// An answer that went to the client came to its end, whichever: `tokens` is what it took.
+    pub(crate) fn conclude(
+        &mut self,
+        begun: &Begun,
+        evidence: &Evidence,
+        tokens: Tokens,
+        now: Timestamp,
+    ) {
+        self.is_flowing = false;
         records::write(&self.plan, self.pool, begun, evidence, now);
+        let used = match tokens {
+            Tokens::Stated(usage) => {
+                self.learn(&usage);
+                Some(usage)
+            }
+            Tokens::Guessed(usage) => Some(usage),
+            Tokens::None => None,
+        };
+        let ending = used.map_or(Spent::Released, Spent::Settled);
+        records::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
+        self.consumer.conclude(used, now);
+        if self.is_metered() {
+            publish::tokens(used.unwrap_or_default());
+        }
+    }
+
+    /// How a refusal ends what was reserved: until when, is held to the same limits as the gate.
+    fn throttled(&self, delay: Option<Millis>) -> Spent {
+        let retry_after = self.pool().map(|(pool, _)| {
+            let settings = &pool.policy.throttle;
+            delay.unwrap_or(settings.default_retry_after).min(settings.max_retry_after)
+        });
+        Spent::Throttled { retry_after }
+    }
+
+    fn learn(&self, usage: &Usage) {
+        if let Some((_, plan)) = self.pool()
+            && let Ok(mut estimator) = plan.estimator.try_borrow_mut()
+        {
+            estimator.learn(&self.asked.size, usage);
+        }
     }
 
     fn note_attempt(&mut self, begun: &Begun, evidence: &Evidence, closed_for: Option<Millis>) {
@@ -257,89 +308,37 @@ impl Exchange {
             // Too large, or malformed.
             End::Open if status < 500 => Finish::Refused,
             // Envoy did not make the attempt that was planned, or not the retry.
-            End::Open => match self.select(Turn::Peek, now) {
+            End::Open => match self.peek(now) {
                 Ok(_) => Finish::Exhausted { throttled: false, soonest: Some(now) },
                 Err(Unavailable { throttled, soonest }) => Finish::Exhausted { throttled, soonest },
             },
         }
     }
 
-    /// The request is over. A probe that was planned and not sent is given back.
+    /// The request is over. What was planned and not sent is given back; what is still on its way
+    /// concludes by itself.
     pub(crate) fn close(&mut self, now: Timestamp) {
-        if let Some(Planned { choice, ticket, record }) = self.planned.take()
-            && ticket.probe
-        {
-            let begun = Begun { backend: choice.backend, at: now, ticket, record };
-            records::release_probe(&self.plan, self.pool, &begun, now);
+        if let Some(planned) = self.planned.take() {
+            planned.give_back(&self.plan, self.pool, now);
         }
+        if !self.is_flowing {
+            self.consumer.conclude(None, now);
+        }
+    }
+
+    /// What the response says of the consumer's tokens.
+    pub(crate) fn consumer_headers(&self) -> Vec<(String, String)> {
+        self.plan.consumers.as_ref().map_or_else(Vec::new, |plan| plan.headers_of(&self.consumer))
+    }
+
+    /// How far provisioned throughput may be used for this request, in thousandths.
+    pub(super) fn ceiling_permille(&self) -> Option<u16> {
+        self.consumer.ceiling_permille
     }
 
     /// What the trail says, with the backends' names; `None` when it is off.
     pub(crate) fn trail(&self) -> Option<String> {
         let name = |backend| self.backend(backend).map(|(backend, _)| &*backend.name);
         self.plan.config.response.trail.then(|| self.trail.render(name))
-    }
-
-    /// What the ledger and the retry budget say to what was selected.
-    fn next(&self, selected: Result<Choice, Unavailable>, now: Timestamp) -> Next {
-        let Some((pool, plan)) = self.pool() else { return Next::Stop(Stop::Limited) };
-        let settings = &pool.policy.failover;
-        let recovers = selected.as_ref().err().and_then(|_| {
-            let (records, spent) = (plan.records(pool), self.ledger.spent());
-            worth_waiting_for(&pool.policy, &records, &self.asked.needs, spent, now)
-        });
-        self.ledger.next(selected, recovers, settings, now, || {
-            let Ok(mut deposits) = plan.deposits.try_borrow_mut() else { return true };
-            let granted = shared::update(&plan.retry_budget_key, |record| {
-                let (record, granted) = retry_budget::withdraw(record, &deposits, settings, now);
-                (Some(record), granted)
-            });
-            if granted.is_ok() {
-                deposits.clear();
-            }
-            granted.unwrap_or(true) // a budget that cannot be read does not stop a failover
-        })
-    }
-
-    /// Selects a backend. With [`Turn::Take`] it is really taken: the rotation moves on, the probe
-    /// is leased. The trail notes who was passed over, also when nobody was left to be chosen.
-    fn select(&mut self, turn: Turn, now: Timestamp) -> Result<Planned, Unavailable> {
-        let nobody = Unavailable { soonest: None, throttled: false };
-        let whole = Rc::clone(&self.plan);
-        let Some((pool, plan)) = whole.pool(self.pool) else { return Err(nobody) };
-        let Ok(mut rotation) = plan.rotation.try_borrow_mut() else { return Err(nobody) };
-        for _ in 0..PROBE_RACES {
-            let records = plan.records(pool);
-            let (needs, tried) = (&self.asked.needs, self.ledger.tried());
-            let roll = worker::random();
-            let choice =
-                select(&pool.policy, &records, needs, tried, &mut rotation, turn, now, roll);
-            if whole.config.response.trail && (turn == Turn::Take || choice.is_err()) {
-                let chosen = choice.as_ref().ok();
-                for (backend, reason) in
-                    skipped(&pool.policy, &records, needs, tried, chosen, now, roll)
-                {
-                    self.trail.skip(backend, reason, now);
-                }
-            }
-            let choice = choice?;
-            let record = records.get(choice.backend.position()).copied().unwrap_or_default();
-            if turn == Turn::Peek || !choice.probe {
-                return Ok(Planned { choice, ticket: record.breaker.ticket(), record });
-            }
-            if let Some(ticket) = records::lease_probe(&whole, self.pool, choice.backend, now) {
-                return Ok(Planned { choice, ticket, record });
-            }
-        }
-        Err(nobody)
-    }
-
-    fn plan_attempt(&mut self, planned: Planned) {
-        if let Some((backend, _)) = self.backend(planned.choice.backend) {
-            // When the host refuses, the route is the last attempt's, whose cluster does not fit
-            // the backend: the attempt refuses itself.
-            let _ = host::set_property(TARGET, backend.name.as_bytes());
-        }
-        self.planned = Some(planned);
     }
 }

@@ -4,21 +4,25 @@
 //! backend needs something out of it, chooses the first backend, and at the end finishes the
 //! response. What happens in between is the attempts' affair.
 
+use super::consumers::Admitted;
 use super::exchange::{Asked, Exchange, Finish};
 use super::host::{self, HeaderMap, Map};
 use super::plan::Plan;
 use super::routed::{self, Routed, send};
 use super::timers::StreamId;
-use super::{body, sanitize, table};
+use super::{body, publish, sanitize, table};
 use crate::config::{Affinity, operation_bit};
+use crate::openai::api::Operation;
 use crate::openai::body::{Body, BodyScanner};
-use crate::openai::facts::Malformed;
+use crate::openai::facts::{BodyFacts, Malformed};
 use crate::openai::models::ModelsQuestion;
 use crate::openai::operation::{self, Call};
 use crate::openai::reply::{self, Reply};
+use crate::policy::estimate::{Estimate, Estimator, RequestSize};
 use crate::policy::headers::Headers;
 use crate::policy::records::key_of;
 use crate::policy::select::Needs;
+use crate::policy::time::Timestamp;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 use std::rc::Rc;
@@ -125,11 +129,20 @@ impl Gateway {
             Ok(understood) => understood,
             Err(reply) => return self.answer(&reply),
         };
+        let now = host::now();
+        let consumer = match self.admit(pool, headers, asked.estimate, now) {
+            Ok(admitted) => admitted,
+            Err((reply, headers)) => {
+                self.phase = Phase::Replied;
+                send(&reply, headers);
+                return Action::Pause;
+            }
+        };
         self.limit_first_byte(pool);
-        let exchange = Exchange::new(Rc::clone(&self.plan), pool, asked);
+        let exchange = Exchange::new(Rc::clone(&self.plan), pool, asked, consumer);
         let routed = Routed::new(self.stream, table::enter(self.stream.context, exchange));
         self.phase = Phase::Routed(Rc::clone(&routed));
-        if routed.advance(host::now()) { Action::Continue } else { Action::Pause }
+        if routed.advance(now) { Action::Continue } else { Action::Pause }
     }
 
     /// The pool, and all that an attempt needs of the request; or what is wrong with it.
@@ -149,9 +162,13 @@ impl Gateway {
         let in_body = body.as_ref().and_then(|body| body.facts.model.as_ref());
         let model = call.deployment.as_ref().or_else(|| in_body.map(|field| &field.value)).cloned();
         let pool = self.pool(&call, model.as_deref())?;
+        let size = body
+            .as_ref()
+            .map_or_else(RequestSize::default, |body| request_size(&call, &body.facts));
+        let estimate = self.estimate(pool, &size);
         let needs = Needs {
             operation: operation_bit(call.operation),
-            prompt_tokens: body.as_ref().map_or(0, Body::prompt_tokens),
+            prompt_tokens: estimate.prompt_tokens,
             affinity: self.affinity(pool, headers, body.as_ref()),
         };
         let asked = Asked {
@@ -160,6 +177,8 @@ impl Gateway {
             content_length: number(headers, "content-length"),
             credentials: self.client_credentials(headers),
             needs,
+            size,
+            estimate,
             call,
         };
         Ok((pool, asked))
@@ -176,6 +195,37 @@ impl Gateway {
             }
             (None, None) if call.needs_model() => Err(reply::missing_model()),
             (None, _) => Ok(config.default_pool),
+        }
+    }
+
+    /// The tokens that a request of this size is expected to use in `pool`.
+    fn estimate(&self, pool: usize, size: &RequestSize) -> Estimate {
+        let estimator = self.plan.pools.get(pool).and_then(|plan| plan.estimator.try_borrow().ok());
+        estimator.map_or_else(|| Estimator::default().estimate(size), |known| known.estimate(size))
+    }
+
+    /// Whether the consumer may make the request.
+    ///
+    /// # Errors
+    /// The answer when it may not, and the headers that say what is left.
+    fn admit(
+        &self,
+        pool: usize,
+        headers: &HeaderMap,
+        estimate: Estimate,
+        now: Timestamp,
+    ) -> Result<Admitted, (Reply, Vec<(String, String)>)> {
+        let consumers = self.plan.consumers.as_ref();
+        let name = consumers.and_then(|consumers| headers.get(&consumers.header));
+        let name = String::from_utf8_lossy(name.unwrap_or_default());
+        if let Some((pool, pool_plan)) = self.plan.pool(pool)
+            && self.plan.is_metered(pool_plan)
+        {
+            publish::request(&pool.name, &name);
+        }
+        match consumers {
+            Some(consumers) => consumers.admit(&name, estimate, now),
+            None => Ok(Admitted::unlimited(estimate)),
         }
     }
 
@@ -216,7 +266,7 @@ impl Gateway {
     /// Answers in the place of a backend.
     fn answer(&mut self, reply: &Reply) -> Action {
         self.phase = Phase::Replied;
-        send(reply, None);
+        send(reply, Vec::new());
         Action::Pause
     }
 
@@ -247,7 +297,7 @@ impl Gateway {
                     let _ = host::set_header(Map::ResponseHeaders, name, &backend.name);
                 }
                 for (name, value) in routed::own_headers(&exchange) {
-                    let _ = host::set_header(Map::ResponseHeaders, name, value);
+                    let _ = host::set_header(Map::ResponseHeaders, &name, value);
                 }
                 Action::Continue
             }
@@ -296,6 +346,21 @@ fn envoys_status() -> u16 {
     let status =
         host::header_map(Map::ResponseHeaders).ok().and_then(|headers| number(&headers, ":status"));
     status.and_then(|status| u16::try_from(status).ok()).unwrap_or(500)
+}
+
+/// What the tokens of a request are estimated from. An operation that completes nothing has no
+/// output of its own to be learned.
+fn request_size(call: &Call, facts: &BodyFacts) -> RequestSize {
+    let completes = matches!(
+        call.operation,
+        Operation::ChatCompletions | Operation::Completions | Operation::Responses
+    );
+    RequestSize {
+        text_bytes: facts.prompt_text_bytes,
+        images: u64::from(facts.images),
+        max_output_tokens: facts.max_output_tokens.or_else(|| (!completes).then_some(0)),
+        choices: facts.choices,
+    }
 }
 
 fn number(headers: &HeaderMap, name: &str) -> Option<u64> {

@@ -397,6 +397,20 @@ pub(crate) fn clear_route_cache() -> Result<(), Refused> {
     abi::foreign_function("clear_route_cache", &[]).map(drop)
 }
 
+/// Writes a filter state that one of Envoy's own filters reads; it must be one that Envoy knows.
+pub(crate) fn set_envoy_filter_state(key: &str, value: &str) -> Result<(), Refused> {
+    abi::foreign_function("set_envoy_filter_state", &fields(&[key, value])).map(drop)
+}
+
+/// A protobuf message whose first fields are these texts.
+fn fields(texts: &[&str]) -> Vec<u8> {
+    let mut message = Vec::new();
+    for (number, text) in (1_u32..).zip(texts) {
+        prost::encoding::string::encode(number, &(*text).to_owned(), &mut message);
+    }
+    message
+}
+
 /// Answers the current stream from here. `details` is for Envoy's access log.
 pub(crate) fn reply(
     status: u16,

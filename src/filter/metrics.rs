@@ -66,6 +66,8 @@ pub(crate) struct PoolMetrics {
     pub(crate) limited: Metric,
     /// Changes of shared records that were given up after too many lost races.
     pub(crate) lost_updates: Metric,
+    /// Attempts without a reservation, because the record of the backend's budget was unusable.
+    pub(crate) unbudgeted: Metric,
 }
 
 impl PoolMetrics {
@@ -78,6 +80,7 @@ impl PoolMetrics {
             exhausted: counter("exhausted_total"),
             limited: counter("failovers_limited_total"),
             lost_updates: counter("lost_updates_total"),
+            unbudgeted: counter("unbudgeted_total"),
         }
     }
 }

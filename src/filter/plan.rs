@@ -3,9 +3,12 @@
 //! A plan is replaced as a whole. A request keeps the plan that it started with; what workers share
 //! is found by the names of pools and backends, so it stays when a new plan comes.
 
+use super::budgets::BudgetPlan;
+use super::consumers::ConsumersPlan;
 use super::metrics::{BackendMetrics, PoolMetrics};
 use super::{host, shared};
-use crate::config::{Config, Credential, Pool};
+use crate::config::{Backend, Config, Credential, Pool};
+use crate::policy::estimate::Estimator;
 use crate::policy::records::{self, BackendRecord, PoolRecord};
 use crate::policy::retry_budget::Deposits;
 use crate::policy::select::Rotation;
@@ -17,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) pools: Vec<PoolPlan>,
     /// Whether some backend is sent the client's own credential.
     pub(crate) keeps_client_credential: bool,
+    /// Who may take how much, if that is limited.
+    pub(crate) consumers: Option<ConsumersPlan>,
 }
 
 /// What one worker needs to run one pool.
@@ -25,6 +30,8 @@ pub(crate) struct PoolPlan {
     pub(crate) retry_budget_key: String,
     pub(crate) rotation: RefCell<Rotation>,
     pub(crate) deposits: RefCell<Deposits>,
+    pub(crate) estimator: RefCell<Estimator>,
+    pub(crate) has_budgets: bool,
     pub(crate) metrics: PoolMetrics,
     pub(crate) backends: Vec<BackendPlan>,
 }
@@ -32,7 +39,20 @@ pub(crate) struct PoolPlan {
 /// What one worker needs to run one backend.
 pub(crate) struct BackendPlan {
     pub(crate) windows_key: String,
+    pub(crate) budget: Option<BudgetPlan>,
     pub(crate) metrics: BackendMetrics,
+}
+
+impl BackendPlan {
+    fn new(pool: &Pool, backend: &Backend) -> Self {
+        let settings = backend.budget();
+        let key = records::budget_key(&backend.name);
+        Self {
+            windows_key: records::windows_key(&backend.name),
+            budget: settings.is_limited().then_some(BudgetPlan { key, settings }),
+            metrics: BackendMetrics::define(&pool.name, &backend.name),
+        }
+    }
 }
 
 impl Plan {
@@ -47,7 +67,13 @@ impl Plan {
             .iter()
             .flat_map(|pool| &pool.backends)
             .any(|backend| matches!(backend.credential, Credential::Passthrough));
-        Self { config, pools, keeps_client_credential }
+        let consumers = config.consumers.as_ref().map(ConsumersPlan::new);
+        Self { config, pools, keeps_client_credential, consumers }
+    }
+
+    /// Whether the tokens of the answers of `pool` are counted: whether anything depends on them.
+    pub(crate) fn is_metered(&self, pool: &PoolPlan) -> bool {
+        pool.has_budgets || self.consumers.is_some()
     }
 
     /// The pool at `position`.
@@ -58,20 +84,17 @@ impl Plan {
 
 impl PoolPlan {
     fn new(pool: &Pool) -> Self {
+        let backends: Vec<BackendPlan> =
+            pool.backends.iter().map(|backend| BackendPlan::new(pool, backend)).collect();
         Self {
             record_key: records::pool_key(&pool.name),
             retry_budget_key: records::retry_budget_key(&pool.name),
             rotation: RefCell::new(Rotation::new(&pool.policy)),
             deposits: RefCell::default(),
+            estimator: RefCell::default(),
             metrics: PoolMetrics::define(&pool.name),
-            backends: pool
-                .backends
-                .iter()
-                .map(|backend| BackendPlan {
-                    windows_key: records::windows_key(&backend.name),
-                    metrics: BackendMetrics::define(&pool.name, &backend.name),
-                })
-                .collect(),
+            has_budgets: backends.iter().any(|backend| backend.budget.is_some()),
+            backends,
         }
     }
 
@@ -84,7 +107,9 @@ impl PoolPlan {
             host::increment(self.metrics.lost_updates, 1);
         }
         let windows = self.backends.iter().map(|backend| &backend.windows_key);
-        for key in windows.chain([&self.retry_budget_key]) {
+        let budgets = self.backends.iter().filter_map(|backend| backend.budget.as_ref());
+        let budgets = budgets.map(|budget| &budget.key);
+        for key in windows.chain(budgets).chain([&self.retry_budget_key]) {
             // An empty record reads as fresh; one that is there stays.
             let _ = shared::update(key, |old| (old.is_none().then(Vec::new), ()));
         }

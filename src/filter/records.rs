@@ -1,14 +1,18 @@
 //! What an attempt showed, written into the records that all workers share, and into metrics.
 
+use super::budgets::{self, SaidOfLimits};
+use super::host::{self, HeaderMap};
 use super::plan::{BackendPlan, Plan};
-use super::{host, shared, worker};
+use super::{shared, worker};
 use crate::config::Backend;
 use crate::policy::breaker::{Observation, Observed, RulesMet, Ticket, Transition, needs_count};
+use crate::policy::budget::{Ending, Reservation};
 use crate::policy::classify::Outcome;
-use crate::policy::headroom::Headroom;
+use crate::policy::headroom::{self, Headroom};
 use crate::policy::pool::{BackendIndex, PoolPolicy};
 use crate::policy::records::{BackendRecord, NotUpdated, PoolRecord, WindowsRecord};
 use crate::policy::time::{Millis, Timestamp};
+use std::cell::RefCell;
 
 /// An attempt that began.
 pub(crate) struct Begun {
@@ -18,6 +22,8 @@ pub(crate) struct Begun {
     pub(crate) ticket: Ticket,
     /// The circuit breaker when it was chosen.
     pub(crate) record: BackendRecord,
+    /// What it holds in the backend's budget, until that is concluded.
+    pub(crate) reservation: RefCell<Option<Reservation>>,
 }
 
 /// What an attempt showed.
@@ -27,8 +33,27 @@ pub(crate) struct Evidence {
     pub(crate) status: u16,
     /// The time to the first byte, or to the end without one.
     pub(crate) elapsed: Millis,
-    /// The thousandths of its capacity that the backend said are left.
+    pub(crate) said: Said,
+}
+
+/// What the head of an answer says of how much the backend has left.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Said {
+    /// The thousandths of its capacity that are left.
     pub(crate) headroom_permille: Option<u16>,
+    pub(crate) limits: SaidOfLimits,
+}
+
+impl Said {
+    pub(crate) fn read(headers: &HeaderMap) -> Self {
+        Self {
+            headroom_permille: headroom::read(headers),
+            limits: SaidOfLimits {
+                utilization_permille: headroom::utilization_permille(headers),
+                tokens_per_minute: headroom::token_limit(headers),
+            },
+        }
+    }
 }
 
 /// Writes `evidence` of an attempt at a backend of `pool`. Returns until when the backend's throttle
@@ -75,6 +100,34 @@ pub(crate) fn write_head(
         observe(plan, pool, begun, evidence, now);
     }
     note_headroom(plan, pool, begun, evidence, now);
+    if let Ok(reservation) = begun.reservation.try_borrow()
+        && let Some(reservation) = &*reservation
+        && let Some(backend) = backend_plan(plan, pool, begun.backend)
+    {
+        budgets::correct(backend, reservation, evidence.said.limits, now);
+    }
+}
+
+/// Concludes what an attempt reserved in its backend's budget; once, however often it is called.
+pub(crate) fn conclude(
+    plan: &Plan,
+    pool: usize,
+    backend: BackendIndex,
+    reservation: &RefCell<Option<Reservation>>,
+    ending: Ending,
+    now: Timestamp,
+) {
+    let taken = reservation.try_borrow_mut().ok().and_then(|mut held| held.take());
+    if let Some(reservation) = taken
+        && let Some((_, pool_plan)) = plan.pool(pool)
+        && let Some(backend) = pool_plan.backends.get(backend.position())
+    {
+        budgets::conclude(backend, &pool_plan.metrics, reservation, ending, now);
+    }
+}
+
+fn backend_plan(plan: &Plan, pool: usize, backend: BackendIndex) -> Option<&BackendPlan> {
+    plan.pool(pool)?.1.backends.get(backend.position())
 }
 
 /// Takes the half-open lease of a backend, if no other worker did.
@@ -95,14 +148,14 @@ pub(crate) fn release_probe(plan: &Plan, pool: usize, begun: &Begun, now: Timest
         outcome: Outcome::Cancelled,
         status: 0,
         elapsed: Millis::ZERO,
-        headroom_permille: None,
+        said: Said::default(),
     };
     observe(plan, pool, begun, &evidence, now);
 }
 
 /// Keeps what a backend said of how much it has left, when that changes anything.
 fn note_headroom(plan: &Plan, pool: usize, begun: &Begun, evidence: &Evidence, now: Timestamp) {
-    if let Some(permille) = evidence.headroom_permille
+    if let Some(permille) = evidence.said.headroom_permille
         && begun.record.headroom.worth_writing(permille, now)
     {
         update(plan, pool, begun.backend, |record| {

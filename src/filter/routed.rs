@@ -77,7 +77,7 @@ impl Routed {
     /// Answers what Envoy refused by itself.
     pub(crate) fn refused(&self, exchange: &Exchange, status: u16) {
         self.progress.set(Progress::Replied);
-        send(&reply::refused(status), Some(exchange));
+        send(&reply::refused(status), own_headers(exchange));
     }
 
     /// Answers that the pool is exhausted.
@@ -92,7 +92,7 @@ impl Routed {
         if let Some((_, plan)) = exchange.pool() {
             host::increment(plan.metrics.exhausted, 1);
         }
-        send(&reply::exhausted(throttled, delay_ms(soonest, now)), Some(exchange));
+        send(&reply::exhausted(throttled, delay_ms(soonest, now)), own_headers(exchange));
     }
 }
 
@@ -115,19 +115,24 @@ pub(crate) fn delay_ms(soonest: Option<Timestamp>, now: Timestamp) -> u64 {
 }
 
 /// What every response says of its request.
-pub(crate) fn own_headers(exchange: &Exchange) -> Vec<(&'static str, String)> {
-    let mut headers = vec![("x-spillway-attempts", exchange.attempts().to_string())];
-    headers.extend(exchange.trail().map(|trail| ("x-spillway-trail", trail)));
+pub(crate) fn own_headers(exchange: &Exchange) -> Vec<(String, String)> {
+    let mut headers = vec![("x-spillway-attempts".to_owned(), exchange.attempts().to_string())];
+    headers.extend(exchange.trail().map(|trail| ("x-spillway-trail".to_owned(), trail)));
+    headers.extend(exchange.consumer_headers());
     headers
 }
 
-/// Sends an answer of the gateway's own, for a request that has a pool or none.
-pub(crate) fn send(reply: &Reply, exchange: Option<&Exchange>) {
-    let mut headers = vec![("content-type", reply.content_type.to_owned())];
-    headers.extend(reply.retry_after_ms.into_iter().flat_map(reply::retry_after_headers));
-    headers.extend(exchange.into_iter().flat_map(own_headers));
+/// Sends an answer of the gateway's own, with these headers besides.
+pub(crate) fn send(reply: &Reply, own: Vec<(String, String)>) {
+    let retry_after = reply.retry_after_ms.into_iter().flat_map(reply::retry_after_headers);
+    let headers: Vec<(String, String)> =
+        [("content-type".to_owned(), reply.content_type.to_owned())]
+            .into_iter()
+            .chain(retry_after.map(|(name, value)| (name.to_owned(), value)))
+            .chain(own)
+            .collect();
     let headers: Vec<(&str, &str)> =
-        headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     // The host refuses only a stream that ended, and then nobody waits for an answer.
     let _ = host::reply(reply.status, "spillway", &headers, reply.body.as_bytes());
 }

@@ -1,6 +1,6 @@
 //! A request body, whatever its format: how it is read, and what is known of it afterwards.
 
-use super::facts::{BodyFacts, Malformed, TOKEN_BYTES};
+use super::facts::{BodyFacts, Malformed};
 use super::multipart::MultipartScanner;
 use super::operation::{BodyKind, Call};
 use super::scan::JsonScanner;
@@ -12,14 +12,6 @@ pub struct Body {
     pub facts: BodyFacts,
     /// How an edit of it must be written.
     pub kind: BodyKind,
-}
-
-impl Body {
-    /// The estimated length of the prompt in tokens: four bytes of UTF-8 a token, which is right
-    /// within a quarter for nearly all languages and for code.
-    pub fn prompt_tokens(&self) -> u64 {
-        self.facts.prompt_text_bytes.div_ceil(TOKEN_BYTES)
-    }
 }
 
 /// Reads a body in slices, in constant memory.

@@ -110,6 +110,24 @@ pub fn exhausted(throttled: bool, retry_after_ms: u64) -> Reply {
     Reply { retry_after_ms: Some(retry_after_ms), ..error(status, &message, r#type, None, code) }
 }
 
+/// 429: the consumer used up its tokens per minute; there is room again after `wait_ms`.
+pub fn consumer_over_limit(wait_ms: u64) -> Reply {
+    let seconds = wait_ms.div_ceil(1_000);
+    let message = format!(
+        "The limit of tokens per minute of this consumer is used up. Retry after {seconds} s."
+    );
+    let code = "rate_limit_exceeded";
+    let reply = error(429, &message, "tokens", None, code);
+    Reply { retry_after_ms: Some(wait_ms.max(1)), ..reply }
+}
+
+/// 403: the consumer used up its quota; the next period begins after `wait_ms`.
+pub fn consumer_over_quota(wait_ms: u64) -> Reply {
+    let message = "The token quota of this consumer is used up for this period.";
+    let reply = error(403, message, "insufficient_quota", None, "quota_exceeded");
+    Reply { retry_after_ms: Some(wait_ms.max(1)), ..reply }
+}
+
 /// 503: a request came to a backend's filter without having passed the gateway's.
 pub fn unrouted() -> Reply {
     let message = "The request did not pass the gateway.";
@@ -190,6 +208,8 @@ mod tests {
             (unknown_path(), 404, "404"),
             (refused(413), 413, "413"),
             (refused(400), 400, "400"),
+            (consumer_over_limit(1_500), 429, "rate_limit_exceeded"),
+            (consumer_over_quota(1_000), 403, "quota_exceeded"),
             (exhausted(true, 1_000), 429, "429"),
             (exhausted(false, 1_000), 503, "503"),
             (unrouted(), 503, "503"),

@@ -84,6 +84,21 @@ pub fn read(headers: &(impl Headers + ?Sized)) -> Option<u16> {
     .min()
 }
 
+/// The limit of tokens per minute that a response's `headers` state, whatever it is worth.
+pub fn token_limit(headers: &(impl Headers + ?Sized)) -> Option<i64> {
+    // The conversion saturates.
+    retry_after::rate_limit(headers, &LIMIT_TOKENS)
+        .and_then(retry_after::finite)
+        .map(|limit| limit as i64)
+}
+
+/// The used thousandths of provisioned throughput that a response's `headers` state; may exceed
+/// 1000.
+pub fn utilization_permille(headers: &(impl Headers + ?Sized)) -> Option<u32> {
+    // The conversion saturates.
+    utilization(headers).map(|used| (used * f64::from(NEUTRAL_PERMILLE)).round() as u32)
+}
+
 fn share_of(left_permille: u16) -> u16 {
     if left_permille >= AMPLE_PERMILLE {
         return NEUTRAL_PERMILLE;
@@ -144,6 +159,17 @@ mod tests {
         for odd in ["", "%", "-3%", "NaN%", "full"] {
             assert_eq!(utilized(odd), None, "{odd:?}");
         }
+    }
+
+    #[test]
+    fn a_budget_is_told_the_limit_and_the_utilization_as_they_are() {
+        let limit = |value| token_limit(&[("x-ratelimit-limit-tokens", value)][..]);
+        assert_eq!([limit("150000"), limit("-1"), limit("0")], [Some(150_000), Some(-1), Some(0)]);
+        assert_eq!([limit("1e300"), limit("many"), limit("")], [Some(i64::MAX), None, None]);
+        let used =
+            |value| utilization_permille(&[("azure-openai-deployment-utilization", value)][..]);
+        assert_eq!([used("11.2%"), used("137%"), used("-1%")], [Some(112), Some(1_370), None]);
+        assert_eq!(used("1e300%"), Some(u32::MAX));
     }
 
     #[test]

@@ -5,8 +5,13 @@
 //! writes back. A function may therefore run several times for one event (a lost race re-runs it).
 
 pub mod breaker;
+pub mod budget;
+mod calendar;
 pub mod classify;
 mod codec;
+pub mod consumer;
+pub mod denials;
+pub mod estimate;
 pub mod failover;
 pub mod gate;
 pub mod headers;

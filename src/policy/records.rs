@@ -218,6 +218,21 @@ pub fn retry_budget_key(pool: &str) -> String {
     format!("spillway/retries/{pool}")
 }
 
+/// The name of a backend's budget in shared data.
+pub fn budget_key(backend: &str) -> String {
+    format!("spillway/budget/{backend}")
+}
+
+/// The name of the budget of a listed consumer in shared data.
+pub fn consumer_key(consumer: &str) -> String {
+    format!("spillway/consumer/{consumer}")
+}
+
+/// The name of the budget that the unlisted consumers of a slot share in shared data.
+pub fn consumer_slot_key(slot: u64) -> String {
+    format!("spillway/consumers/{slot}")
+}
+
 /// The entries of a record, `None` when it cannot be read.
 fn entries(bytes: &[u8]) -> Option<std::slice::ChunksExact<'_, u8>> {
     let (&[version, count], body) = bytes.split_first_chunk::<POOL_HEAD_BYTES>()?;
@@ -471,6 +486,10 @@ mod tests {
     fn keys_are_stable() {
         assert_eq!(key_of(""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(key_of("a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(key_of("foobar"), 0x8594_4171_f739_67e8);
         assert_eq!(pool_key("gpt-4o"), "spillway/pool/gpt-4o");
+        assert_eq!(budget_key("france"), "spillway/budget/france");
+        assert_eq!(consumer_key("7"), "spillway/consumer/7");
+        assert_eq!(consumer_slot_key(7), "spillway/consumers/7");
     }
 }

@@ -9,8 +9,9 @@
 //!
 //! - An attempt has its result: the status, or `connect`, `timeout`, `reset`, `in-band` (a throttle
 //!   within a 200), `stream-error`; and `gate=`, for how long it closed the gate.
-//! - A backend that was passed over has `skip=` with the reason: `gate`, `breaker`, `ramp`,
-//!   `operation`, `prompt-length`; and with the first two, after how long it is back.
+//! - A backend that was passed over has `skip=` with the reason: `gate`, `breaker`, `budget`,
+//!   `credential`, `ramp`, `operation`, `prompt-length`; and with the first three, after how long
+//!   it is back.
 //!
 //! The trail is bounded, because it becomes a header: what is beyond [`MAX_ENTRIES`] is only
 //! counted, as in `, +3`. A backend that stays out for the same reason is not repeated.
@@ -79,8 +80,11 @@ impl Trail {
     /// Adds a backend that was passed over.
     pub fn skip(&mut self, backend: BackendIndex, reason: Ineligible, now: Timestamp) {
         let remaining = match reason {
-            Ineligible::Breaker { until } | Ineligible::Gate { until } => Some(until.since(now)),
-            Ineligible::Operation
+            Ineligible::Breaker { until }
+            | Ineligible::Budget { until }
+            | Ineligible::Gate { until } => Some(until.since(now)),
+            Ineligible::Credential
+            | Ineligible::Operation
             | Ineligible::PromptLength
             | Ineligible::Ramp
             | Ineligible::Tried => None,
@@ -167,6 +171,8 @@ fn push_length(text: &mut String, name: &str, length: Option<Millis>) {
 fn reason_word(reason: Ineligible) -> &'static str {
     match reason {
         Ineligible::Breaker { .. } => "breaker",
+        Ineligible::Budget { .. } => "budget",
+        Ineligible::Credential => "credential",
         Ineligible::Gate { .. } => "gate",
         Ineligible::Operation => "operation",
         Ineligible::PromptLength => "prompt-length",
@@ -214,6 +220,8 @@ mod tests {
         }
         for reason in [
             Ineligible::Breaker { until: at(9) },
+            Ineligible::Budget { until: at(90) },
+            Ineligible::Credential,
             Ineligible::Ramp,
             Ineligible::Operation,
             Ineligible::PromptLength,
@@ -223,7 +231,8 @@ mod tests {
         assert_eq!(
             trail.render(name),
             "france;connect, france;timeout, france;reset, france;in-band, france;stream-error, \
-             sweden;skip=breaker;breaker=5ms, sweden;skip=ramp, sweden;skip=operation, \
+             sweden;skip=breaker;breaker=5ms, sweden;skip=budget;budget=86ms, \
+             sweden;skip=credential, sweden;skip=ramp, sweden;skip=operation, \
              sweden;skip=prompt-length"
         );
     }

@@ -4,7 +4,7 @@ use crate::policy::breaker::State;
 use crate::policy::fixtures::{Dice, at, pool};
 use crate::policy::pool::{BackendIndex, BackendSet, OperationSet, PoolPolicy};
 use crate::policy::records::BackendRecord;
-use crate::policy::select::{Choice, Needs, Rotation, Turn, Unavailable, select};
+use crate::policy::select::{Choice, Denials, Needs, Request, Rotation, Turn, Unavailable, select};
 use crate::policy::time::Timestamp;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -28,7 +28,9 @@ impl Bench {
 
     fn choose(&mut self, tried: BackendSet, now: u64) -> Result<Choice, Unavailable> {
         let (policy, records) = (&self.policy, &self.records);
-        select(policy, records, &ANY, tried, &mut self.rotation, Turn::Take, at(now), 0)
+        let denied = &Denials::NONE;
+        let request = Request { needs: &ANY, tried, denied, now: at(now), roll: 0 };
+        select(policy, records, &request, &mut self.rotation, Turn::Take)
     }
 
     fn position(&mut self, now: u64) -> usize {

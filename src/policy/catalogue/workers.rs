@@ -6,7 +6,7 @@ use crate::policy::fixtures::{Dice, at, ms, pool};
 use crate::policy::pool::{BackendSet, OperationSet, PoolPolicy, Threshold};
 use crate::policy::records::{PoolRecord, WindowsRecord};
 use crate::policy::retry_budget::{Deposits, withdraw};
-use crate::policy::select::{Needs, Rotation, Turn, select};
+use crate::policy::select::{Denials, Needs, Request, Rotation, Turn, select};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -209,9 +209,9 @@ fn item_25_damaged_records_read_safely_and_leave_a_pool_that_serves() {
         let needs = Needs { operation: OperationSet(1), prompt_tokens: 0, affinity: None };
         let now = at(1_800_000_000_000);
         let mut rotation = Rotation::new(&policy);
-        let none = BackendSet::EMPTY;
-        let choice =
-            select(&policy, &records, &needs, none, &mut rotation, Turn::Take, now, dice.roll());
+        let (tried, denied, roll) = (BackendSet::EMPTY, &Denials::NONE, dice.roll());
+        let request = Request { needs: &needs, tried, denied, now, roll };
+        let choice = select(&policy, &records, &request, &mut rotation, Turn::Take);
         assert!(choice.is_ok(), "seed {seed}: {records:?}");
     }
 }

@@ -1,0 +1,88 @@
+//! Reserving in the budgets of backends, and concluding what was reserved.
+//!
+//! A budget that cannot be used admits: the backend's own answer is the authority, and a wrong count
+//! must not keep anybody from it. Such requests are counted (`spillway_unbudgeted_total`).
+
+use super::metrics::PoolMetrics;
+use super::plan::BackendPlan;
+use super::{host, shared};
+use crate::policy::budget::{self, BudgetSettings, Ending, Reservation, Verdict};
+use crate::policy::estimate::Estimate;
+use crate::policy::time::Timestamp;
+
+/// The budget of one backend.
+pub(crate) struct BudgetPlan {
+    pub(crate) key: String,
+    pub(crate) settings: BudgetSettings,
+}
+
+/// What a backend said of its limits, beside what the throttle gate and the choice make of it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct SaidOfLimits {
+    /// The used thousandths of provisioned throughput.
+    pub(crate) utilization_permille: Option<u32>,
+    /// The tokens per minute that it grants at present.
+    pub(crate) tokens_per_minute: Option<i64>,
+}
+
+/// Reserves for a request in the budget of a backend. `ceiling_permille` is how far provisioned
+/// throughput may be used for it. A backend without a budget has nothing to reserve in.
+///
+/// # Errors
+/// When there is room again, if there is none now.
+pub(crate) fn reserve(
+    plan: &BackendPlan,
+    metrics: &PoolMetrics,
+    estimate: Estimate,
+    ceiling_permille: Option<u16>,
+    now: Timestamp,
+) -> Result<Option<Reservation>, Timestamp> {
+    let Some(BudgetPlan { key, settings }) = &plan.budget else { return Ok(None) };
+    let reserved = shared::update(key, |bytes| {
+        match budget::reserve(bytes, settings, estimate, ceiling_permille, now) {
+            Verdict::Granted { bytes, reservation } => (Some(bytes), Ok(Some(reservation))),
+            Verdict::Denied { until, bytes } => (bytes, Err(until)),
+        }
+    });
+    reserved.unwrap_or_else(|_| {
+        host::increment(metrics.unbudgeted, 1);
+        Ok(None)
+    })
+}
+
+/// Concludes what an attempt reserved.
+pub(crate) fn conclude(
+    plan: &BackendPlan,
+    metrics: &PoolMetrics,
+    reservation: Reservation,
+    ending: Ending,
+    now: Timestamp,
+) {
+    let Some(BudgetPlan { key, settings }) = &plan.budget else { return };
+    let concluded = reservation.conclude(ending, settings, now, |change| {
+        shared::update(key, |bytes| (Some(change(bytes)), ()))
+    });
+    if concluded.is_err() {
+        host::increment(metrics.lost_updates, 1);
+    }
+}
+
+/// Corrects a budget by what the backend said with the head of an answer.
+pub(crate) fn correct(
+    plan: &BackendPlan,
+    reservation: &Reservation,
+    said: SaidOfLimits,
+    now: Timestamp,
+) {
+    let Some(BudgetPlan { key, settings }) = &plan.budget else { return };
+    // A correction that is lost is made by the next answer.
+    if let Some(permille) = said.utilization_permille {
+        let _ = shared::update(key, |bytes| {
+            (budget::utilization(bytes, settings, reservation, permille, now), ())
+        });
+    }
+    if let Some(limit) = said.tokens_per_minute {
+        let _ =
+            shared::update(key, |bytes| (budget::limit_header(bytes, settings, limit, now), ()));
+    }
+}

@@ -1,0 +1,175 @@
+//! Who calls, and what they may still take.
+//!
+//! The name comes from a request header that Envoy's own authentication filters set. Everyone who is
+//! not listed by name shares the default's numbers but not its counts: each name has one of a fixed
+//! number of records, because the number of keys in shared data must not grow with the callers.
+
+use super::{host, shared};
+use crate::config::Consumers;
+use crate::openai::reply::{self, Reply};
+use crate::policy::consumer::{
+    self, Admission, Class, ConsumerReservation, ConsumerSettings, Remaining, UNLISTED_SLOTS,
+};
+use crate::policy::estimate::{Estimate, Usage};
+use crate::policy::records::{consumer_key, consumer_slot_key};
+use crate::policy::time::Timestamp;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// The consumers of a configuration, made ready to run.
+pub(crate) struct ConsumersPlan {
+    /// The request header with the name.
+    pub(crate) header: String,
+    listed: HashMap<String, Record>,
+    unlisted: Vec<Record>,
+    batch_ceiling_permille: u16,
+    headers: Headers,
+}
+
+/// The response headers that are sent, if they are.
+struct Headers {
+    remaining_tokens: Option<String>,
+    consumed_tokens: Option<String>,
+    remaining_quota: Option<String>,
+}
+
+/// One consumer's record in shared data, and what it is held to.
+#[derive(Clone)]
+struct Record {
+    key: Rc<str>,
+    settings: ConsumerSettings,
+}
+
+/// A request that its consumer may make.
+pub(crate) struct Admitted {
+    /// How far provisioned throughput may be used for it, in thousandths; `None`: all of it.
+    pub(crate) ceiling_permille: Option<u16>,
+    held: Option<(Record, ConsumerReservation)>,
+    remaining: Remaining,
+    estimate: Estimate,
+}
+
+impl ConsumersPlan {
+    /// Prepares `consumers` and seeds their records.
+    pub(crate) fn new(consumers: &Consumers) -> Self {
+        let listed = consumers.by_name.iter().map(|(name, settings)| {
+            (name.clone(), Record { key: consumer_key(name).into(), settings: *settings })
+        });
+        let slots = if is_limited(&consumers.default) { UNLISTED_SLOTS } else { 1 };
+        let unlisted = (0..slots).map(|slot| Record {
+            key: consumer_slot_key(slot).into(),
+            settings: consumers.default,
+        });
+        let plan = Self {
+            header: consumers.header.clone(),
+            listed: listed.collect(),
+            unlisted: unlisted.collect(),
+            batch_ceiling_permille: u16::from(consumers.batch_max_utilization_percent)
+                .saturating_mul(10),
+            headers: Headers {
+                remaining_tokens: consumers.remaining_tokens_header.clone(),
+                consumed_tokens: consumers.consumed_tokens_header.clone(),
+                remaining_quota: consumers.remaining_quota_header.clone(),
+            },
+        };
+        for record in plan.listed.values().chain(&plan.unlisted) {
+            if is_limited(&record.settings) {
+                // An empty record reads as fresh; one that is there stays.
+                let _ = shared::update(&record.key, |old| (old.is_none().then(Vec::new), ()));
+            }
+        }
+        plan
+    }
+
+    /// Admits a request of the consumer called `name`; one without a name is not listed.
+    ///
+    /// # Errors
+    /// The answer to a request that is over a limit.
+    pub(crate) fn admit(
+        &self,
+        name: &str,
+        estimate: Estimate,
+        now: Timestamp,
+    ) -> Result<Admitted, (Reply, Vec<(String, String)>)> {
+        let Some(record) = self.record(name) else { return Ok(Admitted::unlimited(estimate)) };
+        let is_batch = record.settings.class == Class::Batch;
+        let mut admitted = Admitted {
+            ceiling_permille: is_batch.then_some(self.batch_ceiling_permille),
+            ..Admitted::unlimited(estimate)
+        };
+        if !is_limited(&record.settings) {
+            return Ok(admitted);
+        }
+        let admission = shared::update(&record.key, |bytes| {
+            match consumer::admit(bytes, &record.settings, estimate, now) {
+                Admission::Granted { bytes, reservation, remaining } => {
+                    (Some(bytes), Ok((reservation, remaining)))
+                }
+                Admission::OverTokensPerMinute { until, remaining, bytes } => {
+                    let wait_ms = until.since(now).as_ms();
+                    (bytes, Err((reply::consumer_over_limit(wait_ms), remaining)))
+                }
+                Admission::OverQuota { until, remaining, bytes } => {
+                    let wait_ms = until.since(now).as_ms();
+                    (bytes, Err((reply::consumer_over_quota(wait_ms), remaining)))
+                }
+            }
+        });
+        match admission {
+            Ok(Ok((reservation, remaining))) => {
+                admitted.held = Some((record.clone(), reservation));
+                admitted.remaining = remaining;
+                Ok(admitted)
+            }
+            Ok(Err((reply, remaining))) => Err((reply, self.response_headers(remaining, 0))),
+            // A record that cannot be used keeps nobody out.
+            Err(_) => Ok(admitted),
+        }
+    }
+
+    /// What the response says of the consumer's tokens, in the headers that are switched on.
+    pub(crate) fn headers_of(&self, admitted: &Admitted) -> Vec<(String, String)> {
+        self.response_headers(admitted.remaining, admitted.estimate.total())
+    }
+
+    fn response_headers(&self, remaining: Remaining, consumed: u64) -> Vec<(String, String)> {
+        [
+            (&self.headers.remaining_tokens, remaining.tokens_per_minute),
+            (&self.headers.consumed_tokens, Some(consumed)),
+            (&self.headers.remaining_quota, remaining.quota),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.clone()?, value?.to_string())))
+        .collect()
+    }
+
+    fn record(&self, name: &str) -> Option<&Record> {
+        self.listed.get(name).or_else(|| {
+            let slot = consumer::unlisted_slot(name);
+            let slots = u64::try_from(self.unlisted.len()).ok()?;
+            self.unlisted.get(usize::try_from(slot.checked_rem(slots)?).ok()?)
+        })
+    }
+}
+
+impl Admitted {
+    /// A request that no limit concerns.
+    pub(crate) fn unlimited(estimate: Estimate) -> Self {
+        Self { ceiling_permille: None, held: None, remaining: Remaining::default(), estimate }
+    }
+
+    /// Corrects what was reserved to what was used; `None`: nothing was.
+    pub(crate) fn conclude(&mut self, usage: Option<Usage>, now: Timestamp) {
+        let Some((record, reservation)) = self.held.take() else { return };
+        let concluded = reservation.conclude(usage, &record.settings, now, |change| {
+            shared::update(&record.key, |bytes| (Some(change(bytes)), ()))
+        });
+        if concluded.is_err() {
+            host::log(host::Level::Warn, "spillway: a consumer's tokens could not be settled");
+        }
+    }
+}
+
+fn is_limited(settings: &ConsumerSettings) -> bool {
+    settings.tokens_per_minute.is_some() || settings.quota.is_some()
+}

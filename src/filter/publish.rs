@@ -1,0 +1,34 @@
+//! What a request tells the rest of Envoy, as filter state: for access logs, and for Envoy's own rate
+//! limit filter, which counts tokens over all replicas.
+
+use super::host;
+use crate::policy::estimate::Usage;
+
+/// The filter state that Envoy's rate limit filter adds to its count, when it asks at the end of a
+/// stream.
+const HITS_ADDEND: &str = "envoy.ratelimit.hits_addend";
+
+/// The tokens of the answer. Readable in access logs as `%FILTER_STATE(wasm.spillway.…:PLAIN)%`.
+pub(crate) fn tokens(usage: Usage) {
+    let total = usage.total().to_string();
+    // A host that refuses costs a log field, not the request.
+    let _ =
+        host::set_property("spillway.prompt_tokens", usage.prompt_tokens.to_string().as_bytes());
+    let _ = host::set_property(
+        "spillway.completion_tokens",
+        usage.completion_tokens.to_string().as_bytes(),
+    );
+    let _ = host::set_property("spillway.total_tokens", total.as_bytes());
+    let _ = host::set_envoy_filter_state(HITS_ADDEND, &total);
+}
+
+/// Who calls, and which pool serves.
+pub(crate) fn request(pool: &str, consumer: &str) {
+    let _ = host::set_property("spillway.pool", pool.as_bytes());
+    let _ = host::set_property("spillway.consumer", consumer.as_bytes());
+}
+
+/// The backend that serves.
+pub(crate) fn backend(name: &str) {
+    let _ = host::set_property("spillway.backend", name.as_bytes());
+}

@@ -1,0 +1,225 @@
+//! Choosing the backend of the next attempt, and taking hold of it.
+//!
+//! The choice itself is the core's. It reads one record per pool. What it does not read is asked of
+//! the chosen backend only: room in its budget, and the lease if the attempt is to be a probe. When
+//! that is denied, the choice is made anew without the backend.
+
+use super::budgets;
+use super::exchange::{Exchange, TARGET};
+use super::plan::{Plan, PoolPlan};
+use super::records::{self, Begun};
+use super::{host, shared, worker};
+use crate::config::Pool;
+use crate::policy::breaker::Ticket;
+use crate::policy::budget::{Ending, Reservation};
+use crate::policy::failover::{Next, Stop};
+use crate::policy::pool::MAX_BACKENDS;
+use crate::policy::records::BackendRecord;
+use crate::policy::retry_budget;
+use crate::policy::rotation::{Rotation, Turn};
+use crate::policy::select::{
+    Choice, Denials, Request, Unavailable, select, skipped, worth_waiting_for,
+};
+use crate::policy::time::Timestamp;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// How often a choice is made anew: each backend can deny its budget once, and a probe that another
+/// worker leased first reads as an open breaker the next time.
+const CHOICES_MAX: usize = MAX_BACKENDS + 4;
+
+/// A backend that was chosen, before its attempt begins.
+pub(crate) struct Planned {
+    pub(super) choice: Choice,
+    pub(super) ticket: Ticket,
+    pub(super) record: BackendRecord,
+    pub(super) reservation: Option<Reservation>,
+}
+
+impl Planned {
+    /// Gives back what is held of a backend to which nothing was sent.
+    pub(super) fn give_back(self, plan: &Plan, pool: usize, now: Timestamp) {
+        let Self { choice, ticket, record, reservation } = self;
+        let reservation = RefCell::new(reservation);
+        records::conclude(plan, pool, choice.backend, &reservation, Ending::Released, now);
+        if ticket.probe {
+            let begun = Begun { backend: choice.backend, at: now, ticket, record, reservation };
+            records::release_probe(plan, pool, &begun, now);
+        }
+    }
+}
+
+impl Exchange {
+    /// Chooses the backend of the next attempt and points the route at it, or says what to do
+    /// instead.
+    pub(crate) fn go_on(&mut self, now: Timestamp) -> Next {
+        self.denied = Denials::NONE;
+        // The first attempt is free, so what is chosen for it is taken at once. A failover must
+        // first be granted by the retry budget.
+        let next = if self.ledger.attempts() == 0 {
+            self.take(now)
+        } else {
+            let selected = self.peek(now);
+            match self.next(selected, now) {
+                Next::Retry => self.take(now),
+                next => next,
+            }
+        };
+        if let (Next::Stop(Stop::Limited), Some((_, plan))) = (&next, self.pool()) {
+            host::increment(plan.metrics.limited, 1);
+        }
+        next
+    }
+
+    /// Takes hold of a backend for the next attempt, if there is one.
+    fn take(&mut self, now: Timestamp) -> Next {
+        match self.select(Turn::Take, now) {
+            Ok(planned) => {
+                self.plan_attempt(planned);
+                Next::Retry
+            }
+            Err(unavailable) => self.next(Err(unavailable), now),
+        }
+    }
+
+    /// Which backend would be chosen, if its budget and its probe allow it.
+    pub(super) fn peek(&mut self, now: Timestamp) -> Result<Choice, Unavailable> {
+        self.select(Turn::Peek, now).map(|planned| planned.choice)
+    }
+
+    /// What the ledger and the retry budget say to what was selected.
+    fn next(&self, selected: Result<Choice, Unavailable>, now: Timestamp) -> Next {
+        let Some((pool, plan)) = self.pool() else { return Next::Stop(Stop::Limited) };
+        let settings = &pool.policy.failover;
+        let recovers = selected.as_ref().err().and_then(|_| {
+            let spent = Request { tried: self.ledger.spent(), ..self.request(now, 0) };
+            worth_waiting_for(&pool.policy, &plan.records(pool), &spent)
+        });
+        self.ledger.next(selected, recovers, settings, now, || {
+            let Ok(mut deposits) = plan.deposits.try_borrow_mut() else { return true };
+            let granted = shared::update(&plan.retry_budget_key, |record| {
+                let (record, granted) = retry_budget::withdraw(record, &deposits, settings, now);
+                (Some(record), granted)
+            });
+            if granted.is_ok() {
+                deposits.clear();
+            }
+            granted.unwrap_or(true) // a budget that cannot be read does not stop a failover
+        })
+    }
+
+    /// Selects a backend. With [`Turn::Take`] it is really taken: the rotation moves on, tokens are
+    /// reserved, the probe is leased. The trail notes who was passed over, also when nobody was left.
+    fn select(&mut self, turn: Turn, now: Timestamp) -> Result<Planned, Unavailable> {
+        let nobody = Unavailable { soonest: None, throttled: false };
+        let whole = Rc::clone(&self.plan);
+        let Some((pool, plan)) = whole.pool(self.pool) else { return Err(nobody) };
+        let Ok(mut rotation) = plan.rotation.try_borrow_mut() else { return Err(nobody) };
+        for _ in 0..CHOICES_MAX {
+            let records = plan.records(pool);
+            let roll = worker::random();
+            let request = self.request(now, roll);
+            // Whoever is denied by a budget must not have had its turn.
+            let first = if plan.has_budgets { Turn::Peek } else { turn };
+            let choice = select(&pool.policy, &records, &request, &mut rotation, first);
+            let choice = match choice {
+                Ok(choice) if turn == Turn::Peek => {
+                    let record = records.get(choice.backend.position()).copied();
+                    return Ok(Planned::untaken(choice, record.unwrap_or_default()));
+                }
+                Ok(choice) => choice,
+                Err(unavailable) => {
+                    self.note_skipped(pool, &records, None, now, roll);
+                    return Err(unavailable);
+                }
+            };
+            let Some(planned) = self.hold(&whole, plan, choice, &records, now) else { continue };
+            if first != turn {
+                advance(pool, &records, &self.request(now, roll), &mut rotation);
+            }
+            self.note_skipped(pool, &records, Some(&choice), now, roll);
+            return Ok(planned);
+        }
+        Err(nobody)
+    }
+
+    /// Reserves tokens at the chosen backend, and leases its probe; `None` when either is denied.
+    fn hold(
+        &mut self,
+        whole: &Plan,
+        plan: &PoolPlan,
+        choice: Choice,
+        records: &[BackendRecord],
+        now: Timestamp,
+    ) -> Option<Planned> {
+        let record = records.get(choice.backend.position()).copied().unwrap_or_default();
+        let backend = plan.backends.get(choice.backend.position())?;
+        let ceiling = self.ceiling_permille();
+        let reserved = budgets::reserve(backend, &plan.metrics, self.asked.estimate, ceiling, now);
+        let reservation = match reserved {
+            Ok(reservation) => reservation,
+            Err(until) => {
+                self.denied.budget(choice.backend, until);
+                return None;
+            }
+        };
+        let mut planned = Planned { reservation, ..Planned::untaken(choice, record) };
+        if choice.probe {
+            match records::lease_probe(whole, self.pool, choice.backend, now) {
+                Some(ticket) => planned.ticket = ticket,
+                None => {
+                    planned.give_back(whole, self.pool, now);
+                    return None;
+                }
+            }
+        }
+        Some(planned)
+    }
+
+    fn request(&self, now: Timestamp, roll: u64) -> Request<'_> {
+        Request {
+            needs: &self.asked.needs,
+            tried: self.ledger.tried(),
+            denied: &self.denied,
+            now,
+            roll,
+        }
+    }
+
+    fn note_skipped(
+        &mut self,
+        pool: &Pool,
+        records: &[BackendRecord],
+        choice: Option<&Choice>,
+        now: Timestamp,
+        roll: u64,
+    ) {
+        if !self.plan.config.response.trail {
+            return;
+        }
+        for (backend, reason) in skipped(&pool.policy, records, &self.request(now, roll), choice) {
+            self.trail.skip(backend, reason, now);
+        }
+    }
+
+    fn plan_attempt(&mut self, planned: Planned) {
+        if let Some((backend, _)) = self.backend(planned.choice.backend) {
+            // When the host refuses, the route is the last attempt's, whose cluster does not fit
+            // the backend: the attempt refuses itself.
+            let _ = host::set_property(TARGET, backend.name.as_bytes());
+        }
+        self.planned = Some(planned);
+    }
+}
+
+impl Planned {
+    /// A choice of which nothing is held yet.
+    fn untaken(choice: Choice, record: BackendRecord) -> Self {
+        Self { choice, ticket: record.breaker.ticket(), record, reservation: None }
+    }
+}
+
+/// Moves the rotation on by a choice that was only looked at.
+fn advance(pool: &Pool, records: &[BackendRecord], request: &Request<'_>, rotation: &mut Rotation) {
+    let _ = select(&pool.policy, records, request, rotation, Turn::Take);
+}

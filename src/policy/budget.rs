@@ -1,0 +1,391 @@
+//! What a backend can take: tokens and requests per minute, and provisioned throughput.
+//!
+//! Waiting for a 429 costs a round trip, and Azure counts refused calls. So before a request is
+//! sent its estimated tokens are *reserved* in the chosen backend's record, and afterwards the
+//! reservation is *concluded*: corrected to what the request did use, or given back. A denial says
+//! until when there is no room, which is exact if nothing else happens.
+//!
+//! *Exactly once.* A [`Reservation`] can be neither copied nor cloned, and [`Reservation::conclude`]
+//! consumes it. What it hands out to change the record may run again after a lost race, because it
+//! only reads the reservation; so may [`reserve`], whose reservation then is simply dropped with the
+//! bytes that were not written.
+//!
+//! *Overshoot.* Tokens per minute never exceed the limit by what is reserved, only by what requests
+//! use beyond their estimate. One larger than the limit counts as the limit, so that it can be sent
+//! when nothing else is. Requests never exceed their window. Provisioned throughput is exceeded by
+//! at most one request, as at Azure (see `bucket`).
+//!
+//! *Lowered limit.* Azure at times gives a deployment less than was configured, for hours, and says
+//! so in `x-ratelimit-limit-tokens`. It holds for [`LOWERED_FOR`] after it was last said. A limit
+//! above the configured one, or none, is ignored.
+//!
+//! The record has a fixed width and room for all kinds of limits; those that are not configured stay
+//! untouched. A record that cannot be read is fresh.
+
+mod bucket;
+mod minute;
+mod requests;
+
+use self::bucket::{Bucket, Poured};
+pub(super) use self::minute::{Minute, Taken};
+use self::requests::Requests;
+use super::codec::Reader;
+use super::estimate::{Estimate, Usage};
+use super::time::{Millis, Timestamp};
+use std::num::{NonZeroU32, NonZeroU64};
+
+const VERSION: u8 = 1;
+/// How long a limit below the configured one holds after it was last said.
+pub const LOWERED_FOR: Millis = Millis::from_secs(300);
+/// How old a lowered limit is when it is worth a contended write to say it again.
+const REPEATED_AFTER: Millis = Millis::from_secs(60);
+/// Workers may read the clock in one order and write in the other.
+const SKEW: Millis = Millis::from_secs(1);
+/// A level that would move by less of its capacity is not worth a contended write.
+const NOTABLE_PERMILLE: u64 = 5;
+
+/// The limits of a backend. Without any, everything is granted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BudgetSettings {
+    /// Tokens in any minute, prompt and completion together.
+    pub tokens_per_minute: Option<NonZeroU32>,
+    /// Requests per minute; as at Azure a sixth of it, rounded up, in each ten seconds.
+    pub requests_per_minute: Option<NonZeroU32>,
+    /// Provisioned throughput.
+    pub provisioned: Option<ProvisionedSettings>,
+}
+
+impl BudgetSettings {
+    /// Whether there is any limit.
+    pub fn is_limited(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+/// Provisioned throughput, in tokens of input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProvisionedSettings {
+    /// What drains: the number of units times the tokens per minute of one unit.
+    pub tokens_per_minute: NonZeroU64,
+    /// What fits in before requests are refused. See [`Self::default_burst_tokens`].
+    pub burst_tokens: u64,
+    /// What a token of output counts, in thousandths of a token of input.
+    pub output_token_weight_permille: u32,
+}
+
+impl ProvisionedSettings {
+    /// What drains in ten seconds. Azure does not say how large its bucket is; that slight bursts
+    /// are allowed and that the waits it names are of seconds at most fits about ten seconds, the
+    /// time over which it also counts requests.
+    pub const fn default_burst_tokens(tokens_per_minute: NonZeroU64) -> u64 {
+        tokens_per_minute.get().div_ceil(6)
+    }
+}
+
+/// Whether a backend's budget has room for a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It has, and `bytes` is the record in which it is reserved.
+    Granted {
+        /// The record to write.
+        bytes: Vec<u8>,
+        /// What is to be concluded once the record is written.
+        reservation: Reservation,
+    },
+    /// It has not.
+    Denied {
+        /// The first moment at which there is room, if nothing else happens.
+        until: Timestamp,
+        /// The record to write, when the clock was put back: from here it is to count time anew.
+        /// Otherwise the record stays as it is.
+        bytes: Option<Vec<u8>>,
+    },
+}
+
+/// What a request holds in a backend's budget. To be concluded exactly once.
+#[must_use = "the tokens of a reservation that is not concluded are lost for up to a minute"]
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reservation {
+    estimate: Estimate,
+    minute: Option<Taken>,
+    bucket: Option<Poured>,
+}
+
+/// How an attempt ended, as far as its budget is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It used tokens.
+    Settled(Usage),
+    /// It used none: it failed, or was never sent.
+    Released,
+    /// The backend refused it with a 429, and said after how long it will not. The tokens are given
+    /// back. The request stays counted, because Azure counts it too.
+    Throttled {
+        /// The time until its utilization is below 100 %, capped as for the throttle gate.
+        retry_after: Option<Millis>,
+    },
+}
+
+impl Reservation {
+    /// What was expected.
+    pub fn estimate(&self) -> Estimate {
+        self.estimate
+    }
+
+    /// Concludes the attempt. `write` is called once, with the change to make in the backend's
+    /// record; it may run the change several times, and writes the bytes of the last run.
+    pub fn conclude<R>(
+        self,
+        ending: Ending,
+        settings: &BudgetSettings,
+        now: Timestamp,
+        write: impl FnOnce(&dyn Fn(Option<&[u8]>) -> Vec<u8>) -> R,
+    ) -> R {
+        write(&|bytes| {
+            let mut record = Record::decode(bytes);
+            record.conclude(&self, ending, settings, now);
+            record.encode()
+        })
+    }
+}
+
+/// Reserves `estimate` in a backend's record `bytes`; a record that cannot be read is fresh.
+///
+/// With `ceiling_permille` the provisioned throughput must be used by less than these thousandths
+/// of its burst: so requests of class `batch` leave the rest to others.
+pub fn reserve(
+    bytes: Option<&[u8]>,
+    settings: &BudgetSettings,
+    estimate: Estimate,
+    ceiling_permille: Option<u16>,
+    now: Timestamp,
+) -> Verdict {
+    let read = Record::decode(bytes);
+    let mut record = read.at(settings, now);
+    if let Some(until) = record.full_until(settings, estimate, ceiling_permille, now) {
+        let bytes = record.is_put_back_from(&read).then(|| record.encode());
+        return Verdict::Denied { until, bytes };
+    }
+    let reservation = record.take(settings, estimate, now);
+    Verdict::Granted { bytes: record.encode(), reservation }
+}
+
+/// Corrects the level of provisioned throughput by the utilization that the response to the request
+/// of `reservation` states, in thousandths; it may exceed 1000. `None`: nothing worth writing.
+pub fn utilization(
+    bytes: Option<&[u8]>,
+    settings: &BudgetSettings,
+    reservation: &Reservation,
+    permille: u32,
+    now: Timestamp,
+) -> Option<Vec<u8>> {
+    let (provisioned, poured) = (settings.provisioned?, reservation.bucket.as_ref()?);
+    let mut record = Record::decode(bytes).at(settings, now);
+    let before = record.bucket.permille(&provisioned);
+    record.bucket.observe(&provisioned, poured, permille);
+    let after = record.bucket.permille(&provisioned);
+    (before.abs_diff(after) >= NOTABLE_PERMILLE).then(|| record.encode())
+}
+
+/// Lowers the limit of tokens per minute to the `limit` that a response states, for
+/// [`LOWERED_FOR`]. `None`: nothing worth writing.
+pub fn limit_header(
+    bytes: Option<&[u8]>,
+    settings: &BudgetSettings,
+    limit: i64,
+    now: Timestamp,
+) -> Option<Vec<u8>> {
+    let configured = settings.tokens_per_minute?;
+    let tokens =
+        u32::try_from(limit).ok().filter(|tokens| (1..configured.get()).contains(tokens))?;
+    let mut record = Record::decode(bytes).at(settings, now);
+    let is_known = record.lowered.tokens == tokens
+        && record.lowered.holds(now)
+        && now.since(record.lowered.at) < REPEATED_AFTER;
+    record.lowered = Lowered { tokens, at: now };
+    (!is_known).then(|| record.encode())
+}
+
+/// The tokens per minute that can be reserved in a record now; `None` without a limit.
+pub fn remaining_tokens(
+    bytes: Option<&[u8]>,
+    settings: &BudgetSettings,
+    now: Timestamp,
+) -> Option<u64> {
+    let record = Record::decode(bytes).at(settings, now);
+    let limit = record.lowered.limit(settings.tokens_per_minute?, now);
+    Some(u64::from(limit).saturating_sub(record.minute.tokens()))
+}
+
+/// The level of a record's provisioned throughput now, in thousandths of its burst; `None` without.
+pub fn provisioned_permille(
+    bytes: Option<&[u8]>,
+    settings: &BudgetSettings,
+    now: Timestamp,
+) -> Option<u64> {
+    let provisioned = settings.provisioned?;
+    Some(Record::decode(bytes).at(settings, now).bucket.permille(&provisioned))
+}
+
+/// The shared record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Record {
+    minute: Minute,
+    requests: Requests,
+    bucket: Bucket,
+    lowered: Lowered,
+}
+
+impl Record {
+    fn at(mut self, settings: &BudgetSettings, now: Timestamp) -> Self {
+        self.minute = self.minute.at(now);
+        self.requests = self.requests.at(now);
+        if let Some(provisioned) = &settings.provisioned {
+            self.bucket = self.bucket.at(provisioned, now);
+        }
+        if self.lowered.is_of_the_future(now) {
+            self.lowered = Lowered::default();
+        }
+        self
+    }
+
+    /// Whether the clock went back between `before` and here. Unless that is written, time does not
+    /// pass for the record until the clock is where it was.
+    fn is_put_back_from(&self, before: &Self) -> bool {
+        self.minute.is_put_back_from(&before.minute)
+            || self.bucket.is_put_back_from(&before.bucket)
+            || self.lowered != before.lowered
+    }
+
+    /// The latest of the times until which the limits have no room: each has room for good then.
+    fn full_until(
+        &self,
+        settings: &BudgetSettings,
+        estimate: Estimate,
+        ceiling_permille: Option<u16>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let tokens = settings
+            .tokens_per_minute
+            .and_then(|configured| self.minute_full_until(configured, estimate.total(), now));
+        let requests =
+            settings.requests_per_minute.and_then(|limit| self.requests.full_until(limit.get()));
+        let ceiling = ceiling_permille.unwrap_or(1_000).min(1_000);
+        let provisioned =
+            settings.provisioned.and_then(|settings| self.bucket.full_until(&settings, ceiling));
+        tokens.max(requests).max(provisioned)
+    }
+
+    /// Under a lowered limit there may be room sooner because it expires.
+    fn minute_full_until(
+        &self,
+        configured: NonZeroU32,
+        tokens: u64,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let limit = self.lowered.limit(configured, now);
+        let until = self.minute.full_until(tokens, limit)?;
+        if limit == configured.get() {
+            return Some(until);
+        }
+        let unlowered = self.minute.full_until(tokens, configured.get());
+        let expires = self.lowered.at.plus(LOWERED_FOR);
+        Some(until.min(expires.max(unlowered.unwrap_or(expires))))
+    }
+
+    fn take(
+        &mut self,
+        settings: &BudgetSettings,
+        estimate: Estimate,
+        now: Timestamp,
+    ) -> Reservation {
+        let minute = settings.tokens_per_minute.map(|configured| {
+            self.minute.take(estimate.total(), self.lowered.limit(configured, now))
+        });
+        if settings.requests_per_minute.is_some() {
+            self.requests.take();
+        }
+        let bucket = settings
+            .provisioned
+            .map(|settings| self.bucket.pour(&settings, &Usage::from(estimate)));
+        Reservation { estimate, minute, bucket }
+    }
+
+    fn conclude(
+        &mut self,
+        reservation: &Reservation,
+        ending: Ending,
+        settings: &BudgetSettings,
+        now: Timestamp,
+    ) {
+        let usage = match &ending {
+            Ending::Settled(usage) => Some(usage),
+            Ending::Released | Ending::Throttled { .. } => None,
+        };
+        *self = self.at(settings, now);
+        if let Some(taken) = &reservation.minute {
+            self.minute.correct(taken, usage.map_or(0, |usage| usage.total()));
+        }
+        let Some(provisioned) = &settings.provisioned else { return };
+        if let Some(poured) = &reservation.bucket {
+            self.bucket.correct(provisioned, poured, usage);
+        }
+        if let Ending::Throttled { retry_after: Some(retry_after) } = ending {
+            self.bucket.throttle(provisioned, retry_after);
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(320);
+        bytes.push(VERSION);
+        self.minute.encode(&mut bytes);
+        self.requests.encode(&mut bytes);
+        self.bucket.encode(&mut bytes);
+        bytes.extend(self.lowered.tokens.to_le_bytes());
+        bytes.extend(self.lowered.at.as_ms().to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: Option<&[u8]>) -> Self {
+        bytes.and_then(Self::read).unwrap_or_default()
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        if reader.u8()? != VERSION {
+            return None;
+        }
+        Some(Self {
+            minute: Minute::decode(&mut reader)?,
+            requests: Requests::decode(&mut reader)?,
+            bucket: Bucket::decode(&mut reader)?,
+            lowered: Lowered { tokens: reader.u32()?, at: Timestamp::from_ms(reader.u64()?) },
+        })
+    }
+}
+
+/// A limit that the backend said is lower than the configured one. The default is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Lowered {
+    /// Zero: none.
+    tokens: u32,
+    at: Timestamp,
+}
+
+impl Lowered {
+    fn holds(&self, now: Timestamp) -> bool {
+        self.tokens > 0 && !self.is_of_the_future(now) && now.since(self.at) < LOWERED_FOR
+    }
+
+    /// Whether the clock was put back since: its age is unknown, so it is void.
+    fn is_of_the_future(&self, now: Timestamp) -> bool {
+        self.at > now.plus(SKEW)
+    }
+
+    fn limit(&self, configured: NonZeroU32, now: Timestamp) -> u32 {
+        if self.holds(now) { self.tokens.min(configured.get()) } else { configured.get() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

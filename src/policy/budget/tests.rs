@@ -1,0 +1,348 @@
+#![allow(clippy::arithmetic_side_effects, reason = "tests fail by panicking")]
+
+use super::*;
+use crate::policy::fixtures::{Dice, at, ms};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+mod model;
+
+const START: u64 = 1_795_000_000_000;
+
+fn tokens(limit: u32) -> BudgetSettings {
+    BudgetSettings { tokens_per_minute: NonZeroU32::new(limit), ..BudgetSettings::default() }
+}
+
+fn requests(limit: u32) -> BudgetSettings {
+    BudgetSettings { requests_per_minute: NonZeroU32::new(limit), ..BudgetSettings::default() }
+}
+
+/// Drains a token per millisecond; a token of output counts four.
+fn provisioned(burst_tokens: u64) -> BudgetSettings {
+    let provisioned = ProvisionedSettings {
+        tokens_per_minute: NonZeroU64::new(60_000).unwrap(),
+        burst_tokens,
+        output_token_weight_permille: 4_000,
+    };
+    BudgetSettings { provisioned: Some(provisioned), ..BudgetSettings::default() }
+}
+
+fn prompt(prompt_tokens: u64) -> Estimate {
+    Estimate { prompt_tokens, completion_tokens: 0 }
+}
+
+fn used(prompt_tokens: u64) -> Ending {
+    Ending::Settled(Usage { prompt_tokens, ..Usage::default() })
+}
+
+/// A backend's record, as one worker alone would keep it.
+struct Bench {
+    settings: BudgetSettings,
+    bytes: Option<Vec<u8>>,
+}
+
+impl Bench {
+    fn new(settings: BudgetSettings) -> Self {
+        Self { settings, bytes: None }
+    }
+
+    fn reserve(&mut self, estimate: Estimate, now: u64) -> Result<Reservation, u64> {
+        self.reserve_below(None, estimate, now)
+    }
+
+    fn reserve_below(
+        &mut self,
+        ceiling: Option<u16>,
+        estimate: Estimate,
+        now: u64,
+    ) -> Result<Reservation, u64> {
+        match reserve(self.bytes.as_deref(), &self.settings, estimate, ceiling, at(now)) {
+            Verdict::Granted { bytes, reservation } => {
+                self.bytes = Some(bytes);
+                Ok(reservation)
+            }
+            Verdict::Denied { until, bytes } => {
+                self.bytes = bytes.or_else(|| self.bytes.take());
+                Err(until.as_ms())
+            }
+        }
+    }
+
+    /// Reserves what is never concluded.
+    fn hold(&mut self, estimate: Estimate, now: u64) {
+        drop(self.reserve(estimate, now).unwrap());
+    }
+
+    fn conclude(&mut self, reservation: Reservation, ending: Ending, now: u64) {
+        let bytes = self.bytes.take();
+        let write = |change: &dyn Fn(Option<&[u8]>) -> Vec<u8>| change(bytes.as_deref());
+        self.bytes = Some(reservation.conclude(ending, &self.settings, at(now), write));
+    }
+
+    fn remaining(&self, now: u64) -> u64 {
+        remaining_tokens(self.bytes.as_deref(), &self.settings, at(now)).unwrap()
+    }
+
+    fn permille(&self, now: u64) -> u64 {
+        provisioned_permille(self.bytes.as_deref(), &self.settings, at(now)).unwrap()
+    }
+
+    fn utilize(&mut self, reservation: &Reservation, permille: u32, now: u64) {
+        let bytes = self.bytes.as_deref();
+        let changed = utilization(bytes, &self.settings, reservation, permille, at(now));
+        self.bytes = changed.or_else(|| self.bytes.take());
+    }
+
+    fn lower(&mut self, limit: i64, now: u64) -> bool {
+        let changed = limit_header(self.bytes.as_deref(), &self.settings, limit, at(now));
+        let is_written = changed.is_some();
+        self.bytes = changed.or_else(|| self.bytes.take());
+        is_written
+    }
+}
+
+#[test]
+fn without_limits_everything_is_granted() {
+    let mut bench = Bench::new(BudgetSettings::default());
+    assert!(!bench.settings.is_limited());
+    for _ in 0..100 {
+        bench.hold(prompt(u64::MAX), START);
+    }
+}
+
+#[test]
+fn tokens_are_reserved_up_to_the_limit_and_come_back_after_a_minute() {
+    let mut bench = Bench::new(tokens(1_000));
+    bench.hold(prompt(600), START + 999);
+    bench.hold(prompt(400), START + 1_000);
+    assert_eq!(bench.reserve(prompt(1), START + 1_000), Err(START + 60_000));
+    assert_eq!(bench.reserve(prompt(601), START + 1_000), Err(START + 61_000));
+    assert_eq!(bench.reserve(prompt(1), START + 59_999), Err(START + 60_000));
+    bench.hold(prompt(600), START + 60_000);
+    assert_eq!(bench.remaining(START + 60_000), 0);
+}
+
+#[test]
+fn a_request_larger_than_the_limit_passes_when_nothing_else_is_reserved() {
+    let mut bench = Bench::new(tokens(1_000));
+    let large = bench.reserve(prompt(u64::MAX), START).unwrap();
+    assert_eq!(bench.reserve(prompt(5_000), START), Err(START + 60_000));
+    bench.conclude(large, used(1), START);
+    assert_eq!(bench.remaining(START), 999);
+    assert_eq!(bench.reserve(prompt(5_000), START), Err(START + 60_000));
+    assert!(bench.reserve(prompt(999), START).is_ok());
+}
+
+#[test]
+fn a_correction_goes_to_the_second_of_the_reservation() {
+    let mut bench = Bench::new(tokens(1_000));
+    let first = bench.reserve(prompt(500), START).unwrap();
+    let second = bench.reserve(prompt(100), START + 30_000).unwrap();
+    bench.conclude(first, used(800), START + 40_000);
+    assert_eq!(bench.remaining(START + 40_000), 100);
+    assert_eq!(bench.remaining(START + 60_000), 900);
+    bench.conclude(second, used(2_000), START + 90_000);
+    assert_eq!(bench.remaining(START + 90_000), 1_000, "it was forgotten by then");
+}
+
+#[test]
+fn requests_are_counted_in_ten_seconds_and_stay_counted() {
+    let mut bench = Bench::new(requests(13));
+    for _ in 0..3 {
+        let refused = bench.reserve(prompt(1), START + 9_000).unwrap();
+        let ending = Ending::Throttled { retry_after: Some(ms(300)) };
+        bench.conclude(refused, ending, START + 9_000);
+    }
+    assert_eq!(bench.reserve(prompt(1), START + 9_999), Err(START + 10_000));
+    bench.hold(prompt(1), START + 10_000);
+    bench.hold(prompt(1), START + 9_999);
+    bench.hold(prompt(1), START + 10_000);
+    let overtaken = bench.reserve(prompt(1), START + 9_999);
+    assert_eq!(overtaken, Err(START + 20_000), "a late reading of the clock starts no window");
+}
+
+#[test]
+fn provisioned_throughput_admits_below_its_capacity_and_drains_to_the_millisecond() {
+    let mut bench = Bench::new(provisioned(1_000));
+    bench.hold(prompt(999), START);
+    let last = Estimate { prompt_tokens: 101, completion_tokens: 100 };
+    bench.hold(last, START);
+    assert_eq!(bench.permille(START), 1_500);
+    assert_eq!(bench.reserve(prompt(1), START), Err(START + 501));
+    assert_eq!(bench.reserve(prompt(1), START + 500), Err(START + 501));
+    assert!(bench.reserve(prompt(1), START + 501).is_ok());
+}
+
+#[test]
+fn a_drain_that_is_no_whole_number_per_millisecond_loses_nothing() {
+    let mut settings = provisioned(1_000);
+    if let Some(provisioned) = &mut settings.provisioned {
+        provisioned.tokens_per_minute = NonZeroU64::new(7).unwrap();
+    }
+    let mut bench = Bench::new(settings);
+    bench.hold(prompt(7), START);
+    for step in 1..60_000 {
+        if step % 7 == 0 {
+            bench.hold(prompt(0), START + step);
+        }
+    }
+    let level = |now| Record::decode(bench.bytes.as_deref()).at(&settings, at(now)).bucket;
+    let empty = Bucket::default().permille(&settings.provisioned.unwrap());
+    assert_ne!(level(START + 59_999), level(START + 60_000));
+    assert_eq!(level(START + 60_000).permille(&settings.provisioned.unwrap()), empty);
+    let settings = settings.provisioned.unwrap();
+    assert_eq!(level(START + 60_000).full_until(&settings, 0), None);
+    assert!(level(START + 59_999).full_until(&settings, 0).is_some());
+}
+
+#[test]
+fn cached_tokens_cost_provisioned_throughput_nothing() {
+    let mut bench = Bench::new(provisioned(1_000));
+    let reservation = bench.reserve(prompt(800), START).unwrap();
+    let usage = Usage { prompt_tokens: 800, cached_tokens: 700, completion_tokens: 50 };
+    bench.conclude(reservation, Ending::Settled(usage), START);
+    assert_eq!(bench.permille(START), 300);
+}
+
+#[test]
+fn a_correction_never_takes_the_level_below_empty() {
+    let mut bench = Bench::new(provisioned(1_000));
+    let reservation = bench.reserve(prompt(900), START).unwrap();
+    bench.conclude(reservation, used(100), START + 500);
+    assert_eq!(bench.permille(START + 500), 0);
+    bench.hold(prompt(1_000), START + 500);
+    assert_eq!(bench.permille(START + 500), 1_000);
+}
+
+#[test]
+fn a_throttle_is_over_exactly_when_the_backend_said() {
+    let mut bench = Bench::new(provisioned(1_000));
+    let refused = bench.reserve(prompt(400), START).unwrap();
+    bench.conclude(refused, Ending::Throttled { retry_after: Some(ms(312)) }, START + 10);
+    assert_eq!(bench.reserve(prompt(1), START + 10), Err(START + 322));
+    assert!(bench.reserve(prompt(0), START + 322).is_ok());
+    let mut bench = Bench::new(provisioned(1_000));
+    bench.hold(prompt(900), START);
+    let refused = bench.reserve(prompt(9_100), START).unwrap();
+    bench.conclude(refused, Ending::Throttled { retry_after: None }, START);
+    assert_eq!(bench.permille(START), 900, "without a time only the tokens are given back");
+}
+
+#[test]
+fn a_lost_reservation_blocks_for_a_minute_at_most() {
+    let mut bench = Bench::new(provisioned(1_000));
+    let huge = Estimate { prompt_tokens: u64::MAX, completion_tokens: u64::MAX };
+    bench.hold(huge, START);
+    assert_eq!(bench.reserve(prompt(1), START), Err(START + 60_001));
+    let mut bench = Bench::new(tokens(1_000));
+    bench.hold(huge, START);
+    assert_eq!(bench.reserve(prompt(1), START), Err(START + 60_000));
+}
+
+#[test]
+fn batch_requests_leave_provisioned_throughput_to_others() {
+    let mut bench = Bench::new(provisioned(1_000));
+    drop(bench.reserve_below(Some(600), prompt(600), START).unwrap());
+    assert_eq!(bench.reserve_below(Some(600), prompt(1), START), Err(START + 1));
+    bench.hold(prompt(100), START);
+    assert_eq!(bench.reserve_below(Some(600), prompt(1), START), Err(START + 101));
+    assert!(bench.reserve_below(Some(0), prompt(1), START + 700).is_ok(), "an empty one has room");
+    let mut without = Bench::new(tokens(10));
+    assert!(without.reserve_below(Some(0), prompt(1), START).is_ok());
+}
+
+#[test]
+fn a_utilization_moves_the_level_only_as_far_as_it_proves() {
+    let mut bench = Bench::new(provisioned(1_000));
+    let first = bench.reserve(prompt(100), START).unwrap();
+    bench.utilize(&first, 500, START + 50);
+    assert_eq!(bench.permille(START + 50), 450, "others use it too; 50 may have drained since");
+    for _ in 0..5 {
+        bench.hold(prompt(100), START + 50);
+    }
+    bench.utilize(&first, 500, START + 50);
+    assert_eq!(bench.permille(START + 50), 950, "it may be from before the five");
+    let last = bench.reserve(prompt(0), START + 50).unwrap();
+    bench.utilize(&last, 200, START + 50);
+    assert_eq!(bench.permille(START + 50), 200, "nothing went in since");
+    bench.utilize(&first, 900, START + 50);
+    assert_eq!(bench.permille(START + 50), 200, "the older one does not undo the newer");
+    bench.utilize(&last, 201, START + 50);
+    assert_eq!(bench.permille(START + 50), 200, "not worth a write");
+}
+
+#[test]
+fn a_lower_limit_of_the_backend_holds_for_five_minutes() {
+    let mut bench = Bench::new(tokens(1_000));
+    for ignored in [i64::MIN, -1, 0, 1_000, 1_001, i64::MAX] {
+        assert!(!bench.lower(ignored, START), "{ignored}");
+    }
+    assert!(bench.lower(300, START));
+    assert!(!bench.lower(300, START + 59_999), "it is known");
+    assert_eq!(bench.remaining(START), 300);
+    assert_eq!(bench.remaining(START + 299_999), 300);
+    assert_eq!(bench.remaining(START + 300_000), 1_000);
+    assert!(bench.lower(300, START + 60_000));
+    bench.hold(prompt(300), START + 350_000);
+    let until = bench.reserve(prompt(300), START + 350_000);
+    assert_eq!(until, Err(START + 360_000), "it expires before the minute is over");
+    assert_eq!(bench.remaining(START - 5_000), 700, "its age is unknown after a step back");
+}
+
+#[test]
+fn a_clock_that_is_put_back_while_all_is_denied_wedges_nothing() {
+    let mut settings = provisioned(1_000);
+    settings.tokens_per_minute = NonZeroU32::new(500);
+    let mut bench = Bench::new(settings);
+    bench.hold(prompt(60_000), START);
+    let now = START - 3_600_000;
+    for second in 0..60 {
+        let until = bench.reserve(prompt(1), now + second * 1_000);
+        assert_eq!(until, Err(now + 60_000), "second {second}");
+    }
+    assert!(bench.reserve(prompt(1), now + 60_000).is_ok());
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_fresh() {
+    let mut bench = Bench::new(tokens(1_000));
+    bench.hold(prompt(1_000), START);
+    let bytes = bench.bytes.take().unwrap();
+    for length in 0..bytes.len() {
+        bench.bytes = Some(bytes[..length].to_vec());
+        assert_eq!(bench.remaining(START), 1_000, "{length} bytes");
+    }
+    let mut other = bytes.clone();
+    other[0] = 2;
+    bench.bytes = Some(other);
+    assert_eq!(bench.remaining(START), 1_000);
+    bench.bytes = Some(bytes);
+    assert_eq!(bench.remaining(START), 0);
+}
+
+#[test]
+fn damaged_records_and_odd_numbers_never_wedge_a_budget() {
+    for seed in 0..300 {
+        let mut dice = Dice::new(seed);
+        let mut settings = provisioned(dice.below(5_000));
+        settings.tokens_per_minute = NonZeroU32::new(dice.roll() as u32 | 1);
+        settings.requests_per_minute = NonZeroU32::new(1 + dice.below(100) as u32);
+        let mut bench = Bench::new(settings);
+        drop(bench.reserve(prompt(dice.roll()), dice.roll()));
+        if let Some(bytes) = &mut bench.bytes {
+            for _ in 0..20 {
+                let position = 1 + dice.below(bytes.len() as u64 - 1) as usize;
+                bytes[position] = dice.roll() as u8;
+            }
+        }
+        let now = [0, START, u64::MAX - 200_000][dice.below(3) as usize];
+        if let Ok(reservation) = bench.reserve(prompt(dice.roll()), now) {
+            bench.utilize(&reservation, dice.roll() as u32, now);
+            bench.conclude(reservation, used(dice.roll()), now + 5);
+        }
+        // Damage can also be a level that no request could have made.
+        let settled = bench.reserve(prompt(1), now + 65_000);
+        let until = settled.map_or_else(|until| until, |_| now);
+        assert!(bench.bytes.is_none() || until < u64::MAX, "seed {seed}");
+    }
+}
