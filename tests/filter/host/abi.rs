@@ -307,12 +307,16 @@ unsafe extern "C" fn proxy_call_foreign_function(
     // SAFETY: the contract of this file.
     let name = unsafe { text(name, name_size) };
     call("call_foreign_function", |state| {
-        if name != "clear_route_cache" {
-            state.violation(&format!("foreign function {name:?}"));
-            return Err(NOT_FOUND);
-        }
         let stream = state.contexts.get(&state.current).ok_or(BAD_ARGUMENT)?.stream;
-        state.deferred.push(Deferred::ClearRoute { stream });
+        match name {
+            "clear_route_cache" => state.deferred.push(Deferred::ClearRoute { stream }),
+            // What it says is for other filters: none of them is here.
+            "set_envoy_filter_state" => {}
+            _ => {
+                state.violation(&format!("foreign function {name:?}"));
+                return Err(NOT_FOUND);
+            }
+        }
         // SAFETY: the contract of this file.
         unsafe { hand_over(Vec::new(), data, size) };
         Ok(())
