@@ -534,11 +534,14 @@ fn the_reference_names_every_key() {
 }
 
 #[test]
-fn every_configuration_that_the_reference_shows_is_taken() {
-    let docs = docs();
-    let shown = shown_configurations(&docs);
+fn every_configuration_that_the_documents_show_is_taken() {
+    let reference = docs();
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = fs::read_to_string(readme).unwrap();
+    let shown = shown_configurations(&reference);
     assert!(shown.len() >= 3, "found only {} configurations", shown.len());
-    for json in shown {
+    assert_eq!(shown_configurations(&readme).len(), 1);
+    for json in shown.into_iter().chain(shown_configurations(&readme)) {
         if let Err(errors) = parse(json.as_bytes()) {
             panic!("{errors}\n{json}");
         }
@@ -584,5 +587,5 @@ fn the_reference_has_one_example_with_every_key_that_can_be_given() {
 /// The blocks fenced as `json`: whole configurations, unlike those fenced as `jsonc`.
 fn shown_configurations(docs: &str) -> Vec<&str> {
     let blocks = docs.split("```json\n").skip(1);
-    blocks.map(|after| after.split("\n```").next().unwrap()).collect()
+    blocks.map(|after| after.split("```").next().unwrap()).collect()
 }

@@ -58,6 +58,22 @@ fn every_make_target_that_a_document_names_exists() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+#[test]
+fn every_metric_that_a_document_names_exists() {
+    let source = fs::read_to_string(root().join("src/filter/metrics.rs")).unwrap();
+    let named: Vec<&str> = source.split('"').skip(1).step_by(2).collect();
+    let missing = complaints(|text| {
+        let spans = text.split('`').skip(1).step_by(2);
+        spans
+            .filter_map(|span| span.strip_prefix("spillway_"))
+            .filter(|name| name.ends_with("_total") || name.ends_with("_ms"))
+            .filter(|name| !named.iter().any(|known| known.contains(name)))
+            .map(str::to_owned)
+            .collect()
+    });
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 fn complaints(look: impl Fn(&str) -> Vec<String>) -> Vec<String> {
     let mut found = Vec::new();
     for document in documents() {
