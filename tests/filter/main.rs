@@ -29,4 +29,5 @@ mod random;
 mod records;
 mod refusals;
 mod streams;
+mod usage;
 mod workers;
