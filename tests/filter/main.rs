@@ -20,8 +20,10 @@ mod envoy;
 mod host;
 
 mod any_order;
+mod budgets;
 mod configuring;
 mod costs;
+mod estimates;
 mod failover;
 mod hostile;
 mod leaks;

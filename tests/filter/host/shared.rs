@@ -17,6 +17,9 @@ pub(crate) struct SharedData {
     pub(crate) lost_races: u64,
     pub(crate) writes: u64,
     pub(crate) watch: Option<Watch>,
+    /// So many reads pass before one lets another worker run; on a busy machine that takes long.
+    pub(crate) reads_between_yields: u32,
+    reads: u32,
 }
 
 impl SharedData {
@@ -45,6 +48,16 @@ impl SharedData {
         }
         self.records.insert(key.to_owned(), (value.to_vec(), self.version));
         true
+    }
+
+    /// Whether another worker is to run now.
+    pub(crate) fn is_time_to_yield(&mut self) -> bool {
+        self.reads += 1;
+        let yields = self.reads > self.reads_between_yields;
+        if yields {
+            self.reads = 0;
+        }
+        yields
     }
 
     pub(crate) fn keys(&self) -> Vec<String> {
