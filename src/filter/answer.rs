@@ -148,7 +148,13 @@ impl Answer {
                 let flow = Flow { meter, ..Flow::new(status, outcome) };
                 return self.settle(flow, said, end_of_stream, now);
             }
-            Head::FirstEvent => Question::FirstEvent(Box::default()),
+            Head::FirstEvent => {
+                if self.strips_usage && headers.get("content-length").is_some() {
+                    // What goes on is shorter than what the backend says.
+                    let _ = host::remove_header(Map::ResponseHeaders, "content-length");
+                }
+                Question::FirstEvent(Box::default())
+            }
             Head::ErrorBody { status } => Question::ErrorBody { status, body: Vec::new() },
         };
         let held = Held { status, question, said, meter, seen: 0, is_overdue: false };
@@ -183,16 +189,22 @@ impl Answer {
             return;
         }
         let cancelled = flags() & DOWNSTREAM_DISCONNECT != 0;
+        // When the request is over before its attempt, Envoy ended it: a time limit of its own, say.
+        let is_over = self.exchange.try_borrow().is_ok_and(|exchange| exchange.is_closed());
         let now = host::now();
         match state {
-            State::Awaited | State::Held(_) if cancelled => self.fail(&Outcome::Cancelled, now),
+            State::Awaited | State::Held(_) if cancelled || is_over => {
+                self.fail(&Outcome::Cancelled, now)
+            }
             State::Awaited | State::Held(_) => {
                 let outcome = fault(self.silent_fault(now));
                 self.fail(&outcome, now);
                 self.retry_elsewhere(&outcome, now);
             }
             // Envoy's time for the attempt ran out while its refusal was held.
-            State::Waiting { outcome, .. } if !cancelled => self.retry_elsewhere(&outcome, now),
+            State::Waiting { outcome, .. } if !cancelled && !is_over => {
+                self.retry_elsewhere(&outcome, now)
+            }
             // The first byte went out: nothing can be retried, the fault is recorded.
             State::Flowing(flow) if flow.outcome == Outcome::Success && !flow.broke_off => {
                 let outcome = if cancelled { Outcome::Cancelled } else { fault(Fault::Reset) };

@@ -43,41 +43,49 @@ impl Attempt {
         let mut borrowed = exchange.try_borrow_mut().ok()?;
         let now = host::now();
         let begun = borrowed.begin(now)?;
-        let (backend, _) = borrowed.backend(begun.backend)?;
-        // A key must not go to a cluster that the route confused with another.
-        if host::property(CLUSTER_NAME)? != backend.cluster.as_bytes() {
-            let name = &backend.name;
-            host::log(
-                host::Level::Error,
-                &format!(
-                    "spillway: the route sent backend {name} to a cluster that is not its own"
-                ),
-            );
+        let Some((traits, rendering)) = prepare(&mut borrowed, &begun) else {
+            borrowed.abandon(&begun, now);
             return None;
-        }
-        let traits = AttemptTraits {
-            owns_credential: !matches!(backend.credential, Credential::Passthrough),
-            owns_deployment: !borrowed.asked.model.is_empty(),
-            owns_path: borrowed.asked.call.is_common_path()
-                && (backend.api_version.is_some() || borrowed.asked.call.api_version.is_none()),
-            provisioned: backend.provisioned.is_some(),
-            names_stored_object: borrowed.asked.names_stored_object(),
         };
-        let Rendering { path, splices, asks_for_usage } = borrowed.rendering(backend);
-        rewrite(&mut borrowed, &begun, path, &splices)?;
         drop(borrowed);
+        let Rendering { splices, asks_for_usage, .. } = rendering;
         let answer = Answer::new(self.stream, exchange, begun, traits, asks_for_usage);
         Some(Running { answer, splices, offset: 0 })
     }
 }
 
+/// Makes the request fit the backend of an attempt; `None` when it must not go out.
+fn prepare(exchange: &mut Exchange, begun: &Begun) -> Option<(AttemptTraits, Rendering)> {
+    let (backend, _) = exchange.backend(begun.backend)?;
+    // A key must not go to a cluster that the route confused with another.
+    if host::property(CLUSTER_NAME)? != backend.cluster.as_bytes() {
+        let name = &backend.name;
+        host::log(
+            host::Level::Error,
+            &format!("spillway: the route sent backend {name} to a cluster that is not its own"),
+        );
+        return None;
+    }
+    let traits = AttemptTraits {
+        owns_credential: !matches!(backend.credential, Credential::Passthrough),
+        owns_deployment: !exchange.asked.model.is_empty(),
+        owns_path: exchange.asked.call.is_common_path()
+            && (backend.api_version.is_some() || exchange.asked.call.api_version.is_none()),
+        provisioned: backend.provisioned.is_some(),
+        names_stored_object: exchange.asked.names_stored_object(),
+    };
+    let rendering = exchange.rendering(backend);
+    rewrite(exchange, begun, &rendering)?;
+    Some((traits, rendering))
+}
+
 /// Makes the request headers those of the attempt's backend, starting from what the client sent and
 /// not from what another attempt left.
-fn rewrite(exchange: &mut Exchange, begun: &Begun, path: String, splices: &Splices) -> Option<()> {
+fn rewrite(exchange: &mut Exchange, begun: &Begun, rendering: &Rendering) -> Option<()> {
     let (backend, _) = exchange.backend(begun.backend)?;
     let host_name = backend.host.clone();
     let credentials = credentials(exchange, backend);
-    host::set_header(Map::RequestHeaders, ":path", path).ok()?;
+    host::set_header(Map::RequestHeaders, ":path", &rendering.path).ok()?;
     host::set_header(Map::RequestHeaders, ":authority", host_name).ok()?;
     for name in std::mem::take(&mut exchange.sent.credentials) {
         host::remove_header(Map::RequestHeaders, name).ok()?;
@@ -86,8 +94,8 @@ fn rewrite(exchange: &mut Exchange, begun: &Begun, path: String, splices: &Splic
         host::set_header(Map::RequestHeaders, name, value).ok()?;
         exchange.sent.credentials.push(name);
     }
-    let length =
-        exchange.asked.content_length.map(|length| length.saturating_add_signed(splices.delta()));
+    let delta = rendering.splices.delta();
+    let length = exchange.asked.content_length.map(|length| length.saturating_add_signed(delta));
     let sent = exchange.sent.content_length.or(exchange.asked.content_length);
     if let Some(length) = length
         && Some(length) != sent

@@ -38,16 +38,18 @@ pub(crate) fn reserve(
     now: Timestamp,
 ) -> Result<Option<Reservation>, Timestamp> {
     let Some(BudgetPlan { key, settings }) = &plan.budget else { return Ok(None) };
-    let reserved = shared::update(key, |bytes| {
+    let mut is_unusable = false;
+    let reserved = shared::count(key, |bytes| {
+        is_unusable = bytes.is_some_and(budget::is_unusable);
         match budget::reserve(bytes, settings, estimate, ceiling_permille, now) {
             Verdict::Granted { bytes, reservation } => (Some(bytes), Ok(Some(reservation))),
             Verdict::Denied { until, bytes } => (bytes, Err(until)),
         }
     });
-    reserved.unwrap_or_else(|_| {
+    if reserved.is_err() || is_unusable {
         host::increment(metrics.unbudgeted, 1);
-        Ok(None)
-    })
+    }
+    reserved.unwrap_or(Ok(None))
 }
 
 /// Concludes what an attempt reserved.
@@ -60,7 +62,7 @@ pub(crate) fn conclude(
 ) {
     let Some(BudgetPlan { key, settings }) = &plan.budget else { return };
     let concluded = reservation.conclude(ending, settings, now, |change| {
-        shared::update(key, |bytes| (Some(change(bytes)), ()))
+        shared::count(key, |bytes| (Some(change(bytes)), ()))
     });
     if concluded.is_err() {
         host::increment(metrics.lost_updates, 1);

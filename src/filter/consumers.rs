@@ -4,6 +4,7 @@
 //! not listed by name shares the default's numbers but not its counts: each name has one of a fixed
 //! number of records, because the number of keys in shared data must not grow with the callers.
 
+use super::metrics::PoolMetrics;
 use super::{host, shared};
 use crate::config::Consumers;
 use crate::openai::reply::{self, Reply};
@@ -89,6 +90,7 @@ impl ConsumersPlan {
         &self,
         name: &str,
         estimate: Estimate,
+        metrics: &PoolMetrics,
         now: Timestamp,
     ) -> Result<Admitted, (Reply, Vec<(String, String)>)> {
         let Some(record) = self.record(name) else { return Ok(Admitted::unlimited(estimate)) };
@@ -100,7 +102,9 @@ impl ConsumersPlan {
         if !is_limited(&record.settings) {
             return Ok(admitted);
         }
-        let admission = shared::update(&record.key, |bytes| {
+        let mut is_unusable = false;
+        let admission = shared::count(&record.key, |bytes| {
+            is_unusable = bytes.is_some_and(consumer::is_unusable);
             match consumer::admit(bytes, &record.settings, estimate, now) {
                 Admission::Granted { bytes, reservation, remaining } => {
                     (Some(bytes), Ok((reservation, remaining)))
@@ -115,6 +119,9 @@ impl ConsumersPlan {
                 }
             }
         });
+        if admission.is_err() || is_unusable {
+            host::increment(metrics.unbudgeted, 1);
+        }
         match admission {
             Ok(Ok((reservation, remaining))) => {
                 admitted.held = Some((record.clone(), reservation));
@@ -162,7 +169,7 @@ impl Admitted {
     pub(crate) fn conclude(&mut self, usage: Option<Usage>, now: Timestamp) {
         let Some((record, reservation)) = self.held.take() else { return };
         let concluded = reservation.conclude(usage, &record.settings, now, |change| {
-            shared::update(&record.key, |bytes| (Some(change(bytes)), ()))
+            shared::count(&record.key, |bytes| (Some(change(bytes)), ()))
         });
         if concluded.is_err() {
             host::log(host::Level::Warn, "spillway: a consumer's tokens could not be settled");

@@ -66,6 +66,8 @@ pub(crate) struct Exchange {
     end: End,
     /// Whether an answer is on its way to the client.
     is_flowing: bool,
+    /// Whether the request is over, for the client as for the gateway.
+    is_closed: bool,
 }
 
 /// What makes a request fit a backend.
@@ -134,6 +136,7 @@ impl Exchange {
             consumer,
             end: End::Open,
             is_flowing: false,
+            is_closed: false,
         }
     }
 
@@ -170,6 +173,15 @@ impl Exchange {
             deposits.count(now);
         }
         Some(Begun { backend: choice.backend, at: now, ticket, record, reservation })
+    }
+
+    /// An attempt that began cannot be sent: gives back what it holds of its backend.
+    pub(crate) fn abandon(&mut self, begun: &Begun, now: Timestamp) {
+        let held = &begun.reservation;
+        records::conclude(&self.plan, self.pool, begun.backend, held, Spent::Released, now);
+        if begun.ticket.probe {
+            records::release_probe(&self.plan, self.pool, begun, now);
+        }
     }
 
     /// What makes the request fit `backend`.
@@ -318,12 +330,18 @@ impl Exchange {
     /// The request is over. What was planned and not sent is given back; what is still on its way
     /// concludes by itself.
     pub(crate) fn close(&mut self, now: Timestamp) {
+        self.is_closed = true;
         if let Some(planned) = self.planned.take() {
             planned.give_back(&self.plan, self.pool, now);
         }
         if !self.is_flowing {
             self.consumer.conclude(None, now);
         }
+    }
+
+    /// Whether the request is over, so that nothing that was planned now would be sent or given back.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed
     }
 
     /// What the response says of the consumer's tokens.

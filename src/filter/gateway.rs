@@ -218,15 +218,13 @@ impl Gateway {
         let consumers = self.plan.consumers.as_ref();
         let name = consumers.and_then(|consumers| headers.get(&consumers.header));
         let name = String::from_utf8_lossy(name.unwrap_or_default());
-        if let Some((pool, pool_plan)) = self.plan.pool(pool)
-            && self.plan.is_metered(pool_plan)
-        {
+        let unlimited = Admitted::unlimited(estimate);
+        let Some((pool, pool_plan)) = self.plan.pool(pool) else { return Ok(unlimited) };
+        if self.plan.is_metered(pool_plan) {
             publish::request(&pool.name, &name);
         }
-        match consumers {
-            Some(consumers) => consumers.admit(&name, estimate, now),
-            None => Ok(Admitted::unlimited(estimate)),
-        }
+        let Some(consumers) = consumers else { return Ok(unlimited) };
+        consumers.admit(&name, estimate, &pool_plan.metrics, now)
     }
 
     /// What keeps this request with related ones, as a number.

@@ -66,7 +66,7 @@ pub(crate) struct PoolMetrics {
     pub(crate) limited: Metric,
     /// Changes of shared records that were given up after too many lost races.
     pub(crate) lost_updates: Metric,
-    /// Attempts without a reservation, because the record of the backend's budget was unusable.
+    /// Admissions for which the record of a backend's or consumer's tokens could not be used.
     pub(crate) unbudgeted: Metric,
 }
 

@@ -170,6 +170,11 @@ pub fn reserve(
     Verdict::Granted { bytes: record.encode(), reservation }
 }
 
+/// Whether a record was damaged, or written by another version. An empty one is new.
+pub fn is_unusable(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && Record::read(bytes).is_none()
+}
+
 /// Corrects the level of provisioned throughput by the utilization that the response to the request
 /// of `reservation` states, in thousandths; it may exceed 1000. `None`: nothing worth writing.
 pub fn utilization(

@@ -202,6 +202,11 @@ pub fn admit(
     }
 }
 
+/// Whether a record was damaged, or written by another version. An empty one is new.
+pub fn is_unusable(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && Record::read(bytes).is_none()
+}
+
 /// What a consumer has left in its record now.
 pub fn remaining(bytes: Option<&[u8]>, settings: &ConsumerSettings, now: Timestamp) -> Remaining {
     Record::decode(bytes).at(settings, now).remaining(settings)

@@ -41,5 +41,48 @@ fn host_calls_are_bounded() {
     });
 }
 
+/// With budgets: two reads and two writes more for the backend's record, which is reserved in and
+/// settled, the same for the consumer's, and what is published for access logs. Each part of a stream
+/// is read once, and only the part with the usage is edited.
+#[test]
+fn host_calls_with_budgets_are_bounded() {
+    let process = Process::new("costs of budgets");
+    let limits = r#""limits": {"tokens_per_minute": 1000000}, "#;
+    let settings = TWO_TIERS
+        .replace("\"on\"", "\"off\"")
+        .replace(r#""priority""#, &format!(r#"{limits}"priority""#));
+    let consumers = settings.replacen(
+        '{',
+        r#"{"consumers": {"header": "x-consumer", "default": {"tokens_per_minute": 1000000}}, "#,
+        1,
+    );
+    for (name, settings, plain_max, failover_max) in
+        [("budgets", &settings, 38, 64), ("consumers, too", &consumers, 42, 68)]
+    {
+        worker(&process, settings, |envoy| {
+            let streamed = || {
+                Request::chat().body(
+                    r#"{"messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":9}"#,
+                )
+            };
+            envoy.ask(Request::chat());
+            let plain = calls(envoy, |envoy| drop(envoy.ask(Request::chat())));
+            process.script("a", [stream(10), stream(110)]);
+            let short = calls(envoy, |envoy| drop(envoy.ask(streamed())));
+            let long = calls(envoy, |envoy| drop(envoy.ask(streamed())));
+            let chunks = long - short;
+            process.script("a", [Script::throttled(300)]);
+            let failover = calls(envoy, |envoy| drop(envoy.ask(Request::chat())));
+            println!(
+                "{name}: plain {plain}, failover {failover}, 100 chunks {chunks}, stream of 10 {short}"
+            );
+            assert!(plain <= plain_max, "{name}: {plain}");
+            assert!(failover <= failover_max, "{name}: {failover}");
+            assert!(chunks <= 100, "{name}: {chunks} for 100 chunks");
+            envoy.pass(1_000);
+        });
+    }
+}
+
 const PLAIN_MAX: u32 = 25;
 const FAILOVER_MAX: u32 = 47;

@@ -20,8 +20,10 @@ mod envoy;
 mod host;
 
 mod any_order;
+mod budgets;
 mod configuring;
 mod costs;
+mod estimates;
 mod failover;
 mod hostile;
 mod leaks;
@@ -29,4 +31,5 @@ mod random;
 mod records;
 mod refusals;
 mod streams;
+mod usage;
 mod workers;

@@ -138,6 +138,20 @@ impl Envoy {
         self.streams.get(&id).is_some_and(|stream| !stream.is_done())
     }
 
+    /// Lets the next thing happen that is due now; whether there was one.
+    pub(crate) fn step(&mut self) -> bool {
+        let due =
+            self.events.first_entry().filter(|next| next.key().0 <= self.process.monotonic_ms());
+        let Some((stream, attempt, event)) = due.map(|next| next.remove()) else { return false };
+        self.receive(stream, attempt, event);
+        true
+    }
+
+    /// How many parts of a body the last attempt of a request brought.
+    pub(crate) fn chunks(&self, id: u32) -> usize {
+        self.streams[&id].chunks
+    }
+
     /// Lets time pass until nothing more happens.
     pub(crate) fn run(&mut self) {
         self.run_until(u64::MAX);

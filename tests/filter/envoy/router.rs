@@ -30,6 +30,8 @@ pub(crate) struct Stream {
     is_response_held: bool,
     is_response_complete: bool,
     has_response: bool,
+    /// How many parts of a body the last attempt brought.
+    pub(super) chunks: usize,
 }
 
 impl Stream {
@@ -52,6 +54,7 @@ impl Stream {
             is_response_held: false,
             is_response_complete: false,
             has_response: false,
+            chunks: 0,
         }
     }
 
@@ -173,6 +176,7 @@ impl Envoy {
         stream.sent.clear();
         stream.held_response.clear();
         stream.is_response_held = false;
+        stream.chunks = 0;
         let (count, body) = (stream.headers.len(), stream.replay.clone());
         let end = stream.is_request_complete && body.is_empty();
         with(|state| state.contexts.insert(attempt, filter));
@@ -298,6 +302,7 @@ impl Envoy {
 
     fn response_chunk(&mut self, id: u32, attempt: u32, bytes: Vec<u8>, end: bool) {
         let stream = self.stream(id);
+        stream.chunks += 1;
         stream.is_response_complete = end;
         let mut shown = std::mem::take(&mut stream.held_response);
         shown.extend(bytes);
@@ -442,6 +447,11 @@ impl Envoy {
             let flags = DOWNSTREAM_DISCONNECT.to_le_bytes().to_vec();
             change(context, |it| it.properties.insert("response\0flags".to_owned(), flags));
         }
+        self.end(id);
+    }
+
+    /// The connection manager ends a request by itself: again the gateway hears of it first.
+    pub(crate) fn end(&mut self, id: u32) {
         self.end_gateway(id, End::Cancelled);
         self.end_attempt(id);
     }

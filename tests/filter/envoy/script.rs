@@ -109,6 +109,12 @@ impl Script {
         Self { chunks: Vec::new(), ..self }
     }
 
+    /// One more chunk of the body.
+    pub(crate) fn chunk(mut self, bytes: &[u8]) -> Self {
+        self.chunks.push(bytes.to_vec());
+        self
+    }
+
     /// The connection breaks after the last chunk.
     pub(crate) fn then_reset(self) -> Self {
         Self { ending: Ending::Reset, ..self }

@@ -219,9 +219,14 @@ unsafe extern "C" fn proxy_get_shared_data(
     // SAFETY: the contract of this file.
     let key = unsafe { text(key, key_size) };
     call("get_shared_data", |state| {
-        let (value, current) = state.process.shared().read(key).ok_or(NOT_FOUND)?;
+        let mut shared = state.process.shared();
+        let (value, current) = shared.read(key).ok_or(NOT_FOUND)?;
         // Another worker may come between this and the write; on few cores it seldom would.
-        std::thread::yield_now();
+        let yields = shared.is_time_to_yield();
+        drop(shared);
+        if yields {
+            std::thread::yield_now();
+        }
         // SAFETY: the contract of this file.
         unsafe {
             *version = current;

@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 
+/// Sees every write: the key, the record before it and after it.
+pub(crate) type Watch = Box<dyn FnMut(&str, Option<&[u8]>, &[u8]) + Send>;
+
 /// What all workers of a process share.
 #[derive(Default)]
 pub(crate) struct SharedData {
@@ -13,6 +16,10 @@ pub(crate) struct SharedData {
     /// Writes that were refused because of another worker's.
     pub(crate) lost_races: u64,
     pub(crate) writes: u64,
+    pub(crate) watch: Option<Watch>,
+    /// So many reads pass before one lets another worker run; on a busy machine that takes long.
+    pub(crate) reads_between_yields: u32,
+    reads: u32,
 }
 
 impl SharedData {
@@ -36,8 +43,21 @@ impl SharedData {
         }
         self.version += 1;
         self.writes += 1;
+        if let Some(watch) = &mut self.watch {
+            watch(key, self.records.get(key).map(|(record, _)| record.as_slice()), value);
+        }
         self.records.insert(key.to_owned(), (value.to_vec(), self.version));
         true
+    }
+
+    /// Whether another worker is to run now.
+    pub(crate) fn is_time_to_yield(&mut self) -> bool {
+        self.reads += 1;
+        let yields = self.reads > self.reads_between_yields;
+        if yields {
+            self.reads = 0;
+        }
+        yields
     }
 
     pub(crate) fn keys(&self) -> Vec<String> {

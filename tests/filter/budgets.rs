@@ -1,0 +1,748 @@
+//! Whatever workers, backends, clients and clocks do: every budget is what a list of all that was
+//! used says it is.
+//!
+//! The list is the reference. An entry is what one request used, known from the script that its last
+//! backend followed and from how much of it came before the client left; and the second in which it
+//! was reserved. A record is right when it has the sum of the entries of its last sixty seconds. The
+//! workers agree on when the clock moves, so within a round it stands still and their order does not
+//! matter.
+
+use crate::envoy::{Envoy, Request, Script, worker};
+use crate::host::{Process, Seen};
+use crate::random::Random;
+use crate::usage::first_estimate;
+use spillway::policy::budget::{self, BudgetSettings, ProvisionedSettings};
+use spillway::policy::consumer::{self, ConsumerSettings, Period, Quota, unlisted_slot};
+use spillway::policy::estimate::{Estimate, Usage};
+use spillway::policy::records::{budget_key, consumer_key, consumer_slot_key};
+use spillway::policy::time::Timestamp;
+use std::collections::{BTreeMap, HashMap};
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard};
+
+const WORKERS: u64 = 8;
+const EPOCHS: u64 = 125;
+const ROUNDS: u64 = 10;
+const REQUESTS_PER_ROUND: u64 = 10;
+
+/// What the backends `b` and `c`, listed consumers and the others may take in a minute.
+const LIMITS: [(&str, u64); 3] = [("b", 120_000), ("c", 100_000), ("consumer", 150_000)];
+const BURST_TOKENS: u64 = 60_000;
+const OUTPUT_WEIGHT: u64 = 3;
+
+const SETTINGS: &str = r#"{
+    "pools": [
+        {"name": "gpt", "backends": [
+            {"name": "a", "host": "a.example", "priority": 1, "provisioned": {"ptus": 100,
+                "input_tokens_per_minute_per_ptu": 12000, "output_token_weight": 3, "burst_tokens": 60000}},
+            {"name": "b", "host": "b.example", "priority": 2, "limits": {"tokens_per_minute": 120000}},
+            {"name": "d", "host": "d.example", "priority": 3}],
+         "circuit_breaker": {"rules": []},
+         "failover": {"retry_budget": {"percent": 100, "min_per_second": 10000}}},
+        {"name": "mini", "backends": [
+            {"name": "c", "host": "c.example",
+                "limits": {"tokens_per_minute": 100000, "requests_per_minute": 720}}],
+         "circuit_breaker": {"rules": []},
+         "failover": {"max_wait": "50ms", "retry_budget": {"percent": 100, "min_per_second": 10000}}}],
+    "consumers": {
+        "header": "x-consumer",
+        "default": {"tokens_per_minute": 150000},
+        "by_name": {
+            "minute": {"tokens_per_minute": 150000},
+            "quota": {"quota": {"tokens": 1000000000000, "period": "month"}},
+            "free": {}}}}"#;
+const CONSUMERS: [&str; 6] = ["minute", "quota", "free", "free", "who", "anyone"];
+
+/// Sixty times what a token has: then the thousandths of a bucket of one token count exactly.
+const EXACT: ProvisionedSettings = ProvisionedSettings {
+    tokens_per_minute: NonZeroU64::MIN,
+    burst_tokens: 1,
+    output_token_weight_permille: 1_000 * OUTPUT_WEIGHT as u32,
+};
+
+fn limit(name: &str) -> u64 {
+    LIMITS.iter().find(|(known, _)| *known == name).map_or(u64::MAX, |(_, limit)| *limit)
+}
+
+/// What a backend does with an attempt.
+#[derive(Clone, Copy, Debug)]
+enum Does {
+    /// A whole answer in two parts; the second one has the usage, if it is stated.
+    Json { usage: Option<Usage> },
+    /// So many events with content and then the usage, if it is stated.
+    Stream { events: usize, usage: Option<Usage>, ends: Ends },
+    /// Nothing reaches the client.
+    Fails(Failure),
+    /// The client's own fault.
+    Refuses,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ends {
+    Well,
+    Broken,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Failure {
+    Throttled,
+    Status,
+    NoConnection,
+    Reset,
+    EmptyStream,
+    Silence,
+}
+
+fn usage_text(usage: Usage) -> String {
+    let Usage { prompt_tokens, cached_tokens, completion_tokens } = usage;
+    format!(
+        r#"{{"prompt_tokens":{prompt_tokens},"completion_tokens":{completion_tokens},"prompt_tokens_details":{{"cached_tokens":{cached_tokens}}}}}"#
+    )
+}
+
+impl Does {
+    fn random(random: &mut Random, estimate: Estimate, era: Era, cluster: &str) -> Self {
+        let factor = if era == Era::Lying { 3 } else { 1 };
+        let mut up_to = |tokens: u64| random.next() % (factor * tokens + 1);
+        let (prompt_tokens, completion_tokens) =
+            (up_to(estimate.prompt_tokens), up_to(estimate.completion_tokens.min(2_000)));
+        let cached_tokens = up_to(prompt_tokens).min(prompt_tokens);
+        let usage = Usage { prompt_tokens, cached_tokens, completion_tokens };
+        let usage = (random.below(3) > 0).then_some(usage);
+        // What a 429 does to the level of a bucket depends on the order of requests.
+        let first = if cluster == "a" && era != Era::Steps { 1 } else { 0 };
+        match random.below(100) {
+            0..30 => Self::Json { usage },
+            30..78 => {
+                let ends = random.pick(&[Ends::Well, Ends::Well, Ends::Broken, Ends::Never]);
+                Self::Stream { events: 1 + random.below(6), usage, ends }
+            }
+            78..82 => Self::Refuses,
+            number => Self::Fails(match (number, first) {
+                (82, 0) => Failure::Throttled,
+                (83..88, _) => Failure::Status,
+                (88..91, _) => Failure::NoConnection,
+                (91..94, _) => Failure::Reset,
+                (94..97, _) => Failure::Silence,
+                _ => Failure::EmptyStream,
+            }),
+        }
+    }
+
+    fn script(self) -> Script {
+        match self {
+            Self::Json { usage } => {
+                let usage = usage.map_or_else(|| "null".to_owned(), usage_text);
+                let script = Script::ok().body(r#"{"choices":[{"message":{"content":"a"}}],"#);
+                script.chunk(format!(r#""usage":{usage}}}"#).as_bytes())
+            }
+            Self::Stream { events, usage, ends } => {
+                const EVENT: &[u8] = b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+                let mut script =
+                    (0..events).fold(Script::events(&[]), |script, _| script.chunk(EVENT));
+                if let Some(usage) = usage {
+                    let usage = usage_text(usage);
+                    let event = format!("data: {{\"choices\":[],\"usage\":{usage}}}\n\n");
+                    script = script.chunk(event.as_bytes());
+                }
+                match ends {
+                    Ends::Well => script.chunk(b"data: [DONE]\n\n"),
+                    Ends::Broken => script.then_reset(),
+                    Ends::Never => script.then_stall(),
+                }
+            }
+            Self::Fails(Failure::Throttled) => Script::throttled(1),
+            Self::Fails(Failure::Status) => Script::status(500),
+            Self::Fails(Failure::NoConnection) => Script::connect_failure(),
+            Self::Fails(Failure::Reset) => Script::reset(),
+            Self::Fails(Failure::EmptyStream) => Script::events(&[]).then_reset(),
+            Self::Fails(Failure::Silence) => Script::silence(),
+            Self::Refuses => Script::status(400),
+        }
+    }
+
+    /// What it took when so many parts of it came: what was stated, or else the best guess.
+    fn used(self, estimate: Estimate, parts: usize) -> Usage {
+        match self {
+            Self::Json { usage: Some(usage) } if parts == 2 => usage,
+            Self::Json { .. } => estimate.into(),
+            Self::Stream { events, usage: Some(usage), .. } if parts > events => usage,
+            Self::Stream { events, .. } => {
+                Usage { completion_tokens: parts.min(events) as u64, ..Usage::from(estimate) }
+            }
+            Self::Fails(_) | Self::Refuses => Usage::default(),
+        }
+    }
+}
+
+/// What the time of an epoch is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Era {
+    /// The clock stands, and nobody uses more than was expected.
+    Honest,
+    /// The clock stands.
+    Lying,
+    /// The clock goes, and is set.
+    Steps,
+}
+
+impl Era {
+    fn of(epoch: u64) -> Self {
+        [Self::Honest, Self::Lying, Self::Honest, Self::Steps][usize::try_from(epoch % 4).unwrap()]
+    }
+}
+
+/// The seconds of a record, as they count for it.
+#[derive(Clone, Copy, Default)]
+struct Seconds {
+    second: u64,
+    /// Of the current one.
+    number: u64,
+}
+
+impl Seconds {
+    /// Ahead is time that passed; back is none at all; a second back is nothing.
+    fn at(mut self, now_ms: u64) -> Self {
+        let second = now_ms / 1_000;
+        self.number += second.saturating_sub(self.second);
+        if second > self.second || self.second - second > 1 {
+            self.second = second;
+        }
+        self
+    }
+}
+
+/// An attempt that a backend received.
+struct Made {
+    cluster: String,
+    does: Does,
+    /// The second in which it was reserved.
+    number: u64,
+}
+
+/// What one request used of one record.
+#[derive(Clone, Copy)]
+struct Entry {
+    number: u64,
+    usage: Usage,
+}
+
+/// The reference.
+#[derive(Default)]
+struct Books {
+    seconds: HashMap<String, Seconds>,
+    entries: BTreeMap<String, Vec<Entry>>,
+    made: HashMap<u64, Vec<Made>>,
+    failures: Vec<String>,
+}
+
+impl Books {
+    fn number(&self, key: &str) -> u64 {
+        self.seconds.get(key).map_or(0, |seconds| seconds.number)
+    }
+
+    fn enter(&mut self, key: String, number: u64, usage: Usage) {
+        self.entries.entry(key).or_default().push(Entry { number, usage });
+    }
+
+    /// The entries of the last minute of a record.
+    fn minute(&self, key: &str, now_ms: u64) -> impl Iterator<Item = Usage> {
+        let number = self.seconds.get(key).copied().unwrap_or_default().at(now_ms).number;
+        let entries = self.entries.get(key).into_iter().flatten();
+        entries.filter(move |entry| number - entry.number < 60).map(|entry| entry.usage)
+    }
+
+    fn forget(&mut self) {
+        self.entries.clear();
+    }
+}
+
+/// A request and what it is expected to use.
+struct Kind {
+    request: Request,
+    estimate: Estimate,
+}
+
+/// An image and a maximum: then nothing is learned, and every worker expects the same.
+fn kinds() -> Vec<Kind> {
+    let mut all = Vec::new();
+    for max in [100_000, 20, 100, 600] {
+        for (model, stream) in [("gpt", true), ("gpt", false), ("gpt", true), ("mini", true)] {
+            let body = format!(
+                r#"{{"messages":[{{"role":"user","content":[{{"type":"text","text":"hi"}},
+                {{"type":"image_url","image_url":{{"url":"data:image/png;base64,AAAA"}}}}]}}],
+                "max_tokens":{max},"stream":{stream}}}"#
+            );
+            let path =
+                format!("/openai/deployments/{model}/chat/completions?api-version=2024-10-21");
+            let request = Request::new("POST", &path).body(&body);
+            all.push(Kind { estimate: first_estimate(&request), request });
+        }
+    }
+    all
+}
+
+/// All that the workers share beside the process.
+struct World {
+    process: Arc<Process>,
+    seed: u64,
+    kinds: Vec<Kind>,
+    books: Mutex<Books>,
+    is_honest: AtomicBool,
+}
+
+fn minute_settings() -> BudgetSettings {
+    BudgetSettings { tokens_per_minute: Some(NonZeroU32::MAX), ..BudgetSettings::default() }
+}
+
+/// The tokens in the minute of a backend's record.
+fn minute_tokens(record: Option<&[u8]>, now_ms: u64) -> u64 {
+    let now = Timestamp::from_ms(now_ms);
+    u64::from(u32::MAX) - budget::remaining_tokens(record, &minute_settings(), now).unwrap()
+}
+
+/// The thousandths of tokens in the bucket of a backend's record.
+fn bucket_permille(record: Option<&[u8]>, now_ms: u64) -> u64 {
+    let settings = BudgetSettings { provisioned: Some(EXACT), ..BudgetSettings::default() };
+    budget::provisioned_permille(record, &settings, Timestamp::from_ms(now_ms)).unwrap()
+}
+
+/// The tokens in the minute and in the quota of a consumer's record.
+fn consumer_tokens(record: Option<&[u8]>, now_ms: u64) -> (u64, u64) {
+    let quota = Quota { tokens: NonZeroU64::MAX, period: Period::Month };
+    let settings = ConsumerSettings {
+        tokens_per_minute: Some(NonZeroU32::MAX),
+        quota: Some(quota),
+        ..ConsumerSettings::default()
+    };
+    let left = consumer::remaining(record, &settings, Timestamp::from_ms(now_ms));
+    (u64::from(u32::MAX) - left.tokens_per_minute.unwrap(), u64::MAX - left.quota.unwrap())
+}
+
+fn key_of_consumer(name: &str) -> String {
+    match name {
+        "minute" | "quota" | "free" => consumer_key(name),
+        other => consumer_slot_key(unlisted_slot(other)),
+    }
+}
+
+impl World {
+    fn new(seed: u64) -> Arc<Self> {
+        let world = Arc::new(Self {
+            process: Process::new(&format!("random operations, seed {seed}")),
+            seed,
+            kinds: kinds(),
+            books: Mutex::default(),
+            is_honest: AtomicBool::new(true),
+        });
+        let (watching, responding) = (Arc::downgrade(&world), Arc::downgrade(&world));
+        world.process.shared().watch = Some(Box::new(move |key, old, new| {
+            if let Some(world) = watching.upgrade() {
+                world.see_write(key, old, new);
+            }
+        }));
+        world.process.respond(move |seen| {
+            responding.upgrade().map_or_else(Script::ok, |world| world.answer(seen))
+        });
+        world
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap()
+    }
+
+    fn fail(&self, what: String) {
+        self.books().failures.push(what);
+    }
+
+    /// Checks that no reservation goes beyond a limit. When nobody uses more than expected, only
+    /// reservations make a count grow.
+    fn see_write(&self, key: &str, old: Option<&[u8]>, new: &[u8]) {
+        let now_ms = self.process.wall_ms();
+        let is_budget = key.starts_with("spillway/budget/");
+        if new.is_empty() || !is_budget && !key.starts_with("spillway/consumer") {
+            return;
+        }
+        let mut books = self.books();
+        let seconds = books.seconds.entry(key.to_owned()).or_default();
+        *seconds = seconds.at(now_ms);
+        if !self.is_honest.load(Ordering::SeqCst) {
+            return;
+        }
+        if is_budget {
+            let name = key.rsplit('/').next().unwrap_or_default();
+            let tokens = minute_tokens(Some(new), now_ms);
+            if tokens > limit(name) {
+                books.failures.push(format!("{key} has {tokens}"));
+            }
+            let before = bucket_permille(old, now_ms);
+            if before >= BURST_TOKENS * 1_000 && bucket_permille(Some(new), now_ms) > before {
+                books.failures.push(format!("{key} was full and was filled"));
+            }
+        } else if !key.ends_with("/quota") {
+            let (tokens, _) = consumer_tokens(Some(new), now_ms);
+            if tokens > limit("consumer") {
+                books.failures.push(format!("{key} has {tokens}"));
+            }
+        }
+    }
+
+    /// What a backend does follows from the request and the backend, not from who came first.
+    fn answer(&self, seen: &Seen) -> Script {
+        let number =
+            |name: &str| seen.header(name).and_then(|text| text.parse::<u64>().ok()).unwrap();
+        let (id, epoch) = (number("x-id"), number("x-epoch"));
+        let kind = &self.kinds[usize::try_from(number("x-kind")).unwrap()];
+        let salt = u64::from(seen.cluster.as_bytes()[0]) << 40;
+        let mut random = Random::new(self.seed ^ id ^ salt);
+        let era = Era::of(epoch);
+        let does = Does::random(&mut random, kind.estimate, era, &seen.cluster);
+        let mut books = self.books();
+        let number = books.number(&budget_key(&seen.cluster));
+        books.made.entry(id).or_default().push(Made {
+            cluster: seen.cluster.clone(),
+            does,
+            number,
+        });
+        let script = does.script();
+        if era == Era::Steps {
+            script.after_ms(random.pick(&[0, 0, 1, 700])).every_ms(random.pick(&[0, 0, 1, 9_000]))
+        } else {
+            script
+        }
+    }
+}
+
+/// A request on its way.
+struct Flight {
+    stream: u32,
+    id: u64,
+    kind: usize,
+    consumer: &'static str,
+    /// The second in which its consumer's tokens were reserved.
+    number: u64,
+}
+
+/// One worker's requests.
+struct Traffic<'w> {
+    world: &'w World,
+    random: Random,
+    last_id: u64,
+    flights: Vec<Flight>,
+}
+
+impl Traffic<'_> {
+    fn send(&mut self, envoy: &mut Envoy, epoch: u64) {
+        // The first four are larger than any limit.
+        let first = if Era::of(epoch) == Era::Honest { 4 } else { 0 };
+        let kind = first + self.random.below(self.world.kinds.len() - first);
+        let consumer = self.random.pick(&CONSUMERS);
+        self.last_id += 1;
+        let id = self.last_id;
+        let request = self.world.kinds[kind].request.clone();
+        let request = request
+            .header("x-id", &id.to_string())
+            .header("x-epoch", &epoch.to_string())
+            .header("x-kind", &kind.to_string())
+            .header("x-consumer", consumer);
+        let stream = envoy.send(request);
+        let number = self.world.books().number(&key_of_consumer(consumer));
+        self.flights.push(Flight { stream, id, kind, consumer, number });
+    }
+
+    /// Sends requests, lets things happen and lets clients leave.
+    fn round(&mut self, envoy: &mut Envoy, epoch: u64) {
+        for _ in 0..REQUESTS_PER_ROUND {
+            self.send(envoy, epoch);
+            for _ in 0..self.random.below(12) {
+                envoy.step();
+                if self.random.below(10) == 0 {
+                    self.world.process.shared().conflicts = 1 + self.random.next() as u32 % 3;
+                }
+            }
+            if self.random.below(6) == 0 {
+                let victim = self.random.below(self.flights.len());
+                envoy.cancel(self.flights[victim].stream);
+            }
+            self.land(envoy);
+        }
+        if Era::of(epoch) == Era::Steps {
+            envoy.pass(0);
+            self.land(envoy);
+        }
+    }
+
+    /// Notes what the requests used that ended.
+    fn land(&mut self, envoy: &mut Envoy) {
+        let (landed, flying) =
+            std::mem::take(&mut self.flights).into_iter().partition(|it| !envoy.is_open(it.stream));
+        self.flights = flying;
+        for flight in Vec::<Flight>::into_iter(landed) {
+            let parts = envoy.chunks(flight.stream);
+            let status = envoy.take(flight.stream).status();
+            let mut books = self.world.books();
+            let last = books.made.remove(&flight.id).and_then(|mut made| made.pop());
+            // Without this status nothing of a backend's answer reached the client.
+            let Some(last) = last.filter(|_| status == 200) else { continue };
+            let usage = last.does.used(self.world.kinds[flight.kind].estimate, parts);
+            books.enter(budget_key(&last.cluster), last.number, usage);
+            books.enter(key_of_consumer(flight.consumer), flight.number, usage);
+        }
+    }
+
+    fn end(&mut self, envoy: &mut Envoy) {
+        while envoy.step() {}
+        self.land(envoy);
+        for flight in &self.flights {
+            envoy.cancel(flight.stream);
+        }
+        self.land(envoy);
+    }
+}
+
+impl World {
+    /// Compares all records with the books, when everything has ended.
+    fn audit(&self, epoch: u64, quota_before: u64) {
+        let now_ms = self.process.wall_ms();
+        let read = |key: &str| self.process.shared().read(key).map(|(record, _)| record);
+        let mut wrong = Vec::new();
+        let books = self.books();
+        let mut compare = |key: &str, is: u64, should: u64| {
+            if is != should {
+                let era = Era::of(epoch);
+                wrong
+                    .push(format!("epoch {epoch} ({era:?}): {key} has {is}, should have {should}"));
+            }
+        };
+        for backend in ["b", "c"] {
+            let key = budget_key(backend);
+            let should = books.minute(&key, now_ms).map(Usage::total).sum();
+            compare(&key, minute_tokens(read(&key).as_deref(), now_ms), should);
+        }
+        if Era::of(epoch) != Era::Steps {
+            let key = budget_key("a");
+            let permille = |usage: Usage| {
+                let input = usage.prompt_tokens - usage.cached_tokens;
+                1_000 * (input + OUTPUT_WEIGHT * usage.completion_tokens)
+            };
+            let should = books.minute(&key, now_ms).map(permille).sum();
+            compare(&key, bucket_permille(read(&key).as_deref(), now_ms), should);
+        }
+        for name in ["minute", "who", "anyone"] {
+            let key = key_of_consumer(name);
+            let should = books.minute(&key, now_ms).map(Usage::total).sum();
+            compare(&key, consumer_tokens(read(&key).as_deref(), now_ms).0, should);
+        }
+        if Era::of(epoch) != Era::Steps {
+            let key = key_of_consumer("quota");
+            let entries = books.entries.get(&key).into_iter().flatten();
+            let should = quota_before + entries.map(|entry| entry.usage.total()).sum::<u64>();
+            compare(&key, consumer_tokens(read(&key).as_deref(), now_ms).1, should);
+        }
+        drop(books);
+        self.books().failures.extend(wrong);
+    }
+
+    /// Lets a minute pass, after which nothing may be left.
+    fn let_a_minute_pass(&self, epoch: u64) {
+        self.process.advance(61_000);
+        let now_ms = self.process.wall_ms();
+        let read = |key: &str| self.process.shared().read(key).map(|(record, _)| record);
+        let backends = ["a", "b", "c"].map(budget_key);
+        let left = backends.map(|key| minute_tokens(read(&key).as_deref(), now_ms));
+        let names = ["minute", "who", "anyone"].map(key_of_consumer);
+        let held = names.map(|key| consumer_tokens(read(&key).as_deref(), now_ms).0);
+        if (left, held) != ([0; 3], [0; 3]) {
+            self.fail(format!("epoch {epoch}: {left:?} and {held:?} stay"));
+        }
+    }
+
+    fn quota_used(&self) -> u64 {
+        let record = self.process.shared().read(&consumer_key("quota")).map(|(record, _)| record);
+        consumer_tokens(record.as_deref(), self.process.wall_ms()).1
+    }
+
+    /// Between two rounds: nobody else runs.
+    fn move_clock(&self, random: &mut Random) {
+        const HOUR_MS: i64 = 3_600_000;
+        match random.below(8) {
+            0 => self.process.advance(1),
+            1 | 2 => self.process.advance(900),
+            3 => self.process.advance(7_000),
+            4 => self.process.advance(61_000),
+            5 => self.process.step_clock(-1_000),
+            6 => self.process.step_clock(random.pick(&[5 * HOUR_MS, 30_000])),
+            _ => self.process.step_clock(random.pick(&[-5 * HOUR_MS, -30_000, -2_500])),
+        }
+    }
+}
+
+/// A worker that panicked would leave the others waiting, so what is wrong is collected.
+#[test]
+fn after_random_operations_on_all_workers_every_budget_is_exact() {
+    let seed = 20_261_120;
+    let world = World::new(seed);
+    let process = &world.process;
+    process.shared().reads_between_yields = 19;
+    let barrier = Barrier::new(usize::try_from(WORKERS).unwrap());
+    std::thread::scope(|scope| {
+        for number in 0..WORKERS {
+            let (world, barrier) = (&world, &barrier);
+            scope.spawn(move || {
+                worker(&world.process, SETTINGS, |envoy| run(world, number, envoy, barrier));
+            });
+        }
+    });
+    let books = world.books();
+    let races = process.shared().lost_races;
+    let writes = process.shared().writes;
+    let requests = WORKERS * EPOCHS * ROUNDS * REQUESTS_PER_ROUND;
+    println!(
+        "{requests} requests, {} attempts, {races} lost races in {writes} writes, \
+         {} answered by the gateway itself; {} updates lost, {} without a budget",
+        process.metric("attempts_total"),
+        process.metric("exhausted_total"),
+        process.metric("lost_updates"),
+        process.metric("unbudgeted"),
+    );
+    for outcome in ["success", "client_error", "throttled", "fault", "cancelled"] {
+        println!("{outcome}: {}", process.metric(&format!("outcome.{outcome}")));
+    }
+    let first = books.failures.iter().take(20).collect::<Vec<_>>();
+    let count = books.failures.len();
+    assert!(books.failures.is_empty(), "seed {seed}: {count} failures: {first:#?}");
+    assert_eq!(process.logged().matches("could not be settled").count(), 0, "seed {seed}");
+}
+
+fn run(world: &World, number: u64, envoy: &mut Envoy, barrier: &Barrier) {
+    let random = Random::new(world.seed + number);
+    let mut traffic = Traffic { world, random, last_id: number << 32, flights: Vec::new() };
+    let mut clock = Random::new(!world.seed);
+    for epoch in 0..EPOCHS {
+        let is_first = number == 0;
+        let era = Era::of(epoch);
+        let wall_before = world.process.wall_ms();
+        let mut quota_before = 0;
+        if is_first {
+            world.is_honest.store(era == Era::Honest, Ordering::SeqCst);
+            quota_before = world.quota_used();
+        }
+        barrier.wait();
+        for _ in 0..ROUNDS {
+            traffic.round(envoy, epoch);
+            barrier.wait();
+            if is_first && era == Era::Steps {
+                world.move_clock(&mut clock);
+            }
+            barrier.wait();
+        }
+        traffic.end(envoy);
+        barrier.wait();
+        if is_first {
+            world.audit(epoch, quota_before);
+            if era == Era::Steps {
+                // Past all that it ever was, so that the next epoch begins with nothing.
+                let behind = wall_before.saturating_sub(world.process.wall_ms());
+                world.process.step_clock(i64::try_from(behind).unwrap() + 400_000_000);
+            }
+            world.let_a_minute_pass(epoch);
+            world.books().forget();
+            world.process.take_clusters();
+        }
+        barrier.wait();
+    }
+}
+
+const CHAT: &str = "/openai/deployments/gpt/chat/completions?api-version=2024-10-21";
+
+/// What may have happened to a record.
+fn damages(record: &[u8]) -> Vec<Vec<u8>> {
+    let mut all = vec![vec![0], vec![0xff; record.len()], vec![0; record.len() * 3]];
+    all.extend((1..record.len()).step_by(13).map(|length| record[..length].to_vec()));
+    all.push([&[99], &record[1..]].concat());
+    all
+}
+
+#[test]
+fn a_damaged_record_admits_is_counted_and_mended() {
+    let process = Process::new("damaged budgets");
+    worker(&process, SETTINGS, |envoy| {
+        let ask = |envoy: &mut Envoy| {
+            envoy.ask(Request::new("POST", CHAT).body("{}").header("x-consumer", "minute"))
+        };
+        ask(envoy);
+        for key in [budget_key("a"), consumer_key("minute")] {
+            let whole = process.shared().read(&key).unwrap().0;
+            for damage in damages(&whole) {
+                let before = process.metric("unbudgeted_total");
+                process.corrupt(&key, &damage);
+                assert_eq!(ask(envoy).served_by(), "a", "{key} {damage:?}");
+                assert_eq!(process.metric("unbudgeted_total") - before, 1, "{key} {damage:?}");
+                ask(envoy);
+                assert_eq!(process.metric("unbudgeted_total") - before, 1, "it is mended");
+            }
+        }
+    });
+}
+
+/// The first write of a request is its consumer's, and that of one without a consumer its backend's.
+#[test]
+fn races_lost_beyond_the_bound_admit_and_are_counted() {
+    const BOUND: u32 = 64;
+    let without =
+        SETTINGS.replace(r#""default": {"tokens_per_minute": 150000}"#, r#""default": {}"#);
+    for (name, settings) in [("consumer", SETTINGS), ("backend", &without)] {
+        for (conflicts, counted) in [(BOUND - 1, 0), (BOUND, 1)] {
+            let process = Process::new(&format!("{conflicts} races lost, {name}"));
+            worker(&process, settings, |envoy| {
+                process.shared().conflicts = conflicts;
+                let answer = envoy.ask(Request::new("POST", CHAT).body("{}"));
+                assert_eq!((answer.status(), answer.served_by()), (200, "a".to_owned()));
+            });
+            assert_eq!(process.metric("unbudgeted_total"), counted, "{}", process.scenario);
+        }
+    }
+}
+
+#[test]
+fn a_consumer_that_is_denied_makes_no_attempt() {
+    let process = Process::new("denied");
+    let settings = SETTINGS.replace(
+        r#""quota": {"quota": {"tokens": 1000000000000"#,
+        r#""quota": {"quota": {"tokens": 1000"#,
+    );
+    worker(&process, &settings, |envoy| {
+        for (name, status) in [("minute", 429), ("quota", 403)] {
+            let large = Request::new("POST", CHAT).header("x-consumer", name);
+            let large = large.body(r#"{"messages":[],"max_tokens":150000}"#);
+            process.script("a", [Script::ok()]);
+            assert_eq!(envoy.ask(large.clone()).status(), 200, "an empty minute takes anything");
+            process.take_clusters();
+            let answer = envoy.ask(large);
+            assert_eq!(answer.status(), status, "{answer:?}");
+            assert_eq!(answer.header("x-served-by"), None);
+        }
+    });
+    assert!(process.take_clusters().is_empty());
+}
+
+#[test]
+fn names_of_consumers_do_not_make_shared_data_grow() {
+    let process = Process::new("many names");
+    worker(&process, SETTINGS, |envoy| {
+        process.respond(|_| Script::status(400));
+        let before = process.shared().keys().len();
+        for number in 0..10_000 {
+            let name = format!("consumer-{number}");
+            let request = Request::new("POST", CHAT).header("x-consumer", &name);
+            envoy.ask(request);
+            if number % 1_000 == 0 {
+                process.forget();
+            }
+        }
+        assert_eq!(process.shared().keys().len(), before);
+        println!("{before} keys before and after 10 000 names");
+    });
+}
