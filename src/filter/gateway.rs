@@ -3,6 +3,11 @@
 //! It recognises the call, takes the client's credential away, reads the body where the pool or a
 //! backend needs something out of it, chooses the first backend, and at the end finishes the
 //! response. What happens in between is the attempts' affair.
+//!
+//! What a request took is known when its answer ends, and said in headers, which go before. So where
+//! such headers are switched on, an answer of known and moderate length is held until it is complete.
+//! Envoy holds it, in a buffer of the connection: an answer of unknown length could burst it. Such
+//! answers, and event streams, go at once and say what was estimated.
 
 use super::consumers::Admitted;
 use super::exchange::{Asked, Exchange, Finish};
@@ -10,7 +15,7 @@ use super::host::{self, HeaderMap, Map};
 use super::plan::Plan;
 use super::routed::{self, Routed, send};
 use super::timers::StreamId;
-use super::{body, publish, sanitize, table};
+use super::{body, meter, publish, sanitize, table};
 use crate::config::{Affinity, operation_bit};
 use crate::openai::api::Operation;
 use crate::openai::body::{Body, BodyScanner};
@@ -30,6 +35,10 @@ use std::rc::Rc;
 /// The request header with which Envoy's router limits the time to an attempt's first byte.
 const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
 
+/// The longest answer that is held. Half of what Envoy buffers unless told otherwise (1 MiB): when
+/// that is full, it answers 500.
+const HELD_ANSWER_BYTES_MAX: u64 = 512 * 1024;
+
 /// The filter of one request.
 pub(crate) struct Gateway {
     stream: StreamId,
@@ -45,6 +54,8 @@ enum Phase {
     Reading(Box<Reading>),
     /// It has a pool, and backends are chosen for it.
     Routed(Rc<Routed>),
+    /// Its answer is held until its tokens are counted.
+    Counting(Rc<Routed>),
     /// The gateway itself answered.
     Replied,
 }
@@ -278,11 +289,11 @@ impl Gateway {
         let status = number(&headers, ":status").and_then(|status| u16::try_from(status).ok());
         match exchange.finish(status.unwrap_or(0), now) {
             Finish::Refused => {
-                routed.refused(&exchange, status.unwrap_or(500));
+                routed.refused(&mut exchange, status.unwrap_or(500), now);
                 Action::Pause
             }
             Finish::Exhausted { throttled, soonest } => {
-                routed.exhausted(&exchange, throttled, soonest, now);
+                routed.exhausted(&mut exchange, throttled, soonest, now);
                 Action::Pause
             }
             Finish::Pass { backend, soonest } => {
@@ -296,18 +307,36 @@ impl Gateway {
                 if let (Some(name), Some((backend, _))) = (&response.served_by_header, backend) {
                     let _ = host::set_header(Map::ResponseHeaders, name, &backend.name);
                 }
-                for (name, value) in routed::own_headers(&exchange) {
-                    let _ = host::set_header(Map::ResponseHeaders, &name, value);
+                exchange.charge_nothing(now);
+                set_response_headers(routed::own_headers(&exchange));
+                if exchange.awaits_tokens() && is_holdable(&headers) {
+                    Action::Pause
+                } else {
+                    Action::Continue
                 }
-                Action::Continue
             }
         }
+    }
+
+    /// The answer is about to reach the client.
+    fn respond(&mut self) -> Action {
+        let Phase::Routed(routed) = &self.phase else { return Action::Continue };
+        if routed.has_replied() {
+            return Action::Continue;
+        }
+        let action = self.finish(routed);
+        if action == Action::Pause && !routed.has_replied() {
+            self.phase = Phase::Counting(Rc::clone(routed));
+        }
+        action
     }
 }
 
 impl Context for Gateway {
     fn on_done(&mut self) -> bool {
-        if let Phase::Routed(routed) = std::mem::replace(&mut self.phase, Phase::Idle) {
+        if let Phase::Routed(routed) | Phase::Counting(routed) =
+            std::mem::replace(&mut self.phase, Phase::Idle)
+        {
             table::leave(self.stream.context);
             if let Ok(mut exchange) = routed.exchange.try_borrow_mut() {
                 exchange.close(host::now());
@@ -327,18 +356,43 @@ impl HttpContext for Gateway {
             Phase::Reading(_) => self.read(size, end_of_stream),
             Phase::Routed(routed) if routed.is_held() => Action::Pause,
             Phase::Replied => Action::Pause,
-            Phase::Routed(_) | Phase::Idle => Action::Continue,
+            Phase::Routed(_) | Phase::Counting(_) | Phase::Idle => Action::Continue,
         }
     }
 
     fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
         match &self.phase {
-            Phase::Routed(routed) if !routed.has_replied() => self.finish(routed),
+            Phase::Routed(_) => self.respond(),
             // No backend was asked, so Envoy answered: the body is too large to be read.
             Phase::Reading(_) => self.answer(&reply::refused(envoys_status())),
             _ => Action::Continue,
         }
     }
+
+    fn on_http_response_body(&mut self, _size: usize, end_of_stream: bool) -> Action {
+        let Phase::Counting(routed) = &self.phase else { return Action::Continue };
+        if !end_of_stream {
+            return Action::Pause;
+        }
+        // The attempt saw the end before.
+        if let Ok(exchange) = routed.exchange.try_borrow() {
+            set_response_headers(exchange.consumer_headers());
+        }
+        Action::Continue
+    }
+}
+
+/// A header that the host refuses to set is not worth the answer.
+fn set_response_headers(headers: Vec<(String, String)>) {
+    for (name, value) in headers {
+        let _ = host::set_header(Map::ResponseHeaders, &name, value);
+    }
+}
+
+/// Whether an answer with these headers states its tokens and can be held.
+fn is_holdable(headers: &HeaderMap) -> bool {
+    headers.get("content-type").is_some_and(meter::is_json)
+        && number(headers, "content-length").is_some_and(|length| length <= HELD_ANSWER_BYTES_MAX)
 }
 
 /// The status of an answer that Envoy made.

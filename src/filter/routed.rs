@@ -54,11 +54,11 @@ impl Routed {
                 false
             }
             Next::Stop(Stop::Exhausted(unavailable)) => {
-                self.exhausted(&exchange, unavailable.throttled, unavailable.soonest, now);
+                self.exhausted(&mut exchange, unavailable.throttled, unavailable.soonest, now);
                 false
             }
             Next::Stop(Stop::Limited) => {
-                self.exhausted(&exchange, false, Some(now), now);
+                self.exhausted(&mut exchange, false, Some(now), now);
                 false
             }
         }
@@ -75,20 +75,22 @@ impl Routed {
     }
 
     /// Answers what Envoy refused by itself.
-    pub(crate) fn refused(&self, exchange: &Exchange, status: u16) {
+    pub(crate) fn refused(&self, exchange: &mut Exchange, status: u16, now: Timestamp) {
         self.progress.set(Progress::Replied);
+        exchange.charge_nothing(now);
         send(&reply::refused(status), own_headers(exchange));
     }
 
     /// Answers that the pool is exhausted.
     pub(crate) fn exhausted(
         &self,
-        exchange: &Exchange,
+        exchange: &mut Exchange,
         throttled: bool,
         soonest: Option<Timestamp>,
         now: Timestamp,
     ) {
         self.progress.set(Progress::Replied);
+        exchange.charge_nothing(now);
         if let Some((_, plan)) = exchange.pool() {
             host::increment(plan.metrics.exhausted, 1);
         }
