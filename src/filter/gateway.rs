@@ -54,8 +54,6 @@ enum Phase {
     Reading(Box<Reading>),
     /// It has a pool, and backends are chosen for it.
     Routed(Rc<Routed>),
-    /// Its answer is held until its tokens are counted.
-    Counting(Rc<Routed>),
     /// The gateway itself answered.
     Replied,
 }
@@ -310,6 +308,7 @@ impl Gateway {
                 exchange.charge_nothing(now);
                 set_response_headers(routed::own_headers(&exchange));
                 if exchange.awaits_tokens() && is_holdable(&headers) {
+                    routed.count();
                     Action::Pause
                 } else {
                     Action::Continue
@@ -317,26 +316,11 @@ impl Gateway {
             }
         }
     }
-
-    /// The answer is about to reach the client.
-    fn respond(&mut self) -> Action {
-        let Phase::Routed(routed) = &self.phase else { return Action::Continue };
-        if routed.has_replied() {
-            return Action::Continue;
-        }
-        let action = self.finish(routed);
-        if action == Action::Pause && !routed.has_replied() {
-            self.phase = Phase::Counting(Rc::clone(routed));
-        }
-        action
-    }
 }
 
 impl Context for Gateway {
     fn on_done(&mut self) -> bool {
-        if let Phase::Routed(routed) | Phase::Counting(routed) =
-            std::mem::replace(&mut self.phase, Phase::Idle)
-        {
+        if let Phase::Routed(routed) = std::mem::replace(&mut self.phase, Phase::Idle) {
             table::leave(self.stream.context);
             if let Ok(mut exchange) = routed.exchange.try_borrow_mut() {
                 exchange.close(host::now());
@@ -356,13 +340,13 @@ impl HttpContext for Gateway {
             Phase::Reading(_) => self.read(size, end_of_stream),
             Phase::Routed(routed) if routed.is_held() => Action::Pause,
             Phase::Replied => Action::Pause,
-            Phase::Routed(_) | Phase::Counting(_) | Phase::Idle => Action::Continue,
+            Phase::Routed(_) | Phase::Idle => Action::Continue,
         }
     }
 
     fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
         match &self.phase {
-            Phase::Routed(_) => self.respond(),
+            Phase::Routed(routed) if !routed.has_replied() => self.finish(routed),
             // No backend was asked, so Envoy answered: the body is too large to be read.
             Phase::Reading(_) => self.answer(&reply::refused(envoys_status())),
             _ => Action::Continue,
@@ -370,15 +354,19 @@ impl HttpContext for Gateway {
     }
 
     fn on_http_response_body(&mut self, _size: usize, end_of_stream: bool) -> Action {
-        let Phase::Counting(routed) = &self.phase else { return Action::Continue };
-        if !end_of_stream {
-            return Action::Pause;
+        match &self.phase {
+            Phase::Routed(routed) if routed.is_counting() => {
+                if !end_of_stream {
+                    return Action::Pause;
+                }
+                // The attempt saw the end before.
+                if let Ok(exchange) = routed.exchange.try_borrow() {
+                    set_response_headers(exchange.consumer_headers());
+                }
+                Action::Continue
+            }
+            _ => Action::Continue,
         }
-        // The attempt saw the end before.
-        if let Ok(exchange) = routed.exchange.try_borrow() {
-            set_response_headers(exchange.consumer_headers());
-        }
-        Action::Continue
     }
 }
 

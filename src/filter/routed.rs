@@ -24,6 +24,8 @@ enum Progress {
     Sent,
     /// The request is held until a backend reopens.
     Waiting { since: Timestamp },
+    /// The answer is held until its tokens are counted.
+    Counting,
     /// The gateway itself answered.
     Replied,
 }
@@ -66,7 +68,17 @@ impl Routed {
 
     /// Whether the request is held or answered, so that nothing of it may go on.
     pub(crate) fn is_held(&self) -> bool {
-        self.progress.get() != Progress::Sent
+        matches!(self.progress.get(), Progress::Waiting { .. } | Progress::Replied)
+    }
+
+    /// From here on the answer is held until its tokens are counted.
+    pub(crate) fn count(&self) {
+        self.progress.set(Progress::Counting);
+    }
+
+    /// Whether the answer is held until its tokens are counted.
+    pub(crate) fn is_counting(&self) -> bool {
+        self.progress.get() == Progress::Counting
     }
 
     /// Whether the gateway answered, so that the response is its own.
