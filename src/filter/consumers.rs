@@ -4,6 +4,7 @@
 //! not listed by name shares the default's numbers but not its counts: each name has one of a fixed
 //! number of records, because the number of keys in shared data must not grow with the callers.
 
+use super::metrics::PoolMetrics;
 use super::{host, shared};
 use crate::config::Consumers;
 use crate::openai::reply::{self, Reply};
@@ -97,6 +98,7 @@ impl ConsumersPlan {
         &self,
         name: &str,
         estimate: Estimate,
+        metrics: &PoolMetrics,
         now: Timestamp,
     ) -> Result<Admitted, (Reply, Vec<(String, String)>)> {
         let Some(record) = self.record(name) else { return Ok(Admitted::unlimited(estimate)) };
@@ -131,7 +133,10 @@ impl ConsumersPlan {
             }
             Ok(Err((reply, remaining))) => Err((reply, self.response_headers(remaining, 0))),
             // A record that cannot be used keeps nobody out.
-            Err(_) => Ok(admitted),
+            Err(_) => {
+                host::increment(metrics.unbudgeted, 1);
+                Ok(admitted)
+            }
         }
     }
 

@@ -5,9 +5,8 @@
 //! response. What happens in between is the attempts' affair.
 //!
 //! What a request took is known when its answer ends, and said in headers, which go before. So where
-//! such headers are switched on, an answer of known and moderate length is held until it is complete.
-//! Envoy holds it, in a buffer of the connection: an answer of unknown length could burst it. Such
-//! answers, and event streams, go at once and say what was estimated.
+//! such headers are switched on, a JSON answer of moderate length is held until it is complete. Envoy
+//! holds it, so VM memory does not grow. Longer answers, and event streams, say what was estimated.
 
 use super::consumers::Admitted;
 use super::exchange::{Asked, Exchange, Finish};
@@ -35,9 +34,9 @@ use std::rc::Rc;
 /// The request header with which Envoy's router limits the time to an attempt's first byte.
 const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
 
-/// The longest answer that is held. Half of what Envoy buffers unless told otherwise (1 MiB): when
-/// that is full, it answers 500.
-const HELD_ANSWER_BYTES_MAX: u64 = 512 * 1024;
+/// The longest answer that is held. No answer with text is longer; embeddings, images and sound can
+/// be, and cost memory for nothing: what they took is nearly their estimate.
+const HELD_ANSWER_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The filter of one request.
 pub(crate) struct Gateway {
@@ -227,13 +226,14 @@ impl Gateway {
         let consumers = self.plan.consumers.as_ref();
         let name = consumers.and_then(|consumers| headers.get(&consumers.header));
         let name = String::from_utf8_lossy(name.unwrap_or_default());
-        if let Some((pool, pool_plan)) = self.plan.pool(pool)
-            && self.plan.is_metered(pool_plan)
-        {
+        let Some((pool, plan)) = self.plan.pool(pool) else {
+            return Ok(Admitted::unlimited(estimate));
+        };
+        if self.plan.is_metered(plan) {
             publish::request(&pool.name, &name);
         }
         match consumers {
-            Some(consumers) => consumers.admit(&name, estimate, now),
+            Some(consumers) => consumers.admit(&name, estimate, &plan.metrics, now),
             None => Ok(Admitted::unlimited(estimate)),
         }
     }
@@ -353,20 +353,20 @@ impl HttpContext for Gateway {
         }
     }
 
-    fn on_http_response_body(&mut self, _size: usize, end_of_stream: bool) -> Action {
-        match &self.phase {
-            Phase::Routed(routed) if routed.is_counting() => {
-                if !end_of_stream {
-                    return Action::Pause;
-                }
-                // The attempt saw the end before.
-                if let Ok(exchange) = routed.exchange.try_borrow() {
-                    set_response_headers(exchange.consumer_headers());
-                }
-                Action::Continue
-            }
-            _ => Action::Continue,
+    fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        let Phase::Routed(routed) = &self.phase else { return Action::Continue };
+        if !routed.is_counting() {
+            return Action::Continue;
         }
+        if !end_of_stream && is_moderate(u64::try_from(size).unwrap_or(u64::MAX)) {
+            return Action::Pause;
+        }
+        routed.counted();
+        // The attempt saw the end before, if it is here.
+        if let Ok(exchange) = routed.exchange.try_borrow() {
+            set_response_headers(exchange.consumer_headers());
+        }
+        Action::Continue
     }
 }
 
@@ -380,7 +380,11 @@ fn set_response_headers(headers: Vec<(String, String)>) {
 /// Whether an answer with these headers states its tokens and can be held.
 fn is_holdable(headers: &HeaderMap) -> bool {
     headers.get("content-type").is_some_and(meter::is_json)
-        && number(headers, "content-length").is_some_and(|length| length <= HELD_ANSWER_BYTES_MAX)
+        && number(headers, "content-length").is_none_or(is_moderate)
+}
+
+fn is_moderate(length: u64) -> bool {
+    length <= HELD_ANSWER_BYTES_MAX
 }
 
 /// The status of an answer that Envoy made.

@@ -66,7 +66,8 @@ pub(crate) struct PoolMetrics {
     pub(crate) limited: Metric,
     /// Changes of shared records that were given up after too many lost races.
     pub(crate) lost_updates: Metric,
-    /// Attempts without a reservation, because the record of the backend's budget was unusable.
+    /// Requests and attempts without a reservation, because the record of the consumer's or the
+    /// backend's budget was unusable.
     pub(crate) unbudgeted: Metric,
 }
 

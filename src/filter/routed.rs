@@ -76,6 +76,11 @@ impl Routed {
         self.progress.set(Progress::Counting);
     }
 
+    /// The answer is no longer held.
+    pub(crate) fn counted(&self) {
+        self.progress.set(Progress::Sent);
+    }
+
     /// Whether the answer is held until its tokens are counted.
     pub(crate) fn is_counting(&self) -> bool {
         self.progress.get() == Progress::Counting

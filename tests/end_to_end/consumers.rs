@@ -242,44 +242,59 @@ async fn what_no_backend_served_costs_nothing() {
     }
 }
 
-#[tokio::test]
-async fn a_large_answer_is_not_held() {
-    let gateway = setup(json!({}))
-        .backend_with("first", json!({}), |mock| mock_azure::MockConfig {
-            completion_tokens: 400_000,
-            ..mock
-        })
-        .start()
-        .await;
-    let mut body = chat();
-    body["max_tokens"] = json!(400_000);
-    let answer = gateway.client.post_with(CHAT, &[(WHO, "alice")], &body).await;
-    assert_eq!(answer.status, 200);
-    assert!(answer.body.len() > 1_100_000, "larger than Envoy's buffers: {}", answer.body.len());
-    assert!(used(&answer) > 400_000);
-    let estimate = number(&answer, "consumed-tokens");
-    assert!(estimate > 400_000 && estimate != used(&answer), "{estimate}");
+/// An answer in chunks, as of a backend that does not say how long it is.
+fn in_chunks(parts: &[&str]) -> String {
+    let chunks: String =
+        parts.iter().map(|part| format!("{:x}\r\n{part}\r\n", part.len())).collect();
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\
+         connection: close\r\n\r\n{chunks}0\r\n\r\n"
+    )
 }
 
+const USAGE: &str = r#""usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}"#;
+
 #[tokio::test]
-async fn an_answer_of_unknown_length_is_not_held() {
-    let body = r#"{"usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}}"#;
-    let chunked = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\
-         connection: close\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
-        body.len()
-    );
-    let backend = RawBackend::start(chunked).await;
+async fn an_answer_of_unknown_length_is_counted_as_well() {
+    let backend = RawBackend::start(in_chunks(&["{", USAGE, "}"])).await;
     let gateway = setup(json!({"default": {"tokens_per_minute": 1_000}}))
         .backend_elsewhere("first", json!({}), backend.port())
         .start()
         .await;
-    let first = ask(&gateway, "alice").await;
-    assert_eq!((first.status, first.text().as_str()), (200, body));
-    let estimate = number(&first, "consumed-tokens");
-    assert!(estimate > 40, "{estimate}");
-    let second = ask(&gateway, "alice").await;
-    assert_eq!(number(&second, "remaining-tokens"), 1_000 - 6 - number(&second, "consumed-tokens"));
+    for left in [994, 988] {
+        let answer = ask(&gateway, "alice").await;
+        assert_eq!((answer.status, answer.text()), (200, format!("{{{USAGE}}}")));
+        assert_eq!(number(&answer, "consumed-tokens"), 6);
+        assert_eq!(number(&answer, "remaining-tokens"), left);
+    }
+}
+
+#[tokio::test]
+async fn a_large_answer_is_not_held_for_its_tokens() {
+    let text = "x".repeat(400_000);
+    let parts = ["{\"a\": \"", &text, &text, &text, &text, "\", ", USAGE, "}"];
+    let whole = parts.concat();
+    let with_length = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{whole}",
+        whole.len()
+    );
+    for answer in [with_length, in_chunks(&parts)] {
+        let backend = RawBackend::start(answer).await;
+        let gateway = setup(json!({"default": {"tokens_per_minute": 1_000}}))
+            .backend_elsewhere("first", json!({}), backend.port())
+            .start()
+            .await;
+        let answer = ask(&gateway, "alice").await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.text() == whole, "{} bytes", answer.body.len());
+        let estimate = number(&answer, "consumed-tokens");
+        assert!(estimate > 40, "{estimate}");
+        assert_eq!(number(&answer, "remaining-tokens"), 1_000 - estimate);
+        // It was counted when it ended.
+        let next = ask(&gateway, "alice").await;
+        assert_eq!(number(&next, "remaining-tokens"), 1_000 - 6 - number(&next, "consumed-tokens"));
+    }
 }
 
 #[tokio::test]
