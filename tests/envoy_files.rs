@@ -22,6 +22,7 @@ use std::process::Command;
 
 const LOCAL: &str = "envoy/envoy.yaml";
 const AZURE: &str = "envoy/azure.yaml";
+const CONSUMERS: &str = "envoy/consumers.yaml";
 const MODULE: &str = "target/wasm32-wasip1/release/spillway.wasm";
 const KEYS: [&str; 3] = ["UKSOUTH_KEY", "SWEDEN_KEY", "FRANCE_KEY"];
 
@@ -36,6 +37,11 @@ fn envoy_accepts_the_azure_configuration_with_the_real_module() {
 }
 
 #[test]
+fn envoy_accepts_the_configuration_for_consumers_with_the_real_module() {
+    assert_eq!(refusal(CONSUMERS), None);
+}
+
+#[test]
 fn the_local_configuration_has_every_setting_that_it_needs() {
     assert_eq!(missing(&text(LOCAL)), [""; 0]);
 }
@@ -43,6 +49,47 @@ fn the_local_configuration_has_every_setting_that_it_needs() {
 #[test]
 fn the_azure_configuration_has_every_setting_that_it_needs() {
     assert_eq!(missing(&text(AZURE)), [""; 0]);
+}
+
+#[test]
+fn the_configuration_for_consumers_has_every_setting_that_it_needs() {
+    assert_eq!(missing(&text(CONSUMERS)), [""; 0]);
+    assert_eq!(spoofable(&text(CONSUMERS)), [""; 0]);
+}
+
+#[test]
+fn the_configuration_for_consumers_only_adds_to_the_one_for_azure() {
+    let (azure, consumers) = (text(AZURE), text(CONSUMERS));
+    let mut rest = settings(&consumers);
+    for line in settings(&azure) {
+        assert!(rest.any(|found| found == line), "{CONSUMERS} lacks, or has elsewhere: {line:?}");
+    }
+}
+
+/// The lines below the introduction, without the commas that JSON has between members.
+fn settings(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.lines().skip_while(|line| !line.starts_with("admin:"));
+    lines.map(|line| line.trim_end_matches(','))
+}
+
+#[test]
+fn a_consumer_that_can_be_spoofed_is_found() {
+    let whole = text(CONSUMERS);
+    for (setting, instead, complaint) in [
+        ("forwarding: {header: x-consumer,", "forwarding: {header: x-other,", "forwarding"),
+        ("hide_credentials: true", "hide_credentials: false", "hide_credentials"),
+        ("- remove: x-consumer", "- remove: x-other", "early_header_mutation"),
+        ("- {client: trial,", "- {client: stranger,", "by_name"),
+        (
+            "- name: envoy.filters.http.api_key_auth",
+            "- name: envoy.filters.http.other",
+            "before Spillway",
+        ),
+    ] {
+        assert!(whole.contains(setting), "{CONSUMERS} no longer says {setting:?}");
+        let found = spoofable(&whole.replace(setting, instead));
+        assert!(found.iter().any(|one| one.contains(complaint)), "{setting:?}: {found:?}");
+    }
 }
 
 #[test]
@@ -133,10 +180,37 @@ fn missing(yaml: &str) -> Vec<String> {
     found
 }
 
+/// The ways in which a client could call itself another consumer, or be known under a name that has
+/// no limits, each in a sentence.
+fn spoofable(text: &str) -> Vec<String> {
+    let config: Value = serde_yaml_ng::from_str(text).unwrap();
+    let gateway = Gateway::of(&config);
+    let mut found = Vec::new();
+    let header = &gateway.own["consumers"]["header"];
+    let first = &gateway.manager["http_filters"][0];
+    let is_authentication = first["name"] == "envoy.filters.http.api_key_auth";
+    require(is_authentication, "authentication before Spillway", "http_filters", &mut found);
+    let forwarding = &first["typed_config"]["forwarding"];
+    require(forwarding["header"] == *header, "forwarding", "authentication", &mut found);
+    let hides = forwarding["hide_credentials"] == true;
+    require(hides, "hide_credentials: true", "authentication", &mut found);
+    let mutations = "/early_header_mutation_extensions/0/typed_config/mutations";
+    let removed = items(gateway.manager, mutations).any(|mutation| mutation["remove"] == *header);
+    require(removed, "removal of the consumer's header", "early_header_mutation", &mut found);
+    for credential in items(&first["typed_config"], "/credentials") {
+        let name = credential["client"].as_str().unwrap();
+        let is_known = gateway.own["consumers"]["by_name"].get(name).is_some();
+        require(is_known, &format!("{name} in by_name"), "consumers", &mut found);
+    }
+    found
+}
+
 /// What the checks compare with.
 struct Gateway<'a> {
     manager: &'a Value,
     vm: &'a Value,
+    /// The filter's own configuration.
+    own: Value,
     /// Each backend of the filter's own configuration.
     backends: Vec<Value>,
 }
@@ -145,7 +219,9 @@ impl<'a> Gateway<'a> {
     fn of(config: &'a Value) -> Self {
         let manager = &config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
             ["typed_config"];
-        let plugin = &manager["http_filters"][0]["typed_config"]["config"];
+        let is_spillway = |filter: &&Value| filter["name"] == "spillway.gateway";
+        let plugin = items(manager, "/http_filters").find(is_spillway).unwrap();
+        let plugin = &plugin["typed_config"]["config"];
         let own: Value =
             serde_json::from_str(plugin["configuration"]["value"].as_str().unwrap()).unwrap();
         Self {
@@ -154,6 +230,7 @@ impl<'a> Gateway<'a> {
             backends: items(&own, "/pools")
                 .flat_map(|pool| items(pool, "/backends").cloned())
                 .collect(),
+            own,
         }
     }
 

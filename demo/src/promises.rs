@@ -30,8 +30,8 @@ const REASONS_SHOWN: usize = 3;
 pub(crate) enum Verdict {
     Pass,
     Fail,
-    /// Nothing to judge in this version.
-    Later,
+    /// Nothing of it is in the story.
+    Untold,
 }
 
 /// One promise of the design, judged.
@@ -65,7 +65,7 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Promise> {
     ];
     let judged = all.into_iter().enumerate().map(|(place, (title, findings))| {
         let verdict = match findings.as_slice() {
-            [] => Verdict::Later,
+            [] => Verdict::Untold,
             findings if findings.iter().all(|finding| finding.holds) => Verdict::Pass,
             _ => Verdict::Fail,
         };
@@ -86,7 +86,7 @@ pub(crate) fn summary(promises: &[Promise], style: Style) -> Vec<String> {
         let verdict = match promise.verdict {
             Verdict::Pass => style.good("PASS"),
             Verdict::Fail => style.bad("FAIL"),
-            Verdict::Later => style.dim("  - "),
+            Verdict::Untold => style.dim("  - "),
         };
         lines.push(format!("  {verdict}  {} {}", promise.number, promise.title));
         for finding in &promise.findings {
@@ -97,8 +97,8 @@ pub(crate) fn summary(promises: &[Promise], style: Style) -> Vec<String> {
             }
             lines.push(line);
         }
-        if promise.verdict == Verdict::Later {
-            lines.push("          not in this version: token budgets come later".to_owned());
+        if promise.verdict == Verdict::Untold {
+            lines.push("          not in this story: its backends have no budgets, so that they do throttle; see `make test`".to_owned());
         }
     }
     lines
@@ -299,10 +299,10 @@ mod tests {
     }
 
     #[test]
-    fn promises_that_are_kept_pass_and_the_one_of_later_is_not_judged() {
+    fn promises_that_are_kept_pass_and_the_one_that_is_not_told_is_not_judged() {
         assert!(broken(|_| {}).is_empty());
         let accounting = judge(&kept()).remove(3);
-        assert_eq!((accounting.number, accounting.verdict), (4, Verdict::Later));
+        assert_eq!((accounting.number, accounting.verdict), (4, Verdict::Untold));
     }
 
     #[test]
@@ -364,7 +364,7 @@ mod tests {
             "FAIL  3 No shared fate",
             "  -   4 Exact accounting",
             "! 3 requests reached it while the breaker was open",
-            "not in this version",
+            "not in this story",
         ] {
             assert!(text.contains(line), "{line:?} is not in\n{text}");
         }

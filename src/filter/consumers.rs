@@ -47,7 +47,15 @@ pub(crate) struct Admitted {
     pub(crate) ceiling_permille: Option<u16>,
     held: Option<(Record, ConsumerReservation)>,
     remaining: Remaining,
-    estimate: Estimate,
+    count: Count,
+}
+
+/// The tokens of a request.
+enum Count {
+    /// As they were estimated: its answer did not come to its end yet.
+    Expected(u64),
+    /// As they are settled.
+    Settled(u64),
 }
 
 impl ConsumersPlan {
@@ -130,13 +138,23 @@ impl ConsumersPlan {
             }
             Ok(Err((reply, remaining))) => Err((reply, self.response_headers(remaining, 0))),
             // A record that cannot be used keeps nobody out.
-            Err(_) => Ok(admitted),
+            Err(_) => {
+                host::increment(metrics.unbudgeted, 1);
+                Ok(admitted)
+            }
         }
+    }
+
+    /// Whether responses say anything of tokens.
+    pub(crate) fn has_headers(&self) -> bool {
+        let Headers { remaining_tokens, consumed_tokens, remaining_quota } = &self.headers;
+        [remaining_tokens, consumed_tokens, remaining_quota].into_iter().any(Option::is_some)
     }
 
     /// What the response says of the consumer's tokens, in the headers that are switched on.
     pub(crate) fn headers_of(&self, admitted: &Admitted) -> Vec<(String, String)> {
-        self.response_headers(admitted.remaining, admitted.estimate.total())
+        let (Count::Expected(tokens) | Count::Settled(tokens)) = admitted.count;
+        self.response_headers(admitted.remaining, tokens)
     }
 
     fn response_headers(&self, remaining: Remaining, consumed: u64) -> Vec<(String, String)> {
@@ -162,17 +180,34 @@ impl ConsumersPlan {
 impl Admitted {
     /// A request that no limit concerns.
     pub(crate) fn unlimited(estimate: Estimate) -> Self {
-        Self { ceiling_permille: None, held: None, remaining: Remaining::default(), estimate }
+        Self {
+            ceiling_permille: None,
+            held: None,
+            remaining: Remaining::default(),
+            count: Count::Expected(estimate.total()),
+        }
     }
 
-    /// Corrects what was reserved to what was used; `None`: nothing was.
+    /// Corrects what was reserved to what was used; `None`: nothing was. What was settled stays.
     pub(crate) fn conclude(&mut self, usage: Option<Usage>, now: Timestamp) {
+        if matches!(self.count, Count::Settled(_)) {
+            return;
+        }
+        self.count = Count::Settled(usage.map_or(0, Usage::total));
         let Some((record, reservation)) = self.held.take() else { return };
-        let concluded = reservation.conclude(usage, &record.settings, now, |change| {
-            shared::count(&record.key, |bytes| (Some(change(bytes)), ()))
+        let Record { key, settings } = &record;
+        let concluded = reservation.conclude(usage, settings, now, |change| {
+            shared::count(key, |bytes| {
+                let bytes = change(bytes);
+                let remaining = consumer::remaining(Some(&bytes), settings, now);
+                (Some(bytes), remaining)
+            })
         });
-        if concluded.is_err() {
-            host::log(host::Level::Warn, "spillway: a consumer's tokens could not be settled");
+        match concluded {
+            Ok(remaining) => self.remaining = remaining,
+            Err(_) => {
+                host::log(host::Level::Warn, "spillway: a consumer's tokens could not be settled");
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One request in flight, as both roles see it: what was asked, what was tried, what comes next.
 
-use super::consumers::Admitted;
+use super::consumers::{Admitted, ConsumersPlan};
 use super::plan::{BackendPlan, Plan, PoolPlan};
 use super::records::{self, Begun, Evidence};
 use super::selection::Planned;
@@ -334,6 +334,11 @@ impl Exchange {
         if let Some(planned) = self.planned.take() {
             planned.give_back(&self.plan, self.pool, now);
         }
+        self.charge_nothing(now);
+    }
+
+    /// Gives the consumer its tokens back, unless an answer takes them or took them.
+    pub(crate) fn charge_nothing(&mut self, now: Timestamp) {
         if !self.is_flowing {
             self.consumer.conclude(None, now);
         }
@@ -342,6 +347,11 @@ impl Exchange {
     /// Whether the request is over, so that nothing that was planned now would be sent or given back.
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed
+    }
+
+    /// Whether the response says something of tokens that is known only when the answer ends.
+    pub(crate) fn awaits_tokens(&self) -> bool {
+        self.is_flowing && self.plan.consumers.as_ref().is_some_and(ConsumersPlan::has_headers)
     }
 
     /// What the response says of the consumer's tokens.

@@ -3,6 +3,10 @@
 //! It recognises the call, takes the client's credential away, reads the body where the pool or a
 //! backend needs something out of it, chooses the first backend, and at the end finishes the
 //! response. What happens in between is the attempts' affair.
+//!
+//! What a request took is known when its answer ends, and said in headers, which go before. So where
+//! such headers are switched on, a JSON answer of moderate length is held until it is complete. Envoy
+//! holds it, so VM memory does not grow. Longer answers, and event streams, say what was estimated.
 
 use super::consumers::Admitted;
 use super::exchange::{Asked, Exchange, Finish};
@@ -10,7 +14,7 @@ use super::host::{self, HeaderMap, Map};
 use super::plan::Plan;
 use super::routed::{self, Routed, send};
 use super::timers::StreamId;
-use super::{body, publish, sanitize, table};
+use super::{body, meter, publish, sanitize, table};
 use crate::config::{Affinity, operation_bit};
 use crate::openai::api::Operation;
 use crate::openai::body::{Body, BodyScanner};
@@ -29,6 +33,10 @@ use std::rc::Rc;
 
 /// The request header with which Envoy's router limits the time to an attempt's first byte.
 const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
+
+/// The longest answer that is held. No answer with text is longer; embeddings, images and sound can
+/// be, and cost memory for nothing: what they took is nearly their estimate.
+const HELD_ANSWER_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The filter of one request.
 pub(crate) struct Gateway {
@@ -276,11 +284,11 @@ impl Gateway {
         let status = number(&headers, ":status").and_then(|status| u16::try_from(status).ok());
         match exchange.finish(status.unwrap_or(0), now) {
             Finish::Refused => {
-                routed.refused(&exchange, status.unwrap_or(500));
+                routed.refused(&mut exchange, status.unwrap_or(500), now);
                 Action::Pause
             }
             Finish::Exhausted { throttled, soonest } => {
-                routed.exhausted(&exchange, throttled, soonest, now);
+                routed.exhausted(&mut exchange, throttled, soonest, now);
                 Action::Pause
             }
             Finish::Pass { backend, soonest } => {
@@ -294,10 +302,14 @@ impl Gateway {
                 if let (Some(name), Some((backend, _))) = (&response.served_by_header, backend) {
                     let _ = host::set_header(Map::ResponseHeaders, name, &backend.name);
                 }
-                for (name, value) in routed::own_headers(&exchange) {
-                    let _ = host::set_header(Map::ResponseHeaders, &name, value);
+                exchange.charge_nothing(now);
+                set_response_headers(routed::own_headers(&exchange));
+                if exchange.awaits_tokens() && is_holdable(&headers) {
+                    routed.count();
+                    Action::Pause
+                } else {
+                    Action::Continue
                 }
-                Action::Continue
             }
         }
     }
@@ -337,6 +349,39 @@ impl HttpContext for Gateway {
             _ => Action::Continue,
         }
     }
+
+    fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        let Phase::Routed(routed) = &self.phase else { return Action::Continue };
+        if !routed.is_counting() {
+            return Action::Continue;
+        }
+        if !end_of_stream && is_moderate(u64::try_from(size).unwrap_or(u64::MAX)) {
+            return Action::Pause;
+        }
+        routed.counted();
+        // The attempt saw the end before, if it is here.
+        if let Ok(exchange) = routed.exchange.try_borrow() {
+            set_response_headers(exchange.consumer_headers());
+        }
+        Action::Continue
+    }
+}
+
+/// A header that the host refuses to set is not worth the answer.
+fn set_response_headers(headers: Vec<(String, String)>) {
+    for (name, value) in headers {
+        let _ = host::set_header(Map::ResponseHeaders, &name, value);
+    }
+}
+
+/// Whether an answer with these headers states its tokens and can be held.
+fn is_holdable(headers: &HeaderMap) -> bool {
+    headers.get("content-type").is_some_and(meter::is_json)
+        && number(headers, "content-length").is_none_or(is_moderate)
+}
+
+fn is_moderate(length: u64) -> bool {
+    length <= HELD_ANSWER_BYTES_MAX
 }
 
 /// The status of an answer that Envoy made.

@@ -3,6 +3,9 @@
 use crate::openai::usage::{JsonUsage, StreamUsage};
 use crate::policy::estimate::{Estimate, Usage};
 
+const EVENT_STREAM: &[u8] = b"text/event-stream";
+const JSON: &[u8] = b"application/json";
+
 /// Reads the usage out of one answer.
 pub(crate) enum Meter {
     Json(Box<JsonUsage>),
@@ -12,10 +15,10 @@ pub(crate) enum Meter {
 impl Meter {
     /// For an answer with this `content-type`; `None` when it states no usage.
     pub(crate) fn new(content_type: Option<&[u8]>) -> Option<Self> {
-        let content_type = content_type?.to_ascii_lowercase();
-        if content_type.starts_with(b"text/event-stream") {
+        let content_type = content_type?;
+        if is_of_type(content_type, EVENT_STREAM) {
             Some(Self::Stream(Box::default()))
-        } else if content_type.starts_with(b"application/json") {
+        } else if is_of_type(content_type, JSON) {
             Some(Self::Json(Box::default()))
         } else {
             None
@@ -53,4 +56,13 @@ impl Meter {
             }
         }
     }
+}
+
+/// Whether an answer with this `content-type` states its usage as a whole.
+pub(crate) fn is_json(content_type: &[u8]) -> bool {
+    is_of_type(content_type, JSON)
+}
+
+fn is_of_type(content_type: &[u8], wanted: &[u8]) -> bool {
+    content_type.get(..wanted.len()).is_some_and(|start| start.eq_ignore_ascii_case(wanted))
 }

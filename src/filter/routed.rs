@@ -24,6 +24,8 @@ enum Progress {
     Sent,
     /// The request is held until a backend reopens.
     Waiting { since: Timestamp },
+    /// The answer is held until its tokens are counted.
+    Counting,
     /// The gateway itself answered.
     Replied,
 }
@@ -54,11 +56,11 @@ impl Routed {
                 false
             }
             Next::Stop(Stop::Exhausted(unavailable)) => {
-                self.exhausted(&exchange, unavailable.throttled, unavailable.soonest, now);
+                self.exhausted(&mut exchange, unavailable.throttled, unavailable.soonest, now);
                 false
             }
             Next::Stop(Stop::Limited) => {
-                self.exhausted(&exchange, false, Some(now), now);
+                self.exhausted(&mut exchange, false, Some(now), now);
                 false
             }
         }
@@ -66,7 +68,22 @@ impl Routed {
 
     /// Whether the request is held or answered, so that nothing of it may go on.
     pub(crate) fn is_held(&self) -> bool {
-        self.progress.get() != Progress::Sent
+        matches!(self.progress.get(), Progress::Waiting { .. } | Progress::Replied)
+    }
+
+    /// From here on the answer is held until its tokens are counted.
+    pub(crate) fn count(&self) {
+        self.progress.set(Progress::Counting);
+    }
+
+    /// The answer is no longer held.
+    pub(crate) fn counted(&self) {
+        self.progress.set(Progress::Sent);
+    }
+
+    /// Whether the answer is held until its tokens are counted.
+    pub(crate) fn is_counting(&self) -> bool {
+        self.progress.get() == Progress::Counting
     }
 
     /// Whether the gateway answered, so that the response is its own.
@@ -75,20 +92,22 @@ impl Routed {
     }
 
     /// Answers what Envoy refused by itself.
-    pub(crate) fn refused(&self, exchange: &Exchange, status: u16) {
+    pub(crate) fn refused(&self, exchange: &mut Exchange, status: u16, now: Timestamp) {
         self.progress.set(Progress::Replied);
+        exchange.charge_nothing(now);
         send(&reply::refused(status), own_headers(exchange));
     }
 
     /// Answers that the pool is exhausted.
     pub(crate) fn exhausted(
         &self,
-        exchange: &Exchange,
+        exchange: &mut Exchange,
         throttled: bool,
         soonest: Option<Timestamp>,
         now: Timestamp,
     ) {
         self.progress.set(Progress::Replied);
+        exchange.charge_nothing(now);
         if let Some((_, plan)) = exchange.pool() {
             host::increment(plan.metrics.exhausted, 1);
         }

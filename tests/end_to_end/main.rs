@@ -19,6 +19,8 @@ mod harness;
 mod bad_input;
 mod breaker;
 mod choosing;
+mod consumers;
+mod consumers_sharing;
 mod credentials;
 mod curl;
 mod exhausted;

@@ -216,9 +216,69 @@ async fn see_a_broken_stream_break(sdk: Sdk) {
     assert_eq!(gateway.counts(), [2 * sdk.clients, 0, 0], "what has begun is not repeated");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn python_clients_see_a_rate_limit_when_their_tokens_per_minute_are_used_up() {
+    see_a_rate_limit_when_their_tokens_per_minute_are_used_up(PYTHON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_clients_see_a_rate_limit_when_their_tokens_per_minute_are_used_up() {
+    see_a_rate_limit_when_their_tokens_per_minute_are_used_up(NODE).await;
+}
+
+async fn see_a_rate_limit_when_their_tokens_per_minute_are_used_up(sdk: Sdk) {
+    let gateway = start_with(json!({}), of_consumers()).await;
+    sdk.run(&gateway, "consumers", Some("limited")).await;
+    assert_eq!(gateway.counts(), [sdk.clients, 0, 0], "nothing was sent for what was refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn python_clients_are_denied_when_their_quota_is_used_up() {
+    are_denied_when_their_quota_is_used_up(PYTHON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_clients_are_denied_when_their_quota_is_used_up() {
+    are_denied_when_their_quota_is_used_up(NODE).await;
+}
+
+async fn are_denied_when_their_quota_is_used_up(sdk: Sdk) {
+    let gateway = start_with(json!({}), of_consumers()).await;
+    sdk.run(&gateway, "consumers", Some("out_of_quota")).await;
+    assert_eq!(gateway.counts(), [2 * sdk.clients, 0, 0]);
+}
+
+/// For each kind of client a consumer with tokens for one answer in a minute, one with tokens for
+/// one answer in a month, and one without limits.
+fn of_consumers() -> Value {
+    let clients = ["OpenAI", "AzureOpenAI", "AsyncOpenAI", "AsyncAzureOpenAI"];
+    let by_name: serde_json::Map<String, Value> = clients
+        .into_iter()
+        .flat_map(|client| {
+            [
+                (format!("minute-{client}"), json!({"tokens_per_minute": 25})),
+                (format!("month-{client}"), json!({"quota": {"tokens": 25, "period": "month"}})),
+                (format!("free-{client}"), json!({})),
+            ]
+        })
+        .collect();
+    json!({"consumers": {
+        "header": "x-consumer",
+        "default": {"tokens_per_minute": 1},
+        "by_name": by_name,
+        "remaining_tokens_header": "on",
+        "consumed_tokens_header": "on"
+    }})
+}
+
 /// A pool for chat with two tiers, one in Azure's classic form and one in v1, and a pool for
 /// embeddings; `keys` are added to the first one's configuration.
 async fn start(keys: Value) -> Gateway {
+    start_with(keys, json!({})).await
+}
+
+/// The same, with `whole` beside the pools.
+async fn start_with(keys: Value, whole: Value) -> Gateway {
     let backend = |name: &str, keys: Value| {
         let mut backend = json!({
             "name": name, "host": host_of(name), "deployment": deployment_of(name),
@@ -234,7 +294,7 @@ async fn start(keys: Value) -> Gateway {
     let vectors = json!({"name": "vectors", "models": ["text-embedding-3-small"], "backends": [
         backend("vectors", json!({})),
     ]});
-    let mut setup = Setup::new().whole(json!({"pools": [chat, vectors]}));
+    let mut setup = Setup::new().whole(json!({"pools": [chat, vectors]})).whole(whole);
     for name in ["ptu", "sweden", "vectors"] {
         let variable = format!("{}_KEY", name.to_uppercase());
         setup = setup

@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) body_limit_bytes: u32,
     /// The environment that the filter sees; Envoy's own configuration only names the variables.
     pub(crate) environment: Vec<(String, String)>,
+    /// The filters before Spillway.
+    pub(crate) filters_before: Vec<Value>,
 }
 
 impl Default for Settings {
@@ -39,6 +41,7 @@ impl Default for Settings {
             per_try_idle_timeout: Duration::from_secs(20),
             body_limit_bytes: 32 * 1024 * 1024,
             environment: Vec::new(),
+            filters_before: Vec::new(),
         }
     }
 }
@@ -199,6 +202,14 @@ fn connection_manager(
     backends: &[(String, u16)],
     settings: &Settings,
 ) -> Value {
+    let mut filters = settings.filters_before.clone();
+    filters.extend([
+        json!({"name": "spillway", "typed_config": filter(configuration, settings)}),
+        json!({"name": "router", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+            "suppress_envoy_headers": true
+        }}),
+    ]);
     json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "gateway",
@@ -206,13 +217,7 @@ fn connection_manager(
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         // Envoy leaves its own headers to a client from such an address: the filter must not.
         "internal_address_config": {"cidr_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}]},
-        "http_filters": [
-            {"name": "spillway", "typed_config": filter(configuration, settings)},
-            {"name": "router", "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
-                "suppress_envoy_headers": true
-            }}
-        ],
+        "http_filters": filters,
         "route_config": {"virtual_hosts": [{
             "name": "gateway",
             "domains": ["*"],

@@ -1,0 +1,359 @@
+//! What those who call may take, and what their responses say of it.
+
+use crate::harness::raw::RawBackend;
+use crate::harness::{Answer, CHAT, Gateway, Setup};
+use bytes::Bytes;
+use hyper::Method;
+use mock_azure::Fault;
+use serde_json::{Value, json};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const WHO: &str = "x-consumer";
+
+/// A gateway with one backend and these keys in `consumers`; all response headers are on.
+async fn start(keys: Value) -> Gateway {
+    setup(keys).backend("first", json!({})).start().await
+}
+
+fn setup(keys: Value) -> Setup {
+    let mut consumers = json!({
+        "header": WHO,
+        "remaining_tokens_header": "on",
+        "consumed_tokens_header": "on",
+        "remaining_quota_header": "on"
+    });
+    consumers.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    Setup::new().whole(json!({"consumers": consumers}))
+}
+
+/// A small chat request of `who`; its answer has 16 tokens, so that the estimate is 24 too high.
+fn chat() -> Value {
+    json!({
+        "model": "gpt-4o", "max_tokens": 40,
+        "messages": [{"role": "user", "content": "Say hello."}]
+    })
+}
+
+async fn ask(gateway: &Gateway, who: &str) -> Answer {
+    gateway.client.post_with(CHAT, &[(WHO, who)], &chat()).await
+}
+
+/// Asks until the gateway refuses; the answers before, and the refusal.
+async fn ask_until_refused(gateway: &Gateway, who: &str) -> (Vec<Answer>, Answer) {
+    let mut answers = Vec::new();
+    loop {
+        let answer = ask(gateway, who).await;
+        if answer.status != 200 {
+            return (answers, answer);
+        }
+        answers.push(answer);
+        assert!(answers.len() < 100, "never refused");
+    }
+}
+
+/// What an answer took, by its own account.
+fn used(answer: &Answer) -> u64 {
+    answer.json()["usage"]["total_tokens"].as_u64().unwrap()
+}
+
+fn number(answer: &Answer, header: &str) -> u64 {
+    let value = answer.header(header);
+    value.unwrap_or_else(|| panic!("no {header}: {:?}", answer.headers)).parse().unwrap()
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
+}
+
+/// Waits until a period of the calendar does not end within seconds, so that a test runs in one.
+async fn early_in_the_hour() {
+    let left = 3_600 - since_epoch().as_secs() % 3_600;
+    if left < 20 {
+        tokio::time::sleep(Duration::from_secs(left + 1)).await;
+    }
+}
+
+#[tokio::test]
+async fn tokens_per_minute_are_counted_as_used_and_refused_until_the_first_are_a_minute_old() {
+    let gateway = start(json!({"default": {"tokens_per_minute": 150}})).await;
+    let began = since_epoch();
+    let first = ask(&gateway, "alice").await;
+    let first_ended = since_epoch();
+    let (mut answers, refusal) = ask_until_refused(&gateway, "alice").await;
+    let refused = since_epoch();
+    answers.insert(0, first);
+
+    let total: u64 = answers.iter().map(used).sum();
+    assert!(answers.len() >= 3, "by their estimates there were two: {}", answers.len());
+    let mut left = 150;
+    for answer in &answers {
+        left -= used(answer);
+        assert_eq!(number(answer, "consumed-tokens"), used(answer));
+        assert_eq!(number(answer, "remaining-tokens"), left);
+        assert_eq!(answer.header("remaining-quota-tokens"), None, "there is no quota");
+    }
+    assert_eq!(refusal.status, 429);
+    assert_eq!(number(&refusal, "remaining-tokens"), 150 - total);
+    assert_eq!(number(&refusal, "consumed-tokens"), 0);
+    let error = &refusal.json()["error"];
+    assert_eq!((&error["type"], &error["code"]), (&json!("tokens"), &json!("rate_limit_exceeded")));
+    assert!(error["message"].is_string() && error["param"].is_null(), "{error}");
+    assert_eq!(gateway.counts(), [answers.len()], "a refusal reaches no backend");
+
+    // Whole seconds are counted: there is room when the first's second is no longer among sixty.
+    let delay = Duration::from_millis(number(&refusal, "retry-after-ms"));
+    assert_eq!(number(&refusal, "retry-after"), delay.as_millis().div_ceil(1_000) as u64);
+    let reopens = refused + delay;
+    let (soonest, latest) = (began.as_secs() + 60, first_ended.as_secs() + 60);
+    let until = format!("{reopens:?} is not from {soonest} to {latest} s");
+    assert!(reopens >= Duration::from_secs(soonest) && refused.as_secs() < latest, "{until}");
+    let noise = refusal.took + Duration::from_millis(200);
+    assert!(reopens <= Duration::from_secs(latest) + noise, "{until}");
+}
+
+#[tokio::test]
+async fn a_quota_ends_in_403_until_its_period_ends() {
+    early_in_the_hour().await;
+    let named = |period: &str| json!({"quota": {"tokens": 150, "period": period}});
+    let gateway = start(json!({"by_name": {
+        "hourly": named("hour"), "daily": named("day"), "monthly": named("month")
+    }}))
+    .await;
+    for (who, longest) in [("hourly", 3_600), ("daily", 86_400), ("monthly", 31 * 86_400)] {
+        let (answers, refusal) = ask_until_refused(&gateway, who).await;
+        let mut left = 150;
+        assert!(answers.len() >= 3, "{who}: {}", answers.len());
+        for answer in &answers {
+            left -= used(answer);
+            assert_eq!(number(answer, "consumed-tokens"), used(answer), "{who}");
+            assert_eq!(number(answer, "remaining-quota-tokens"), left, "{who}");
+            assert_eq!(answer.header("remaining-tokens"), None, "{who}");
+        }
+        assert_eq!(refusal.status, 403, "{who}");
+        assert_eq!(number(&refusal, "remaining-quota-tokens"), left, "{who}");
+        assert_eq!(number(&refusal, "consumed-tokens"), 0, "{who}");
+        assert_eq!(refusal.json()["error"]["code"], "quota_exceeded", "{who}");
+        let delay = number(&refusal, "retry-after");
+        assert!(delay <= longest, "{who}: {delay} s");
+        if who != "monthly" {
+            let end = (since_epoch().as_millis() as u64 + number(&refusal, "retry-after-ms")) / 100;
+            let past = end % (longest * 10);
+            assert!(past <= 50 || past >= longest * 10 - 50, "{who}: not at its end, {past}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_exceeded_quota_is_told_before_an_exceeded_minute() {
+    let limits = json!({"tokens_per_minute": 60, "quota": {"tokens": 60, "period": "month"}});
+    let gateway = start(json!({"default": limits})).await;
+    let (answers, refusal) = ask_until_refused(&gateway, "alice").await;
+    assert_eq!((answers.len(), refusal.status), (1, 403));
+    let left = 60 - used(&answers[0]);
+    assert_eq!(number(&refusal, "remaining-tokens"), left);
+    assert_eq!(number(&refusal, "remaining-quota-tokens"), left);
+}
+
+#[tokio::test]
+async fn everyone_has_tokens_of_his_own() {
+    let gateway = start(json!({
+        "default": {"tokens_per_minute": 60},
+        "by_name": {"large": {"tokens_per_minute": 200}, "unlimited": {}}
+    }))
+    .await;
+    // Each of them gets one answer: who is not listed has the default's number, not its count.
+    for who in ["alice", "bob", "Large", "carol"] {
+        let (answers, refusal) = ask_until_refused(&gateway, who).await;
+        assert_eq!((answers.len(), refusal.status), (1, 429), "{who}");
+    }
+    // Nobody is someone, too, with and without an empty name.
+    let nameless = gateway.client.post(CHAT, &chat()).await;
+    assert_eq!(nameless.status, 200);
+    assert_eq!(gateway.client.post(CHAT, &chat()).await.status, 429);
+    assert_eq!(ask(&gateway, "").await.status, 429);
+
+    let (answers, refusal) = ask_until_refused(&gateway, "large").await;
+    assert!(answers.len() > 3 && refusal.status == 429, "{}", answers.len());
+    for _ in 0..20 {
+        let answer = ask(&gateway, "unlimited").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(number(&answer, "consumed-tokens"), used(&answer));
+        assert_eq!(answer.header("remaining-tokens"), None);
+    }
+}
+
+#[tokio::test]
+async fn the_response_headers_have_the_configured_names_and_are_off_otherwise() {
+    let limits = json!({"tokens_per_minute": 60, "quota": {"tokens": 1_000, "period": "month"}});
+    let gateway = start(json!({
+        "default": limits,
+        "remaining_tokens_header": "x-left",
+        "consumed_tokens_header": "off",
+        "remaining_quota_header": "x-quota-left"
+    }))
+    .await;
+    let answer = ask(&gateway, "alice").await;
+    assert_eq!(number(&answer, "x-left"), 60 - used(&answer));
+    assert_eq!(number(&answer, "x-quota-left"), 1_000 - used(&answer));
+    let refusal = ask(&gateway, "alice").await;
+    assert_eq!(refusal.status, 429);
+    assert_eq!(number(&refusal, "x-left"), 60 - used(&answer));
+    assert_eq!(number(&refusal, "x-quota-left"), 1_000 - used(&answer));
+    for answer in [answer, refusal] {
+        for name in ["remaining-tokens", "consumed-tokens", "remaining-quota-tokens"] {
+            assert_eq!(answer.header(name), None);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_event_stream_begins_with_the_estimate_and_is_counted_when_it_ends() {
+    let gateway = start(json!({"default": {"tokens_per_minute": 10_000}})).await;
+    let mut body = chat();
+    body["stream"] = json!(true);
+    let stream = gateway.client.post_with(CHAT, &[(WHO, "alice")], &body).await;
+    assert_eq!(stream.status, 200);
+    assert!(stream.complete && !stream.text().contains("total_tokens"), "{}", stream.text());
+    let estimate = number(&stream, "consumed-tokens");
+    assert!(estimate > 40, "{estimate}");
+    assert_eq!(number(&stream, "remaining-tokens"), 10_000 - estimate);
+    // The same question in one piece takes as many tokens: what the stream took is now known.
+    let answer = ask(&gateway, "alice").await;
+    assert_eq!(number(&answer, "remaining-tokens"), 10_000 - 2 * used(&answer));
+}
+
+#[tokio::test]
+async fn what_no_backend_served_costs_nothing() {
+    let gateway = start(json!({"default": {"tokens_per_minute": 100}})).await;
+    let first = gateway.mock("first");
+    let error = |status| Fault::Status { status, headers: Vec::new(), body: None };
+    for fault in [
+        error(500),
+        error(400),
+        Fault::ContentFilter400,
+        Fault::Throttle { retry_after_ms: Some(1) },
+        Fault::ResetBeforeHeaders,
+    ] {
+        first.push_fault(fault.clone());
+        let answer = ask(&gateway, "alice").await;
+        assert_ne!(answer.status, 200, "{fault:?}");
+        assert_eq!(number(&answer, "consumed-tokens"), 0, "{fault:?}");
+        assert_eq!(number(&answer, "remaining-tokens"), 100, "{fault:?}");
+    }
+}
+
+/// An answer in chunks, as of a backend that does not say how long it is.
+fn in_chunks(parts: &[&str]) -> String {
+    let chunks: String =
+        parts.iter().map(|part| format!("{:x}\r\n{part}\r\n", part.len())).collect();
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\
+         connection: close\r\n\r\n{chunks}0\r\n\r\n"
+    )
+}
+
+const USAGE: &str = r#""usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}"#;
+
+#[tokio::test]
+async fn an_answer_of_unknown_length_is_counted_as_well() {
+    let backend = RawBackend::start(in_chunks(&["{", USAGE, "}"])).await;
+    let gateway = setup(json!({"default": {"tokens_per_minute": 1_000}}))
+        .backend_elsewhere("first", json!({}), backend.port())
+        .start()
+        .await;
+    for left in [994, 988] {
+        let answer = ask(&gateway, "alice").await;
+        assert_eq!((answer.status, answer.text()), (200, format!("{{{USAGE}}}")));
+        assert_eq!(number(&answer, "consumed-tokens"), 6);
+        assert_eq!(number(&answer, "remaining-tokens"), left);
+    }
+}
+
+#[tokio::test]
+async fn a_large_answer_is_not_held_for_its_tokens() {
+    let text = "x".repeat(400_000);
+    let parts = ["{\"a\": \"", &text, &text, &text, &text, "\", ", USAGE, "}"];
+    let whole = parts.concat();
+    let with_length = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{whole}",
+        whole.len()
+    );
+    for answer in [with_length, in_chunks(&parts)] {
+        let backend = RawBackend::start(answer).await;
+        let gateway = setup(json!({"default": {"tokens_per_minute": 1_000}}))
+            .backend_elsewhere("first", json!({}), backend.port())
+            .start()
+            .await;
+        let answer = ask(&gateway, "alice").await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.text() == whole, "{} bytes", answer.body.len());
+        let estimate = number(&answer, "consumed-tokens");
+        assert!(estimate > 40, "{estimate}");
+        assert_eq!(number(&answer, "remaining-tokens"), 1_000 - estimate);
+        // It was counted when it ended.
+        let next = ask(&gateway, "alice").await;
+        assert_eq!(number(&next, "remaining-tokens"), 1_000 - 6 - number(&next, "consumed-tokens"));
+    }
+}
+
+#[tokio::test]
+async fn a_held_answer_that_breaks_off_breaks_off_for_the_client_and_costs_its_estimate() {
+    let broken = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\
+                  connection: close\r\n\r\n{\"choices\": [";
+    let backend = RawBackend::start(broken).await;
+    let gateway = setup(json!({"default": {"tokens_per_minute": 100}}))
+        .backend_elsewhere("first", json!({}), backend.port())
+        .start()
+        .await;
+    let body = Bytes::from(chat().to_string());
+    let headers = [("content-type", "application/json"), (WHO, "alice")];
+    let answer = gateway.client.send(Method::POST, CHAT, &headers, body).await;
+    let answered = answer.is_ok_and(|answer| answer.status == 200 && answer.complete);
+    assert!(!answered, "half an answer is none");
+    let refusal = ask(&gateway, "alice").await;
+    assert_eq!(refusal.status, 429, "what was made before it broke off was charged");
+    assert_eq!(backend.requests(), 1);
+}
+
+/// Envoy's own filter that knows callers by their keys, with its name for whoever has `key-of-{who}`.
+fn authentication(names: &[&str]) -> Value {
+    let credentials: Vec<Value> =
+        names.iter().map(|name| json!({"key": format!("key-of-{name}"), "client": name})).collect();
+    json!({"name": "envoy.filters.http.api_key_auth", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth",
+        "credentials": credentials,
+        "key_sources": [{"header": "api-key"}, {"header": "authorization"}],
+        "forwarding": {"header": WHO, "hide_credentials": true}
+    }})
+}
+
+#[tokio::test]
+async fn who_calls_is_what_the_key_says_and_not_what_the_client_says() {
+    let gateway = setup(json!({
+        "default": {"tokens_per_minute": 1_000},
+        "by_name": {"alice": {"tokens_per_minute": 60}, "rich": {}}
+    }))
+    .backend("first", json!({}))
+    .settings(|settings| settings.filters_before.push(authentication(&["alice", "rich"])))
+    .start()
+    .await;
+    let ask =
+        async |headers: &[(&str, &str)]| gateway.client.post_with(CHAT, headers, &chat()).await;
+    let bearer = ("authorization", "Bearer key-of-alice");
+    for nobody in [&[][..], &[(WHO, "rich")], &[("api-key", "guessed"), (WHO, "rich")]] {
+        assert_eq!(ask(nobody).await.status, 401);
+    }
+    assert_eq!(gateway.counts(), [0]);
+    // Alice's own tokens, whoever she says that she is, and in whichever header her key is.
+    let answer = ask(&[("api-key", "key-of-alice"), (WHO, "rich"), (WHO, "other")]).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(number(&answer, "remaining-tokens"), 60 - used(&answer));
+    assert_eq!(ask(&[bearer, ("X-Consumer", "rich")]).await.status, 429);
+    let records = gateway.records("first");
+    let names: Vec<_> = records[0].headers.iter().filter(|(name, _)| name == WHO).collect();
+    assert_eq!(names, [&(WHO.to_owned(), b"alice".to_vec())]);
+    assert_eq!(records[0].header("api-key"), Some("key-of-first"));
+    let rich = ask(&[("api-key", "key-of-rich"), (WHO, "alice")]).await;
+    assert_eq!((rich.status, rich.header("remaining-tokens")), (200, None));
+}
