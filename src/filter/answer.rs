@@ -8,7 +8,7 @@
 //! An attempt that ends without headers (connect failure, reset, timeout) is retried by Envoy itself;
 //! [`Answer::done`] comes before that retry is routed, in time to say where it goes.
 
-use super::exchange::{Exchange, Tokens};
+use super::exchange::{Exchange, Flowing, Tokens};
 use super::host::{self, Buffer, Direction, HeaderMap, Map};
 use super::meter::Meter;
 use super::records::{Begun, Evidence, Said};
@@ -176,33 +176,6 @@ impl Answer {
         }
     }
 
-    /// The attempt is over, with or without an answer.
-    pub(crate) fn done(&self) {
-        let state = self.state.replace(State::Over);
-        if matches!(state, State::Over) {
-            return;
-        }
-        let cancelled = flags() & DOWNSTREAM_DISCONNECT != 0;
-        let now = host::now();
-        match state {
-            State::Awaited | State::Held(_) if cancelled => self.fail(&Outcome::Cancelled, now),
-            State::Awaited | State::Held(_) => {
-                let outcome = fault(self.silent_fault(now));
-                self.fail(&outcome, now);
-                self.retry_elsewhere(&outcome, now);
-            }
-            // Envoy's time for the attempt ran out while its refusal was held.
-            State::Waiting { outcome, .. } if !cancelled => self.retry_elsewhere(&outcome, now),
-            // The first byte went out: nothing can be retried, the fault is recorded.
-            State::Flowing(flow) if flow.outcome == Outcome::Success && !flow.broke_off => {
-                let outcome = if cancelled { Outcome::Cancelled } else { fault(Fault::Reset) };
-                self.conclude(&Flow { outcome, ..flow });
-            }
-            State::Flowing(flow) => self.conclude(&flow),
-            State::Waiting { .. } | State::Over => {}
-        }
-    }
-
     /// Envoy will retry an attempt that brought no answer: says where, or that there is nowhere.
     fn retry_elsewhere(&self, outcome: &Outcome, now: Timestamp) {
         let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return };
@@ -282,7 +255,8 @@ impl Answer {
         }
         // An error that came right after the first event is recorded when the answer ends.
         let outcome = if flow.broke_off { Outcome::Success } else { outcome };
-        exchange.serve(&self.begun, &Evidence { outcome, status, elapsed, said }, now);
+        let evidence = Evidence { outcome, status, elapsed, said };
+        exchange.serve(self.itself.clone(), &self.begun, &evidence, now);
         drop(exchange);
         // A session has no outcome of its own: it lasts for as long as both sides like.
         let is_over = end_of_stream || status == SWITCHING_PROTOCOLS;
@@ -480,6 +454,35 @@ impl Question {
                 let complete = end_of_stream || enough || body.len() >= ERROR_BODY_MAX_BYTES;
                 complete.then(|| classify::error_body(*status, body, traits))
             }
+        }
+    }
+}
+
+impl Flowing for Answer {
+    /// The attempt is over, with or without an answer.
+    fn done(&self) {
+        let state = self.state.replace(State::Over);
+        if matches!(state, State::Over) {
+            return;
+        }
+        let cancelled = flags() & DOWNSTREAM_DISCONNECT != 0;
+        let now = host::now();
+        match state {
+            State::Awaited | State::Held(_) if cancelled => self.fail(&Outcome::Cancelled, now),
+            State::Awaited | State::Held(_) => {
+                let outcome = fault(self.silent_fault(now));
+                self.fail(&outcome, now);
+                self.retry_elsewhere(&outcome, now);
+            }
+            // Envoy's time for the attempt ran out while its refusal was held.
+            State::Waiting { outcome, .. } if !cancelled => self.retry_elsewhere(&outcome, now),
+            // The first byte went out: nothing can be retried, the fault is recorded.
+            State::Flowing(flow) if flow.outcome == Outcome::Success && !flow.broke_off => {
+                let outcome = if cancelled { Outcome::Cancelled } else { fault(Fault::Reset) };
+                self.conclude(&Flow { outcome, ..flow });
+            }
+            State::Flowing(flow) => self.conclude(&flow),
+            State::Waiting { .. } | State::Over => {}
         }
     }
 }

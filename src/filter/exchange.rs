@@ -18,7 +18,7 @@ use crate::policy::select::{Denials, Needs, Unavailable};
 use crate::policy::time::{Millis, Timestamp};
 use crate::policy::trail::Trail;
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 /// The property that the route's cluster matcher reads.
 pub(super) const TARGET: &str = "spillway.target";
@@ -64,8 +64,14 @@ pub(crate) struct Exchange {
     pub(super) denied: Denials,
     consumer: Admitted,
     end: End,
-    /// Whether an answer is on its way to the client.
-    is_flowing: bool,
+    /// The answer that is on its way to the client.
+    flowing: Option<Weak<dyn Flowing>>,
+}
+
+/// An answer on its way to the client, which holds the exchange itself.
+pub(crate) trait Flowing {
+    /// Nothing more of it reaches the client: what it took is concluded, unless it was.
+    fn done(&self);
 }
 
 /// What makes a request fit a backend.
@@ -133,7 +139,7 @@ impl Exchange {
             denied: Denials::NONE,
             consumer,
             end: End::Open,
-            is_flowing: false,
+            flowing: None,
         }
     }
 
@@ -214,9 +220,15 @@ impl Exchange {
     }
 
     /// The answer of an attempt goes to the client.
-    pub(crate) fn serve(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+    pub(crate) fn serve(
+        &mut self,
+        answer: Weak<dyn Flowing>,
+        begun: &Begun,
+        evidence: &Evidence,
+        now: Timestamp,
+    ) {
         self.end = End::Served(begun.backend);
-        self.is_flowing = true;
+        self.flowing = Some(answer);
         records::write_head(&self.plan, self.pool, begun, evidence, now);
         self.note_attempt(begun, evidence, None);
         let spilled_from = self.pool().and_then(|(pool, plan)| {
@@ -239,7 +251,7 @@ impl Exchange {
         tokens: Tokens,
         now: Timestamp,
     ) {
-        self.is_flowing = false;
+        self.flowing = None;
         records::write(&self.plan, self.pool, begun, evidence, now);
         let used = match tokens {
             Tokens::Stated(usage) => {
@@ -315,13 +327,18 @@ impl Exchange {
         }
     }
 
+    /// The answer that is on its way to the client.
+    pub(crate) fn flowing(&self) -> Option<Rc<dyn Flowing>> {
+        self.flowing.as_ref().and_then(Weak::upgrade)
+    }
+
     /// The request is over. What was planned and not sent is given back; what is still on its way
     /// concludes by itself.
     pub(crate) fn close(&mut self, now: Timestamp) {
         if let Some(planned) = self.planned.take() {
             planned.give_back(&self.plan, self.pool, now);
         }
-        if !self.is_flowing {
+        if self.flowing.is_none() {
             self.consumer.conclude(None, now);
         }
     }
