@@ -75,6 +75,10 @@ struct Held {
     question: Question,
     said: Said,
     meter: Option<Meter>,
+    /// Takes the usage out again that only the gateway asked for; nothing yet, as a rule.
+    stripper: Option<Box<UsageStripper>>,
+    /// It has something to take out of what is held.
+    must_be_edited: bool,
     /// How much of the body was looked at.
     seen: usize,
     /// It was held for long enough: the next bytes decide.
@@ -151,7 +155,16 @@ impl Answer {
             Head::FirstEvent => Question::FirstEvent(Box::default()),
             Head::ErrorBody { status } => Question::ErrorBody { status, body: Vec::new() },
         };
-        let held = Held { status, question, said, meter, seen: 0, is_overdue: false };
+        let held = Held {
+            status,
+            question,
+            said,
+            meter,
+            stripper: self.strips_usage.then(Box::default),
+            must_be_edited: false,
+            seen: 0,
+            is_overdue: false,
+        };
         if end_of_stream {
             return self.look_at(held, 0, true);
         }
@@ -220,6 +233,9 @@ impl Answer {
         if let Some(meter) = &mut held.meter {
             meter.push(&bytes);
         }
+        if let Some(stripper) = &mut held.stripper {
+            held.must_be_edited |= stripper.push(&bytes) != Edit::Unchanged;
+        }
         if let Some(outcome) = held.question.push(&bytes, end_of_stream, enough, self.traits) {
             return self.decide(held, outcome, end_of_stream, now);
         }
@@ -235,7 +251,9 @@ impl Answer {
         let mut flow = Flow { meter: held.meter, ..Flow::new(held.status, outcome) };
         if let Question::FirstEvent(head) = held.question {
             flow.follow(*head);
-            if self.strips_usage && !failover::is_worth_another(&outcome) {
+            if !held.must_be_edited {
+                flow.stripper = held.stripper;
+            } else if !failover::is_worth_another(&outcome) {
                 flow.strip_head(held.seen, end_of_stream);
             }
         }
@@ -491,7 +509,7 @@ impl Wake for Answer {
     fn wake(&self, now: Timestamp) {
         match self.state.replace(State::Over) {
             // What was held cannot be edited from here: the next bytes release it.
-            State::Held(mut held) if self.strips_usage => {
+            State::Held(mut held) if held.must_be_edited => {
                 held.is_overdue = true;
                 self.state.replace(State::Held(held));
             }

@@ -209,6 +209,23 @@ async fn a_preamble_that_is_held_for_long_is_neither_lost_nor_doubled() {
     assert!(answer.text().contains(&usage[usage.find("\"usage\"").unwrap()..]));
 }
 
+#[tokio::test]
+async fn a_preamble_before_a_silence_is_let_go_after_the_hold_time() {
+    let gateway = metered()
+        .pool(json!({"failover": {"hold": {"time": "200ms"}}}))
+        .settings(|settings| settings.per_try_timeout = Duration::from_secs(2))
+        .start()
+        .await;
+    gateway.mock("first").push_fault(Fault::StallMidStream { after_events: 1 });
+    let headers = [("content-type", "application/json")];
+    let body = Bytes::from(body(STREAMING));
+    let mut response = gateway.client.open(Method::POST, CHAT, &headers, body).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let frame = response.body_mut().frame().await.unwrap().unwrap();
+    let came = String::from_utf8_lossy(frame.data_ref().unwrap()).into_owned();
+    assert!(came.contains("prompt_filter_results"), "{came}");
+}
+
 /// What an operator would log.
 const LOG: [(&str, &str); 7] = [
     ("prompt", "%FILTER_STATE(wasm.spillway.prompt_tokens:PLAIN)%"),
