@@ -8,7 +8,7 @@
 //! An attempt that ends without headers (connect failure, reset, timeout) is retried by Envoy itself;
 //! [`Answer::done`] comes before that retry is routed, in time to say where it goes.
 
-use super::exchange::{Exchange, Tokens};
+use super::exchange::{Exchange, Flowing, Tokens};
 use super::host::{self, Buffer, Direction, HeaderMap, Map};
 use super::meter::Meter;
 use super::records::{Begun, Evidence, Said};
@@ -75,6 +75,10 @@ struct Held {
     question: Question,
     said: Said,
     meter: Option<Meter>,
+    /// Takes the usage out again that only the gateway asked for; nothing yet, as a rule.
+    stripper: Option<Box<UsageStripper>>,
+    /// It has something to take out of what is held.
+    must_be_edited: bool,
     /// How much of the body was looked at.
     seen: usize,
     /// It was held for long enough: the next bytes decide.
@@ -157,7 +161,16 @@ impl Answer {
             }
             Head::ErrorBody { status } => Question::ErrorBody { status, body: Vec::new() },
         };
-        let held = Held { status, question, said, meter, seen: 0, is_overdue: false };
+        let held = Held {
+            status,
+            question,
+            said,
+            meter,
+            stripper: self.strips_usage.then(Box::default),
+            must_be_edited: false,
+            seen: 0,
+            is_overdue: false,
+        };
         if end_of_stream {
             return self.look_at(held, 0, true);
         }
@@ -179,39 +192,6 @@ impl Answer {
                 Action::Continue
             }
             State::Awaited | State::Over => Action::Continue,
-        }
-    }
-
-    /// The attempt is over, with or without an answer.
-    pub(crate) fn done(&self) {
-        let state = self.state.replace(State::Over);
-        if matches!(state, State::Over) {
-            return;
-        }
-        let cancelled = flags() & DOWNSTREAM_DISCONNECT != 0;
-        // When the request is over before its attempt, Envoy ended it: a time limit of its own, say.
-        let is_over = self.exchange.try_borrow().is_ok_and(|exchange| exchange.is_closed());
-        let now = host::now();
-        match state {
-            State::Awaited | State::Held(_) if cancelled || is_over => {
-                self.fail(&Outcome::Cancelled, now)
-            }
-            State::Awaited | State::Held(_) => {
-                let outcome = fault(self.silent_fault(now));
-                self.fail(&outcome, now);
-                self.retry_elsewhere(&outcome, now);
-            }
-            // Envoy's time for the attempt ran out while its refusal was held.
-            State::Waiting { outcome, .. } if !cancelled && !is_over => {
-                self.retry_elsewhere(&outcome, now)
-            }
-            // The first byte went out: nothing can be retried, the fault is recorded.
-            State::Flowing(flow) if flow.outcome == Outcome::Success && !flow.broke_off => {
-                let outcome = if cancelled { Outcome::Cancelled } else { fault(Fault::Reset) };
-                self.conclude(&Flow { outcome, ..flow });
-            }
-            State::Flowing(flow) => self.conclude(&flow),
-            State::Waiting { .. } | State::Over => {}
         }
     }
 
@@ -259,6 +239,9 @@ impl Answer {
         if let Some(meter) = &mut held.meter {
             meter.push(&bytes);
         }
+        if let Some(stripper) = &mut held.stripper {
+            held.must_be_edited |= stripper.push(&bytes) != Edit::Unchanged;
+        }
         if let Some(outcome) = held.question.push(&bytes, end_of_stream, enough, self.traits) {
             return self.decide(held, outcome, end_of_stream, now);
         }
@@ -274,7 +257,9 @@ impl Answer {
         let mut flow = Flow { meter: held.meter, ..Flow::new(held.status, outcome) };
         if let Question::FirstEvent(head) = held.question {
             flow.follow(*head);
-            if self.strips_usage && !failover::is_worth_another(&outcome) {
+            if !held.must_be_edited {
+                flow.stripper = held.stripper;
+            } else if !failover::is_worth_another(&outcome) {
                 flow.strip_head(held.seen, end_of_stream);
             }
         }
@@ -294,7 +279,8 @@ impl Answer {
         }
         // An error that came right after the first event is recorded when the answer ends.
         let outcome = if flow.broke_off { Outcome::Success } else { outcome };
-        exchange.serve(&self.begun, &Evidence { outcome, status, elapsed, said }, now);
+        let evidence = Evidence { outcome, status, elapsed, said };
+        exchange.serve(self.itself.clone(), &self.begun, &evidence, now);
         drop(exchange);
         // A session has no outcome of its own: it lasts for as long as both sides like.
         let is_over = end_of_stream || status == SWITCHING_PROTOCOLS;
@@ -496,11 +482,46 @@ impl Question {
     }
 }
 
+impl Flowing for Answer {
+    /// The attempt is over, with or without an answer.
+    fn done(&self) {
+        let state = self.state.replace(State::Over);
+        if matches!(state, State::Over) {
+            return;
+        }
+        let cancelled = flags() & DOWNSTREAM_DISCONNECT != 0;
+        // When the request is over before its attempt, Envoy ended it: a time limit of its own, say.
+        let is_over = self.exchange.try_borrow().is_ok_and(|exchange| exchange.is_closed());
+        let now = host::now();
+        match state {
+            State::Awaited | State::Held(_) if cancelled || is_over => {
+                self.fail(&Outcome::Cancelled, now)
+            }
+            State::Awaited | State::Held(_) => {
+                let outcome = fault(self.silent_fault(now));
+                self.fail(&outcome, now);
+                self.retry_elsewhere(&outcome, now);
+            }
+            // Envoy's time for the attempt ran out while its refusal was held.
+            State::Waiting { outcome, .. } if !cancelled && !is_over => {
+                self.retry_elsewhere(&outcome, now)
+            }
+            // The first byte went out: nothing can be retried, the fault is recorded.
+            State::Flowing(flow) if flow.outcome == Outcome::Success && !flow.broke_off => {
+                let outcome = if cancelled { Outcome::Cancelled } else { fault(Fault::Reset) };
+                self.conclude(&Flow { outcome, ..flow });
+            }
+            State::Flowing(flow) => self.conclude(&flow),
+            State::Waiting { .. } | State::Over => {}
+        }
+    }
+}
+
 impl Wake for Answer {
     fn wake(&self, now: Timestamp) {
         match self.state.replace(State::Over) {
             // What was held cannot be edited from here: the next bytes release it.
-            State::Held(mut held) if self.strips_usage => {
+            State::Held(mut held) if held.must_be_edited => {
                 held.is_overdue = true;
                 self.state.replace(State::Held(held));
             }

@@ -3,7 +3,7 @@
 //! Here the request is made to fit its backend; [`super::answer`] watches what comes back.
 
 use super::answer::Answer;
-use super::exchange::{Exchange, Rendering};
+use super::exchange::{Exchange, Flowing, Rendering};
 use super::host::{self, Map};
 use super::records::Begun;
 use super::timers::StreamId;

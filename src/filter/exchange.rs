@@ -18,7 +18,7 @@ use crate::policy::select::{Denials, Needs, Unavailable};
 use crate::policy::time::{Millis, Timestamp};
 use crate::policy::trail::Trail;
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 /// The property that the route's cluster matcher reads.
 pub(super) const TARGET: &str = "spillway.target";
@@ -64,10 +64,16 @@ pub(crate) struct Exchange {
     pub(super) denied: Denials,
     consumer: Admitted,
     end: End,
-    /// Whether an answer is on its way to the client.
-    is_flowing: bool,
     /// Whether the request is over, for the client as for the gateway.
     is_closed: bool,
+    /// The answer that is on its way to the client.
+    flowing: Option<Weak<dyn Flowing>>,
+}
+
+/// An answer on its way to the client, which holds the exchange itself.
+pub(crate) trait Flowing {
+    /// Nothing more of it reaches the client: what it took is concluded, unless it was.
+    fn done(&self);
 }
 
 /// What makes a request fit a backend.
@@ -135,8 +141,8 @@ impl Exchange {
             denied: Denials::NONE,
             consumer,
             end: End::Open,
-            is_flowing: false,
             is_closed: false,
+            flowing: None,
         }
     }
 
@@ -226,9 +232,15 @@ impl Exchange {
     }
 
     /// The answer of an attempt goes to the client.
-    pub(crate) fn serve(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+    pub(crate) fn serve(
+        &mut self,
+        answer: Weak<dyn Flowing>,
+        begun: &Begun,
+        evidence: &Evidence,
+        now: Timestamp,
+    ) {
         self.end = End::Served(begun.backend);
-        self.is_flowing = true;
+        self.flowing = Some(answer);
         records::write_head(&self.plan, self.pool, begun, evidence, now);
         self.note_attempt(begun, evidence, None);
         let spilled_from = self.pool().and_then(|(pool, plan)| {
@@ -251,7 +263,7 @@ impl Exchange {
         tokens: Tokens,
         now: Timestamp,
     ) {
-        self.is_flowing = false;
+        self.flowing = None;
         records::write(&self.plan, self.pool, begun, evidence, now);
         let used = match tokens {
             Tokens::Stated(usage) => {
@@ -327,6 +339,11 @@ impl Exchange {
         }
     }
 
+    /// The answer that is on its way to the client.
+    pub(crate) fn flowing(&self) -> Option<Rc<dyn Flowing>> {
+        self.flowing.as_ref().and_then(Weak::upgrade)
+    }
+
     /// The request is over. What was planned and not sent is given back; what is still on its way
     /// concludes by itself.
     pub(crate) fn close(&mut self, now: Timestamp) {
@@ -339,7 +356,7 @@ impl Exchange {
 
     /// Gives the consumer its tokens back, unless an answer takes them or took them.
     pub(crate) fn charge_nothing(&mut self, now: Timestamp) {
-        if !self.is_flowing {
+        if self.flowing.is_none() {
             self.consumer.conclude(None, now);
         }
     }
@@ -351,7 +368,8 @@ impl Exchange {
 
     /// Whether the response says something of tokens that is known only when the answer ends.
     pub(crate) fn awaits_tokens(&self) -> bool {
-        self.is_flowing && self.plan.consumers.as_ref().is_some_and(ConsumersPlan::has_headers)
+        self.flowing.is_some()
+            && self.plan.consumers.as_ref().is_some_and(ConsumersPlan::has_headers)
     }
 
     /// What the response says of the consumer's tokens.

@@ -365,6 +365,17 @@ impl HttpContext for Gateway {
         }
         Action::Continue
     }
+
+    /// The request is over and will be logged. An attempt whose client went away hears of it only
+    /// afterwards, too late for access logs to show what it took.
+    fn on_log(&mut self) {
+        if let Phase::Routed(routed) = &self.phase {
+            let flowing = routed.exchange.try_borrow().ok().and_then(|exchange| exchange.flowing());
+            if let Some(answer) = flowing {
+                answer.done();
+            }
+        }
+    }
 }
 
 /// A header that the host refuses to set is not worth the answer.

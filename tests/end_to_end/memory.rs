@@ -74,3 +74,37 @@ async fn twenty_prompts_of_twenty_mebibytes_leave_no_memory_behind() {
     assert!(resident < warm_resident + 10 * PROMPT_BYTES, "{warm_resident} became {resident}");
     gateway.assert_alive("large prompts").await;
 }
+
+#[tokio::test]
+async fn images_of_twenty_mebibytes_leave_no_memory_behind_and_count_as_images() {
+    // As text they would be five million tokens.
+    let gateway = Setup::new()
+        .backend("north", json!({"limits": {"tokens_per_minute": 100_000}}))
+        .settings(|settings| settings.body_limit_bytes = 64 * 1024 * 1024)
+        .start()
+        .await;
+    let image = format!("data:image/png;base64,{}", "iVBORw0K".repeat(PROMPT_BYTES / 4 / 8));
+    let part = json!({"type": "image_url", "image_url": {"url": image, "detail": "high"}});
+    let text = json!({"type": "text", "text": "What is in these images?"});
+    let body = json!({
+        "model": "gpt-4o",
+        "messages": [{"role": "user", "content": [text, part, part, part, part]}],
+        "stream": true
+    });
+    assert_eq!(gateway.chat().await.status, 200);
+    let (fresh, _) = memory_bytes(&gateway);
+    // Each reserves about three thousand tokens, four images among them, and uses far fewer.
+    for _ in 0..20 {
+        let answer = gateway.client.post(CHAT, &body).await;
+        let trail = answer.header("x-spillway-trail").unwrap_or_default().to_owned();
+        assert_eq!(answer.status, 200, "{trail}: {}", answer.text());
+        assert!(answer.text().ends_with("data: [DONE]\n\n"), "{}", answer.text());
+        gateway.mock("north").clear_records();
+    }
+    let (after, _) = memory_bytes(&gateway);
+    println!("VMs: {fresh:?} at first, {after:?} after 20 prompts with images");
+    for (fresh, after) in fresh.iter().zip(&after) {
+        assert!(*after < fresh + MIB, "{fresh} bytes became {after}");
+    }
+    gateway.assert_alive("large images").await;
+}

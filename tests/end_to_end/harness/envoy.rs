@@ -24,6 +24,8 @@ pub(crate) struct Settings {
     pub(crate) per_try_timeout: Duration,
     pub(crate) per_try_idle_timeout: Duration,
     pub(crate) body_limit_bytes: u32,
+    /// The fields of an access log, by name: each a format string of Envoy's. Empty: no log.
+    pub(crate) access_log: Vec<(&'static str, &'static str)>,
     /// The environment that the filter sees; Envoy's own configuration only names the variables.
     pub(crate) environment: Vec<(String, String)>,
     /// The filters before Spillway.
@@ -40,6 +42,7 @@ impl Default for Settings {
             per_try_timeout: Duration::from_secs(20),
             per_try_idle_timeout: Duration::from_secs(20),
             body_limit_bytes: 32 * 1024 * 1024,
+            access_log: Vec::new(),
             environment: Vec::new(),
             filters_before: Vec::new(),
         }
@@ -82,6 +85,7 @@ impl Envoy {
             .arg(&path)
             .args(["--concurrency", &settings.workers.to_string()])
             .args(["--log-level", "warning", "--disable-hot-restart"])
+            .args(["--file-flush-interval-msec", "10"])
             .args(["--drain-time-s", &settings.drain_time.as_secs().to_string()])
             .envs(settings.environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null())
@@ -108,6 +112,13 @@ impl Envoy {
     /// What Envoy logged so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("envoy.log")).unwrap_or_default()
+    }
+
+    /// What the access log has of the requests that are over, oldest first.
+    pub(crate) fn access_log(&self) -> Vec<Value> {
+        let log = self.log();
+        let lines = log.lines().filter(|line| line.starts_with('{'));
+        lines.filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// The counter or gauge of this name; zero when it does not exist.
@@ -214,6 +225,7 @@ fn connection_manager(
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "gateway",
         "delayed_close_timeout": "0.1s",
+        "access_log": access_log(settings),
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         // Envoy leaves its own headers to a client from such an address: the filter must not.
         "internal_address_config": {"cidr_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}]},
@@ -228,6 +240,22 @@ fn connection_manager(
             }]
         }]}
     })
+}
+
+/// Beside Envoy's own log, a line of JSON for each request.
+fn access_log(settings: &Settings) -> Value {
+    if settings.access_log.is_empty() {
+        return json!([]);
+    }
+    let fields: serde_json::Map<String, Value> = settings
+        .access_log
+        .iter()
+        .map(|(name, format)| ((*name).to_owned(), json!(format)))
+        .collect();
+    json!([{"name": "stderr", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StderrAccessLog",
+        "log_format": {"json_format": fields}
+    }}])
 }
 
 fn route(backends: &[(String, u16)], settings: &Settings) -> Value {

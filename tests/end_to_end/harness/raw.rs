@@ -89,13 +89,18 @@ pub(crate) struct RawBackend {
 
 impl RawBackend {
     pub(crate) async fn start(answer: impl Into<Vec<u8>>) -> Self {
+        Self::start_in_pieces(answer, usize::MAX).await
+    }
+
+    /// The same, in pieces of so many bytes that arrive one by one.
+    pub(crate) async fn start_in_pieces(answer: impl Into<Vec<u8>>, piece: usize) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let requests = Arc::new(AtomicUsize::new(0));
         let (counter, answer) = (Arc::clone(&requests), Arc::new(answer.into()));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&counter), Arc::clone(&answer)));
+                tokio::spawn(serve(stream, Arc::clone(&counter), Arc::clone(&answer), piece));
             }
         });
         Self { port, requests, task }
@@ -116,7 +121,12 @@ impl Drop for RawBackend {
     }
 }
 
-async fn serve(mut stream: TcpStream, requests: Arc<AtomicUsize>, answer: Arc<Vec<u8>>) {
+async fn serve(
+    mut stream: TcpStream,
+    requests: Arc<AtomicUsize>,
+    answer: Arc<Vec<u8>>,
+    piece: usize,
+) {
     let mut received = Vec::new();
     while !is_complete(&received) {
         let mut bytes = [0; 4096];
@@ -126,7 +136,14 @@ async fn serve(mut stream: TcpStream, requests: Arc<AtomicUsize>, answer: Arc<Ve
         }
     }
     requests.fetch_add(1, Ordering::SeqCst);
-    let _ = stream.write_all(&answer).await;
+    let _ = stream.set_nodelay(true);
+    for piece in answer.chunks(piece) {
+        let _ = stream.write_all(piece).await;
+        if piece.len() < answer.len() {
+            // Time for the peer to read it by itself.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
     let _ = stream.shutdown().await;
 }
 

@@ -1,0 +1,315 @@
+//! A budget sends a request elsewhere before a backend refuses it. It never turns one away while
+//! another backend is left; when none is, it says when to come back.
+
+use crate::harness::{Answer, CHAT, Client, Gateway, Setup, chat_body};
+use mock_azure::{Fault, Kind, MockConfig};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+const COMPLETION_TOKENS: u64 = 20;
+/// What one request of [`asking_for_all`] uses, and about what it reserves.
+const TOKENS: u64 = 100 + COMPLETION_TOKENS;
+const TOKENS_PER_MINUTE: u64 = 100 * TOKENS;
+const UNLIMITED: u64 = 1_000_000_000;
+/// The length of Azure's windows of requests.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Small enough that some windows are seen full.
+const REQUESTS_PER_MINUTE: u64 = 150;
+const REQUESTS_PER_WINDOW: usize = 25;
+
+/// What names as its maximum what it will use.
+fn asking_for_all() -> Value {
+    json!({
+        "model": "gpt-4o",
+        "messages": [{"role": "user", "content": "word".repeat(100)}],
+        "max_tokens": COMPLETION_TOKENS
+    })
+}
+
+fn limited_mock(
+    tokens_per_minute: u64,
+    requests_per_minute: u64,
+) -> impl FnOnce(MockConfig) -> MockConfig {
+    move |mut mock| {
+        mock.completion_tokens = COMPLETION_TOKENS;
+        mock.with_kind(Kind::Standard { tokens_per_minute, requests_per_minute })
+    }
+}
+
+fn long(mut mock: MockConfig) -> MockConfig {
+    mock.completion_tokens = COMPLETION_TOKENS;
+    mock
+}
+
+fn limits(keys: Value) -> Value {
+    json!({"priority": 1, "limits": keys})
+}
+
+/// Sends this many of `body` with some at a time.
+async fn send_many(gateway: &Gateway, body: &Value, count: usize) -> Vec<Answer> {
+    const AT_A_TIME: usize = 16;
+    let mut running = JoinSet::new();
+    for worker in 0..AT_A_TIME {
+        let (client, body) = (gateway.another_client(), body.clone());
+        let share = count / AT_A_TIME + usize::from(worker < count % AT_A_TIME);
+        running.spawn(async move {
+            let mut answers = Vec::new();
+            for _ in 0..share {
+                answers.push(client.post(CHAT, &body).await);
+            }
+            answers
+        });
+    }
+    running.join_all().await.into_iter().flatten().collect()
+}
+
+fn refusals(gateway: &Gateway, backend: &str) -> usize {
+    gateway.records(backend).iter().filter(|record| record.status == Some(429)).count()
+}
+
+fn trail(answer: &Answer) -> &str {
+    answer.header("x-spillway-trail").unwrap_or("")
+}
+
+#[tokio::test]
+async fn tokens_beyond_the_limit_go_elsewhere_without_a_refusal() {
+    let gateway = Setup::new()
+        .backend_with(
+            "sweden",
+            limits(json!({"tokens_per_minute": TOKENS_PER_MINUTE})),
+            limited_mock(TOKENS_PER_MINUTE, UNLIMITED),
+        )
+        .backend_with("france", json!({"priority": 2}), long)
+        .settings(|settings| settings.workers = 4)
+        .start()
+        .await;
+    let answers = send_many(&gateway, &asking_for_all(), 300).await;
+    assert_eq!(answers.len(), 300);
+    let passed_over = answers.iter().filter(|answer| answer.served_by() == "france");
+    for answer in &answers {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(answer.header("x-spillway-attempts"), Some("1"), "{}", trail(answer));
+    }
+    let mut count = 0;
+    for answer in passed_over {
+        count += 1;
+        assert!(trail(answer).starts_with("sweden;skip=budget;budget="), "{}", trail(answer));
+        assert!(trail(answer).ends_with("ms, france;200"), "{}", trail(answer));
+    }
+    let used = gateway.mock("sweden").stats()["tokens_used"].as_u64().unwrap();
+    println!("{used} of {TOKENS_PER_MINUTE} tokens, {count} requests elsewhere");
+    assert_eq!(refusals(&gateway, "sweden"), 0);
+    assert_eq!(gateway.counts(), [300 - count, count]);
+    // The last few requests reserve a little more than they will use.
+    assert!((TOKENS_PER_MINUTE - 2 * TOKENS..=TOKENS_PER_MINUTE).contains(&used), "{used}");
+}
+
+/// Sends requests at about `per_second` for so long.
+async fn send_for(client: &Client, length: Duration, per_second: u32) -> Vec<Answer> {
+    let started = Instant::now();
+    let mut answers = Vec::new();
+    while started.elapsed() < length {
+        answers.push(client.post(CHAT, &chat_body()).await);
+        let due =
+            started + Duration::from_secs(1) * u32::try_from(answers.len()).unwrap() / per_second;
+        tokio::time::sleep_until(due.into()).await;
+    }
+    answers
+}
+
+#[tokio::test]
+async fn requests_are_limited_in_windows_of_ten_seconds() {
+    let keys = || limits(json!({"requests_per_minute": REQUESTS_PER_MINUTE}));
+    let gateway = Setup::new()
+        .backend("sweden", keys())
+        .backend("france", json!({"priority": 2}))
+        .start()
+        .await;
+    let azure = Setup::new()
+        .backend_with("sweden", keys(), limited_mock(UNLIMITED, REQUESTS_PER_MINUTE))
+        .backend("france", json!({"priority": 2}))
+        .start()
+        .await;
+    let length = WINDOW + WINDOW / 2;
+    let (answers, others) =
+        tokio::join!(send_for(&gateway.client, length, 10), send_for(&azure.client, length, 10));
+    for answer in answers.iter().chain(&others) {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let windows = |backend| {
+        let mut counts = BTreeMap::<u128, usize>::new();
+        for record in gateway.records(backend) {
+            // It was counted just before it arrived.
+            let at = record.at_unix.as_millis() / WINDOW.as_millis();
+            *counts.entry(at).or_default() += 1;
+        }
+        counts
+    };
+    let (sweden, france) = (windows("sweden"), windows("france"));
+    println!("in each window {sweden:?}, elsewhere {france:?}");
+    assert!(!france.is_empty());
+    assert!(sweden.len() >= 2);
+    for window in france.keys() {
+        // One may have been counted at the end of a window and have arrived in the next.
+        let count = sweden.get(window).copied().unwrap_or(0);
+        assert!(count.abs_diff(REQUESTS_PER_WINDOW) <= 1, "{sweden:?} {france:?}");
+    }
+    // Azure's windows need not begin when the clock's do: one request in each finds that out.
+    let refused = refusals(&azure, "sweden");
+    println!("{refused} refusals of {} attempts", azure.counts()[0]);
+    assert!(refused <= 3, "{refused}");
+}
+
+#[tokio::test]
+async fn when_all_budgets_are_used_up_the_client_hears_of_the_soonest() {
+    let gateway = Setup::new()
+        .backend("sweden", limits(json!({"tokens_per_minute": 10})))
+        .backend("france", limits(json!({"requests_per_minute": 1})))
+        .start()
+        .await;
+    let mut answers = Vec::new();
+    // A window of requests may end in between.
+    while answers.len() < 4 && answers.last().is_none_or(|last: &Answer| last.status == 200) {
+        answers.push(gateway.chat().await);
+    }
+    let last = answers.pop().unwrap();
+    assert_eq!(last.status, 429, "{}", trail(&last));
+    assert!(answers.len() >= 2, "{answers:?}");
+    assert_eq!(last.header("x-spillway-attempts"), Some("0"));
+    assert!(trail(&last).contains("sweden;skip=budget;budget="), "{}", trail(&last));
+    assert!(trail(&last).contains("france;skip=budget;budget="), "{}", trail(&last));
+    assert_eq!(last.json()["error"]["code"], "429", "{}", last.text());
+    assert_eq!(last.json()["error"]["type"], "rate_limit_exceeded", "{}", last.text());
+    // Sweden has room after a minute only.
+    let wait = retry_after(&last);
+    assert!(wait <= WINDOW + WINDOW / 10, "{wait:?}");
+    assert_eq!(gateway.counts().iter().sum::<usize>(), answers.len());
+    tokio::time::sleep(wait).await;
+    assert_eq!(gateway.chat().await.served_by(), "france");
+}
+
+fn retry_after(answer: &Answer) -> Duration {
+    let exact = answer.header("retry-after-ms").unwrap().parse().unwrap();
+    let rounded: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert_eq!(rounded, u64::div_ceil(exact, 1_000));
+    Duration::from_millis(exact)
+}
+
+#[tokio::test]
+async fn a_single_backend_is_held_to_its_budget_too() {
+    let gateway =
+        Setup::new().backend("only", limits(json!({"tokens_per_minute": 10}))).start().await;
+    assert_eq!(gateway.chat().await.status, 200);
+    let answer = gateway.chat().await;
+    assert_eq!(answer.status, 429, "{}", answer.text());
+    assert!(trail(&answer).starts_with("only;skip=budget;budget="), "{}", trail(&answer));
+    let wait = retry_after(&answer);
+    assert!((Duration::from_secs(50)..=Duration::from_secs(60)).contains(&wait), "{wait:?}");
+    assert_eq!(gateway.counts(), [1]);
+}
+
+#[tokio::test]
+async fn a_backend_whose_budget_is_full_is_no_place_to_fail_over_to() {
+    let gateway = Setup::new()
+        .backend("first", limits(json!({"tokens_per_minute": 10})))
+        .backend("second", json!({"priority": 2}))
+        .backend("third", json!({"priority": 3}))
+        .start()
+        .await;
+    assert_eq!(gateway.chat().await.served_by(), "first");
+    let fault = Fault::Status { status: 500, headers: Vec::new(), body: None };
+    gateway.mock("second").push_fault(fault);
+    let answer = gateway.chat().await;
+    assert_eq!((answer.status, answer.served_by()), (200, "third"), "{}", trail(&answer));
+    assert_eq!(gateway.counts(), [1, 1, 1]);
+}
+
+/// Two equal backends, whose budgets are too large to matter.
+async fn two_equal() -> Gateway {
+    Setup::new()
+        .backend("first", limits(json!({"tokens_per_minute": UNLIMITED})))
+        .backend("second", limits(json!({"tokens_per_minute": UNLIMITED})))
+        .start()
+        .await
+}
+
+/// How many of twenty requests the first of two equal backends serves when its answers carry these
+/// headers.
+async fn share_with(gateway: &Gateway, headers: &[(&str, &str)]) -> usize {
+    let before = gateway.counts()[0];
+    gateway.mock("first").set_fault(Some(said(headers)));
+    for _ in 0..20 {
+        let answer = gateway.chat().await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    gateway.counts()[0] - before
+}
+
+fn said(headers: &[(&str, &str)]) -> Fault {
+    let headers =
+        headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Fault::BackendHeaders { headers }
+}
+
+const REMAINING: &str = "x-ratelimit-remaining-tokens";
+const LIMIT: &str = "x-ratelimit-limit-tokens";
+
+#[tokio::test]
+async fn a_backend_that_has_little_left_gets_less() {
+    let requests = "x-ratelimit-remaining-requests";
+    let little: [&[(&str, &str)]; 3] = [
+        &[(REMAINING, "10"), (LIMIT, "100000")],
+        &[(requests, "0"), ("x-ratelimit-limit-requests", "10")],
+        &[("azure-openai-deployment-utilization", "99.5%")],
+    ];
+    for headers in little {
+        let share = share_with(&two_equal().await, headers).await;
+        assert!((1..=3).contains(&share), "{headers:?}: {share}");
+    }
+    let enough = [(REMAINING, "50000"), (LIMIT, "100000")];
+    assert_eq!(share_with(&two_equal().await, &enough).await, 10);
+}
+
+#[tokio::test]
+async fn what_headers_cannot_mean_changes_nothing() {
+    let gateway = two_equal().await;
+    for (remaining, limit) in [
+        ("-1", "-1"),
+        ("-27978", "100000"),
+        ("0", "0"),
+        ("", ""),
+        ("soon", "NaN"),
+        ("5", "-5"),
+        ("inf", "5000"),
+        ("1e300", "999999999999999999999999"),
+    ] {
+        let share = share_with(&gateway, &[(REMAINING, remaining), (LIMIT, limit)]).await;
+        assert_eq!(share, 10, "{remaining} of {limit}");
+    }
+}
+
+/// How many requests fit into the budget of a backend that says this of its limit, a word each time.
+async fn fitting_when_told(limits_said: &[&str]) -> usize {
+    let gateway = Setup::new()
+        .backend_with("first", limits(json!({"tokens_per_minute": 20 * TOKENS})), long)
+        .backend_with("second", json!({"priority": 2}), long)
+        .start()
+        .await;
+    for limit in limits_said.iter().cycle().take(40) {
+        gateway.mock("first").set_fault(Some(said(&[(LIMIT, limit)])));
+        assert_eq!(gateway.client.post(CHAT, &asking_for_all()).await.status, 200);
+    }
+    gateway.counts()[0]
+}
+
+#[tokio::test]
+async fn a_limit_that_the_backend_says_is_lower_counts_and_no_other() {
+    let half = (10 * TOKENS).to_string();
+    let fitting = fitting_when_told(&[&half]).await;
+    assert!((9..=10).contains(&fitting), "{fitting}");
+    let odd = ["-1", "0", "1000000", "", "many", "99999999999999999999"];
+    let fitting = fitting_when_told(&odd).await;
+    assert!((19..=20).contains(&fitting), "{fitting}");
+}

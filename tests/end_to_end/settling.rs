@@ -1,0 +1,249 @@
+//! What a request reserved is settled to what it used, exactly once, however it ended.
+//!
+//! A budget cannot be seen from outside, but what it admits can: a limit into which so many requests
+//! fit by what they use, and far fewer (or more) by what they were expected to use. And a request
+//! that is larger than the whole limit is admitted only while nothing at all is counted.
+
+use crate::harness::{Answer, Asking, CHAT, Gateway, Setup, eventually, forgetful};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::Method;
+use mock_azure::{ErrorShape, Fault};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// What every completion has.
+const COMPLETION_TOKENS: u64 = 60;
+/// What the mock counts of `Say hello.`
+const PROMPT_TOKENS: u64 = 3;
+/// What requests name, and do not use.
+const MAX_TOKENS: u64 = 500;
+/// What the prompt may be estimated at.
+const ESTIMATED_PROMPT_TOKENS: std::ops::Range<u64> = 3..20;
+const REQUESTS: u64 = 12;
+
+/// A backend with this limit of tokens per minute, and one for what does not fit.
+fn limited(tokens_per_minute: u64) -> Setup {
+    let chatty = |mut mock: mock_azure::MockConfig| {
+        mock.completion_tokens = COMPLETION_TOKENS;
+        mock
+    };
+    let limits = json!({"tokens_per_minute": tokens_per_minute});
+    Setup::new()
+        .backend_with("first", json!({"priority": 1, "limits": limits}), chatty)
+        .backend_with("second", json!({"priority": 2}), chatty)
+        .pool(forgetful())
+}
+
+fn chat(max_tokens: u64) -> Value {
+    json!({
+        "model": "gpt-4o",
+        "messages": [{"role": "user", "content": "Say hello."}],
+        "max_tokens": max_tokens
+    })
+}
+
+fn with(mut body: Value, key: &str, value: Value) -> Value {
+    body[key] = value;
+    body
+}
+
+/// A limit into which exactly [`REQUESTS`] fit when each uses `used` and reserves `reserved`.
+fn limit_for(used: u64, reserved: std::ops::Range<u64>) -> u64 {
+    let (least, most) = ((REQUESTS - 1) * used + reserved.end, REQUESTS * used + reserved.start);
+    assert!(least < most, "{least} to {most}: too rough to show anything");
+    u64::midpoint(least, most)
+}
+
+/// How many of these requests, one after the other, the first backend serves in a row.
+async fn fitting(gateway: &Gateway, path: &str, body: &Value) -> u64 {
+    for served in 0..5 * REQUESTS {
+        let answer = gateway.client.post(path, body).await;
+        assert_eq!((answer.status, answer.complete), (200, true), "{}", answer.text());
+        if answer.served_by() == "second" {
+            let trail = answer.header("x-spillway-trail").unwrap();
+            assert!(trail.starts_with("first;skip=budget;budget="), "{trail}");
+            return served;
+        }
+    }
+    panic!("it never ends: {path} {body}");
+}
+
+fn reserved(max_tokens: u64) -> std::ops::Range<u64> {
+    ESTIMATED_PROMPT_TOKENS.start + max_tokens..ESTIMATED_PROMPT_TOKENS.end + max_tokens
+}
+
+#[tokio::test]
+async fn what_was_reserved_too_much_is_given_back() {
+    let streamed = with(chat(MAX_TOKENS), "stream", json!(true));
+    let asking = with(streamed.clone(), "stream_options", json!({"include_usage": true}));
+    let response =
+        json!({"model": "gpt-4o", "input": "Say hello.", "max_output_tokens": MAX_TOKENS});
+    let completion = json!({"model": "gpt-4o", "prompt": "Say hello.", "max_tokens": MAX_TOKENS});
+    let cases = [
+        (CHAT, chat(MAX_TOKENS)),
+        (CHAT, asking),
+        (CHAT, streamed),
+        ("/v1/completions", completion.clone()),
+        ("/v1/completions", with(completion, "stream", json!(true))),
+        ("/v1/responses", response.clone()),
+        ("/v1/responses", with(response, "stream", json!(true))),
+    ];
+    let used = PROMPT_TOKENS + COMPLETION_TOKENS;
+    for (path, body) in cases {
+        let gateway = limited(limit_for(used, reserved(MAX_TOKENS))).start().await;
+        assert_eq!(fitting(&gateway, path, &body).await, REQUESTS, "{path} {body}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_reserved_too_little_is_added() {
+    // Two hundred texts of one letter are two hundred tokens, but have the bytes of fifty.
+    let used = 200;
+    let body = json!({"model": "gpt-4o", "input": vec!["a"; 200]});
+    let gateway = limited(limit_for(used, 40..210)).start().await;
+    assert_eq!(fitting(&gateway, "/v1/embeddings", &body).await, REQUESTS);
+}
+
+#[tokio::test]
+async fn a_stream_that_states_no_usage_is_settled_by_its_events() {
+    // This version of the API cannot be asked for the usage.
+    let path = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-06-01";
+    let body = with(chat(MAX_TOKENS), "stream", json!(true));
+    let used = ESTIMATED_PROMPT_TOKENS.end / 2 + COMPLETION_TOKENS;
+    let gateway = limited(limit_for(used, reserved(MAX_TOKENS))).start().await;
+    assert_eq!(fitting(&gateway, path, &body).await, REQUESTS);
+    assert!(!gateway.records("first")[0].body.windows(6).any(|part| part == b"_usage"));
+}
+
+/// Larger than any limit here.
+const WHOLE: u64 = 1_000_000;
+
+fn whole(asking: Asking) -> (&'static str, Value) {
+    match asking {
+        Asking::Chat => (CHAT, chat(WHOLE)),
+        Asking::ChatStream => (CHAT, with(chat(WHOLE), "stream", json!(true))),
+        Asking::ResponsesStream => (
+            asking.path(),
+            json!({"model": "gpt-4o", "input": "Hi", "max_output_tokens": WHOLE, "stream": true}),
+        ),
+    }
+}
+
+async fn send_whole(gateway: &Gateway, asking: Asking) -> Answer {
+    let (path, body) = whole(asking);
+    gateway.client.post(path, &body).await
+}
+
+#[tokio::test]
+async fn a_request_that_brought_no_tokens_gives_all_back() {
+    let gateway = limited(1_000)
+        .settings(|settings| settings.per_try_idle_timeout = Duration::from_millis(300))
+        .start()
+        .await;
+    let status = |status| Fault::Status { status, headers: Vec::new(), body: None };
+    let first_event = |shape, code: &str| Fault::ErrorFirstEvent { shape, code: code.to_owned() };
+    let cases = [
+        (Asking::Chat, status(500), 200),
+        (Asking::Chat, status(503), 200),
+        (Asking::Chat, status(400), 400),
+        (Asking::Chat, Fault::ContentFilter400, 400),
+        (Asking::ChatStream, Fault::ContentFilter400, 400),
+        (Asking::Chat, Fault::Throttle { retry_after_ms: Some(1) }, 200),
+        (Asking::Chat, Fault::ResetBeforeHeaders, 200),
+        (Asking::ChatStream, Fault::CloseBeforeHeaders, 200),
+        (Asking::ChatStream, Fault::EmptyStream, 200),
+        (Asking::ChatStream, Fault::StallMidStream { after_events: 1 }, 200),
+        (Asking::ChatStream, first_event(ErrorShape::Chat, "server_error"), 200),
+        (Asking::ResponsesStream, first_event(ErrorShape::ResponseFailed, "server_error"), 200),
+        (Asking::ChatStream, Fault::InBandThrottle { retry_after_ms: 1 }, 200),
+        (Asking::ResponsesStream, Fault::InBandThrottle { retry_after_ms: 1 }, 200),
+    ];
+    for (asked, (asking, fault, expected)) in (1..).zip(cases) {
+        gateway.mock("first").push_fault(fault.clone());
+        let answer = send_whole(&gateway, asking).await;
+        let trail = answer.header("x-spillway-trail").unwrap().to_owned();
+        assert_eq!(answer.status, expected, "{fault:?}: {trail}");
+        assert_eq!(gateway.counts()[0], asked, "{fault:?}: {trail}");
+    }
+    // What succeeds is counted: so the table could have failed.
+    assert_eq!(send_whole(&gateway, Asking::Chat).await.served_by(), "first");
+    assert_eq!(send_whole(&gateway, Asking::Chat).await.served_by(), "second");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_an_answer_came_gives_all_back() {
+    let gateway = limited(1_000).start().await;
+    for (cancelled, asking) in (1..).zip([Asking::Chat, Asking::ChatStream]) {
+        let fault = Fault::DelayFirstByte { delay: Duration::from_secs(60) };
+        gateway.mock("first").push_fault(fault);
+        let (path, body) = whole(asking);
+        let arrived = gateway.mock("first").records_when(|records| {
+            records.len() == cancelled
+                && records.last().is_some_and(|record| record.fault.is_some())
+        });
+        tokio::select! {
+            answer = gateway.client.post(path, &body) => panic!("{answer:?}"),
+            _ = arrived => {}
+        }
+        until_outcome(&gateway, "cancelled", cancelled as u64).await;
+    }
+    assert_eq!(send_whole(&gateway, Asking::Chat).await.served_by(), "first");
+}
+
+async fn until_outcome(gateway: &Gateway, outcome: &str, count: u64) {
+    let name =
+        format!("wasmcustom.spillway_attempts_total.pool.gpt.backend.first.outcome.{outcome}");
+    eventually(&name, async || gateway.envoy.stat(&name).await == count).await;
+}
+
+/// How many tokens came before it ended.
+const CAME: u64 = 30;
+/// The content filter's event and the role's come before them.
+const EVENTS: usize = 32;
+
+/// Asserts that what is counted is about the prompt and [`CAME`] tokens, of a limit of a thousand.
+async fn assert_counted_by_output(gateway: &Gateway) {
+    let left_at_most = 1_000 - CAME - ESTIMATED_PROMPT_TOKENS.start;
+    let left_at_least = 1_000 - CAME - ESTIMATED_PROMPT_TOKENS.end;
+    let too_many = left_at_most - ESTIMATED_PROMPT_TOKENS.start;
+    let answer = gateway.client.post(CHAT, &chat(too_many)).await;
+    assert_eq!(answer.served_by(), "second", "{:?}", answer.header("x-spillway-trail"));
+    let few_enough = left_at_least - ESTIMATED_PROMPT_TOKENS.end;
+    let answer = gateway.client.post(CHAT, &chat(few_enough)).await;
+    assert_eq!(answer.served_by(), "first", "{:?}", answer.header("x-spillway-trail"));
+}
+
+#[tokio::test]
+async fn a_stream_that_its_client_leaves_is_settled_by_what_came() {
+    let gateway = limited(1_000).start().await;
+    gateway.mock("first").push_fault(Fault::StallMidStream { after_events: EVENTS });
+    let (path, body) = whole(Asking::ChatStream);
+    let headers = [("content-type", "application/json")];
+    let body = Bytes::from(body.to_string());
+    let mut response = gateway.client.open(Method::POST, path, &headers, body).await.unwrap();
+    let mut came = String::new();
+    while !came.contains(&format!("\" {}\"", CAME - 4)) {
+        let frame = response.body_mut().frame().await.unwrap().unwrap();
+        came.push_str(&String::from_utf8_lossy(frame.data_ref().unwrap()));
+    }
+    drop(response);
+    until_outcome(&gateway, "cancelled", 1).await;
+    assert_counted_by_output(&gateway).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_is_settled_by_what_came() {
+    for fault in [
+        Fault::ResetAfterHeaders { after_events: EVENTS },
+        Fault::MidStreamError { after_events: EVENTS },
+    ] {
+        let gateway = limited(1_000).start().await;
+        gateway.mock("first").push_fault(fault);
+        let answer = send_whole(&gateway, Asking::ChatStream).await;
+        assert_eq!(answer.served_by(), "first");
+        assert!(!answer.text().contains("[DONE]"), "{}", answer.text());
+        until_outcome(&gateway, "fault", 1).await;
+        assert_counted_by_output(&gateway).await;
+    }
+}
