@@ -27,7 +27,7 @@ const ROUNDS: u64 = 10;
 const REQUESTS_PER_ROUND: u64 = 10;
 
 /// What the backends `b` and `c`, listed consumers and the others may take in a minute.
-const LIMITS: [(&str, u64); 3] = [("b", 120_000), ("c", 100_000), ("consumer", 150_000)];
+const LIMITS: [(&str, u64); 3] = [("b", 40_000), ("c", 45_000), ("consumer", 60_000)];
 const BURST_TOKENS: u64 = 60_000;
 const OUTPUT_WEIGHT: u64 = 3;
 
@@ -36,20 +36,20 @@ const SETTINGS: &str = r#"{
         {"name": "gpt", "backends": [
             {"name": "a", "host": "a.example", "priority": 1, "provisioned": {"ptus": 100,
                 "input_tokens_per_minute_per_ptu": 12000, "output_token_weight": 3, "burst_tokens": 60000}},
-            {"name": "b", "host": "b.example", "priority": 2, "limits": {"tokens_per_minute": 120000}},
+            {"name": "b", "host": "b.example", "priority": 2, "limits": {"tokens_per_minute": 40000}},
             {"name": "d", "host": "d.example", "priority": 3}],
          "circuit_breaker": {"rules": []},
          "failover": {"retry_budget": {"percent": 100, "min_per_second": 10000}}},
         {"name": "mini", "backends": [
             {"name": "c", "host": "c.example",
-                "limits": {"tokens_per_minute": 100000, "requests_per_minute": 720}}],
+                "limits": {"tokens_per_minute": 45000, "requests_per_minute": 720}}],
          "circuit_breaker": {"rules": []},
          "failover": {"max_wait": "50ms", "retry_budget": {"percent": 100, "min_per_second": 10000}}}],
     "consumers": {
         "header": "x-consumer",
-        "default": {"tokens_per_minute": 150000},
+        "default": {"tokens_per_minute": 60000},
         "by_name": {
-            "minute": {"tokens_per_minute": 150000},
+            "minute": {"tokens_per_minute": 60000},
             "quota": {"quota": {"tokens": 1000000000000, "period": "month"}},
             "free": {}}}}"#;
 const CONSUMERS: [&str; 6] = ["minute", "quota", "free", "free", "who", "anyone"];
@@ -692,7 +692,7 @@ fn a_damaged_record_admits_is_counted_and_mended() {
 fn races_lost_beyond_the_bound_admit_and_are_counted() {
     const BOUND: u32 = 64;
     let without =
-        SETTINGS.replace(r#""default": {"tokens_per_minute": 150000}"#, r#""default": {}"#);
+        SETTINGS.replace(r#""default": {"tokens_per_minute": 60000}"#, r#""default": {}"#);
     for (name, settings) in [("consumer", SETTINGS), ("backend", &without)] {
         for (conflicts, counted) in [(BOUND - 1, 0), (BOUND, 1)] {
             let process = Process::new(&format!("{conflicts} races lost, {name}"));
@@ -716,7 +716,7 @@ fn a_consumer_that_is_denied_makes_no_attempt() {
     worker(&process, &settings, |envoy| {
         for (name, status) in [("minute", 429), ("quota", 403)] {
             let large = Request::new("POST", CHAT).header("x-consumer", name);
-            let large = large.body(r#"{"messages":[],"max_tokens":150000}"#);
+            let large = large.body(r#"{"messages":[],"max_tokens":60000}"#);
             process.script("a", [Script::ok()]);
             assert_eq!(envoy.ask(large.clone()).status(), 200, "an empty minute takes anything");
             process.take_clusters();

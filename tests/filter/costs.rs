@@ -57,7 +57,7 @@ fn host_calls_with_budgets_are_bounded() {
         1,
     );
     for (name, settings, plain_max, failover_max) in
-        [("budgets", &settings, 38, 64), ("consumers, too", &consumers, 42, 68)]
+        [("budgets", &settings, 35, 61), ("consumers, too", &consumers, 39, 65)]
     {
         worker(&process, settings, |envoy| {
             let streamed = || {
