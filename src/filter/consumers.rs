@@ -138,10 +138,7 @@ impl ConsumersPlan {
             }
             Ok(Err((reply, remaining))) => Err((reply, self.response_headers(remaining, 0))),
             // A record that cannot be used keeps nobody out.
-            Err(_) => {
-                host::increment(metrics.unbudgeted, 1);
-                Ok(admitted)
-            }
+            Err(_) => Ok(admitted),
         }
     }
 
