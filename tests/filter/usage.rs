@@ -102,7 +102,8 @@ fn content_events(part: &[u8]) -> (u64, u64) {
         let events =
             text.split_inclusive("\n\n").flat_map(|event| event.split_inclusive("\r\n\r\n"));
         let is_content = |event: &&str| {
-            let content = event.split_once("\"content\":\"").or(event.split_once("\"delta\":\""));
+            let content =
+                event.split_once("\"content\":\"").or_else(|| event.split_once("\"delta\":\""));
             content.is_some_and(|(_, content)| !content.is_empty() && !content.starts_with('"'))
         };
         let all: Vec<&str> = events.filter(is_content).collect();
