@@ -7,8 +7,8 @@
 //!
 //! *Prompt.* Learned is a straight line: so many tokens for each four bytes, plus so many for a
 //! request at all (roles, templates, tools that the text does not show). It is the line that fits
-//! best the answers of late, each weighing by its *relative* error, the last [`MEMORY`] counting
-//! most. Three rules keep it sane: until much is known it leans to [`PRIOR_TOKENS_PER_REQUEST`] and
+//! best the answers of late, each weighing by its *relative* error, the last `MEMORY` counting
+//! most. Three rules keep it sane: until much is known it leans to `PRIOR_TOKENS_PER_REQUEST` and
 //! a factor of one; factor and offset have bounds that natural text, code, digits and hexadecimal
 //! do not reach; and an answer that differs from the expectation by more than half counts as
 //! differing by half, so one odd request moves the line by less than one percent. Requests with
