@@ -24,6 +24,7 @@ mod configuring;
 mod costs;
 mod failover;
 mod hostile;
+mod instructions;
 mod leaks;
 mod random;
 mod records;
