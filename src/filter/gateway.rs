@@ -272,13 +272,11 @@ impl Gateway {
 
     /// Finishes the response that is about to reach the client.
     fn finish(&self, routed: &Routed) -> Action {
-        let Ok(headers) = host::header_map(Map::ResponseHeaders) else { return Action::Continue };
         let Ok(mut exchange) = routed.exchange.try_borrow_mut() else { return Action::Continue };
         let now = host::now();
-        let status = number(&headers, ":status").and_then(|status| u16::try_from(status).ok());
-        match exchange.finish(status.unwrap_or(0), now) {
-            Finish::Refused => {
-                routed.refused(&exchange, status.unwrap_or(500));
+        match exchange.finish(envoys_status, now) {
+            Finish::Refused { status } => {
+                routed.refused(&exchange, status);
                 Action::Pause
             }
             Finish::Exhausted { throttled, soonest } => {
@@ -287,7 +285,6 @@ impl Gateway {
             }
             Finish::Pass { backend, soonest } => {
                 let response = &self.plan.config.response;
-                sanitize::response(&headers, response.backend_rate_limits);
                 let retry_after = soonest.map(|soonest| routed::delay_ms(Some(soonest), now));
                 for (name, value) in retry_after.into_iter().flat_map(reply::retry_after_headers) {
                     let _ = host::set_header(Map::ResponseHeaders, name, value);
