@@ -74,7 +74,7 @@ fn run(args: &Args) -> io::Result<()> {
         failing_port: upstream_port(Manner::Fails)?,
     };
     let effort = if args.quick {
-        Effort { rounds: 3, round: Duration::from_millis(400) }
+        Effort { rounds: 3, round: Duration::from_millis(500) }
     } else {
         Effort { rounds: 9, round: Duration::from_millis(1500) }
     };
@@ -87,7 +87,7 @@ fn run(args: &Args) -> io::Result<()> {
     }
     if args.write {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-        report::write(&docs, &all, &report::machine(&version(&args.envoy)?))?;
+        report::write(&docs, &all, &report::machine(&version(&args.envoy)?, effort.rounds))?;
     }
     Ok(())
 }

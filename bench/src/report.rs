@@ -80,9 +80,11 @@ pub(crate) fn write(folder: &Path, figures: &[Figures], machine: &str) -> io::Re
 }
 
 /// What the figures were measured on.
-pub(crate) fn machine(envoy_version: &str) -> String {
+pub(crate) fn machine(envoy_version: &str, rounds: usize) -> String {
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("CPU");
-    format!("{model}, {cpus} CPUs for Envoy, load and upstream together; Envoy {envoy_version}.")
+    format!(
+        "{model}, {cpus} CPUs for Envoy, load and upstream together; Envoy {envoy_version}; {rounds} rounds."
+    )
 }
