@@ -1,7 +1,7 @@
 # Everything that Spillway needs beyond Rust, Python 3 with pip, a C compiler and make is fetched into target/.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check wasm clean targets core-on-wasm32 purity
+.PHONY: help demo test check bench wasm clean targets core-on-wasm32 purity instructions
 
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 MODULE := $(TARGET)/wasm32-wasip1/release/spillway.wasm
@@ -21,6 +21,9 @@ test: wasm core-on-wasm32 ## the core on wasm32, then everything natively and in
 	SPILLWAY_WASM="$(MODULE)" SPILLWAY_ENVOY="$$envoy" SPILLWAY_NODE="$$node" SPILLWAY_NODE_SDK="$$node_sdk" \
 	SPILLWAY_PYTHON="$$(command -v python3)" SPILLWAY_PYTHON_SDK="$$python_sdk" \
 	cargo test --workspace --no-fail-fast
+
+bench: wasm ## what Spillway costs beside bare Envoy; BENCH=--quick is short, BENCH=--write updates the docs
+	@envoy=$$(tools/envoy) && cargo run --release --package bench -- --envoy "$$envoy" --module "$(MODULE)" $(BENCH)
 
 check: targets purity ## format, lints, the boundary of the core, documentation
 	cargo fmt --all --check
@@ -50,6 +53,11 @@ core-on-wasm32: targets
 purity: targets
 	@tests=$$(cargo test $(CORE) --no-run --message-format=json | python3 tools/artefact.py) && \
 	python3 tools/wasm-imports __wbindgen_ "$$tests"
+
+# The instructions of a request, counted; more than before are an error.
+instructions:
+	@tests=$$(cargo test --profile instructions --test filter --no-run --message-format=json | python3 tools/artefact.py) && \
+	tools/instructions "$$tests"
 
 # With rustup, rust-toolchain.toml has the compiler and its targets installed by the first cargo; this is for
 # machines on which that is switched off.

@@ -144,7 +144,7 @@ impl Answer {
         let Ok(headers) = host::header_map(Map::ResponseHeaders) else { return Action::Continue };
         let now = host::now();
         let status = status(&headers);
-        sanitize::own(&headers);
+        sanitize::response(&headers, self.keeps_rate_limits());
         let said = Said::read(&headers);
         let meter = self.meter(&headers);
         let question = match classify::head(status, &headers, self.traits, now) {
@@ -307,6 +307,11 @@ impl Answer {
             let tokens = flow.tokens(exchange.asked.estimate);
             exchange.conclude(&self.begun, &evidence, tokens, host::now());
         }
+    }
+
+    /// Whether the client sees what a backend says of its limits.
+    fn keeps_rate_limits(&self) -> bool {
+        self.exchange.try_borrow().is_ok_and(|exchange| exchange.keeps_rate_limits())
     }
 
     /// Counts the tokens of an answer with these headers, if anything depends on them.

@@ -118,7 +118,10 @@ pub(crate) enum Finish {
         soonest: Option<Timestamp>,
     },
     /// It is replaced: Envoy refused the request by itself.
-    Refused,
+    Refused {
+        /// The status that Envoy chose.
+        status: u16,
+    },
     /// It is replaced: the pool is exhausted.
     Exhausted {
         /// Whether throttling is the only reason.
@@ -212,6 +215,11 @@ impl Exchange {
             asks_for_usage: usage.is_some(),
             splices: Splices::new(model.into_iter().chain(usage)),
         }
+    }
+
+    /// Whether the client sees what a backend says of its limits.
+    pub(crate) fn keeps_rate_limits(&self) -> bool {
+        self.plan.config.response.backend_rate_limits
     }
 
     /// Whether the tokens of its answer are counted.
@@ -319,7 +327,7 @@ impl Exchange {
     }
 
     /// What becomes of the response that is about to reach the client.
-    pub(crate) fn finish(&mut self, status: u16, now: Timestamp) -> Finish {
+    pub(crate) fn finish(&mut self, status: impl FnOnce() -> u16, now: Timestamp) -> Finish {
         match std::mem::replace(&mut self.end, End::Open) {
             End::Served(backend) => Finish::Pass { backend: Some(backend), soonest: None },
             End::Failed(backend, Ending::PassOn) => Finish::Pass { backend, soonest: None },
@@ -330,11 +338,15 @@ impl Exchange {
                 Finish::Exhausted { throttled, soonest }
             }
             // Too large, or malformed.
-            End::Open if status < 500 => Finish::Refused,
-            // Envoy did not make the attempt that was planned, or not the retry.
-            End::Open => match self.peek(now) {
-                Ok(_) => Finish::Exhausted { throttled: false, soonest: Some(now) },
-                Err(Unavailable { throttled, soonest }) => Finish::Exhausted { throttled, soonest },
+            End::Open => match status() {
+                status @ ..500 => Finish::Refused { status },
+                // Envoy did not make the attempt that was planned, or not the retry.
+                _ => match self.peek(now) {
+                    Ok(_) => Finish::Exhausted { throttled: false, soonest: Some(now) },
+                    Err(Unavailable { throttled, soonest }) => {
+                        Finish::Exhausted { throttled, soonest }
+                    }
+                },
             },
         }
     }

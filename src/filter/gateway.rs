@@ -278,13 +278,11 @@ impl Gateway {
 
     /// Finishes the response that is about to reach the client.
     fn finish(&self, routed: &Routed) -> Action {
-        let Ok(headers) = host::header_map(Map::ResponseHeaders) else { return Action::Continue };
         let Ok(mut exchange) = routed.exchange.try_borrow_mut() else { return Action::Continue };
         let now = host::now();
-        let status = number(&headers, ":status").and_then(|status| u16::try_from(status).ok());
-        match exchange.finish(status.unwrap_or(0), now) {
-            Finish::Refused => {
-                routed.refused(&mut exchange, status.unwrap_or(500), now);
+        match exchange.finish(envoys_status, now) {
+            Finish::Refused { status } => {
+                routed.refused(&mut exchange, status, now);
                 Action::Pause
             }
             Finish::Exhausted { throttled, soonest } => {
@@ -293,7 +291,6 @@ impl Gateway {
             }
             Finish::Pass { backend, soonest } => {
                 let response = &self.plan.config.response;
-                sanitize::response(&headers, response.backend_rate_limits);
                 let retry_after = soonest.map(|soonest| routed::delay_ms(Some(soonest), now));
                 for (name, value) in retry_after.into_iter().flat_map(reply::retry_after_headers) {
                     let _ = host::set_header(Map::ResponseHeaders, name, value);
@@ -304,7 +301,10 @@ impl Gateway {
                 }
                 exchange.charge_nothing(now);
                 set_response_headers(routed::own_headers(&exchange));
-                if exchange.awaits_tokens() && is_holdable(&headers) {
+                let holds = exchange.awaits_tokens()
+                    && host::header_map(Map::ResponseHeaders)
+                        .is_ok_and(|headers| is_holdable(&headers));
+                if holds {
                     routed.count();
                     Action::Pause
                 } else {

@@ -180,6 +180,7 @@ impl JsonScanner {
 
     /// Reads `rest` up to the next byte of a text that means something, and returns what follows.
     fn text_run<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
+        let rest = if self.is_only_counted() { self.count_run(rest) } else { rest };
         let run_len = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
         let (run, after) = rest.split_at_checked(run_len).unwrap_or((rest, &[]));
         self.text.extend(run);
@@ -197,6 +198,21 @@ impl JsonScanner {
         }
         self.at = self.at.saturating_add(1);
         after
+    }
+
+    /// Whether nothing of what comes in the text is kept.
+    fn is_only_counted(&self) -> bool {
+        self.text.is_head_full() && (self.depth <= 1 || self.member.is_kept())
+    }
+
+    /// Counts `rest` up to the next byte that is neither plain nor a simple escape, and returns what
+    /// follows. Prompts are most of a body, and have an escape in every line.
+    fn count_run<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
+        let (run_len, text_len) = text::simple_run(rest);
+        self.text.count(text_len);
+        self.at = self.at.saturating_add(run_len);
+        let run_len = usize::try_from(run_len).unwrap_or(usize::MAX);
+        rest.get(run_len..).unwrap_or_default()
     }
 
     fn step(&mut self, byte: u8) {

@@ -84,5 +84,5 @@ fn host_calls_with_budgets_are_bounded() {
     }
 }
 
-const PLAIN_MAX: u32 = 25;
-const FAILOVER_MAX: u32 = 47;
+const PLAIN_MAX: u32 = 22;
+const FAILOVER_MAX: u32 = 44;

@@ -26,6 +26,7 @@ mod costs;
 mod estimates;
 mod failover;
 mod hostile;
+mod instructions;
 mod leaks;
 mod random;
 mod records;

@@ -47,8 +47,13 @@ impl Member {
         self.is_raw_cut = false;
     }
 
+    /// Whether all that will be kept of its value was kept.
+    pub(super) fn is_kept(&self) -> bool {
+        self.key == TopLevelKey::Other || self.is_raw_cut
+    }
+
     pub(super) fn keep(&mut self, bytes: &[u8]) {
-        if self.key == TopLevelKey::Other || self.is_raw_cut {
+        if self.is_kept() {
             return;
         }
         let room = VALUE_BYTES_MAX.saturating_sub(self.raw.len());

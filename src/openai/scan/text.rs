@@ -4,6 +4,7 @@
 
 use super::super::facts::VALUE_BYTES_MAX;
 use super::length;
+use memchr::memchr2;
 
 /// A text: its length and as much of it as anyone asks for.
 #[derive(Debug)]
@@ -48,6 +49,19 @@ impl Text {
         }
     }
 
+    /// Appends so many bytes that are not kept.
+    pub(super) fn count(&mut self, bytes: u64) {
+        if bytes > 0 {
+            self.flush_surrogate();
+            self.len = self.len.saturating_add(bytes);
+        }
+    }
+
+    /// Whether nothing more is kept.
+    pub(super) fn is_head_full(&self) -> bool {
+        self.head.len() >= self.head_bytes_max
+    }
+
     /// Appends one UTF-16 unit of a `\u` escape.
     pub(super) fn extend_unit(&mut self, unit: u16) {
         let units = match (self.high_surrogate.take(), unit) {
@@ -88,4 +102,25 @@ impl Text {
     pub(super) fn is_data_url(&self) -> bool {
         self.head.starts_with(b"data:")
     }
+}
+
+/// How long the text at the beginning of `bytes` goes on with plain bytes and escapes that stand for one
+/// byte: its length as it is written, and as it is meant.
+pub(super) fn simple_run(bytes: &[u8]) -> (u64, u64) {
+    let mut rest = bytes;
+    let mut escapes: u64 = 0;
+    while let Some(at) = memchr2(b'"', b'\\', rest) {
+        let (run, special) = rest.split_at_checked(at).unwrap_or((rest, &[]));
+        match special {
+            [b'\\', escaped, after @ ..] if *escaped != b'u' => {
+                escapes = escapes.saturating_add(1);
+                rest = after;
+            }
+            _ => {
+                let len = length(bytes).saturating_sub(length(rest)).saturating_add(length(run));
+                return (len, len.saturating_sub(escapes));
+            }
+        }
+    }
+    (length(bytes), length(bytes).saturating_sub(escapes))
 }

@@ -1,0 +1,130 @@
+//! Clients that each ask, wait for the whole answer, and ask again.
+
+use crate::upstream::EVENTS;
+use crate::wire::{PATIENCE, Reader};
+use std::fmt::Write;
+use std::io;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// What every client asks for.
+#[derive(Clone, Copy)]
+pub(crate) struct Question {
+    /// The size of the request's body.
+    pub(crate) body_bytes: usize,
+    /// How many events the answer has; `None`: it is a document.
+    pub(crate) events: Option<u32>,
+}
+
+/// What the clients saw.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) answers: u64,
+    /// The reads that brought the answers' bodies: with a pace, one for each event.
+    pub(crate) reads: u64,
+    pub(crate) elapsed: Duration,
+    /// The time to each answer's first byte.
+    pub(crate) latencies: Vec<Duration>,
+}
+
+/// Asks over `connections` connections for about `length`; each last answer is waited for.
+///
+/// # Errors
+/// When an answer is not 200, or there is none.
+pub(crate) async fn ask(
+    port: u16,
+    question: Question,
+    connections: usize,
+    length: Duration,
+) -> io::Result<Seen> {
+    let begun_at = Instant::now();
+    let until = begun_at + length;
+    let request = request(question);
+    let mut clients = JoinSet::new();
+    for _ in 0..connections {
+        let request = request.clone();
+        clients.spawn(client(port, request, until));
+    }
+    let mut seen = Seen::default();
+    while let Some(one) = clients.join_next().await {
+        let one = one.map_err(io::Error::other)??;
+        seen.answers += one.answers;
+        seen.reads += one.reads;
+        seen.latencies.extend(one.latencies);
+    }
+    seen.elapsed = begun_at.elapsed();
+    Ok(seen)
+}
+
+async fn client(port: u16, request: Vec<u8>, until: Instant) -> io::Result<Seen> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.set_nodelay(true)?;
+    let mut reader = Reader::new();
+    let mut seen = Seen::default();
+    loop {
+        let begun_at = Instant::now();
+        if begun_at >= until {
+            return Ok(seen);
+        }
+        let answered = async {
+            stream.write_all(&request).await?;
+            reader.message(&mut stream).await
+        };
+        let Some(answer) = tokio::time::timeout(PATIENCE, answered).await?? else {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        };
+        if answer.status() != 200 {
+            return Err(io::Error::other(answer.head));
+        }
+        seen.answers += 1;
+        seen.reads += u64::from(answer.reads);
+        seen.latencies.push(answer.first_byte_at - begun_at);
+    }
+}
+
+/// A request as the official Python SDK sends it.
+fn request(question: Question) -> Vec<u8> {
+    let stream = question.events.is_some();
+    let frame = format!(
+        r#"{{"messages":[{{"role":"system","content":"You are a helpful assistant."}},{{"role":"user","content":"PROMPT"}}],"model":"gpt-4o","max_tokens":256,"stream":{stream},"temperature":0.2}}"#
+    );
+    let missing = question.body_bytes.saturating_sub(frame.len()).max(1);
+    let words = "The overflow goes safely downstream; \\\"nobody\\\" notices.\\n";
+    let mut prompt = words.repeat(missing / words.len());
+    prompt.extend(std::iter::repeat_n('.', missing - prompt.len()));
+    let body = frame.replace("PROMPT", &prompt);
+    let mut head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: llm.example.com\r\naccept: application/json\r\n\
+         accept-encoding: gzip, deflate\r\ncontent-type: application/json\r\nuser-agent: OpenAI/Python 2.6.1\r\n\
+         x-stainless-lang: python\r\nx-stainless-package-version: 2.6.1\r\nx-stainless-os: Linux\r\n\
+         x-stainless-arch: x64\r\nx-stainless-runtime: CPython\r\nx-stainless-runtime-version: 3.12.3\r\n\
+         x-stainless-async: false\r\nx-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\n\
+         authorization: Bearer the-key-of-this-client\r\nx-consumer: team-a\r\ncontent-length: {}\r\n",
+        body.len()
+    );
+    if let Some(events) = question.events {
+        let _ = write!(head, "{EVENTS}: {events}\r\n"); // writing to a String cannot fail
+    }
+    format!("{head}\r\n{body}").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_has_a_body_of_the_size_asked_for() {
+        for body_bytes in [1024, 100 * 1024] {
+            let request =
+                String::from_utf8(request(Question { body_bytes, events: Some(3) })).unwrap();
+            let (head, body) = request.split_once("\r\n\r\n").unwrap();
+            assert!(body.len().abs_diff(body_bytes) < 10, "{}", body.len());
+            assert!(head.contains(&format!("content-length: {}", body.len())));
+            let body: serde_json::Value = serde_json::from_str(body).unwrap();
+            assert_eq!(body["stream"], true);
+        }
+    }
+}

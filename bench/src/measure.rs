@@ -1,0 +1,168 @@
+//! Measures gateways against each other: in turns, several rounds, medians.
+//!
+//! A machine is never the same for long, so what is compared is measured right after each other, and a
+//! ratio is the median of the ratios within each round. CPU time is the kernel's own account of Envoy's
+//! process, which neither the load nor the upstream is part of.
+
+use crate::gateway::{Gateway, Kind, Place};
+use crate::load::{self, Question, Seen};
+use std::io;
+use std::time::Duration;
+
+/// One comparison: the first gateway is what the others are compared with.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) work: Work,
+    pub(crate) connections: usize,
+    pub(crate) kinds: &'static [Kind],
+}
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+pub(crate) enum Work {
+    /// Documents, for requests of so many bytes. The cost is that of a request.
+    Documents { body_bytes: usize },
+    /// Streams of two lengths. The cost is that of an event: the difference, divided.
+    Events { few: u32, many: u32 },
+}
+
+/// How long it is measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Effort {
+    pub(crate) rounds: usize,
+    pub(crate) round: Duration,
+}
+
+/// What a gateway took.
+pub(crate) struct Figures {
+    pub(crate) case: &'static str,
+    pub(crate) kind: Kind,
+    /// Whether the cost is that of an event and not of a request.
+    pub(crate) per_event: bool,
+    pub(crate) cpu_us: f64,
+    /// The cost in that of the first gateway of its case.
+    pub(crate) ratio: f64,
+    pub(crate) answers_per_second: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+}
+
+/// What one round showed of one gateway.
+struct Round {
+    cpu_us: f64,
+    answers_per_second: f64,
+    p50_us: f64,
+    p99_us: f64,
+}
+
+/// Measures the gateways of a case.
+///
+/// # Errors
+/// When a gateway does not start, or answers anything but 200.
+pub(crate) async fn case(case: &Case, effort: Effort, place: &Place) -> io::Result<Vec<Figures>> {
+    let mut gateways = Vec::new();
+    for kind in case.kinds {
+        let gateway = Gateway::start(*kind, place).await?;
+        let warm_up = Effort { rounds: 1, round: effort.round / 2 };
+        round(case, warm_up, &gateway).await?;
+        gateways.push((gateway, Vec::new()));
+    }
+    for _ in 0..effort.rounds {
+        for (gateway, rounds) in &mut gateways {
+            rounds.push(round(case, effort, gateway).await?);
+        }
+    }
+    let Some((_, base)) = gateways.first() else { return Ok(Vec::new()) };
+    Ok(gateways.iter().map(|(gateway, rounds)| figures(case, gateway.kind, rounds, base)).collect())
+}
+
+fn figures(case: &Case, kind: Kind, rounds: &[Round], base: &[Round]) -> Figures {
+    let of = |what: fn(&Round) -> f64| median(rounds.iter().map(what));
+    Figures {
+        case: case.name,
+        kind,
+        per_event: matches!(case.work, Work::Events { .. }),
+        cpu_us: of(|round| round.cpu_us),
+        ratio: median(rounds.iter().zip(base).map(|(round, base)| round.cpu_us / base.cpu_us)),
+        answers_per_second: of(|round| round.answers_per_second),
+        p50_us: of(|round| round.p50_us),
+        p99_us: of(|round| round.p99_us),
+    }
+}
+
+async fn round(case: &Case, effort: Effort, gateway: &Gateway) -> io::Result<Round> {
+    match case.work {
+        Work::Documents { body_bytes } => {
+            let question = Question { body_bytes, events: None };
+            let (cpu, seen) = spend(case, effort.round, question, gateway).await?;
+            Ok(Round::of(per_answer_us(cpu, &seen), seen))
+        }
+        Work::Events { few, many } => {
+            let question = |events| Question { body_bytes: 1024, events: Some(events) };
+            let (few_cpu, few_seen) = spend(case, effort.round / 2, question(few), gateway).await?;
+            let (many_cpu, many_seen) = spend(case, effort.round, question(many), gateway).await?;
+            // Should several events arrive at once, the gateway had less to do than is measured.
+            if many_seen.reads < many_seen.answers * u64::from(many) / 2 {
+                return Err(io::Error::other("the events did not arrive one at a time"));
+            }
+            let difference =
+                per_answer_us(many_cpu, &many_seen) - per_answer_us(few_cpu, &few_seen);
+            Ok(Round::of(difference / f64::from(many - few), many_seen))
+        }
+    }
+}
+
+async fn spend(
+    case: &Case,
+    length: Duration,
+    question: Question,
+    gateway: &Gateway,
+) -> io::Result<(Duration, Seen)> {
+    let before = gateway.cpu_time()?;
+    let seen = load::ask(gateway.port, question, case.connections, length).await?;
+    Ok((gateway.cpu_time()?.saturating_sub(before), seen))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are small")]
+fn per_answer_us(cpu: Duration, seen: &Seen) -> f64 {
+    cpu.as_secs_f64() * 1e6 / seen.answers.max(1) as f64
+}
+
+impl Round {
+    #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are small")]
+    fn of(cpu_us: f64, mut seen: Seen) -> Self {
+        seen.latencies.sort_unstable();
+        let percentile = |percent: usize| {
+            let at = (seen.latencies.len().saturating_sub(1)) * percent / 100;
+            seen.latencies.get(at).map_or(0.0, |latency| latency.as_secs_f64() * 1e6)
+        };
+        Self {
+            cpu_us,
+            answers_per_second: seen.answers as f64 / seen.elapsed.as_secs_f64(),
+            p50_us: percentile(50),
+            p99_us: percentile(99),
+        }
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.get(middle) {
+        Some(high) if values.len().is_multiple_of(2) => (values[middle - 1] + high) / 2.0,
+        Some(middle) => *middle,
+        None => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_or_between_the_two_in_the_middle() {
+        assert!((median([3.0, 1.0, 2.0].into_iter()) - 2.0).abs() < 1e-9);
+        assert!((median([4.0, 1.0, 2.0, 3.0].into_iter()) - 2.5).abs() < 1e-9);
+    }
+}

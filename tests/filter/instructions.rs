@@ -1,0 +1,42 @@
+//! Requests whose instructions `tools/instructions` counts: as many as `SPILLWAY_REQUESTS` says.
+//! The difference between two counts is what a request costs, without start and warming up.
+
+use crate::envoy::{Request, worker};
+use crate::host::Process;
+
+/// Three equal backends, and a key to be sent.
+const POOL: &str = r#"{"pools": [{"name": "gpt", "models": ["gpt"], "backends": [
+    {"name": "a", "host": "a.example", "deployment": "x", "credential": {"api_key": {"env": "A_KEY"}}},
+    {"name": "b", "host": "b.example", "deployment": "x", "credential": {"api_key": {"env": "B_KEY"}}},
+    {"name": "c", "host": "c.example", "deployment": "x", "credential": {"api_key": {"env": "C_KEY"}}}
+]}]}"#;
+
+/// The same with limits that are out of reach.
+const BUDGETS: &str = r#"{"consumers": {"header": "x-consumer", "default": {"tokens_per_minute": 1000000000}},
+  "pools": [{"name": "gpt", "models": ["gpt"], "backends": [
+    {"name": "a", "host": "a.example", "limits": {"tokens_per_minute": 1000000000}},
+    {"name": "b", "host": "b.example", "limits": {"tokens_per_minute": 1000000000}},
+    {"name": "c", "host": "c.example", "limits": {"tokens_per_minute": 1000000000}}
+]}]}"#;
+
+fn ask(name: &str, configuration: &str) {
+    let requests = std::env::var("SPILLWAY_REQUESTS").ok().and_then(|count| count.parse().ok());
+    let process = Process::new(name);
+    worker(&process, configuration, |envoy| {
+        for _ in 0..requests.unwrap_or(3) {
+            let answer = envoy.ask(Request::chat_v1().header("x-consumer", "team-a"));
+            assert_eq!(answer.status(), 200, "{answer:?}");
+            envoy.pass(1);
+        }
+    });
+}
+
+#[test]
+fn small_requests() {
+    ask("small", POOL);
+}
+
+#[test]
+fn small_requests_with_budgets() {
+    ask("budgets", BUDGETS);
+}
