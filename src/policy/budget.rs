@@ -34,7 +34,7 @@ use super::estimate::{Estimate, Usage};
 use super::time::{Millis, Timestamp};
 use std::num::{NonZeroU32, NonZeroU64};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// How long a limit below the configured one holds after it was last said.
 pub const LOWERED_FOR: Millis = Millis::from_secs(300);
 /// How old a lowered limit is when it is worth a contended write to say it again.

@@ -22,7 +22,7 @@ use super::records::key_of;
 use super::time::{Millis, Timestamp};
 use std::num::{NonZeroU32, NonZeroU64};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// The records for consumers that are not listed: at 300 bytes each, a third of a megabyte at most.
 pub const UNLISTED_SLOTS: u64 = 1_024;
 /// Workers may read the clock in one order and write in the other.

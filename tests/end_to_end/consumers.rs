@@ -100,11 +100,12 @@ async fn tokens_per_minute_are_counted_as_used_and_refused_until_the_first_are_a
     assert!(error["message"].is_string() && error["param"].is_null(), "{error}");
     assert_eq!(gateway.counts(), [answers.len()], "a refusal reaches no backend");
 
-    // Whole seconds are counted: there is room when the first's second is no longer among sixty.
+    // Whole seconds are counted: there is room when the first's second is no longer among
+    // the last 61.
     let delay = Duration::from_millis(number(&refusal, "retry-after-ms"));
     assert_eq!(number(&refusal, "retry-after"), delay.as_millis().div_ceil(1_000) as u64);
     let reopens = refused + delay;
-    let (soonest, latest) = (began.as_secs() + 60, first_ended.as_secs() + 60);
+    let (soonest, latest) = (began.as_secs() + 61, first_ended.as_secs() + 61);
     let until = format!("{reopens:?} is not from {soonest} to {latest} s");
     assert!(reopens >= Duration::from_secs(soonest) && refused.as_secs() < latest, "{until}");
     let noise = refusal.took + Duration::from_millis(200);

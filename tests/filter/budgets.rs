@@ -3,7 +3,7 @@
 //!
 //! The list is the reference. An entry is what one request used, known from the script that its last
 //! backend followed and from how much of it came before the client left; and the second in which it
-//! was reserved. A record is right when it has the sum of the entries of its last sixty seconds. The
+//! was reserved. A record is right when it has the sum of the entries of its last sixty-one seconds. The
 //! workers agree on when the clock moves, so within a round it stands still and their order does not
 //! matter.
 
@@ -251,7 +251,7 @@ impl Books {
     fn minute(&self, key: &str, now_ms: u64) -> impl Iterator<Item = Usage> {
         let number = self.seconds.get(key).copied().unwrap_or_default().at(now_ms).number;
         let entries = self.entries.get(key).into_iter().flatten();
-        entries.filter(move |entry| number - entry.number < 60).map(|entry| entry.usage)
+        entries.filter(move |entry| number - entry.number < 61).map(|entry| entry.usage)
     }
 
     fn forget(&mut self) {

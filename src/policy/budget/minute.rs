@@ -1,17 +1,20 @@
-//! A sliding minute of tokens: sixty slots of a second each.
+//! A sliding minute of tokens: slots of a second each, of the current second and the sixty before.
 //!
-//! The oldest second is forgotten as a whole. Slots are numbered by a count of their own that only
-//! grows, so that what a request took can be corrected in the slot that it was taken in, even after
-//! the wall clock was stepped. A step ahead is time that passed. A step back is no time at all: the
-//! newest slot becomes that of the second that it is now, and everything is forgotten a minute
-//! later, as it should be. A second back is no step: two workers may just have read the clock in
-//! one order and written in the other.
+//! The oldest second is forgotten as a whole, and only when its last millisecond is a minute old.
+//! With sixty slots, what was taken late in a second would be forgotten up to a second too soon,
+//! while Azure still counts it and refuses. So tokens count for at least 60 s and at most 61 s.
+//!
+//! Slots are numbered by a count of their own that only grows, so that what a request took can be
+//! corrected in the slot that it was taken in, even after the wall clock was stepped. A step ahead
+//! is time that passed. A step back is no time at all: the newest slot becomes that of the second
+//! that it is now, and everything is forgotten a minute later, as it should be. A second back is
+//! no step: two workers may just have read the clock in one order and written in the other.
 
 use crate::policy::codec::Reader;
 use crate::policy::time::{Millis, Timestamp};
 
-/// The number of slots, and the seconds after which tokens are forgotten.
-const SLOTS: usize = 60;
+/// The number of slots: sixty whole seconds, and the one that has only begun.
+const SLOTS: usize = 61;
 
 /// The tokens of the last minute. The default is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -115,21 +115,35 @@ fn tokens_are_reserved_up_to_the_limit_and_come_back_after_a_minute() {
     let mut bench = Bench::new(tokens(1_000));
     bench.hold(prompt(600), START + 999);
     bench.hold(prompt(400), START + 1_000);
-    assert_eq!(bench.reserve(prompt(1), START + 1_000), Err(START + 60_000));
-    assert_eq!(bench.reserve(prompt(601), START + 1_000), Err(START + 61_000));
-    assert_eq!(bench.reserve(prompt(1), START + 59_999), Err(START + 60_000));
-    bench.hold(prompt(600), START + 60_000);
-    assert_eq!(bench.remaining(START + 60_000), 0);
+    assert_eq!(bench.reserve(prompt(1), START + 1_000), Err(START + 61_000));
+    assert_eq!(bench.reserve(prompt(601), START + 1_000), Err(START + 62_000));
+    assert_eq!(bench.reserve(prompt(1), START + 60_999), Err(START + 61_000));
+    bench.hold(prompt(600), START + 61_000);
+    assert_eq!(bench.remaining(START + 61_000), 0);
+}
+
+#[test]
+fn tokens_taken_late_in_a_second_count_for_a_full_minute() {
+    for (taken, forgotten_after) in [(START, 61_000), (START + 999, 60_001)] {
+        let mut bench = Bench::new(tokens(1_000));
+        bench.hold(prompt(1_000), taken);
+        for later in [59_999, 60_000, forgotten_after - 1] {
+            assert_eq!(bench.remaining(taken + later), 0, "{later} ms later");
+        }
+        for later in [forgotten_after, 61_000] {
+            assert_eq!(bench.remaining(taken + later), 1_000, "{later} ms later");
+        }
+    }
 }
 
 #[test]
 fn a_request_larger_than_the_limit_passes_when_nothing_else_is_reserved() {
     let mut bench = Bench::new(tokens(1_000));
     let large = bench.reserve(prompt(u64::MAX), START).unwrap();
-    assert_eq!(bench.reserve(prompt(5_000), START), Err(START + 60_000));
+    assert_eq!(bench.reserve(prompt(5_000), START), Err(START + 61_000));
     bench.conclude(large, used(1), START);
     assert_eq!(bench.remaining(START), 999);
-    assert_eq!(bench.reserve(prompt(5_000), START), Err(START + 60_000));
+    assert_eq!(bench.reserve(prompt(5_000), START), Err(START + 61_000));
     assert!(bench.reserve(prompt(999), START).is_ok());
 }
 
@@ -140,9 +154,9 @@ fn a_correction_goes_to_the_second_of_the_reservation() {
     let second = bench.reserve(prompt(100), START + 30_000).unwrap();
     bench.conclude(first, used(800), START + 40_000);
     assert_eq!(bench.remaining(START + 40_000), 100);
-    assert_eq!(bench.remaining(START + 60_000), 900);
-    bench.conclude(second, used(2_000), START + 90_000);
-    assert_eq!(bench.remaining(START + 90_000), 1_000, "it was forgotten by then");
+    assert_eq!(bench.remaining(START + 61_000), 900);
+    bench.conclude(second, used(2_000), START + 91_000);
+    assert_eq!(bench.remaining(START + 91_000), 1_000, "it was forgotten by then");
 }
 
 #[test]
@@ -236,7 +250,7 @@ fn a_lost_reservation_blocks_for_a_minute_at_most() {
     assert_eq!(bench.reserve(prompt(1), START), Err(START + 60_001));
     let mut bench = Bench::new(tokens(1_000));
     bench.hold(huge, START);
-    assert_eq!(bench.reserve(prompt(1), START), Err(START + 60_000));
+    assert_eq!(bench.reserve(prompt(1), START), Err(START + 61_000));
 }
 
 #[test]
@@ -296,11 +310,11 @@ fn a_clock_that_is_put_back_while_all_is_denied_wedges_nothing() {
     let mut bench = Bench::new(settings);
     bench.hold(prompt(60_000), START);
     let now = START - 3_600_000;
-    for second in 0..60 {
+    for second in 0..61 {
         let until = bench.reserve(prompt(1), now + second * 1_000);
-        assert_eq!(until, Err(now + 60_000), "second {second}");
+        assert_eq!(until, Err(now + 61_000), "second {second}");
     }
-    assert!(bench.reserve(prompt(1), now + 60_000).is_ok());
+    assert!(bench.reserve(prompt(1), now + 61_000).is_ok());
 }
 
 #[test]
@@ -313,7 +327,7 @@ fn a_record_that_cannot_be_read_is_fresh() {
         assert_eq!(bench.remaining(START), 1_000, "{length} bytes");
     }
     let mut other = bytes.clone();
-    other[0] = 2;
+    other[0] = VERSION - 1;
     bench.bytes = Some(other);
     assert_eq!(bench.remaining(START), 1_000);
     bench.bytes = Some(bytes);

@@ -87,9 +87,9 @@ fn tokens_per_minute_and_quota_are_told_apart() {
     let mut bench = Bench::new(limited(1_000, Some((1_500, Period::Hour))));
     bench.hold(1_000, START);
     assert_eq!(bench.remaining(START), (Some(0), Some(500)));
-    assert_eq!(bench.admit(1, START).unwrap_err(), Denied::Minute(START + 60_000));
+    assert_eq!(bench.admit(1, START).unwrap_err(), Denied::Minute(START + 61_000));
     assert_eq!(bench.admit(501, START).unwrap_err(), Denied::Quota(START + 1_800_000));
-    bench.hold(500, START + 60_000);
+    bench.hold(500, START + 61_000);
     assert_eq!(bench.admit(1, START + 1_799_999).unwrap_err(), Denied::Quota(START + 1_800_000));
     bench.hold(1_000, START + 1_800_000);
     assert_eq!(bench.remaining(START + 1_800_000), (Some(0), Some(500)));
@@ -158,12 +158,12 @@ fn every_period_begins_where_the_last_one_ended() {
 fn a_clock_that_is_put_back_keeps_what_was_used_and_wedges_nothing() {
     let mut bench = Bench::new(limited(100, Some((1_000, Period::Day))));
     bench.hold(100, START);
-    bench.hold(100, START + 60_000);
+    bench.hold(100, START + 61_000);
     let yesterday = START - DAY_MS;
     assert_eq!(bench.remaining(yesterday), (Some(0), Some(800)));
-    assert_eq!(bench.admit(1, yesterday).unwrap_err(), Denied::Minute(yesterday + 60_000));
-    bench.hold(100, yesterday + 60_000);
-    assert_eq!(bench.remaining(yesterday + 60_000), (Some(0), Some(700)));
+    assert_eq!(bench.admit(1, yesterday).unwrap_err(), Denied::Minute(yesterday + 61_000));
+    bench.hold(100, yesterday + 61_000);
+    assert_eq!(bench.remaining(yesterday + 61_000), (Some(0), Some(700)));
     assert_eq!(bench.remaining(START).1, Some(1_000), "the next day begins");
 }
 
@@ -221,7 +221,7 @@ fn a_consumer_agrees_with_a_list_of_all_requests() {
             now += if dice.below(100) == 0 { dice.below(900_000) } else { dice.below(3_000) };
             let (second, hour) = (now / 1_000, now / 3_600_000);
             let minute_sum = |all: &[(u64, u64, u64)]| -> u64 {
-                all.iter().filter(|one| second - one.0 < 60).map(|one| one.2).sum()
+                all.iter().filter(|one| second - one.0 < 61).map(|one| one.2).sum()
             };
             let hour_sum = |all: &[(u64, u64, u64)]| -> u64 {
                 all.iter().filter(|one| one.1 == hour).map(|one| one.2).sum()

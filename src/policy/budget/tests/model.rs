@@ -95,7 +95,7 @@ impl Model {
     }
 
     fn in_minute(&self) -> u64 {
-        let recent = self.tokens.iter().filter(|(when, _)| self.clocked.passed - when < 60);
+        let recent = self.tokens.iter().filter(|(when, _)| self.clocked.passed - when < 61);
         recent.map(|(_, tokens)| tokens).sum()
     }
 
