@@ -107,7 +107,10 @@ async fn tokens_per_minute_are_counted_as_used_and_refused_until_the_first_are_a
     let reopens = refused + delay;
     let (soonest, latest) = (began.as_secs() + 61, first_ended.as_secs() + 61);
     let until = format!("{reopens:?} is not from {soonest} to {latest} s");
-    assert!(reopens >= Duration::from_secs(soonest) && refused.as_secs() < latest, "{until}");
+    // SDKs heed no longer delay than a minute, so no longer one is told.
+    let is_capped = delay == Duration::from_secs(60);
+    assert!(is_capped || reopens >= Duration::from_secs(soonest), "{until}");
+    assert!(refused.as_secs() < latest, "{until}");
     let noise = refusal.took + Duration::from_millis(200);
     assert!(reopens <= Duration::from_secs(latest) + noise, "{until}");
 }
