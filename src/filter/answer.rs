@@ -8,16 +8,16 @@
 //! An attempt that ends without headers (connect failure, reset, timeout) is retried by Envoy itself;
 //! [`Answer::done`] comes before that retry is routed, in time to say where it goes.
 
-use super::exchange::{Exchange, Flowing, Tokens};
+use super::exchange::{Exchange, Flowing};
+use super::flow::{Flow, stream_error};
+use super::held::{Held, Question};
 use super::host::{self, Buffer, Direction, HeaderMap, Map};
 use super::meter::Meter;
 use super::records::{Begun, Evidence, Said};
 use super::sanitize;
 use super::timers::{self, StreamId, Wake};
-use crate::openai::sse::{ErrorWatch, HeadProbe, Probe};
-use crate::openai::usage_chunk::{Edit, UsageStripper};
+use crate::openai::usage_chunk::Edit;
 use crate::policy::classify::{self, AttemptTraits, Fault, Head, Outcome};
-use crate::policy::estimate::Estimate;
 use crate::policy::failover::{self, Ending, Next};
 use crate::policy::headers::Headers;
 use crate::policy::time::{Millis, Timestamp};
@@ -39,9 +39,6 @@ const DOWNSTREAM_DISCONNECT: u64 = 16_384;
 
 /// The status of an answer after which the connection is a WebSocket's.
 const SWITCHING_PROTOCOLS: u16 = 101;
-
-/// How much of a 4xx body is read to classify it.
-const ERROR_BODY_MAX_BYTES: usize = 16 * 1024;
 
 /// The answer to one attempt.
 pub(crate) struct Answer {
@@ -68,56 +65,6 @@ enum State {
     Flowing(Flow),
     /// Nothing that still comes matters: it is complete, or will not reach the client.
     Over,
-}
-
-struct Held {
-    status: u16,
-    question: Question,
-    said: Said,
-    meter: Option<Meter>,
-    /// Takes the usage out again that only the gateway asked for; nothing yet, as a rule.
-    stripper: Option<Box<UsageStripper>>,
-    /// It has something to take out of what is held.
-    must_be_edited: bool,
-    /// How much of the body was looked at.
-    seen: usize,
-    /// It was held for long enough: the next bytes decide.
-    is_overdue: bool,
-}
-
-/// An answer on its way to the client. What comes of it is recorded when it ends.
-struct Flow {
-    status: u16,
-    /// What came of it so far.
-    outcome: Outcome,
-    /// Whether an error event came in it.
-    broke_off: bool,
-    /// How long its first byte took.
-    elapsed: Millis,
-    /// Looks for an error event, in an event stream in which none was found yet.
-    watch: Option<ErrorWatch>,
-    /// Counts the tokens, where they matter.
-    meter: Option<Meter>,
-    /// Takes the usage out again that only the gateway asked for.
-    stripper: Option<Box<UsageStripper>>,
-}
-
-/// What the beginning of the body must answer.
-enum Question {
-    /// Is the first real event an error?
-    FirstEvent(Box<StreamHead>),
-    /// Is this 4xx one that another backend would not give?
-    ErrorBody { status: u16, body: Vec<u8> },
-}
-
-/// The head of an event stream. The watch for later errors reads along, because it must know where
-/// in a line the held part ended.
-#[derive(Default)]
-struct StreamHead {
-    probe: HeadProbe,
-    watch: ErrorWatch,
-    /// Whether the watch found an error, too late for another backend if a real event came first.
-    has_error: bool,
 }
 
 impl Answer {
@@ -277,8 +224,6 @@ impl Answer {
             exchange.fail(&self.begun, &evidence, now);
             return self.follow(&mut exchange, status, outcome, now);
         }
-        // An error that came right after the first event is recorded when the answer ends.
-        let outcome = if flow.broke_off { Outcome::Success } else { outcome };
         let evidence = Evidence { outcome, status, elapsed, said };
         exchange.serve(self.itself.clone(), &self.begun, &evidence, now);
         drop(exchange);
@@ -301,7 +246,7 @@ impl Answer {
     /// Records what came of an answer that went to the client.
     fn conclude(&self, flow: &Flow) {
         let Flow { status, outcome, elapsed, .. } = *flow;
-        let outcome = if flow.broke_off { fault(Fault::StreamError) } else { outcome };
+        let outcome = if flow.broke_off { stream_error() } else { outcome };
         let evidence = Evidence { outcome, status, elapsed, said: Said::default() };
         if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
             let tokens = flow.tokens(exchange.asked.estimate);
@@ -380,111 +325,6 @@ impl Answer {
 struct HoldLimits {
     bytes: usize,
     time: Millis,
-}
-
-impl Flow {
-    fn new(status: u16, outcome: Outcome) -> Self {
-        Self {
-            status,
-            outcome,
-            broke_off: false,
-            elapsed: Millis::ZERO,
-            watch: None,
-            meter: None,
-            stripper: None,
-        }
-    }
-
-    /// Goes on where the head of an event stream ended.
-    fn follow(&mut self, head: StreamHead) {
-        self.broke_off = head.has_error;
-        self.watch = (!head.has_error).then_some(head.watch);
-    }
-
-    /// Takes the usage out of the `size` bytes that were held, and from here on.
-    fn strip_head(&mut self, size: usize, end_of_stream: bool) {
-        self.stripper = Some(Box::default());
-        let bytes = host::buffer(Buffer::ResponseBody, 0, size).unwrap_or_default();
-        self.strip(&bytes, end_of_stream);
-    }
-
-    /// Looks at the next `size` bytes on their way to the client.
-    fn pass(&mut self, size: usize, end_of_stream: bool) {
-        if self.watch.is_none() && self.meter.is_none() && self.stripper.is_none() {
-            return;
-        }
-        let bytes = host::buffer(Buffer::ResponseBody, 0, size).unwrap_or_default();
-        if let Some(watch) = &mut self.watch
-            && watch.push(&bytes)
-        {
-            self.broke_off = true;
-            self.watch = None;
-        }
-        if let Some(meter) = &mut self.meter {
-            meter.push(&bytes);
-        }
-        self.strip(&bytes, end_of_stream);
-    }
-
-    fn strip(&mut self, bytes: &[u8], end_of_stream: bool) {
-        let Some(stripper) = &mut self.stripper else { return };
-        // A host that refuses an edit shows the client one chunk that it did not ask for.
-        if let Edit::Replaced(edited) = stripper.push(bytes) {
-            let _ = host::replace_front(Buffer::ResponseBody, bytes.len(), &edited);
-        }
-        if end_of_stream {
-            let rest = stripper.finish();
-            if !rest.is_empty() {
-                let _ = host::append(Buffer::ResponseBody, &rest);
-            }
-        }
-    }
-
-    /// How many tokens the answer took.
-    fn tokens(&self, estimate: Estimate) -> Tokens {
-        if self.outcome == Outcome::ClientError {
-            return Tokens::None;
-        }
-        match &self.meter {
-            Some(meter) => meter
-                .stated()
-                .map_or_else(|| Tokens::Guessed(meter.guess(estimate)), Tokens::Stated),
-            None => Tokens::Guessed(estimate.into()),
-        }
-    }
-}
-
-impl Question {
-    /// The outcome, if what came so far shows it. `enough` bytes or the end of the stream make it
-    /// show: what is not an error by then goes to the client.
-    fn push(
-        &mut self,
-        bytes: &[u8],
-        end_of_stream: bool,
-        enough: bool,
-        traits: AttemptTraits,
-    ) -> Option<Outcome> {
-        match self {
-            Self::FirstEvent(head) => {
-                head.has_error |= head.watch.push(bytes);
-                let mut answer = head.probe.push(bytes);
-                if answer == Probe::More && end_of_stream {
-                    answer = std::mem::take(&mut head.probe).finish();
-                }
-                match answer {
-                    Probe::More => enough.then_some(Outcome::Success),
-                    Probe::Real => Some(Outcome::Success),
-                    Probe::Refused => Some(Outcome::Throttled { delay: None }),
-                    Probe::Failed => Some(fault(Fault::StreamError)),
-                }
-            }
-            Self::ErrorBody { status, body } => {
-                body.extend_from_slice(bytes);
-                let complete = end_of_stream || enough || body.len() >= ERROR_BODY_MAX_BYTES;
-                complete.then(|| classify::error_body(*status, body, traits))
-            }
-        }
-    }
 }
 
 impl Flowing for Answer {

@@ -1,0 +1,78 @@
+//! The part of an answer that is held back until it shows what the answer is.
+
+use super::flow::stream_error;
+use super::meter::Meter;
+use super::records::Said;
+use crate::openai::sse::{ErrorWatch, HeadProbe, Probe};
+use crate::openai::usage_chunk::UsageStripper;
+use crate::policy::classify::{self, AttemptTraits, Outcome};
+
+/// How much of a 4xx body is read to classify it.
+const ERROR_BODY_MAX_BYTES: usize = 16 * 1024;
+
+/// Headers and the beginning of a body that are held back.
+pub(super) struct Held {
+    pub(super) status: u16,
+    pub(super) question: Question,
+    pub(super) said: Said,
+    pub(super) meter: Option<Meter>,
+    /// Takes the usage out again that only the gateway asked for; nothing yet, as a rule.
+    pub(super) stripper: Option<Box<UsageStripper>>,
+    /// It has something to take out of what is held.
+    pub(super) must_be_edited: bool,
+    /// How much of the body was looked at.
+    pub(super) seen: usize,
+    /// It was held for long enough: the next bytes decide.
+    pub(super) is_overdue: bool,
+}
+
+/// What the beginning of the body must answer.
+pub(super) enum Question {
+    /// Is the first real event an error?
+    FirstEvent(Box<StreamHead>),
+    /// Is this 4xx one that another backend would not give?
+    ErrorBody { status: u16, body: Vec<u8> },
+}
+
+/// The head of an event stream. The watch for later errors reads along, because it must know where
+/// in a line the held part ended.
+#[derive(Default)]
+pub(super) struct StreamHead {
+    pub(super) probe: HeadProbe,
+    pub(super) watch: ErrorWatch,
+    /// Whether the watch found an error, too late for another backend if a real event came first.
+    pub(super) has_error: bool,
+}
+
+impl Question {
+    /// The outcome, if what came so far shows it. `enough` bytes or the end of the stream make it
+    /// show: what is not an error by then goes to the client.
+    pub(super) fn push(
+        &mut self,
+        bytes: &[u8],
+        end_of_stream: bool,
+        enough: bool,
+        traits: AttemptTraits,
+    ) -> Option<Outcome> {
+        match self {
+            Self::FirstEvent(head) => {
+                head.has_error |= head.watch.push(bytes);
+                let mut answer = head.probe.push(bytes);
+                if answer == Probe::More && end_of_stream {
+                    answer = std::mem::take(&mut head.probe).finish();
+                }
+                match answer {
+                    Probe::More => enough.then_some(Outcome::Success),
+                    Probe::Real => Some(Outcome::Success),
+                    Probe::Refused => Some(Outcome::Throttled { delay: None }),
+                    Probe::Failed => Some(stream_error()),
+                }
+            }
+            Self::ErrorBody { status, body } => {
+                body.extend_from_slice(bytes);
+                let complete = end_of_stream || enough || body.len() >= ERROR_BODY_MAX_BYTES;
+                complete.then(|| classify::error_body(*status, body, traits))
+            }
+        }
+    }
+}
