@@ -139,19 +139,6 @@ pub fn select(
     Ok(Choice { backend, tier, probe })
 }
 
-/// Whether and how `backend` can be chosen.
-///
-/// # Errors
-/// [`Ineligible`] says why it cannot.
-pub fn eligibility(
-    policy: &PoolPolicy,
-    records: &[BackendRecord],
-    request: &Request<'_>,
-    backend: BackendIndex,
-) -> Result<Eligible, Ineligible> {
-    Pool { policy, records, request }.eligibility(backend, Ramps::Honoured)
-}
-
 /// The backends of the tiers up to the chosen one that could not be chosen, with the reasons, for
 /// the trail. Those that were tried are not among them: the trail has them as attempts.
 pub fn skipped(
