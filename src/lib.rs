@@ -26,7 +26,7 @@
 //! * `filter`: the only place that knows Envoy. It translates; it does not decide.
 //!
 //! Dependencies point one way: `filter` → `config` → `policy`, `openai`. The core builds without
-//! the feature `filter`, and then cannot name the Envoy SDK.
+//! the feature `filter`, and then cannot call Envoy.
 
 pub mod config;
 pub mod openai;

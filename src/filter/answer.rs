@@ -11,7 +11,7 @@
 use super::exchange::{Exchange, Flowing};
 use super::flow::{Flow, stream_error};
 use super::held::{Held, Question};
-use super::host::{self, Buffer, Direction, HeaderMap, Map};
+use super::host::{self, Action, Buffer, Direction, HeaderMap, Map};
 use super::meter::Meter;
 use super::records::{Begun, Evidence, Said};
 use super::sanitize;
@@ -21,7 +21,6 @@ use crate::policy::classify::{self, AttemptTraits, Fault, Head, Outcome};
 use crate::policy::failover::{self, Ending, Next};
 use crate::policy::headers::Headers;
 use crate::policy::time::{Millis, Timestamp};
-use proxy_wasm::types::Action;
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 

@@ -4,7 +4,7 @@
 
 use super::answer::Answer;
 use super::exchange::{Exchange, Flowing, Rendering};
-use super::host::{self, Map};
+use super::host::{self, Action, Map};
 use super::records::Begun;
 use super::timers::StreamId;
 use super::{body, table};
@@ -13,8 +13,6 @@ use crate::openai::api::Api;
 use crate::openai::reply;
 use crate::openai::splice::Splices;
 use crate::policy::classify::AttemptTraits;
-use proxy_wasm::traits::{Context, HttpContext};
-use proxy_wasm::types::Action;
 use std::rc::Rc;
 
 /// Where the cluster of an attempt can be read.
@@ -36,6 +34,55 @@ struct Running {
 impl Attempt {
     pub(crate) fn new(stream: StreamId) -> Self {
         Self { stream, running: None }
+    }
+
+    /// An attempt begins.
+    pub(crate) fn request_headers(&mut self) -> Action {
+        self.running = self.begin();
+        if self.running.is_some() {
+            return Action::Continue;
+        }
+        let reply = reply::unrouted();
+        let _ = host::reply(
+            reply.status,
+            "spillway_unrouted",
+            &[("content-type", reply.content_type)],
+            reply.body.as_bytes(),
+        );
+        Action::Pause
+    }
+
+    /// The next `size` bytes of the body go to the backend.
+    pub(crate) fn request_body(&mut self, size: usize) -> Action {
+        if let Some(running) = &mut self.running
+            && !running.splices.is_empty()
+        {
+            if body::edit(&running.splices, running.offset, size).is_err() {
+                host::log(host::Level::Error, "spillway: a request body could not be edited");
+            }
+            let size = u64::try_from(size).unwrap_or(u64::MAX);
+            running.offset = running.offset.saturating_add(size);
+        }
+        Action::Continue
+    }
+
+    /// The head of the answer came.
+    pub(crate) fn response_headers(&self, end_of_stream: bool) -> Action {
+        self.running.as_ref().map_or(Action::Continue, |running| running.answer.head(end_of_stream))
+    }
+
+    /// A part of the answer's body came; while it is held, `size` counts from its beginning.
+    pub(crate) fn response_body(&self, size: usize, end_of_stream: bool) -> Action {
+        self.running
+            .as_ref()
+            .map_or(Action::Continue, |running| running.answer.chunk(size, end_of_stream))
+    }
+
+    /// The attempt is over, with or without an answer.
+    pub(crate) fn end(self) {
+        if let Some(running) = self.running {
+            running.answer.done();
+        }
     }
 
     fn begin(&self) -> Option<Running> {
@@ -113,58 +160,5 @@ fn credentials(exchange: &Exchange, backend: &Backend) -> Vec<(&'static str, Vec
             Api::Azure | Api::AzureV1 => ("api-key", key.expose().as_bytes().to_vec()),
             Api::OpenAi => ("authorization", format!("Bearer {}", key.expose()).into_bytes()),
         }],
-    }
-}
-
-impl Context for Attempt {
-    fn on_done(&mut self) -> bool {
-        if let Some(running) = self.running.take() {
-            running.answer.done();
-        }
-        true
-    }
-}
-
-impl HttpContext for Attempt {
-    fn on_http_request_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
-        match self.begin() {
-            Some(running) => {
-                self.running = Some(running);
-                Action::Continue
-            }
-            None => {
-                let reply = reply::unrouted();
-                let _ = host::reply(
-                    reply.status,
-                    "spillway_unrouted",
-                    &[("content-type", reply.content_type)],
-                    reply.body.as_bytes(),
-                );
-                Action::Pause
-            }
-        }
-    }
-
-    fn on_http_request_body(&mut self, size: usize, _end_of_stream: bool) -> Action {
-        if let Some(running) = &mut self.running
-            && !running.splices.is_empty()
-        {
-            if body::edit(&running.splices, running.offset, size).is_err() {
-                host::log(host::Level::Error, "spillway: a request body could not be edited");
-            }
-            let size = u64::try_from(size).unwrap_or(u64::MAX);
-            running.offset = running.offset.saturating_add(size);
-        }
-        Action::Continue
-    }
-
-    fn on_http_response_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
-        self.running.as_ref().map_or(Action::Continue, |running| running.answer.head(end_of_stream))
-    }
-
-    fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
-        self.running
-            .as_ref()
-            .map_or(Action::Continue, |running| running.answer.chunk(size, end_of_stream))
     }
 }

@@ -10,7 +10,7 @@
 
 use super::consumers::Admitted;
 use super::exchange::{Asked, Exchange, Finish};
-use super::host::{self, HeaderMap, Map};
+use super::host::{self, Action, HeaderMap, Map};
 use super::plan::Plan;
 use super::routed::{self, Routed, send};
 use super::timers::StreamId;
@@ -27,8 +27,6 @@ use crate::policy::headers::Headers;
 use crate::policy::records::key_of;
 use crate::policy::select::Needs;
 use crate::policy::time::Timestamp;
-use proxy_wasm::traits::{Context, HttpContext};
-use proxy_wasm::types::Action;
 use std::rc::Rc;
 
 /// The request header with which Envoy's router limits the time to an attempt's first byte.
@@ -72,7 +70,7 @@ impl Gateway {
     }
 
     /// The request is recognised, cleaned, and routed at once unless its body must be read first.
-    fn receive(&mut self, end_of_stream: bool) -> Action {
+    pub(crate) fn request_headers(&mut self, end_of_stream: bool) -> Action {
         let Ok(headers) = host::header_map(Map::RequestHeaders) else {
             return self.answer(&reply::internal());
         };
@@ -93,6 +91,64 @@ impl Gateway {
                 Action::Pause
             }
             _ => self.route(call, &headers, None),
+        }
+    }
+
+    /// A part of the body came; while it is held, `size` counts from its beginning.
+    pub(crate) fn request_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        match &self.phase {
+            Phase::Reading(_) => self.read(size, end_of_stream),
+            Phase::Routed(routed) if routed.is_held() => Action::Pause,
+            Phase::Replied => Action::Pause,
+            Phase::Routed(_) | Phase::Idle => Action::Continue,
+        }
+    }
+
+    /// A response is about to reach the client.
+    pub(crate) fn response_headers(&mut self) -> Action {
+        match &self.phase {
+            Phase::Routed(routed) if !routed.has_replied() => self.finish(routed),
+            // No backend was asked, so Envoy answered: the body is too large to be read.
+            Phase::Reading(_) => self.answer(&reply::refused(envoys_status())),
+            _ => Action::Continue,
+        }
+    }
+
+    /// A part of the answer's body came; while it is held, `size` counts from its beginning.
+    pub(crate) fn response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        let Phase::Routed(routed) = &self.phase else { return Action::Continue };
+        if !routed.is_counting() {
+            return Action::Continue;
+        }
+        if !end_of_stream && is_moderate(u64::try_from(size).unwrap_or(u64::MAX)) {
+            return Action::Pause;
+        }
+        routed.counted();
+        // The attempt saw the end before, if it is here.
+        if let Ok(exchange) = routed.exchange.try_borrow() {
+            set_response_headers(exchange.consumer_headers());
+        }
+        Action::Continue
+    }
+
+    /// The request is over and will be logged. An attempt whose client went away hears of it only
+    /// afterwards, too late for access logs to show what it took.
+    pub(crate) fn log(&self) {
+        if let Phase::Routed(routed) = &self.phase {
+            let flowing = routed.exchange.try_borrow().ok().and_then(|exchange| exchange.flowing());
+            if let Some(answer) = flowing {
+                answer.done();
+            }
+        }
+    }
+
+    /// The request is over.
+    pub(crate) fn end(self) {
+        if let Phase::Routed(routed) = self.phase {
+            table::leave(self.stream.context);
+            if let Ok(mut exchange) = routed.exchange.try_borrow_mut() {
+                exchange.close(host::now());
+            }
         }
     }
 
@@ -310,69 +366,6 @@ impl Gateway {
                 } else {
                     Action::Continue
                 }
-            }
-        }
-    }
-}
-
-impl Context for Gateway {
-    fn on_done(&mut self) -> bool {
-        if let Phase::Routed(routed) = std::mem::replace(&mut self.phase, Phase::Idle) {
-            table::leave(self.stream.context);
-            if let Ok(mut exchange) = routed.exchange.try_borrow_mut() {
-                exchange.close(host::now());
-            }
-        }
-        true
-    }
-}
-
-impl HttpContext for Gateway {
-    fn on_http_request_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
-        self.receive(end_of_stream)
-    }
-
-    fn on_http_request_body(&mut self, size: usize, end_of_stream: bool) -> Action {
-        match &self.phase {
-            Phase::Reading(_) => self.read(size, end_of_stream),
-            Phase::Routed(routed) if routed.is_held() => Action::Pause,
-            Phase::Replied => Action::Pause,
-            Phase::Routed(_) | Phase::Idle => Action::Continue,
-        }
-    }
-
-    fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
-        match &self.phase {
-            Phase::Routed(routed) if !routed.has_replied() => self.finish(routed),
-            // No backend was asked, so Envoy answered: the body is too large to be read.
-            Phase::Reading(_) => self.answer(&reply::refused(envoys_status())),
-            _ => Action::Continue,
-        }
-    }
-
-    fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
-        let Phase::Routed(routed) = &self.phase else { return Action::Continue };
-        if !routed.is_counting() {
-            return Action::Continue;
-        }
-        if !end_of_stream && is_moderate(u64::try_from(size).unwrap_or(u64::MAX)) {
-            return Action::Pause;
-        }
-        routed.counted();
-        // The attempt saw the end before, if it is here.
-        if let Ok(exchange) = routed.exchange.try_borrow() {
-            set_response_headers(exchange.consumer_headers());
-        }
-        Action::Continue
-    }
-
-    /// The request is over and will be logged. An attempt whose client went away hears of it only
-    /// afterwards, too late for access logs to show what it took.
-    fn on_log(&mut self) {
-        if let Phase::Routed(routed) = &self.phase {
-            let flowing = routed.exchange.try_borrow().ok().and_then(|exchange| exchange.flowing());
-            if let Some(answer) = flowing {
-                answer.done();
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Every call to Envoy, in one place: bytes in, bytes out, every status a `Result`.
 //!
-//! The SDK's own wrappers panic on a status that they do not list and on header bytes that are not
-//! UTF-8, and a panic here kills every stream of the worker. So this module declares the imports of
-//! the proxy-wasm ABI 0.2.1 itself; the SDK is used for its exports and its dispatcher only.
+//! The usual SDK panics on a status that it does not list and on header bytes that are not UTF-8, and
+//! a panic here kills every stream of the worker. So this module declares the imports of the
+//! proxy-wasm ABI 0.2.1 itself, and [`super::exports`] has what Envoy calls.
 //! It is also cheaper: a header map crosses in one call and one allocation.
 
 use crate::policy::headers::Headers;
@@ -48,6 +48,16 @@ pub(crate) enum Direction {
     Response = 1,
 }
 
+/// What becomes of the part of a stream that a callback was called for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Action {
+    /// It goes on.
+    Continue = 0,
+    /// It is held; a body is kept by Envoy, and shown again with what follows.
+    Pause = 1,
+}
+
 /// How much a log line matters.
 #[derive(Clone, Copy)]
 #[repr(u32)]
@@ -55,6 +65,7 @@ pub(crate) enum Level {
     Info = 2,
     Warn = 3,
     Error = 4,
+    Critical = 5,
 }
 
 /// The kind of a metric.
@@ -164,8 +175,8 @@ mod abi {
         if data.is_null() {
             return Ok(Vec::new());
         }
-        // SAFETY: the host filled `size` bytes that the SDK's `proxy_on_memory_allocate` had
-        // allocated as a boxed slice of exactly that size, and hands them over.
+        // SAFETY: the host filled `size` bytes that our `proxy_on_memory_allocate` had
+        // allocated for exactly that size, and hands them over.
         Ok(unsafe { Vec::from_raw_parts(data, size, size) })
     }
 
@@ -308,6 +319,11 @@ mod abi {
 /// Writes a log line.
 pub(crate) fn log(level: Level, text: &str) {
     abi::log(level as u32, text);
+}
+
+/// Has a panic logged before it ends the VM.
+pub(crate) fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| log(Level::Critical, &panic.to_string())));
 }
 
 /// The wall clock. A host without one reads as the epoch, at which every gate is open.

@@ -4,17 +4,18 @@
 //! attempt filters of the request read it there. An attempt without an entry never goes out: it
 //! would carry a credential on nobody's behalf.
 
+use super::contexts::Contexts;
 use super::exchange::Exchange;
 use super::host;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 /// The property with the id of the request's entry.
 const REQUEST: &str = "spillway.request";
 
 thread_local! {
-    static REQUESTS: RefCell<HashMap<u32, Rc<RefCell<Exchange>>>> = RefCell::default();
+    static REQUESTS: RefCell<Contexts<Rc<RefCell<Exchange>>>> =
+        const { RefCell::new(Contexts::new()) };
 }
 
 /// Enters the request of gateway context `id`.
@@ -33,14 +34,14 @@ pub(crate) fn enter(id: u32, exchange: Exchange) -> Rc<RefCell<Exchange>> {
 /// The request that the current attempt belongs to.
 pub(crate) fn current() -> Option<Rc<RefCell<Exchange>>> {
     let id = u32::from_le_bytes(host::property(REQUEST)?.try_into().ok()?);
-    REQUESTS.with(|requests| requests.try_borrow().ok()?.get(&id).cloned())
+    REQUESTS.with(|requests| requests.try_borrow().ok()?.get(id).cloned())
 }
 
 /// The request of gateway context `id` is over. Attempts that still end keep their own reference.
 pub(crate) fn leave(id: u32) {
     REQUESTS.with(|requests| {
         if let Ok(mut requests) = requests.try_borrow_mut() {
-            requests.remove(&id);
+            requests.remove(id);
         }
     });
 }

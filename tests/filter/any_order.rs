@@ -102,15 +102,14 @@ impl Chaos {
         self.shuffle(id);
         let size = self.random.pick(&[0, 1, 20, 100_000]);
         let end = self.random.below(2) == 0;
-        match self.random.below(14) {
+        match self.random.below(13) {
             0..=2 => drop(Module::request_headers(id, size, end)),
             3..=4 => drop(Module::request_body(id, size, end)),
             5..=6 => drop(Module::response_headers(id, size, end)),
             7..=8 => drop(Module::response_body(id, size, end)),
             9 => Module::log(id),
-            10 => drop(Module::done(id)),
-            11 => self.delete(id),
-            12 => {
+            10 => self.delete(id),
+            11 => {
                 let step = self.random.pick(&[1, 500, 2_000, -1_000, -3_600_000, 3_600_000]);
                 process.step_clock(step);
             }
@@ -123,7 +122,6 @@ impl Chaos {
     }
 
     fn delete(&mut self, id: u32) {
-        Module::done(id);
         Module::delete(id);
         self.contexts.retain(|other| *other != id);
         with(|state| state.contexts.remove(&id));

@@ -99,7 +99,6 @@ impl Envoy {
                 && !state.contexts.values().any(|context| context.root == root)
         });
         if idle && root != self.gateway && root != self.attempt {
-            Module::done(root);
             Module::delete(root);
             with(|state| state.roots.remove(&root));
         }

@@ -211,7 +211,6 @@ impl Envoy {
         let action = Module::request_headers(attempt, 1, true);
         let headers = change(attempt, |context| context.request_headers.take());
         let effects = with(|worker| std::mem::take(&mut worker.deferred));
-        Module::done(attempt);
         Module::delete(attempt);
         with(|worker| worker.contexts.remove(&attempt));
         let status = effects.iter().find_map(|effect| match effect {
@@ -412,7 +411,6 @@ impl Envoy {
 
     fn end_attempt(&mut self, id: u32) {
         if let Some(attempt) = self.stream(id).attempt.take() {
-            Module::done(attempt);
             Module::delete(attempt);
             with(|state| state.contexts.remove(&attempt));
             self.apply_deferred();
@@ -427,7 +425,6 @@ impl Envoy {
     fn end_gateway(&mut self, id: u32, end: End) {
         self.stream(id).answer.end = end;
         Module::log(id);
-        Module::done(id);
         Module::delete(id);
         let root = with(|state| {
             state.filter_state.remove(&id);

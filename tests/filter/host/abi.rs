@@ -43,7 +43,7 @@ unsafe extern "C" fn proxy_log(level: u32, data: *const u8, size: usize) -> u32 
     let message = String::from_utf8_lossy(unsafe { bytes(data, size) }).into_owned();
     const CRITICAL: u32 = 5;
     if level == CRITICAL {
-        // The SDK's panic hook: of a test, or of the filter, and then the process is about to
+        // The filter's panic hook: of a test, or of the filter, and then the process is about to
         // abort, so nothing may be captured.
         let _ = writeln!(std::io::stderr(), "\n{}: {message}", scenario());
         return OK;
@@ -361,24 +361,6 @@ extern "C" fn proxy_record_metric(metric: u32, value: u64) -> u32 {
             Err(NOT_FOUND)
         }
     })
-}
-
-/// Imports of the SDK that the filter must not use: its own calls would panic on a refusal.
-macro_rules! unused_imports {
-    ($($name:ident)*) => {$(
-        #[unsafe(no_mangle)]
-        extern "C" fn $name() -> u32 {
-            with(|state| state.violation(stringify!($name)))
-        }
-    )*};
-}
-
-unused_imports! {
-    proxy_get_log_level proxy_set_header_map_pairs proxy_get_header_map_value
-    proxy_add_header_map_value proxy_register_shared_queue proxy_resolve_shared_queue
-    proxy_dequeue_shared_queue proxy_enqueue_shared_queue proxy_close_stream proxy_http_call
-    proxy_grpc_call proxy_grpc_stream proxy_grpc_send proxy_grpc_cancel proxy_grpc_close
-    proxy_get_status proxy_done proxy_get_metric
 }
 
 fn serialize(headers: &HeaderList) -> Vec<u8> {

@@ -1,7 +1,7 @@
-//! The filter's side of the ABI: what the SDK exports, as safe functions.
+//! The filter's side of the ABI: its exports, as safe functions.
 #![expect(unsafe_code, reason = "the ABI is a set of C functions")]
 
-use std::sync::{Mutex, Once};
+use std::sync::Once;
 
 // The filter is linked in for its exports; its items cannot be named.
 extern crate spillway as _;
@@ -9,15 +9,14 @@ extern crate spillway as _;
 unsafe extern "C" {
     safe fn _initialize();
     safe fn proxy_on_context_create(context: u32, root: u32);
-    safe fn proxy_on_vm_start(root: u32, size: usize) -> bool;
-    safe fn proxy_on_configure(root: u32, size: usize) -> bool;
+    safe fn proxy_on_vm_start(root: u32, size: usize) -> u32;
+    safe fn proxy_on_configure(root: u32, size: usize) -> u32;
     safe fn proxy_on_tick(root: u32);
-    safe fn proxy_on_request_headers(context: u32, count: usize, end_of_stream: bool) -> u32;
-    safe fn proxy_on_request_body(context: u32, size: usize, end_of_stream: bool) -> u32;
-    safe fn proxy_on_response_headers(context: u32, count: usize, end_of_stream: bool) -> u32;
-    safe fn proxy_on_response_body(context: u32, size: usize, end_of_stream: bool) -> u32;
+    safe fn proxy_on_request_headers(context: u32, count: usize, end_of_stream: u32) -> u32;
+    safe fn proxy_on_request_body(context: u32, size: usize, end_of_stream: u32) -> u32;
+    safe fn proxy_on_response_headers(context: u32, count: usize, end_of_stream: u32) -> u32;
+    safe fn proxy_on_response_body(context: u32, size: usize, end_of_stream: u32) -> u32;
     safe fn proxy_on_log(context: u32);
-    safe fn proxy_on_done(context: u32) -> bool;
     safe fn proxy_on_delete(context: u32);
 }
 
@@ -26,9 +25,6 @@ pub(crate) const KEYS: [(&str, &str); 4] =
     [("A_KEY", "key-of-a"), ("B_KEY", "key-of-b"), ("C_KEY", "key-of-c"), ("D_KEY", "key-of-d")];
 
 static ENVIRONMENT: Once = Once::new();
-
-/// The SDK checks for its logger and then sets it: a race that real VMs, which share nothing, have not.
-static LOADING: Mutex<()> = Mutex::new(());
 
 /// The module, as loaded by this thread's VM.
 pub(crate) struct Module;
@@ -42,7 +38,6 @@ impl Module {
                 unsafe { std::env::set_var(name, value) };
             }
         });
-        let _one_at_a_time = LOADING.lock().unwrap();
         _initialize();
     }
 
@@ -57,12 +52,12 @@ impl Module {
 
     pub(crate) fn start(root: u32) -> bool {
         Self::enter(root);
-        proxy_on_vm_start(root, 0)
+        proxy_on_vm_start(root, 0) == 1
     }
 
     pub(crate) fn configure(root: u32, size: usize) -> bool {
         Self::enter(root);
-        proxy_on_configure(root, size)
+        proxy_on_configure(root, size) == 1
     }
 
     pub(crate) fn tick(root: u32) {
@@ -72,32 +67,27 @@ impl Module {
 
     pub(crate) fn request_headers(context: u32, count: usize, end_of_stream: bool) -> u32 {
         Self::enter(context);
-        proxy_on_request_headers(context, count, end_of_stream)
+        proxy_on_request_headers(context, count, u32::from(end_of_stream))
     }
 
     pub(crate) fn request_body(context: u32, size: usize, end_of_stream: bool) -> u32 {
         Self::enter(context);
-        proxy_on_request_body(context, size, end_of_stream)
+        proxy_on_request_body(context, size, u32::from(end_of_stream))
     }
 
     pub(crate) fn response_headers(context: u32, count: usize, end_of_stream: bool) -> u32 {
         Self::enter(context);
-        proxy_on_response_headers(context, count, end_of_stream)
+        proxy_on_response_headers(context, count, u32::from(end_of_stream))
     }
 
     pub(crate) fn response_body(context: u32, size: usize, end_of_stream: bool) -> u32 {
         Self::enter(context);
-        proxy_on_response_body(context, size, end_of_stream)
+        proxy_on_response_body(context, size, u32::from(end_of_stream))
     }
 
     pub(crate) fn log(context: u32) {
         Self::enter(context);
         proxy_on_log(context);
-    }
-
-    pub(crate) fn done(context: u32) -> bool {
-        Self::enter(context);
-        proxy_on_done(context)
     }
 
     pub(crate) fn delete(context: u32) {

@@ -1,0 +1,54 @@
+//! What belongs to the contexts of a worker, found by their ids.
+//!
+//! Envoy numbers contexts one after the other, so an id is its own hash but for its high bits, from
+//! which the table tells its slots' contents apart: a multiplication fills them.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Values under the ids of contexts.
+pub(crate) struct Contexts<V>(HashMap<u32, V, BuildHasherDefault<IdHasher>>);
+
+impl<V> Contexts<V> {
+    pub(crate) const fn new() -> Self {
+        Self(HashMap::with_hasher(BuildHasherDefault::new()))
+    }
+
+    /// Puts `value` under `context`, and returns what was there.
+    pub(crate) fn insert(&mut self, context: u32, value: V) -> Option<V> {
+        self.0.insert(context, value)
+    }
+
+    pub(crate) fn get(&self, context: u32) -> Option<&V> {
+        self.0.get(&context)
+    }
+
+    pub(crate) fn get_mut(&mut self, context: u32) -> Option<&mut V> {
+        self.0.get_mut(&context)
+    }
+
+    /// Takes out what is under `context`.
+    pub(crate) fn remove(&mut self, context: u32) -> Option<V> {
+        self.0.remove(&context)
+    }
+}
+
+/// Hashes one `u32` (Fibonacci hashing).
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write_u32(&mut self, id: u32) {
+        self.0 = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

@@ -1,0 +1,183 @@
+//! What Envoy calls, and whom each call concerns.
+//!
+//! Envoy skips what is not here, so each function that is missing saves a call into the VM for every
+//! request. `proxy_on_done` is missing because `proxy_on_delete` follows it at once.
+
+use super::attempt::Attempt;
+use super::contexts::Contexts;
+use super::gateway::Gateway;
+use super::host::{self, Action};
+use super::root::Root;
+use super::timers::StreamId;
+use std::cell::RefCell;
+
+/// What lives under the id of a stream's context.
+enum Stream {
+    Gateway(Gateway),
+    Attempt(Attempt),
+}
+
+thread_local! {
+    static ROOTS: RefCell<Contexts<Root>> = const { RefCell::new(Contexts::new()) };
+    static STREAMS: RefCell<Contexts<Stream>> = const { RefCell::new(Contexts::new()) };
+}
+
+/// Lets a stream act; `None` when there is none of this id. Nothing else can ask for it meanwhile:
+/// Envoy enters the VM again only to allocate memory.
+fn on_stream<R>(context: u32, act: impl FnOnce(&mut Stream) -> R) -> Option<R> {
+    STREAMS.with(|streams| streams.try_borrow_mut().ok()?.get_mut(context).map(act))
+}
+
+fn on_root<R>(context: u32, act: impl FnOnce(&mut Root) -> R) -> Option<R> {
+    ROOTS.with(|roots| roots.try_borrow_mut().ok()?.get_mut(context).map(act))
+}
+
+fn create(context: u32, root: u32) {
+    if root == 0 {
+        let new = Root::new(context);
+        ROOTS.with(|roots| roots.try_borrow_mut().ok()?.insert(context, new));
+        return;
+    }
+    let id = StreamId { context, root };
+    let plan = on_root(root, |root| root.plan()).flatten();
+    let stream = match plan {
+        Some(plan) => Stream::Gateway(Gateway::new(id, plan)),
+        None => Stream::Attempt(Attempt::new(id)),
+    };
+    STREAMS.with(|streams| streams.try_borrow_mut().ok()?.insert(context, stream));
+}
+
+fn delete(context: u32) {
+    // Taken out first: what ends may still ask the host for something.
+    let stream = STREAMS.with(|streams| streams.try_borrow_mut().ok()?.remove(context));
+    match stream {
+        Some(Stream::Gateway(gateway)) => gateway.end(),
+        Some(Stream::Attempt(attempt)) => attempt.end(),
+        None => drop(ROOTS.with(|roots| roots.try_borrow_mut().ok()?.remove(context))),
+    }
+}
+
+fn request_headers(context: u32, end_of_stream: bool) -> Option<Action> {
+    on_stream(context, |stream| match stream {
+        Stream::Gateway(gateway) => gateway.request_headers(end_of_stream),
+        Stream::Attempt(attempt) => attempt.request_headers(),
+    })
+}
+
+fn request_body(context: u32, size: usize, end_of_stream: bool) -> Option<Action> {
+    on_stream(context, |stream| match stream {
+        Stream::Gateway(gateway) => gateway.request_body(size, end_of_stream),
+        Stream::Attempt(attempt) => attempt.request_body(size),
+    })
+}
+
+fn response_headers(context: u32, end_of_stream: bool) -> Option<Action> {
+    on_stream(context, |stream| match stream {
+        Stream::Gateway(gateway) => gateway.response_headers(),
+        Stream::Attempt(attempt) => attempt.response_headers(end_of_stream),
+    })
+}
+
+fn response_body(context: u32, size: usize, end_of_stream: bool) -> Option<Action> {
+    on_stream(context, |stream| match stream {
+        Stream::Gateway(gateway) => gateway.response_body(size, end_of_stream),
+        Stream::Attempt(attempt) => attempt.response_body(size, end_of_stream),
+    })
+}
+
+/// What Envoy is to do with a stream that it made known, or did not.
+fn status(action: Option<Action>) -> u32 {
+    action.unwrap_or(Action::Continue) as u32
+}
+
+#[expect(unsafe_code, reason = "the names and types of the ABI's C functions; memory for the host")]
+mod abi {
+    use super::host;
+    use std::alloc::{Layout, alloc};
+    use std::ptr::null_mut;
+
+    #[cfg(target_arch = "wasm32")]
+    unsafe extern "C" {
+        safe fn __wasm_call_ctors();
+    }
+
+    /// Called once, before anything else.
+    #[unsafe(no_mangle)]
+    extern "C" fn _initialize() {
+        #[cfg(target_arch = "wasm32")]
+        __wasm_call_ctors();
+        host::log_panics();
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_abi_version_0_2_1() {}
+
+    /// Memory for bytes that the host hands over; null when there is none.
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
+        match Layout::array::<u8>(size) {
+            // SAFETY: the layout's size is not zero.
+            Ok(layout) if size > 0 => unsafe { alloc(layout) },
+            _ => null_mut(),
+        }
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_vm_start(_root: u32, _size: usize) -> u32 {
+        1
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_context_create(context: u32, root: u32) {
+        super::create(context, root);
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_configure(root: u32, size: usize) -> u32 {
+        u32::from(super::on_root(root, |root| root.configure(size)).unwrap_or(false))
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_tick(root: u32) {
+        super::super::timers::fire(root);
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_request_headers(context: u32, _count: u32, end_of_stream: u32) -> u32 {
+        super::status(super::request_headers(context, end_of_stream != 0))
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_request_body(context: u32, size: usize, end_of_stream: u32) -> u32 {
+        super::status(super::request_body(context, size, end_of_stream != 0))
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_response_headers(context: u32, _count: u32, end_of_stream: u32) -> u32 {
+        super::status(super::response_headers(context, end_of_stream != 0))
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_response_body(context: u32, size: usize, end_of_stream: u32) -> u32 {
+        super::status(super::response_body(context, size, end_of_stream != 0))
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_log(context: u32) {
+        super::on_stream(context, |stream| stream.log());
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_delete(context: u32) {
+        super::delete(context);
+    }
+}
+
+impl Stream {
+    /// The request is over and will be logged.
+    fn log(&self) {
+        if let Self::Gateway(gateway) = self {
+            gateway.log();
+        }
+    }
+}

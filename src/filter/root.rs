@@ -1,0 +1,68 @@
+//! One plugin of the VM: the gateway's, or the one that all attempt filters share.
+
+use super::host::{self, Buffer, Level};
+use super::plan::Plan;
+use super::timers;
+use crate::config::{Config, plugin_configuration};
+use std::rc::Rc;
+
+/// A plugin, and the root of its streams.
+pub(crate) struct Root {
+    id: u32,
+    role: Role,
+}
+
+enum Role {
+    Unconfigured,
+    Gateway(Rc<Plan>),
+    Attempt,
+}
+
+impl Root {
+    pub(crate) fn new(id: u32) -> Self {
+        Self { id, role: Role::Unconfigured }
+    }
+
+    /// Takes on the configuration of `size` bytes that the host holds; `false` when it is refused,
+    /// for which the log has the reason.
+    pub(crate) fn configure(&mut self, size: usize) -> bool {
+        match read_configuration(size) {
+            Ok(role) => {
+                self.role = role;
+                true
+            }
+            Err(problem) => {
+                host::log(Level::Error, &format!("spillway: configuration refused: {problem}"));
+                false
+            }
+        }
+    }
+
+    /// What the gateway runs by; `None` in the attempt role.
+    pub(crate) fn plan(&self) -> Option<Rc<Plan>> {
+        match &self.role {
+            Role::Gateway(plan) => Some(Rc::clone(plan)),
+            Role::Attempt | Role::Unconfigured => None,
+        }
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        timers::forget(self.id);
+    }
+}
+
+/// The role and, for the gateway, a plan that replaces the one that runs; requests in flight keep
+/// theirs.
+fn read_configuration(size: usize) -> Result<Role, String> {
+    let bytes = host::buffer(Buffer::PluginConfiguration, 0, size)
+        .map_err(|refused| format!("it cannot be read ({refused:?})"))?;
+    let json = plugin_configuration::to_json(&bytes);
+    if plugin_configuration::role(&json)? == plugin_configuration::Role::Attempt {
+        return Ok(Role::Attempt);
+    }
+    let environment = |name: &str| std::env::var(name).ok();
+    let config = Config::parse(&json, &environment).map_err(|errors| errors.to_string())?;
+    Ok(Role::Gateway(Rc::new(Plan::new(config))))
+}
