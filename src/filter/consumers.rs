@@ -185,9 +185,14 @@ impl Admitted {
         }
     }
 
+    /// Whether it is known what it used.
+    pub(crate) fn is_settled(&self) -> bool {
+        matches!(self.count, Count::Settled(_))
+    }
+
     /// Corrects what was reserved to what was used; `None`: nothing was. What was settled stays.
     pub(crate) fn conclude(&mut self, usage: Option<Usage>, now: Timestamp) {
-        if matches!(self.count, Count::Settled(_)) {
+        if self.is_settled() {
             return;
         }
         self.count = Count::Settled(usage.map_or(0, Usage::total));

@@ -327,12 +327,16 @@ impl Exchange {
     }
 
     /// What becomes of the response that is about to reach the client.
-    pub(crate) fn finish(&mut self, status: impl FnOnce() -> u16, now: Timestamp) -> Finish {
+    pub(crate) fn finish(
+        &mut self,
+        status: impl FnOnce() -> u16,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Finish {
         match std::mem::replace(&mut self.end, End::Open) {
             End::Served(backend) => Finish::Pass { backend: Some(backend), soonest: None },
             End::Failed(backend, Ending::PassOn) => Finish::Pass { backend, soonest: None },
             End::Failed(backend, Ending::PassOnError) => {
-                Finish::Pass { backend, soonest: Some(now) }
+                Finish::Pass { backend, soonest: Some(now()) }
             }
             End::Failed(_, Ending::Exhausted { throttled, soonest }) => {
                 Finish::Exhausted { throttled, soonest }
@@ -341,12 +345,15 @@ impl Exchange {
             End::Open => match status() {
                 status @ ..500 => Finish::Refused { status },
                 // Envoy did not make the attempt that was planned, or not the retry.
-                _ => match self.peek(now) {
-                    Ok(_) => Finish::Exhausted { throttled: false, soonest: Some(now) },
-                    Err(Unavailable { throttled, soonest }) => {
-                        Finish::Exhausted { throttled, soonest }
+                _ => {
+                    let now = now();
+                    match self.peek(now) {
+                        Ok(_) => Finish::Exhausted { throttled: false, soonest: Some(now) },
+                        Err(Unavailable { throttled, soonest }) => {
+                            Finish::Exhausted { throttled, soonest }
+                        }
                     }
-                },
+                }
             },
         }
     }
@@ -358,18 +365,18 @@ impl Exchange {
 
     /// The request is over. What was planned and not sent is given back; what is still on its way
     /// concludes by itself.
-    pub(crate) fn close(&mut self, now: Timestamp) {
+    pub(crate) fn close(&mut self, now: impl Fn() -> Timestamp) {
         self.is_closed = true;
         if let Some(planned) = self.planned.take() {
-            planned.give_back(&self.plan, self.pool, now);
+            planned.give_back(&self.plan, self.pool, now());
         }
         self.charge_nothing(now);
     }
 
     /// Gives the consumer its tokens back, unless an answer takes them or took them.
-    pub(crate) fn charge_nothing(&mut self, now: Timestamp) {
-        if self.flowing.is_none() {
-            self.consumer.conclude(None, now);
+    pub(crate) fn charge_nothing(&mut self, now: impl FnOnce() -> Timestamp) {
+        if self.flowing.is_none() && !self.consumer.is_settled() {
+            self.consumer.conclude(None, now());
         }
     }
 

@@ -12,13 +12,14 @@ use super::consumers::Admitted;
 use super::exchange::{Asked, Exchange, Finish};
 use super::host::{self, Action, HeaderMap, Map};
 use super::plan::Plan;
+use super::reading::{Known, Reading, Wanted};
 use super::routed::{self, Routed, send};
 use super::timers::StreamId;
-use super::{body, meter, publish, sanitize, table};
+use super::{meter, publish, sanitize, table};
 use crate::config::{Affinity, operation_bit};
 use crate::openai::api::Operation;
 use crate::openai::body::{Body, BodyScanner};
-use crate::openai::facts::{BodyFacts, Malformed};
+use crate::openai::facts::BodyFacts;
 use crate::openai::models::ModelsQuestion;
 use crate::openai::operation::{self, Call};
 use crate::openai::reply::{self, Reply};
@@ -55,15 +56,6 @@ enum Phase {
     Replied,
 }
 
-/// A request whose body is being read.
-struct Reading {
-    call: Call,
-    headers: HeaderMap,
-    scanner: BodyScanner,
-    /// How many bytes were read.
-    read: usize,
-}
-
 impl Gateway {
     pub(crate) fn new(stream: StreamId, plan: Rc<Plan>) -> Self {
         Self { stream, plan, phase: Phase::Idle }
@@ -87,10 +79,23 @@ impl Gateway {
         let is_upgrade = headers.get("upgrade").is_some();
         match BodyScanner::new(&call, headers.get("content-type")) {
             Some(scanner) if !is_upgrade && !end_of_stream => {
-                self.phase = Phase::Reading(Box::new(Reading { call, headers, scanner, read: 0 }));
+                let wanted = self.wanted(&call);
+                let reading = Reading::new(call, headers, scanner, wanted);
+                self.phase = Phase::Reading(Box::new(reading));
                 Action::Pause
             }
-            _ => self.route(call, &headers, None),
+            _ => self.route(call, &headers, Known::Nothing),
+        }
+    }
+
+    /// What must be known of the body of `call`.
+    fn wanted(&self, call: &Call) -> Wanted {
+        if self.plan.reads_bodies || !call.is_below_deployment() {
+            Wanted::All
+        } else if call.deployment.is_none() {
+            Wanted::Model
+        } else {
+            Wanted::Nothing
         }
     }
 
@@ -147,7 +152,7 @@ impl Gateway {
         if let Phase::Routed(routed) = self.phase {
             table::leave(self.stream.context);
             if let Ok(mut exchange) = routed.exchange.try_borrow_mut() {
-                exchange.close(host::now());
+                exchange.close(host::now);
             }
         }
     }
@@ -167,9 +172,7 @@ impl Gateway {
     /// Reads what is new of the body; at its end, the request is routed.
     fn read(&mut self, size: usize, end_of_stream: bool) -> Action {
         let Phase::Reading(reading) = &mut self.phase else { return Action::Continue };
-        let scanned = body::read(reading.read, size, |slice| reading.scanner.push(slice));
-        reading.read = size;
-        if scanned.is_err() {
+        if reading.read(size, end_of_stream).is_err() {
             host::log(host::Level::Error, "spillway: a request body could not be read");
             return self.answer(&reply::internal());
         }
@@ -179,17 +182,13 @@ impl Gateway {
         let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             return Action::Continue;
         };
-        self.route(reading.call, &reading.headers, Some(reading.scanner.finish()))
+        let (call, headers, known) = reading.finish();
+        self.route(call, &headers, known)
     }
 
     /// Finds the pool and chooses the first backend.
-    fn route(
-        &mut self,
-        call: Call,
-        headers: &HeaderMap,
-        body: Option<Result<Body, Malformed>>,
-    ) -> Action {
-        let (pool, asked) = match self.understand(call, headers, body) {
+    fn route(&mut self, call: Call, headers: &HeaderMap, known: Known) -> Action {
+        let (pool, asked) = match self.understand(call, headers, known) {
             Ok(understood) => understood,
             Err(reply) => return self.answer(&reply),
         };
@@ -214,17 +213,21 @@ impl Gateway {
         &self,
         call: Call,
         headers: &HeaderMap,
-        body: Option<Result<Body, Malformed>>,
+        known: Known,
     ) -> Result<(usize, Asked), Reply> {
-        let body = match body {
-            Some(Err(malformed)) if call.needs_model() => {
+        let (body, in_body) = match known {
+            Known::All(Err(malformed)) if call.needs_model() => {
                 return Err(reply::malformed_body(malformed.problem, malformed.at));
             }
             // A body from which nothing is needed is the backend's to judge.
-            body => body.and_then(Result::ok),
+            Known::All(Err(_)) | Known::Nothing => (None, None),
+            Known::Model(model) => (None, Some(model)),
+            Known::All(Ok(body)) => {
+                let model = body.facts.model.as_ref().map(|field| field.value.clone());
+                (Some(body), model)
+            }
         };
-        let in_body = body.as_ref().and_then(|body| body.facts.model.as_ref());
-        let model = call.deployment.as_ref().or_else(|| in_body.map(|field| &field.value)).cloned();
+        let model = call.deployment.clone().or(in_body);
         let pool = self.pool(&call, model.as_deref())?;
         let size = body
             .as_ref()
@@ -335,19 +338,19 @@ impl Gateway {
     /// Finishes the response that is about to reach the client.
     fn finish(&self, routed: &Routed) -> Action {
         let Ok(mut exchange) = routed.exchange.try_borrow_mut() else { return Action::Continue };
-        let now = host::now();
-        match exchange.finish(envoys_status, now) {
+        match exchange.finish(envoys_status, host::now) {
             Finish::Refused { status } => {
-                routed.refused(&mut exchange, status, now);
+                routed.refused(&mut exchange, status);
                 Action::Pause
             }
             Finish::Exhausted { throttled, soonest } => {
-                routed.exhausted(&mut exchange, throttled, soonest, now);
+                routed.exhausted(&mut exchange, throttled, soonest, host::now());
                 Action::Pause
             }
             Finish::Pass { backend, soonest } => {
                 let response = &self.plan.config.response;
-                let retry_after = soonest.map(|soonest| routed::delay_ms(Some(soonest), now));
+                let retry_after =
+                    soonest.map(|soonest| routed::delay_ms(Some(soonest), host::now()));
                 for (name, value) in retry_after.into_iter().flat_map(reply::retry_after_headers) {
                     let _ = host::set_header(Map::ResponseHeaders, name, value);
                 }
@@ -355,7 +358,7 @@ impl Gateway {
                 if let (Some(name), Some((backend, _))) = (&response.served_by_header, backend) {
                     let _ = host::set_header(Map::ResponseHeaders, name, &backend.name);
                 }
-                exchange.charge_nothing(now);
+                exchange.charge_nothing(host::now);
                 set_response_headers(routed::own_headers(&exchange));
                 let holds = exchange.awaits_tokens()
                     && host::header_map(Map::ResponseHeaders)

@@ -21,6 +21,7 @@ mod meter;
 mod metrics;
 mod plan;
 mod publish;
+mod reading;
 mod records;
 mod root;
 mod routed;

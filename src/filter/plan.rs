@@ -7,7 +7,8 @@ use super::budgets::BudgetPlan;
 use super::consumers::ConsumersPlan;
 use super::metrics::{BackendMetrics, PoolMetrics};
 use super::{host, shared};
-use crate::config::{Backend, Config, Credential, Pool};
+use crate::config::{Affinity, Backend, Config, Credential, Pool};
+use crate::openai::api::Api;
 use crate::policy::estimate::Estimator;
 use crate::policy::records::{self, BackendRecord, PoolRecord};
 use crate::policy::retry_budget::Deposits;
@@ -22,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) keeps_client_credential: bool,
     /// Who may take how much, if that is limited.
     pub(crate) consumers: Option<ConsumersPlan>,
+    /// Whether some pool needs more of a body than its model, even where that stands in the path.
+    pub(crate) reads_bodies: bool,
 }
 
 /// What one worker needs to run one pool.
@@ -68,7 +71,10 @@ impl Plan {
             .flat_map(|pool| &pool.backends)
             .any(|backend| matches!(backend.credential, Credential::Passthrough));
         let consumers = config.consumers.as_ref().map(ConsumersPlan::new);
-        Self { config, pools, keeps_client_credential, consumers }
+        let reads_bodies = consumers.is_some()
+            || pools.iter().any(|plan| plan.has_budgets)
+            || config.pools.iter().any(needs_more_than_model);
+        Self { config, pools, keeps_client_credential, consumers, reads_bodies }
     }
 
     /// Whether the tokens of the answers of `pool` are counted: whether anything depends on them.
@@ -80,6 +86,13 @@ impl Plan {
     pub(crate) fn pool(&self, position: usize) -> Option<(&Pool, &PoolPlan)> {
         Some((self.config.pools.get(position)?, self.pools.get(position)?))
     }
+}
+
+/// Whether a pool chooses by what a body says, or has backends that are told their model in it.
+fn needs_more_than_model(pool: &Pool) -> bool {
+    matches!(pool.affinity, Some(Affinity::Body))
+        || pool.policy.members.iter().any(|member| member.max_prompt_tokens.is_some())
+        || pool.backends.iter().any(|backend| backend.api != Api::Azure)
 }
 
 impl PoolPlan {

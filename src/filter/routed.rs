@@ -92,9 +92,9 @@ impl Routed {
     }
 
     /// Answers what Envoy refused by itself.
-    pub(crate) fn refused(&self, exchange: &mut Exchange, status: u16, now: Timestamp) {
+    pub(crate) fn refused(&self, exchange: &mut Exchange, status: u16) {
         self.progress.set(Progress::Replied);
-        exchange.charge_nothing(now);
+        exchange.charge_nothing(host::now);
         send(&reply::refused(status), own_headers(exchange));
     }
 
@@ -107,7 +107,7 @@ impl Routed {
         now: Timestamp,
     ) {
         self.progress.set(Progress::Replied);
-        exchange.charge_nothing(now);
+        exchange.charge_nothing(|| now);
         if let Some((_, plan)) = exchange.pool() {
             host::increment(plan.metrics.exhausted, 1);
         }

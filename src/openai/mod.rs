@@ -3,6 +3,7 @@
 pub mod api;
 pub mod body;
 pub mod facts;
+pub mod glance;
 pub mod models;
 pub mod multipart;
 pub mod operation;

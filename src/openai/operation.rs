@@ -195,8 +195,8 @@ impl Call {
         !matches!(self.operation, Operation::Realtime | Operation::Models | Operation::Other)
     }
 
-    /// Whether the classic API has this operation below a deployment.
-    fn is_below_deployment(&self) -> bool {
+    /// Whether the classic API has this operation below a deployment, whose name stands in the path.
+    pub fn is_below_deployment(&self) -> bool {
         match self.operation {
             Operation::Responses | Operation::Realtime | Operation::Models => false,
             Operation::Other => self.deployment.is_some(),

@@ -57,7 +57,7 @@ fn host_calls_with_budgets_are_bounded() {
         1,
     );
     for (name, settings, plain_max, failover_max) in
-        [("budgets", &settings, 35, 61), ("consumers, too", &consumers, 39, 65)]
+        [("budgets", &settings, 32, 58), ("consumers, too", &consumers, 36, 62)]
     {
         worker(&process, settings, |envoy| {
             let streamed = || {
@@ -84,5 +84,5 @@ fn host_calls_with_budgets_are_bounded() {
     }
 }
 
-const PLAIN_MAX: u32 = 22;
-const FAILOVER_MAX: u32 = 44;
+const PLAIN_MAX: u32 = 19;
+const FAILOVER_MAX: u32 = 41;

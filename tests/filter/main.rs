@@ -29,6 +29,7 @@ mod hostile;
 mod instructions;
 mod leaks;
 mod random;
+mod reading;
 mod records;
 mod refusals;
 mod streams;

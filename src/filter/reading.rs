@@ -1,0 +1,97 @@
+//! The body of a request, as far as it must be known before a backend can be chosen.
+//!
+//! Most of a body is prompt. It is read where tokens are estimated, or something else in it decides; where
+//! only its model matters, a glance at both ends of a large body is enough as a rule. It is held to its
+//! end in any case: a client that is slow to send should not keep a backend waiting, and the choice is as
+//! good as what is known when it is made.
+
+use super::body;
+use super::host::{self, Buffer, HeaderMap, Refused};
+use crate::openai::body::{Body, BodyScanner};
+use crate::openai::facts::Malformed;
+use crate::openai::glance::{self, GLANCE_BYTES};
+use crate::openai::operation::Call;
+
+/// The smallest body that is glanced at. A smaller one is read as quickly.
+const GLANCED_AT_BYTES_MIN: usize = 4 * GLANCE_BYTES;
+
+/// A request whose body is held and read.
+pub(crate) struct Reading {
+    call: Call,
+    headers: HeaderMap,
+    scanner: BodyScanner,
+    /// How many bytes were read.
+    read: usize,
+    wanted: Wanted,
+    /// The model, when a glance at the body showed it.
+    glimpsed: Option<String>,
+}
+
+/// What must be known of a body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Nothing,
+    Model,
+    All,
+}
+
+/// What is known of a body.
+#[expect(clippy::large_enum_variant, reason = "it is handed on once and not kept")]
+pub(crate) enum Known {
+    /// Nothing, and nothing of it matters.
+    Nothing,
+    /// The model, and nothing else of it matters.
+    Model(String),
+    /// All that it says, if it could be read.
+    All(Result<Body, Malformed>),
+}
+
+impl Reading {
+    pub(crate) fn new(
+        call: Call,
+        headers: HeaderMap,
+        scanner: BodyScanner,
+        wanted: Wanted,
+    ) -> Self {
+        Self { call, headers, scanner, read: 0, wanted, glimpsed: None }
+    }
+
+    /// Reads what is new of the body, which is `size` bytes long by now.
+    ///
+    /// # Errors
+    /// When the host does not show it.
+    pub(crate) fn read(&mut self, size: usize, end_of_stream: bool) -> Result<(), Refused> {
+        match self.wanted {
+            Wanted::Nothing => return Ok(()),
+            Wanted::Model if !end_of_stream => return Ok(()), // its end may be enough
+            Wanted::Model if size >= GLANCED_AT_BYTES_MIN => self.glimpsed = glance(size)?,
+            Wanted::Model | Wanted::All => {}
+        }
+        if self.glimpsed.is_none() {
+            body::read(self.read, size, |slice| self.scanner.push(slice))?;
+            self.read = size;
+        }
+        Ok(())
+    }
+
+    /// The request, and what is known of its body, which was read to its end.
+    pub(crate) fn finish(self) -> (Call, HeaderMap, Known) {
+        let known = match (self.wanted, self.glimpsed) {
+            (Wanted::Nothing, _) => Known::Nothing,
+            (_, Some(model)) => Known::Model(model),
+            (_, None) => Known::All(self.scanner.finish()),
+        };
+        (self.call, self.headers, known)
+    }
+}
+
+/// The model that either end of a body of `size` bytes names.
+fn glance(size: usize) -> Result<Option<String>, Refused> {
+    let at = size.saturating_sub(GLANCE_BYTES);
+    let tail = host::buffer(Buffer::RequestBody, at, GLANCE_BYTES)?;
+    if let Some(model) = glance::model_at_end(&tail) {
+        return Ok(Some(model.to_owned()));
+    }
+    let head = host::buffer(Buffer::RequestBody, 0, GLANCE_BYTES)?;
+    Ok(glance::model_at_start(&head).map(str::to_owned))
+}
