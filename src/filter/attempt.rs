@@ -6,10 +6,9 @@ use super::answer::Answer;
 use super::exchange::{Exchange, Flowing, Rendering};
 use super::host::{self, Action, Map};
 use super::records::Begun;
+use super::sanitize::CREDENTIALS;
 use super::timers::StreamId;
 use super::{body, table};
-use crate::config::{Backend, Credential};
-use crate::openai::api::Api;
 use crate::openai::reply;
 use crate::openai::splice::Splices;
 use crate::policy::classify::AttemptTraits;
@@ -103,7 +102,7 @@ impl Attempt {
 
 /// Makes the request fit the backend of an attempt; `None` when it must not go out.
 fn prepare(exchange: &mut Exchange, begun: &Begun) -> Option<(AttemptTraits, Rendering)> {
-    let (backend, _) = exchange.backend(begun.backend)?;
+    let (backend, plan) = exchange.backend(begun.backend)?;
     // A key must not go to a cluster that the route confused with another.
     if host::property(CLUSTER_NAME)? != backend.cluster.as_bytes() {
         let name = &backend.name;
@@ -114,7 +113,7 @@ fn prepare(exchange: &mut Exchange, begun: &Begun) -> Option<(AttemptTraits, Ren
         return None;
     }
     let traits = AttemptTraits {
-        owns_credential: !matches!(backend.credential, Credential::Passthrough),
+        owns_credential: plan.key_header.is_some(),
         owns_deployment: !exchange.asked.model.is_empty(),
         owns_path: exchange.asked.call.is_common_path()
             && (backend.api_version.is_some() || exchange.asked.call.api_version.is_none()),
@@ -129,36 +128,30 @@ fn prepare(exchange: &mut Exchange, begun: &Begun) -> Option<(AttemptTraits, Ren
 /// Makes the request headers those of the attempt's backend, starting from what the client sent and
 /// not from what another attempt left.
 fn rewrite(exchange: &mut Exchange, begun: &Begun, rendering: &Rendering) -> Option<()> {
-    let (backend, _) = exchange.backend(begun.backend)?;
-    let host_name = backend.host.clone();
-    let credentials = credentials(exchange, backend);
+    let (backend, plan) = exchange.backend(begun.backend)?;
     host::set_header(Map::RequestHeaders, ":path", &rendering.path).ok()?;
-    host::set_header(Map::RequestHeaders, ":authority", host_name).ok()?;
-    for name in std::mem::take(&mut exchange.sent.credentials) {
-        host::remove_header(Map::RequestHeaders, name).ok()?;
+    host::set_header(Map::RequestHeaders, ":authority", &backend.host).ok()?;
+    let key_name = plan.key_header.as_ref().map(|(name, _)| *name);
+    if exchange.attempts() > 1 {
+        for name in CREDENTIALS.into_iter().filter(|name| Some(*name) != key_name) {
+            host::remove_header(Map::RequestHeaders, name).ok()?;
+        }
     }
-    for (name, value) in credentials {
-        host::set_header(Map::RequestHeaders, name, value).ok()?;
-        exchange.sent.credentials.push(name);
+    match &plan.key_header {
+        Some((name, value)) => host::set_header(Map::RequestHeaders, name, value).ok()?,
+        None => {
+            for (name, value) in &exchange.asked.credentials {
+                host::set_header(Map::RequestHeaders, name, value).ok()?;
+            }
+        }
     }
     let delta = rendering.splices.delta();
     let length = exchange.asked.content_length.map(|length| length.saturating_add_signed(delta));
-    let sent = exchange.sent.content_length.or(exchange.asked.content_length);
-    if let Some(length) = length
-        && Some(length) != sent
+    if length != exchange.sent_content_length
+        && let Some(length) = length
     {
         host::set_header(Map::RequestHeaders, "content-length", length.to_string()).ok()?;
-        exchange.sent.content_length = Some(length);
+        exchange.sent_content_length = Some(length);
     }
     Some(())
-}
-
-fn credentials(exchange: &Exchange, backend: &Backend) -> Vec<(&'static str, Vec<u8>)> {
-    match &backend.credential {
-        Credential::Passthrough => exchange.asked.credentials.clone(),
-        Credential::ApiKey(key) => vec![match backend.api {
-            Api::Azure | Api::AzureV1 => ("api-key", key.expose().as_bytes().to_vec()),
-            Api::OpenAi => ("authorization", format!("Bearer {}", key.expose()).into_bytes()),
-        }],
-    }
 }

@@ -136,7 +136,13 @@ impl ConsumersPlan {
                 admitted.remaining = remaining;
                 Ok(admitted)
             }
-            Ok(Err((reply, remaining))) => Err((reply, self.response_headers(remaining, 0))),
+            Ok(Err((reply, remaining))) => {
+                let mut headers = Vec::new();
+                self.response_headers(remaining, 0, |name, value| {
+                    headers.push((name.to_owned(), value.to_owned()));
+                });
+                Err((reply, headers))
+            }
             // A record that cannot be used keeps nobody out.
             Err(_) => Ok(admitted),
         }
@@ -148,21 +154,27 @@ impl ConsumersPlan {
         [remaining_tokens, consumed_tokens, remaining_quota].into_iter().any(Option::is_some)
     }
 
-    /// What the response says of the consumer's tokens, in the headers that are switched on.
-    pub(crate) fn headers_of(&self, admitted: &Admitted) -> Vec<(String, String)> {
+    /// Says what the response says of the consumer's tokens, in the headers that are switched on.
+    pub(crate) fn headers_of(&self, admitted: &Admitted, say: impl FnMut(&str, &str)) {
         let (Count::Expected(tokens) | Count::Settled(tokens)) = admitted.count;
-        self.response_headers(admitted.remaining, tokens)
+        self.response_headers(admitted.remaining, tokens, say);
     }
 
-    fn response_headers(&self, remaining: Remaining, consumed: u64) -> Vec<(String, String)> {
-        [
+    fn response_headers(
+        &self,
+        remaining: Remaining,
+        consumed: u64,
+        mut say: impl FnMut(&str, &str),
+    ) {
+        for (name, value) in [
             (&self.headers.remaining_tokens, remaining.tokens_per_minute),
             (&self.headers.consumed_tokens, Some(consumed)),
             (&self.headers.remaining_quota, remaining.quota),
-        ]
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.clone()?, value?.to_string())))
-        .collect()
+        ] {
+            if let (Some(name), Some(value)) = (name, value) {
+                say(name, itoa::Buffer::new().format(value));
+            }
+        }
     }
 
     fn record(&self, name: &str) -> Option<&Record> {

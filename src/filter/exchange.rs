@@ -53,8 +53,8 @@ impl Asked {
 /// One request in flight.
 pub(crate) struct Exchange {
     pub(crate) asked: Asked,
-    /// What the last attempt left in the request headers, which all attempts share.
-    pub(crate) sent: Sent,
+    /// What the request headers, which all attempts share, say of the body's length.
+    pub(crate) sent_content_length: Option<u64>,
     pub(super) plan: Rc<Plan>,
     pub(super) pool: usize,
     pub(super) ledger: Ledger,
@@ -94,13 +94,6 @@ pub(crate) enum Tokens {
     None,
 }
 
-/// What an attempt wrote into the request headers and the next one must replace.
-#[derive(Default)]
-pub(crate) struct Sent {
-    pub(crate) credentials: Vec<&'static str>,
-    pub(crate) content_length: Option<u64>,
-}
-
 /// How the request ends, as far as it is known.
 enum End {
     Open,
@@ -134,8 +127,8 @@ pub(crate) enum Finish {
 impl Exchange {
     pub(crate) fn new(plan: Rc<Plan>, pool: usize, asked: Asked, consumer: Admitted) -> Self {
         Self {
+            sent_content_length: asked.content_length,
             asked,
-            sent: Sent::default(),
             plan,
             pool,
             ledger: Ledger::default(),
@@ -391,9 +384,20 @@ impl Exchange {
             && self.plan.consumers.as_ref().is_some_and(ConsumersPlan::has_headers)
     }
 
-    /// What the response says of the consumer's tokens.
-    pub(crate) fn consumer_headers(&self) -> Vec<(String, String)> {
-        self.plan.consumers.as_ref().map_or_else(Vec::new, |plan| plan.headers_of(&self.consumer))
+    /// Says what every response says of its request: each header's name and value.
+    pub(crate) fn own_headers(&self, mut say: impl FnMut(&str, &str)) {
+        say("x-spillway-attempts", itoa::Buffer::new().format(self.attempts()));
+        if let Some(trail) = self.trail() {
+            say("x-spillway-trail", &trail);
+        }
+        self.consumer_headers(say);
+    }
+
+    /// Says what the response says of the consumer's tokens.
+    pub(crate) fn consumer_headers(&self, say: impl FnMut(&str, &str)) {
+        if let Some(plan) = &self.plan.consumers {
+            plan.headers_of(&self.consumer, say);
+        }
     }
 
     /// How far provisioned throughput may be used for this request, in thousandths.
@@ -402,7 +406,7 @@ impl Exchange {
     }
 
     /// What the trail says, with the backends' names; `None` when it is off.
-    pub(crate) fn trail(&self) -> Option<String> {
+    fn trail(&self) -> Option<String> {
         let name = |backend| self.backend(backend).map(|(backend, _)| &*backend.name);
         self.plan.config.response.trail.then(|| self.trail.render(name))
     }

@@ -131,7 +131,7 @@ impl Gateway {
         routed.counted();
         // The attempt saw the end before, if it is here.
         if let Ok(exchange) = routed.exchange.try_borrow() {
-            set_response_headers(exchange.consumer_headers());
+            exchange.consumer_headers(set_response_header);
         }
         Action::Continue
     }
@@ -352,14 +352,14 @@ impl Gateway {
                 let retry_after =
                     soonest.map(|soonest| routed::delay_ms(Some(soonest), host::now()));
                 for (name, value) in retry_after.into_iter().flat_map(reply::retry_after_headers) {
-                    let _ = host::set_header(Map::ResponseHeaders, name, value);
+                    set_response_header(name, &value);
                 }
                 let backend = backend.and_then(|backend| exchange.backend(backend));
                 if let (Some(name), Some((backend, _))) = (&response.served_by_header, backend) {
-                    let _ = host::set_header(Map::ResponseHeaders, name, &backend.name);
+                    set_response_header(name, &backend.name);
                 }
                 exchange.charge_nothing(host::now);
-                set_response_headers(routed::own_headers(&exchange));
+                exchange.own_headers(set_response_header);
                 let holds = exchange.awaits_tokens()
                     && host::header_map(Map::ResponseHeaders)
                         .is_ok_and(|headers| is_holdable(&headers));
@@ -375,10 +375,8 @@ impl Gateway {
 }
 
 /// A header that the host refuses to set is not worth the answer.
-fn set_response_headers(headers: Vec<(String, String)>) {
-    for (name, value) in headers {
-        let _ = host::set_header(Map::ResponseHeaders, &name, value);
-    }
+fn set_response_header(name: &str, value: &str) {
+    let _ = host::set_header(Map::ResponseHeaders, name, value);
 }
 
 /// Whether an answer with these headers states its tokens and can be held.

@@ -7,6 +7,7 @@
 
 use crate::policy::headers::Headers;
 use crate::policy::time::Timestamp;
+use prost::encoding::{WireType, encode_key, encode_varint};
 
 /// The host refused a call; the number is the ABI's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -420,9 +421,11 @@ pub(crate) fn set_envoy_filter_state(key: &str, value: &str) -> Result<(), Refus
 
 /// A protobuf message whose first fields are these texts.
 fn fields(texts: &[&str]) -> Vec<u8> {
-    let mut message = Vec::new();
+    let mut message = Vec::with_capacity(64);
     for (number, text) in (1_u32..).zip(texts) {
-        prost::encoding::string::encode(number, &(*text).to_owned(), &mut message);
+        encode_key(number, WireType::LengthDelimited, &mut message);
+        encode_varint(u64::try_from(text.len()).unwrap_or(u64::MAX), &mut message);
+        message.extend_from_slice(text.as_bytes());
     }
     message
 }

@@ -41,6 +41,8 @@ pub(crate) struct PoolPlan {
 
 /// What one worker needs to run one backend.
 pub(crate) struct BackendPlan {
+    /// The request header with the backend's key; `None`: it is sent the client's own credential.
+    pub(crate) key_header: Option<(&'static str, Vec<u8>)>,
     pub(crate) windows_key: String,
     pub(crate) budget: Option<BudgetPlan>,
     pub(crate) metrics: BackendMetrics,
@@ -51,11 +53,20 @@ impl BackendPlan {
         let settings = backend.budget();
         let key = records::budget_key(&backend.name);
         Self {
+            key_header: key_header(backend),
             windows_key: records::windows_key(&backend.name),
             budget: settings.is_limited().then_some(BudgetPlan { key, settings }),
             metrics: BackendMetrics::define(&pool.name, &backend.name),
         }
     }
+}
+
+fn key_header(backend: &Backend) -> Option<(&'static str, Vec<u8>)> {
+    let Credential::ApiKey(key) = &backend.credential else { return None };
+    Some(match backend.api {
+        Api::Azure | Api::AzureV1 => ("api-key", key.expose().as_bytes().to_vec()),
+        Api::OpenAi => ("authorization", format!("Bearer {}", key.expose()).into_bytes()),
+    })
 }
 
 impl Plan {

@@ -10,16 +10,16 @@ const HITS_ADDEND: &str = "envoy.ratelimit.hits_addend";
 
 /// The tokens of the answer. Readable in access logs as `%FILTER_STATE(wasm.spillway.…:PLAIN)%`.
 pub(crate) fn tokens(usage: Usage) {
-    let total = usage.total().to_string();
-    // A host that refuses costs a log field, not the request.
-    let _ =
-        host::set_property("spillway.prompt_tokens", usage.prompt_tokens.to_string().as_bytes());
-    let _ = host::set_property(
-        "spillway.completion_tokens",
-        usage.completion_tokens.to_string().as_bytes(),
-    );
-    let _ = host::set_property("spillway.total_tokens", total.as_bytes());
-    let _ = host::set_envoy_filter_state(HITS_ADDEND, &total);
+    let mut digits = itoa::Buffer::new();
+    let mut publish = |path, tokens| {
+        let text = digits.format::<u64>(tokens);
+        // A host that refuses costs a log field, not the request.
+        let _ = host::set_property(path, text.as_bytes());
+    };
+    publish("spillway.prompt_tokens", usage.prompt_tokens);
+    publish("spillway.completion_tokens", usage.completion_tokens);
+    publish("spillway.total_tokens", usage.total());
+    let _ = host::set_envoy_filter_state(HITS_ADDEND, digits.format(usage.total()));
 }
 
 /// Who calls, and which pool serves.

@@ -133,11 +133,9 @@ pub(crate) fn delay_ms(soonest: Option<Timestamp>, now: Timestamp) -> u64 {
     reply::exhausted_delay_ms(soonest.map(|at| at.since(now).as_ms()), worker::random())
 }
 
-/// What every response says of its request.
-pub(crate) fn own_headers(exchange: &Exchange) -> Vec<(String, String)> {
-    let mut headers = vec![("x-spillway-attempts".to_owned(), exchange.attempts().to_string())];
-    headers.extend(exchange.trail().map(|trail| ("x-spillway-trail".to_owned(), trail)));
-    headers.extend(exchange.consumer_headers());
+fn own_headers(exchange: &Exchange) -> Vec<(String, String)> {
+    let mut headers = Vec::new();
+    exchange.own_headers(|name, value| headers.push((name.to_owned(), value.to_owned())));
     headers
 }
 
