@@ -10,7 +10,7 @@ use crate::policy::budget::{Ending, Reservation};
 use crate::policy::classify::Outcome;
 use crate::policy::headroom::{self, Headroom};
 use crate::policy::pool::{BackendIndex, PoolPolicy};
-use crate::policy::records::{BackendRecord, NotUpdated, PoolRecord, WindowsRecord};
+use crate::policy::records::{BackendRecord, NotUpdated, PoolRecord, Records, WindowsRecord};
 use crate::policy::time::{Millis, Timestamp};
 use std::cell::RefCell;
 
@@ -190,15 +190,20 @@ fn close_gates(
         }
     }
     let (configured, pool_plan) = plan.pool(pool)?;
-    let records = pool_plan.records(configured);
-    records.get(backend.position())?.gate.closed_until(now, &configured.policy.throttle)
+    let policy = &configured.policy;
+    let record = pool_plan.records().of(backend, policy.member(backend)?);
+    record.gate.closed_until(now, &policy.throttle)
 }
 
 /// Shows in metrics which throttle gates of a pool are closed.
 fn show_gates(plan: &Plan, pool: usize, now: Timestamp) {
     let Some((configured, pool_plan)) = plan.pool(pool) else { return };
-    for (backend, record) in pool_plan.backends.iter().zip(pool_plan.records(configured)) {
-        if let Some(until) = record.gate.closed_until(now, &configured.policy.throttle) {
+    let (policy, records) = (&configured.policy, pool_plan.records());
+    for (position, (backend, member)) in pool_plan.backends.iter().zip(&policy.members).enumerate()
+    {
+        let Some(index) = BackendIndex::new(position) else { continue };
+        let record = records.of(index, member);
+        if let Some(until) = record.gate.closed_until(now, &policy.throttle) {
             host::record(backend.metrics.gate_closed_until_ms, until.as_ms());
         }
     }

@@ -17,7 +17,7 @@ use super::breaker::{Breaker, RuleWindows, State};
 use super::codec::Reader;
 use super::gate::Gate;
 use super::headroom::Headroom;
-use super::pool::{BackendIndex, BreakerSettings, PoolPolicy};
+use super::pool::{BackendIndex, BreakerSettings, Member, PoolPolicy};
 use super::time::{Millis, Timestamp};
 use super::window::Window;
 use std::hash::{Hash, Hasher};
@@ -30,6 +30,9 @@ const BACKEND_BYTES: usize = 49;
 const ENTRY_BYTES: usize = KEY_BYTES + BACKEND_BYTES;
 const NO_RULE: u8 = u8::MAX;
 
+/// The key of a backend, and what is kept of it.
+type Entry = [u8; ENTRY_BYTES];
+
 /// What workers share of one backend. The default is a backend that nothing is known of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendRecord {
@@ -39,6 +42,37 @@ pub struct BackendRecord {
     pub breaker: Breaker,
     /// What it said is left.
     pub headroom: Headroom,
+}
+
+/// The records of a pool's members, wherever they are.
+pub trait Records {
+    /// That of `member`, which is the pool's `backend`; fresh where there is none.
+    fn of(&self, backend: BackendIndex, member: &Member) -> BackendRecord;
+}
+
+impl<T: AsRef<[BackendRecord]> + ?Sized> Records for T {
+    fn of(&self, backend: BackendIndex, _: &Member) -> BackendRecord {
+        self.as_ref().get(backend.position()).copied().unwrap_or_default()
+    }
+}
+
+/// A pool's record as it was read. A member's part is decoded when it is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot(Vec<u8>);
+
+impl Snapshot {
+    /// The snapshot of the record `bytes`; of one that cannot be read all members are fresh.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        if entries(&bytes).is_some() { Self(bytes) } else { Self::default() }
+    }
+}
+
+impl Records for Snapshot {
+    #[inline]
+    fn of(&self, backend: BackendIndex, member: &Member) -> BackendRecord {
+        let (_, body) = self.0.split_at_checked(POOL_HEAD_BYTES).unwrap_or_default();
+        find(body.as_chunks().0, member.key, backend.position()).unwrap_or_default()
+    }
 }
 
 /// Why an update of a pool's record was dropped.
@@ -57,9 +91,10 @@ pub struct PoolRecord;
 impl PoolRecord {
     /// The backends' records in the order of the policy's members; fresh where there is none.
     pub fn decode(bytes: &[u8], policy: &PoolPolicy) -> Vec<BackendRecord> {
+        let entries = entries(bytes).unwrap_or_default();
         let members = policy.members.iter().enumerate();
         members
-            .map(|(position, member)| find(bytes, member.key, position).unwrap_or_default())
+            .map(|(position, member)| find(entries, member.key, position).unwrap_or_default())
             .collect()
     }
 
@@ -148,10 +183,10 @@ impl PoolRecord {
         if entries(&updated).is_none() {
             return Err(NotUpdated::Unreadable);
         }
-        let body = updated.get_mut(POOL_HEAD_BYTES..).unwrap_or_default();
-        for entry in body.chunks_exact_mut(ENTRY_BYTES) {
+        let (_, body) = updated.split_at_mut_checked(POOL_HEAD_BYTES).unwrap_or_default();
+        for entry in body.as_chunks_mut::<ENTRY_BYTES>().0 {
             let Some((key, state)) = entry.split_first_chunk_mut::<KEY_BYTES>() else { continue };
-            let before = decode_backend(state);
+            let before = state.first_chunk().and_then(decode_backend);
             let mut record = before.unwrap_or_default();
             change(u64::from_le_bytes(*key), &mut record);
             if before != Some(record) {
@@ -234,22 +269,22 @@ pub fn consumer_slot_key(slot: u64) -> String {
 }
 
 /// The entries of a record, `None` when it cannot be read.
-fn entries(bytes: &[u8]) -> Option<std::slice::ChunksExact<'_, u8>> {
+fn entries(bytes: &[u8]) -> Option<&[Entry]> {
     let (&[version, count], body) = bytes.split_first_chunk::<POOL_HEAD_BYTES>()?;
-    let length = usize::from(count).checked_mul(ENTRY_BYTES)?;
-    (version == POOL_VERSION && body.len() == length).then(|| body.chunks_exact(ENTRY_BYTES))
+    let (entries, rest) = body.as_chunks();
+    let is_whole = entries.len() == usize::from(count) && rest.is_empty();
+    (version == POOL_VERSION && is_whole).then_some(entries)
 }
 
 /// Usually the entry is at the member's position; after a change of configuration anywhere.
-fn find(bytes: &[u8], key: u64, position: usize) -> Option<BackendRecord> {
-    let entries = entries(bytes)?;
+#[inline]
+fn find(entries: &[Entry], key: u64, position: usize) -> Option<BackendRecord> {
     let wanted = key.to_le_bytes();
     let entry = entries
-        .clone()
-        .nth(position)
+        .get(position)
         .filter(|entry| entry.starts_with(&wanted))
-        .or_else(|| entries.clone().find(|entry| entry.starts_with(&wanted)))?;
-    decode_backend(entry.get(KEY_BYTES..)?)
+        .or_else(|| entries.iter().find(|entry| entry.starts_with(&wanted)))?;
+    decode_backend(entry.last_chunk()?)
 }
 
 fn encode_backend(record: &BackendRecord, bytes: &mut Vec<u8>) {
@@ -268,7 +303,8 @@ fn encode_backend(record: &BackendRecord, bytes: &mut Vec<u8>) {
     bytes.extend(record.headroom.at.as_ms().to_le_bytes());
 }
 
-fn decode_backend(bytes: &[u8]) -> Option<BackendRecord> {
+#[inline]
+fn decode_backend(bytes: &[u8; BACKEND_BYTES]) -> Option<BackendRecord> {
     let mut reader = Reader::new(bytes);
     let gate = Gate { until: Timestamp::from_ms(reader.u64()?) };
     let (tag, failed_probes, rule) = (reader.u8()?, reader.u8()?, reader.u8()?);
@@ -375,6 +411,24 @@ mod tests {
         let bytes = filled(&policy);
         assert_eq!(bytes.len(), POOL_HEAD_BYTES + 3 * ENTRY_BYTES);
         assert_eq!(PoolRecord::decode(&bytes, &policy), [busy(1), busy(2), busy(3)]);
+    }
+
+    #[test]
+    fn a_snapshot_says_what_decoding_all_says() {
+        let policy = pool(&[(1, 1), (2, 1), (2, 1)]);
+        let mut reordered = policy.clone();
+        reordered.members.reverse();
+        let whole = filled(&policy);
+        for length in [whole.len(), whole.len() - 1, 1, 0] {
+            let snapshot = Snapshot::new(whole[..length].to_vec());
+            for policy in [&policy, &reordered] {
+                let all = PoolRecord::decode(&whole[..length], policy);
+                for (position, member) in policy.members.iter().enumerate() {
+                    let backend = BackendIndex::new(position).unwrap();
+                    assert_eq!(snapshot.of(backend, member), all[position], "{length} bytes");
+                }
+            }
+        }
     }
 
     #[test]
