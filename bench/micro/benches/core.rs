@@ -84,13 +84,13 @@ fn policy(criterion: &mut Criterion) {
         let mut now = NOW;
         bencher.iter(|| {
             now = now.plus(Millis::new(20));
-            if let Verdict::Granted { bytes, reservation } =
-                budget::reserve(Some(&record), &limits, estimate, None, now)
+            if let Verdict::Granted(reservation) =
+                budget::reserve(&mut record, &limits, estimate, None, now)
             {
                 let usage =
                     Usage { prompt_tokens: 100, completion_tokens: 150, ..Usage::default() };
-                record = reservation
-                    .conclude(Ending::Settled(usage), &limits, now, |change| change(Some(&bytes)));
+                reservation
+                    .conclude(Ending::Settled(usage), &limits, now, |change| change(&mut record));
             }
         });
     });
