@@ -218,6 +218,8 @@ impl<R: Records + ?Sized> Pool<'_, R> {
         if weighted.is_empty() { reserve } else { weighted }
     }
 
+    // Most callers ask of every backend of a pool, and not for the reason.
+    #[inline(always)]
     fn eligibility(&self, backend: BackendIndex, ramps: Ramps) -> Result<Eligible, Ineligible> {
         if self.request.tried.contains(backend) {
             return Err(Ineligible::Tried);

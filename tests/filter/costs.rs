@@ -57,7 +57,7 @@ fn host_calls_with_budgets_are_bounded() {
         1,
     );
     for (name, settings, plain_max, failover_max) in
-        [("budgets", &settings, 35, 61), ("consumers, too", &consumers, 39, 65)]
+        [("budgets", &settings, 34, 58), ("consumers, too", &consumers, 38, 62)]
     {
         worker(&process, settings, |envoy| {
             let streamed = || {
@@ -85,4 +85,4 @@ fn host_calls_with_budgets_are_bounded() {
 }
 
 const PLAIN_MAX: u32 = 22;
-const FAILOVER_MAX: u32 = 44;
+const FAILOVER_MAX: u32 = 42;
