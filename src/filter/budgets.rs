@@ -39,11 +39,11 @@ pub(crate) fn reserve(
 ) -> Result<Option<Reservation>, Timestamp> {
     let Some(BudgetPlan { key, settings }) = &plan.budget else { return Ok(None) };
     let mut is_unusable = false;
-    let reserved = shared::count(key, |bytes| {
-        is_unusable = bytes.is_some_and(budget::is_unusable);
-        match budget::reserve(bytes, settings, estimate, ceiling_permille, now) {
-            Verdict::Granted { bytes, reservation } => (Some(bytes), Ok(Some(reservation))),
-            Verdict::Denied { until, bytes } => (bytes, Err(until)),
+    let reserved = shared::count(key, |record| {
+        is_unusable = budget::is_unusable(record);
+        match budget::reserve(record, settings, estimate, ceiling_permille, now) {
+            Verdict::Granted(reservation) => (true, Ok(Some(reservation))),
+            Verdict::Denied { until, is_put_back } => (is_put_back, Err(until)),
         }
     });
     if reserved.is_err() || is_unusable {
@@ -62,7 +62,7 @@ pub(crate) fn conclude(
 ) {
     let Some(BudgetPlan { key, settings }) = &plan.budget else { return };
     let concluded = reservation.conclude(ending, settings, now, |change| {
-        shared::count(key, |bytes| (Some(change(bytes)), ()))
+        shared::count(key, |record| (true, change(record)))
     });
     if concluded.is_err() {
         host::increment(metrics.lost_updates, 1);
@@ -78,13 +78,18 @@ pub(crate) fn correct(
 ) {
     let Some(BudgetPlan { key, settings }) = &plan.budget else { return };
     // A correction that is lost is made by the next answer.
-    if let Some(permille) = said.utilization_permille {
-        let _ = shared::update(key, |bytes| {
-            (budget::utilization(bytes, settings, reservation, permille, now), ())
+    if let Some(permille) = said.utilization_permille
+        && settings.provisioned.is_some()
+    {
+        let _ = shared::count(key, |record| {
+            (budget::utilization(record, settings, reservation, permille, now), ())
         });
     }
-    if let Some(limit) = said.tokens_per_minute {
+    // Mostly it is the configured limit that is said, for which no record need be read.
+    if let Some(limit) = said.tokens_per_minute
+        && settings.lowered(limit).is_some()
+    {
         let _ =
-            shared::update(key, |bytes| (budget::limit_header(bytes, settings, limit, now), ()));
+            shared::count(key, |record| (budget::limit_header(record, settings, limit, now), ()));
     }
 }

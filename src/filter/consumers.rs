@@ -9,7 +9,7 @@ use super::{host, shared};
 use crate::config::Consumers;
 use crate::openai::reply::{self, Reply};
 use crate::policy::consumer::{
-    self, Admission, Class, ConsumerReservation, ConsumerSettings, Remaining, UNLISTED_SLOTS,
+    self, Admission, Class, ConsumerReservation, ConsumerSettings, Limit, Remaining, UNLISTED_SLOTS,
 };
 use crate::policy::estimate::{Estimate, Usage};
 use crate::policy::records::{consumer_key, consumer_slot_key};
@@ -112,18 +112,18 @@ impl ConsumersPlan {
         }
         let mut is_unusable = false;
         let admission = shared::count(&record.key, |bytes| {
-            is_unusable = bytes.is_some_and(consumer::is_unusable);
+            is_unusable = consumer::is_unusable(bytes);
             match consumer::admit(bytes, &record.settings, estimate, now) {
-                Admission::Granted { bytes, reservation, remaining } => {
-                    (Some(bytes), Ok((reservation, remaining)))
+                Admission::Granted { reservation, remaining } => {
+                    (true, Ok((reservation, remaining)))
                 }
-                Admission::OverTokensPerMinute { until, remaining, bytes } => {
+                Admission::Denied { limit, until, remaining, is_put_back } => {
                     let wait_ms = until.since(now).as_ms();
-                    (bytes, Err((reply::consumer_over_limit(wait_ms), remaining)))
-                }
-                Admission::OverQuota { until, remaining, bytes } => {
-                    let wait_ms = until.since(now).as_ms();
-                    (bytes, Err((reply::consumer_over_quota(wait_ms), remaining)))
+                    let reply = match limit {
+                        Limit::TokensPerMinute => reply::consumer_over_limit(wait_ms),
+                        Limit::Quota => reply::consumer_over_quota(wait_ms),
+                    };
+                    (is_put_back, Err((reply, remaining)))
                 }
             }
         });
@@ -211,11 +211,7 @@ impl Admitted {
         let Some((record, reservation)) = self.held.take() else { return };
         let Record { key, settings } = &record;
         let concluded = reservation.conclude(usage, settings, now, |change| {
-            shared::count(key, |bytes| {
-                let bytes = change(bytes);
-                let remaining = consumer::remaining(Some(&bytes), settings, now);
-                (Some(bytes), remaining)
-            })
+            shared::count(key, |record| (true, change(record)))
         });
         match concluded {
             Ok(remaining) => self.remaining = remaining,

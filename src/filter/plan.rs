@@ -10,7 +10,7 @@ use super::{host, shared};
 use crate::config::{Affinity, Backend, Config, Credential, Pool};
 use crate::openai::api::Api;
 use crate::policy::estimate::Estimator;
-use crate::policy::records::{self, BackendRecord, PoolRecord};
+use crate::policy::records::{self, PoolRecord, Snapshot};
 use crate::policy::retry_budget::Deposits;
 use crate::policy::select::Rotation;
 use std::cell::RefCell;
@@ -140,8 +140,7 @@ impl PoolPlan {
     }
 
     /// The shared records of the pool's members.
-    pub(crate) fn records(&self, pool: &Pool) -> Vec<BackendRecord> {
-        let record = shared::read(&self.record_key).unwrap_or_default();
-        PoolRecord::decode(&record, &pool.policy)
+    pub(crate) fn records(&self) -> Snapshot {
+        Snapshot::new(shared::read(&self.record_key).unwrap_or_default())
     }
 }

@@ -10,7 +10,9 @@ use crate::policy::budget::{Ending, Reservation};
 use crate::policy::classify::Outcome;
 use crate::policy::headroom::{self, Headroom};
 use crate::policy::pool::{BackendIndex, PoolPolicy};
-use crate::policy::records::{BackendRecord, NotUpdated, PoolRecord, WindowsRecord};
+use crate::policy::records::{
+    BackendRecord, NotUpdated, PoolRecord, Records, Snapshot, WindowsRecord,
+};
 use crate::policy::time::{Millis, Timestamp};
 use std::cell::RefCell;
 
@@ -173,32 +175,37 @@ fn close_gates(
     delay: Option<Millis>,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let group = plan.pool(pool)?.0.policy.member(backend)?.quota_group;
-    change(plan, pool, |bytes, policy| {
-        let closed = PoolRecord::close_gate(bytes, policy, backend, delay, now);
-        closed.map(|bytes| (bytes, ()))
+    let policy = &plan.pool(pool)?.0.policy;
+    let member = policy.member(backend)?;
+    let closed = change(plan, pool, |bytes, policy| {
+        let closed = PoolRecord::close_gate(bytes, policy, backend, delay, now)?;
+        Ok((closed.clone(), Snapshot::new(closed)))
     });
-    show_gates(plan, pool, now);
+    if let Some(records) = &closed {
+        show_gates(plan, pool, records, now);
+    }
     for other in (0..plan.pools.len()).filter(|other| *other != pool) {
-        let Some(group) = group else { break };
+        let Some(group) = member.quota_group else { break };
         let closed = change(plan, other, |bytes, policy| {
-            let closed = PoolRecord::close_group(bytes, policy, group, delay, now);
-            closed.map(|bytes| (bytes, ()))
+            let closed = PoolRecord::close_group(bytes, policy, group, delay, now)?;
+            Ok((closed.clone(), Snapshot::new(closed)))
         });
-        if closed.is_some() {
-            show_gates(plan, other, now);
+        if let Some(records) = &closed {
+            show_gates(plan, other, records, now);
         }
     }
-    let (configured, pool_plan) = plan.pool(pool)?;
-    let records = pool_plan.records(configured);
-    records.get(backend.position())?.gate.closed_until(now, &configured.policy.throttle)
+    closed?.of(backend, member).gate.closed_until(now, &policy.throttle)
 }
 
 /// Shows in metrics which throttle gates of a pool are closed.
-fn show_gates(plan: &Plan, pool: usize, now: Timestamp) {
+fn show_gates(plan: &Plan, pool: usize, records: &Snapshot, now: Timestamp) {
     let Some((configured, pool_plan)) = plan.pool(pool) else { return };
-    for (backend, record) in pool_plan.backends.iter().zip(pool_plan.records(configured)) {
-        if let Some(until) = record.gate.closed_until(now, &configured.policy.throttle) {
+    let policy = &configured.policy;
+    let members = policy.members.iter().zip(&pool_plan.backends);
+    for (position, (member, backend)) in members.enumerate() {
+        let Some(index) = BackendIndex::new(position) else { continue };
+        let gate = records.of(index, member).gate;
+        if let Some(until) = gate.closed_until(now, &policy.throttle) {
             host::record(backend.metrics.gate_closed_until_ms, until.as_ms());
         }
     }

@@ -14,9 +14,9 @@ use crate::policy::breaker::Ticket;
 use crate::policy::budget::{Ending, Reservation};
 use crate::policy::failover::{Next, Stop};
 use crate::policy::pool::MAX_BACKENDS;
-use crate::policy::records::BackendRecord;
+use crate::policy::records::{BackendRecord, Records, Snapshot};
 use crate::policy::retry_budget;
-use crate::policy::rotation::{Rotation, Turn};
+use crate::policy::rotation::Turn;
 use crate::policy::select::{
     Choice, Denials, Request, Unavailable, select, skipped, worth_waiting_for,
 };
@@ -93,7 +93,7 @@ impl Exchange {
         let settings = &pool.policy.failover;
         let recovers = selected.as_ref().err().and_then(|_| {
             let spent = Request { tried: self.ledger.spent(), ..self.request(now, 0) };
-            worth_waiting_for(&pool.policy, &plan.records(pool), &spent)
+            worth_waiting_for(&pool.policy, &plan.records(), &spent)
         });
         self.ledger.next(selected, recovers, settings, now, || {
             let Ok(mut deposits) = plan.deposits.try_borrow_mut() else { return true };
@@ -116,27 +116,25 @@ impl Exchange {
         let Some((pool, plan)) = whole.pool(self.pool) else { return Err(nobody) };
         let Ok(mut rotation) = plan.rotation.try_borrow_mut() else { return Err(nobody) };
         for _ in 0..CHOICES_MAX {
-            let records = plan.records(pool);
+            let records = plan.records();
             let roll = worker::random();
+            // Whoever denies the request must not have had its turn.
             let request = self.request(now, roll);
-            // Whoever is denied by a budget must not have had its turn.
-            let first = if plan.has_budgets { Turn::Peek } else { turn };
-            let choice = select(&pool.policy, &records, &request, &mut rotation, first);
-            let choice = match choice {
-                Ok(choice) if turn == Turn::Peek => {
-                    let record = records.get(choice.backend.position()).copied();
-                    return Ok(Planned::untaken(choice, record.unwrap_or_default()));
-                }
+            let choice = match select(&pool.policy, &records, &request, &mut rotation, Turn::Peek) {
                 Ok(choice) => choice,
                 Err(unavailable) => {
                     self.note_skipped(pool, &records, None, now, roll);
                     return Err(unavailable);
                 }
             };
-            let Some(planned) = self.hold(&whole, plan, choice, &records, now) else { continue };
-            if first != turn {
-                advance(pool, &records, &self.request(now, roll), &mut rotation);
+            let record = pool.policy.member(choice.backend);
+            let record = record.map(|member| records.of(choice.backend, member));
+            let untaken = Planned::untaken(choice, record.unwrap_or_default());
+            if turn == Turn::Peek {
+                return Ok(untaken);
             }
+            let Some(planned) = self.hold(&whole, plan, untaken, now) else { continue };
+            rotation.take();
             self.note_skipped(pool, &records, Some(&choice), now, roll);
             return Ok(planned);
         }
@@ -148,11 +146,10 @@ impl Exchange {
         &mut self,
         whole: &Plan,
         plan: &PoolPlan,
-        choice: Choice,
-        records: &[BackendRecord],
+        untaken: Planned,
         now: Timestamp,
     ) -> Option<Planned> {
-        let record = records.get(choice.backend.position()).copied().unwrap_or_default();
+        let choice = untaken.choice;
         let backend = plan.backends.get(choice.backend.position())?;
         let ceiling = self.ceiling_permille();
         let reserved = budgets::reserve(backend, &plan.metrics, self.asked.estimate, ceiling, now);
@@ -163,7 +160,7 @@ impl Exchange {
                 return None;
             }
         };
-        let mut planned = Planned { reservation, ..Planned::untaken(choice, record) };
+        let mut planned = Planned { reservation, ..untaken };
         if choice.probe {
             match records::lease_probe(whole, self.pool, choice.backend, now) {
                 Some(ticket) => planned.ticket = ticket,
@@ -189,7 +186,7 @@ impl Exchange {
     fn note_skipped(
         &mut self,
         pool: &Pool,
-        records: &[BackendRecord],
+        records: &Snapshot,
         choice: Option<&Choice>,
         now: Timestamp,
         roll: u64,
@@ -217,9 +214,4 @@ impl Planned {
     fn untaken(choice: Choice, record: BackendRecord) -> Self {
         Self { choice, ticket: record.breaker.ticket(), record, reservation: None }
     }
-}
-
-/// Moves the rotation on by a choice that was only looked at.
-fn advance(pool: &Pool, records: &[BackendRecord], request: &Request<'_>, rotation: &mut Rotation) {
-    let _ = select(&pool.policy, records, request, rotation, Turn::Take);
 }

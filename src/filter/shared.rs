@@ -28,31 +28,35 @@ pub(crate) fn read(key: &str) -> Option<Vec<u8>> {
 /// `change` may run several times; without a new record nothing is written.
 pub(crate) fn update<R>(
     key: &str,
-    change: impl FnMut(Option<&[u8]>) -> (Option<Vec<u8>>, R),
-) -> Result<R, GaveUp> {
-    update_within(TRIES, key, change)
-}
-
-/// As [`update`], for a record that counts tokens.
-pub(crate) fn count<R>(
-    key: &str,
-    change: impl FnMut(Option<&[u8]>) -> (Option<Vec<u8>>, R),
-) -> Result<R, GaveUp> {
-    update_within(TRIES_OF_COUNTS, key, change)
-}
-
-fn update_within<R>(
-    tries: u32,
-    key: &str,
     mut change: impl FnMut(Option<&[u8]>) -> (Option<Vec<u8>>, R),
 ) -> Result<R, GaveUp> {
+    change_within(TRIES, key, |record| change(record.as_deref()))
+}
+
+/// As [`update`], for a record that counts tokens. `change` changes it in place, one that is missing
+/// from nothing, and says whether it is to be written.
+pub(crate) fn count<R>(
+    key: &str,
+    mut change: impl FnMut(&mut Vec<u8>) -> (bool, R),
+) -> Result<R, GaveUp> {
+    change_within(TRIES_OF_COUNTS, key, |record| {
+        let mut record = record.unwrap_or_default();
+        let (is_changed, found) = change(&mut record);
+        (is_changed.then_some(record), found)
+    })
+}
+
+fn change_within<R>(
+    tries: u32,
+    key: &str,
+    mut change: impl FnMut(Option<Vec<u8>>) -> (Option<Vec<u8>>, R),
+) -> Result<R, GaveUp> {
     for _ in 0..tries {
-        let current = host::shared_data(key).map_err(|_| GaveUp)?;
-        let (bytes, version) = match &current {
-            Some((bytes, version)) => (Some(bytes.as_slice()), *version),
+        let (record, version) = match host::shared_data(key).map_err(|_| GaveUp)? {
+            Some((record, version)) => (Some(record), version),
             None => (None, 0),
         };
-        let (changed, found) = change(bytes);
+        let (changed, found) = change(record);
         let Some(changed) = changed else { return Ok(found) };
         match host::set_shared_data(key, &changed, version) {
             Ok(()) => return Ok(found),

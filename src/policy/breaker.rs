@@ -153,6 +153,7 @@ pub struct Observation {
 
 impl Breaker {
     /// What the breaker lets through.
+    #[inline]
     pub fn admission(&self, settings: &BreakerSettings, now: Timestamp) -> Admission {
         let (until, longest) = match self.state {
             State::Closed { since } => return ramp(since, settings.ramp_duration, now),

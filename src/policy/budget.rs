@@ -10,6 +10,9 @@
 //! only reads the reservation; so may [`reserve`], whose reservation then is simply dropped with the
 //! bytes that were not written.
 //!
+//! *In place.* A record is changed where it is: the bytes that the host handed out are written back.
+//! Bytes that are not to be written may be changed, too, and mean nothing then.
+//!
 //! *Overshoot.* Tokens per minute never exceed the limit by what is reserved, only by what requests
 //! use beyond their estimate. One larger than the limit counts as the limit, so that it can be sent
 //! when nothing else is. Requests never exceed their window. Provisioned throughput is exceeded by
@@ -20,21 +23,24 @@
 //! above the configured one, or none, is ignored.
 //!
 //! The record has a fixed width and room for all kinds of limits; those that are not configured stay
-//! untouched. A record that cannot be read is fresh.
+//! untouched. A record that cannot be read is fresh: it is made anew.
 
 mod bucket;
 mod minute;
 mod requests;
 
 use self::bucket::{Bucket, Poured};
-pub(super) use self::minute::{Minute, Taken};
+pub(super) use self::minute::{Minute, MinuteHead, SLOTS_BYTES, Taken};
 use self::requests::Requests;
-use super::codec::Reader;
+use super::codec::{self, Reader, Writer};
 use super::estimate::{Estimate, Usage};
 use super::time::{Millis, Timestamp};
 use std::num::{NonZeroU32, NonZeroU64};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// The version, and all that is not a slot of the minute.
+const HEAD_BYTES: usize = 81;
+const RECORD_BYTES: usize = HEAD_BYTES + SLOTS_BYTES;
 /// How long a limit below the configured one holds after it was last said.
 pub const LOWERED_FOR: Millis = Millis::from_secs(300);
 /// How old a lowered limit is when it is worth a contended write to say it again.
@@ -59,6 +65,12 @@ impl BudgetSettings {
     /// Whether there is any limit.
     pub fn is_limited(&self) -> bool {
         *self != Self::default()
+    }
+
+    /// The `limit` of tokens per minute that a response states, if it is below the configured one.
+    pub fn lowered(&self, limit: i64) -> Option<u32> {
+        let configured = self.tokens_per_minute?.get();
+        u32::try_from(limit).ok().filter(|tokens| (1..configured).contains(tokens))
     }
 }
 
@@ -85,20 +97,15 @@ impl ProvisionedSettings {
 /// Whether a backend's budget has room for a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It has, and `bytes` is the record in which it is reserved.
-    Granted {
-        /// The record to write.
-        bytes: Vec<u8>,
-        /// What is to be concluded once the record is written.
-        reservation: Reservation,
-    },
+    /// It has. The record, in which it is reserved, is to be written; then this is to be concluded.
+    Granted(Reservation),
     /// It has not.
     Denied {
         /// The first moment at which there is room, if nothing else happens.
         until: Timestamp,
-        /// The record to write, when the clock was put back: from here it is to count time anew.
-        /// Otherwise the record stays as it is.
-        bytes: Option<Vec<u8>>,
+        /// Whether the record is to be written all the same, because the clock was put back: from
+        /// here it is to count time anew. Otherwise the record stays as it was.
+        is_put_back: bool,
     },
 }
 
@@ -133,18 +140,16 @@ impl Reservation {
     }
 
     /// Concludes the attempt. `write` is called once, with the change to make in the backend's
-    /// record; it may run the change several times, and writes the bytes of the last run.
+    /// record; it may run the change several times, on the record as it is then, and writes the last.
     pub fn conclude<R>(
         self,
         ending: Ending,
         settings: &BudgetSettings,
         now: Timestamp,
-        write: impl FnOnce(&dyn Fn(Option<&[u8]>) -> Vec<u8>) -> R,
+        write: impl FnOnce(&dyn Fn(&mut Vec<u8>)) -> R,
     ) -> R {
         write(&|bytes| {
-            let mut record = Record::decode(bytes);
-            record.conclude(&self, ending, settings, now);
-            record.encode()
+            change(bytes, |record| record.conclude(&self, ending, settings, now));
         })
     }
 }
@@ -154,61 +159,64 @@ impl Reservation {
 /// With `ceiling_permille` the provisioned throughput must be used by less than these thousandths
 /// of its burst: so requests of class `batch` leave the rest to others.
 pub fn reserve(
-    bytes: Option<&[u8]>,
+    bytes: &mut Vec<u8>,
     settings: &BudgetSettings,
     estimate: Estimate,
     ceiling_permille: Option<u16>,
     now: Timestamp,
 ) -> Verdict {
-    let read = Record::decode(bytes);
-    let mut record = read.at(settings, now);
-    if let Some(until) = record.full_until(settings, estimate, ceiling_permille, now) {
-        let bytes = record.is_put_back_from(&read).then(|| record.encode());
-        return Verdict::Denied { until, bytes };
-    }
-    let reservation = record.take(settings, estimate, now);
-    Verdict::Granted { bytes: record.encode(), reservation }
+    change(bytes, |record| {
+        let is_put_back = record.move_to(settings, now);
+        match record.full_until(settings, estimate, ceiling_permille, now) {
+            Some(until) => Verdict::Denied { until, is_put_back },
+            None => Verdict::Granted(record.take(settings, estimate, now)),
+        }
+    })
 }
 
 /// Whether a record was damaged, or written by another version. An empty one is new.
 pub fn is_unusable(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && Record::read(bytes).is_none()
+    !bytes.is_empty() && !codec::is_sound(bytes, VERSION, RECORD_BYTES)
 }
 
 /// Corrects the level of provisioned throughput by the utilization that the response to the request
-/// of `reservation` states, in thousandths; it may exceed 1000. `None`: nothing worth writing.
+/// of `reservation` states, in thousandths; it may exceed 1000. `false`: nothing worth writing.
 pub fn utilization(
-    bytes: Option<&[u8]>,
+    bytes: &mut Vec<u8>,
     settings: &BudgetSettings,
     reservation: &Reservation,
     permille: u32,
     now: Timestamp,
-) -> Option<Vec<u8>> {
-    let (provisioned, poured) = (settings.provisioned?, reservation.bucket.as_ref()?);
-    let mut record = Record::decode(bytes).at(settings, now);
-    let before = record.bucket.permille(&provisioned);
-    record.bucket.observe(&provisioned, poured, permille);
-    let after = record.bucket.permille(&provisioned);
-    (before.abs_diff(after) >= NOTABLE_PERMILLE).then(|| record.encode())
+) -> bool {
+    let (Some(provisioned), Some(poured)) = (&settings.provisioned, &reservation.bucket) else {
+        return false;
+    };
+    change(bytes, |record| {
+        record.move_to(settings, now);
+        let before = record.bucket.permille(provisioned);
+        record.bucket.observe(provisioned, poured, permille);
+        let after = record.bucket.permille(provisioned);
+        before.abs_diff(after) >= NOTABLE_PERMILLE
+    })
 }
 
 /// Lowers the limit of tokens per minute to the `limit` that a response states, for
-/// [`LOWERED_FOR`]. `None`: nothing worth writing.
+/// [`LOWERED_FOR`]. `false`: nothing worth writing.
 pub fn limit_header(
-    bytes: Option<&[u8]>,
+    bytes: &mut Vec<u8>,
     settings: &BudgetSettings,
     limit: i64,
     now: Timestamp,
-) -> Option<Vec<u8>> {
-    let configured = settings.tokens_per_minute?;
-    let tokens =
-        u32::try_from(limit).ok().filter(|tokens| (1..configured.get()).contains(tokens))?;
-    let mut record = Record::decode(bytes).at(settings, now);
-    let is_known = record.lowered.tokens == tokens
-        && record.lowered.holds(now)
-        && now.since(record.lowered.at) < REPEATED_AFTER;
-    record.lowered = Lowered { tokens, at: now };
-    (!is_known).then(|| record.encode())
+) -> bool {
+    let Some(tokens) = settings.lowered(limit) else { return false };
+    change(bytes, |record| {
+        record.move_to(settings, now);
+        let is_known = record.lowered.tokens == tokens
+            && record.lowered.holds(now)
+            && now.since(record.lowered.at) < REPEATED_AFTER;
+        record.lowered = Lowered { tokens, at: now };
+        !is_known
+    })
 }
 
 /// The tokens per minute that can be reserved in a record now; `None` without a limit.
@@ -217,9 +225,12 @@ pub fn remaining_tokens(
     settings: &BudgetSettings,
     now: Timestamp,
 ) -> Option<u64> {
-    let record = Record::decode(bytes).at(settings, now);
-    let limit = record.lowered.limit(settings.tokens_per_minute?, now);
-    Some(u64::from(limit).saturating_sub(record.minute.tokens()))
+    let configured = settings.tokens_per_minute?;
+    look(bytes, |record| {
+        record.move_to(settings, now);
+        let limit = record.lowered.limit(configured, now);
+        Some(u64::from(limit).saturating_sub(record.minute.tokens()))
+    })
 }
 
 /// The level of a record's provisioned throughput now, in thousandths of its burst; `None` without.
@@ -229,37 +240,73 @@ pub fn provisioned_permille(
     now: Timestamp,
 ) -> Option<u64> {
     let provisioned = settings.provisioned?;
-    Some(Record::decode(bytes).at(settings, now).bucket.permille(&provisioned))
+    look(bytes, |record| {
+        record.move_to(settings, now);
+        Some(record.bucket.permille(&provisioned))
+    })
 }
 
-/// The shared record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Record {
-    minute: Minute,
+/// Changes the record in `bytes`.
+fn change<R>(bytes: &mut Vec<u8>, change: impl FnOnce(&mut Record<'_>) -> R) -> R {
+    codec::make_sound(bytes, VERSION, RECORD_BYTES);
+    let (head, slots) = bytes.split_at_mut_checked(HEAD_BYTES).unwrap_or_default();
+    let mut record = Record::read(head, slots);
+    let found = change(&mut record);
+    let Record { minute, requests, bucket, lowered } = record;
+    let mut writer = Writer::new(head);
+    writer.u8(VERSION);
+    minute.head().encode(&mut writer);
+    requests.encode(&mut writer);
+    bucket.encode(&mut writer);
+    writer.u32(lowered.tokens);
+    writer.u64(lowered.at.as_ms());
+    found
+}
+
+/// Looks at a copy of the record in `bytes`, which stays as it is.
+fn look<R>(bytes: Option<&[u8]>, find: impl FnOnce(&mut Record<'_>) -> R) -> R {
+    change(&mut bytes.unwrap_or_default().to_vec(), find)
+}
+
+/// The shared record, whose slots stay where they are.
+#[derive(Debug)]
+struct Record<'a> {
+    minute: Minute<'a>,
     requests: Requests,
     bucket: Bucket,
     lowered: Lowered,
 }
 
-impl Record {
-    fn at(mut self, settings: &BudgetSettings, now: Timestamp) -> Self {
-        self.minute = self.minute.at(now);
+impl<'a> Record<'a> {
+    fn read(head: &[u8], slots: &'a mut [u8]) -> Self {
+        let (minute, requests, bucket, lowered) = Self::decode(head).unwrap_or_default();
+        Self { minute: Minute::new(minute, slots), requests, bucket, lowered }
+    }
+
+    fn decode(head: &[u8]) -> Option<(MinuteHead, Requests, Bucket, Lowered)> {
+        let mut reader = Reader::new(head);
+        reader.u8()?;
+        Some((
+            MinuteHead::decode(&mut reader)?,
+            Requests::decode(&mut reader)?,
+            Bucket::decode(&mut reader)?,
+            Lowered { tokens: reader.u32()?, at: Timestamp::from_ms(reader.u64()?) },
+        ))
+    }
+
+    /// Moves it to `now`, and says whether the clock went back since it was written. Unless that is
+    /// written, time does not pass for the record until the clock is where it was.
+    fn move_to(&mut self, settings: &BudgetSettings, now: Timestamp) -> bool {
+        let mut is_put_back = self.minute.move_to(now);
         self.requests = self.requests.at(now);
         if let Some(provisioned) = &settings.provisioned {
-            self.bucket = self.bucket.at(provisioned, now);
+            is_put_back |= self.bucket.drain_until(provisioned, now);
         }
         if self.lowered.is_of_the_future(now) {
             self.lowered = Lowered::default();
+            is_put_back = true;
         }
-        self
-    }
-
-    /// Whether the clock went back between `before` and here. Unless that is written, time does not
-    /// pass for the record until the clock is where it was.
-    fn is_put_back_from(&self, before: &Self) -> bool {
-        self.minute.is_put_back_from(&before.minute)
-            || self.bucket.is_put_back_from(&before.bucket)
-            || self.lowered != before.lowered
+        is_put_back
     }
 
     /// The latest of the times until which the limits have no room: each has room for good then.
@@ -327,7 +374,7 @@ impl Record {
             Ending::Settled(usage) => Some(usage),
             Ending::Released | Ending::Throttled { .. } => None,
         };
-        *self = self.at(settings, now);
+        self.move_to(settings, now);
         if let Some(taken) = &reservation.minute {
             self.minute.correct(taken, usage.map_or(0, |usage| usage.total()));
         }
@@ -338,34 +385,6 @@ impl Record {
         if let Ending::Throttled { retry_after: Some(retry_after) } = ending {
             self.bucket.throttle(provisioned, retry_after);
         }
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(320);
-        bytes.push(VERSION);
-        self.minute.encode(&mut bytes);
-        self.requests.encode(&mut bytes);
-        self.bucket.encode(&mut bytes);
-        bytes.extend(self.lowered.tokens.to_le_bytes());
-        bytes.extend(self.lowered.at.as_ms().to_le_bytes());
-        bytes
-    }
-
-    fn decode(bytes: Option<&[u8]>) -> Self {
-        bytes.and_then(Self::read).unwrap_or_default()
-    }
-
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader::new(bytes);
-        if reader.u8()? != VERSION {
-            return None;
-        }
-        Some(Self {
-            minute: Minute::decode(&mut reader)?,
-            requests: Requests::decode(&mut reader)?,
-            bucket: Bucket::decode(&mut reader)?,
-            lowered: Lowered { tokens: reader.u32()?, at: Timestamp::from_ms(reader.u64()?) },
-        })
     }
 }
 

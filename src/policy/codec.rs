@@ -3,6 +3,19 @@
 //! A record may come from another version of this module or be damaged, so every read can fail and
 //! none can panic; what a failure means is the record's affair.
 
+/// Whether a record is of this version and length.
+pub(super) fn is_sound(record: &[u8], version: u8, length: usize) -> bool {
+    record.len() == length && record.first() == Some(&version)
+}
+
+/// Empties a record that is not of this version and length. Its length is `length` then.
+pub(super) fn make_sound(record: &mut Vec<u8>, version: u8, length: usize) {
+    if !is_sound(record, version, length) {
+        record.clear();
+        record.resize(length, 0);
+    }
+}
+
 /// Reads fields from the front of a record.
 pub(super) struct Reader<'a>(&'a [u8]);
 
@@ -31,5 +44,33 @@ impl<'a> Reader<'a> {
         let (field, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
         Some(*field)
+    }
+}
+
+/// Writes fields to the front of a record, as far as there is room.
+pub(super) struct Writer<'a>(&'a mut [u8]);
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(bytes: &'a mut [u8]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) fn u8(&mut self, field: u8) {
+        self.array(field.to_le_bytes());
+    }
+
+    pub(super) fn u32(&mut self, field: u32) {
+        self.array(field.to_le_bytes());
+    }
+
+    pub(super) fn u64(&mut self, field: u64) {
+        self.array(field.to_le_bytes());
+    }
+
+    fn array<const N: usize>(&mut self, field: [u8; N]) {
+        if let Some((front, rest)) = std::mem::take(&mut self.0).split_first_chunk_mut::<N>() {
+            *front = field;
+            self.0 = rest;
+        }
     }
 }

@@ -14,15 +14,18 @@
 //! two of them in one slot share one budget. Of ten such consumers hardly one in a hundred meets
 //! another, of a hundred one in ten: those who matter should be listed.
 
-use super::budget::{Minute, Taken};
+use super::budget::{Minute, MinuteHead, SLOTS_BYTES, Taken};
 use super::calendar;
-use super::codec::Reader;
+use super::codec::{self, Reader, Writer};
 use super::estimate::{Estimate, Usage};
 use super::records::key_of;
 use super::time::{Millis, Timestamp};
 use std::num::{NonZeroU32, NonZeroU64};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// The version, and all that is not a slot of the minute.
+const HEAD_BYTES: usize = 49;
+const RECORD_BYTES: usize = HEAD_BYTES + SLOTS_BYTES;
 /// The records for consumers that are not listed: at 300 bytes each, a third of a megabyte at most.
 pub const UNLISTED_SLOTS: u64 = 1_024;
 /// Workers may read the clock in one order and write in the other.
@@ -94,33 +97,33 @@ impl Period {
 /// Whether a consumer may send a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It may, and `bytes` is the record in which its tokens are reserved.
+    /// It may. The record, in which its tokens are reserved, is to be written.
     Granted {
-        /// The record to write.
-        bytes: Vec<u8>,
         /// What is to be concluded once the record is written.
         reservation: ConsumerReservation,
         /// What is left after it.
         remaining: Remaining,
     },
-    /// Not before `until`: its tokens per minute are used up (429).
-    OverTokensPerMinute {
-        /// The first moment at which there is room, if nothing else happens.
+    /// It may not yet.
+    Denied {
+        /// The limit that it is over.
+        limit: Limit,
+        /// The first moment at which it is not, if nothing else happens.
         until: Timestamp,
         /// What is left.
         remaining: Remaining,
         /// As with [`super::budget::Verdict::Denied`].
-        bytes: Option<Vec<u8>>,
+        is_put_back: bool,
     },
-    /// Not before `until`: its quota is used up (403).
-    OverQuota {
-        /// When the next period begins.
-        until: Timestamp,
-        /// What is left.
-        remaining: Remaining,
-        /// As with [`super::budget::Verdict::Denied`].
-        bytes: Option<Vec<u8>>,
-    },
+}
+
+/// What a consumer can be over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Its tokens per minute are used up (429).
+    TokensPerMinute,
+    /// Its quota is used up (403), until the next period begins.
+    Quota,
 }
 
 /// What a consumer has left; `None` where it has no limit.
@@ -142,74 +145,60 @@ pub struct ConsumerReservation {
 
 impl ConsumerReservation {
     /// Corrects the tokens to those that were used; `None`: the request used none. `write` is called
-    /// once, with the change to make in the consumer's record; it may run the change several times,
-    /// and writes the bytes of the last run.
+    /// once, with the change to make in the consumer's record, which finds what is left; it may run
+    /// the change several times, on the record as it is then, and writes the last.
     pub fn conclude<R>(
         self,
         usage: Option<Usage>,
         settings: &ConsumerSettings,
         now: Timestamp,
-        write: impl FnOnce(&dyn Fn(Option<&[u8]>) -> Vec<u8>) -> R,
+        write: impl FnOnce(&dyn Fn(&mut Vec<u8>) -> Remaining) -> R,
     ) -> R {
         let tokens = usage.map_or(0, Usage::total);
         write(&|bytes| {
-            let mut record = Record::decode(bytes).at(settings, now);
-            if let Some(taken) = &self.minute {
-                record.minute.correct(taken, tokens);
-            }
-            if let Some(drawn) = &self.quota {
-                record.used.correct(drawn, tokens);
-            }
-            record.encode()
+            change(bytes, |record| {
+                record.move_to(settings, now);
+                if let Some(taken) = &self.minute {
+                    record.minute.correct(taken, tokens);
+                }
+                if let Some(drawn) = &self.quota {
+                    record.used.correct(drawn, tokens);
+                }
+                record.remaining(settings)
+            })
         })
     }
 }
 
 /// Reserves `estimate` in a consumer's record `bytes`; a record that cannot be read is fresh.
 pub fn admit(
-    bytes: Option<&[u8]>,
+    bytes: &mut Vec<u8>,
     settings: &ConsumerSettings,
     estimate: Estimate,
     now: Timestamp,
 ) -> Admission {
-    let read = Record::decode(bytes);
-    let mut record = read.at(settings, now);
-    let tokens = estimate.total();
-    let remaining = record.remaining(settings);
-    let put_back = record.is_put_back_from(&read).then(|| record.encode());
-    if let Some(quota) = settings.quota
-        && record.used.exceed(tokens, quota.tokens.get())
-    {
-        return Admission::OverQuota {
-            until: quota.period.bounds(now).1,
-            remaining,
-            bytes: put_back,
-        };
-    }
-    if let Some(limit) = settings.tokens_per_minute
-        && let Some(until) = record.minute.full_until(tokens, limit.get())
-    {
-        return Admission::OverTokensPerMinute { until, remaining, bytes: put_back };
-    }
-    let reservation = ConsumerReservation {
-        minute: settings.tokens_per_minute.map(|limit| record.minute.take(tokens, limit.get())),
-        quota: settings.quota.map(|quota| record.used.draw(tokens.min(quota.tokens.get()))),
-    };
-    Admission::Granted {
-        bytes: record.encode(),
-        reservation,
-        remaining: record.remaining(settings),
-    }
+    change(bytes, |record| {
+        let is_put_back = record.move_to(settings, now);
+        if let Some((limit, until)) = record.over(settings, estimate.total(), now) {
+            let remaining = record.remaining(settings);
+            return Admission::Denied { limit, until, remaining, is_put_back };
+        }
+        let reservation = record.take(settings, estimate.total());
+        Admission::Granted { reservation, remaining: record.remaining(settings) }
+    })
 }
 
 /// Whether a record was damaged, or written by another version. An empty one is new.
 pub fn is_unusable(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && Record::read(bytes).is_none()
+    !bytes.is_empty() && !codec::is_sound(bytes, VERSION, RECORD_BYTES)
 }
 
 /// What a consumer has left in its record now.
 pub fn remaining(bytes: Option<&[u8]>, settings: &ConsumerSettings, now: Timestamp) -> Remaining {
-    Record::decode(bytes).at(settings, now).remaining(settings)
+    change(&mut bytes.unwrap_or_default().to_vec(), |record| {
+        record.move_to(settings, now);
+        record.remaining(settings)
+    })
 }
 
 /// The slot, below [`UNLISTED_SLOTS`], of a consumer that is not listed.
@@ -217,25 +206,72 @@ pub fn unlisted_slot(name: &str) -> u64 {
     key_of(name).checked_rem(UNLISTED_SLOTS).unwrap_or(0)
 }
 
-/// The shared record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Record {
-    minute: Minute,
+/// Changes the record in `bytes`, in place as with [`super::budget`].
+fn change<R>(bytes: &mut Vec<u8>, change: impl FnOnce(&mut Record<'_>) -> R) -> R {
+    codec::make_sound(bytes, VERSION, RECORD_BYTES);
+    let (head, slots) = bytes.split_at_mut_checked(HEAD_BYTES).unwrap_or_default();
+    let mut record = Record::read(head, slots);
+    let found = change(&mut record);
+    let Record { minute, used } = record;
+    let mut writer = Writer::new(head);
+    writer.u8(VERSION);
+    minute.head().encode(&mut writer);
+    writer.u64(used.since.as_ms());
+    writer.u64(used.number);
+    writer.u64(used.tokens);
+    found
+}
+
+/// The shared record, whose slots stay where they are.
+#[derive(Debug)]
+struct Record<'a> {
+    minute: Minute<'a>,
     used: Used,
 }
 
-impl Record {
-    fn at(mut self, settings: &ConsumerSettings, now: Timestamp) -> Self {
-        self.minute = self.minute.at(now);
-        if let Some(quota) = settings.quota {
-            self.used = self.used.at(quota.period, now);
-        }
-        self
+impl<'a> Record<'a> {
+    fn read(head: &[u8], slots: &'a mut [u8]) -> Self {
+        let (minute, used) = Self::decode(head).unwrap_or_default();
+        Self { minute: Minute::new(minute, slots), used }
     }
 
-    /// Whether the clock went back between `before` and here.
-    fn is_put_back_from(&self, before: &Self) -> bool {
-        self.minute.is_put_back_from(&before.minute) || self.used.since < before.used.since
+    fn decode(head: &[u8]) -> Option<(MinuteHead, Used)> {
+        let mut reader = Reader::new(head);
+        reader.u8()?;
+        let minute = MinuteHead::decode(&mut reader)?;
+        let since = Timestamp::from_ms(reader.u64()?);
+        Some((minute, Used { since, number: reader.u64()?, tokens: reader.u64()? }))
+    }
+
+    /// Moves it to `now`, and says whether the clock went back since it was written.
+    fn move_to(&mut self, settings: &ConsumerSettings, now: Timestamp) -> bool {
+        let is_put_back = self.minute.move_to(now);
+        let Some(quota) = settings.quota else { return is_put_back };
+        let since = self.used.since;
+        self.used = self.used.at(quota.period, now);
+        is_put_back || self.used.since < since
+    }
+
+    /// The limit that `tokens` more would exceed, and until when.
+    fn over(
+        &self,
+        settings: &ConsumerSettings,
+        tokens: u64,
+        now: Timestamp,
+    ) -> Option<(Limit, Timestamp)> {
+        if let Some(quota) = settings.quota
+            && self.used.exceed(tokens, quota.tokens.get())
+        {
+            return Some((Limit::Quota, quota.period.bounds(now).1));
+        }
+        let until = self.minute.full_until(tokens, settings.tokens_per_minute?.get())?;
+        Some((Limit::TokensPerMinute, until))
+    }
+
+    fn take(&mut self, settings: &ConsumerSettings, tokens: u64) -> ConsumerReservation {
+        let minute = settings.tokens_per_minute.map(|limit| self.minute.take(tokens, limit.get()));
+        let quota = settings.quota.map(|quota| self.used.draw(tokens.min(quota.tokens.get())));
+        ConsumerReservation { minute, quota }
     }
 
     fn remaining(&self, settings: &ConsumerSettings) -> Remaining {
@@ -245,30 +281,6 @@ impl Record {
             tokens_per_minute: settings.tokens_per_minute.map(minute),
             quota: settings.quota.map(|quota| quota.tokens.get().saturating_sub(self.used.tokens)),
         }
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(300);
-        bytes.push(VERSION);
-        self.minute.encode(&mut bytes);
-        bytes.extend(self.used.since.as_ms().to_le_bytes());
-        bytes.extend(self.used.number.to_le_bytes());
-        bytes.extend(self.used.tokens.to_le_bytes());
-        bytes
-    }
-
-    fn decode(bytes: Option<&[u8]>) -> Self {
-        bytes.and_then(Self::read).unwrap_or_default()
-    }
-
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader::new(bytes);
-        if reader.u8()? != VERSION {
-            return None;
-        }
-        let minute = Minute::decode(&mut reader)?;
-        let since = Timestamp::from_ms(reader.u64()?);
-        Some(Self { minute, used: Used { since, number: reader.u64()?, tokens: reader.u64()? } })
     }
 }
 

@@ -4,33 +4,40 @@
 //! fails, the backend is noted here and the selection is made anew. So admission is optimistic: no
 //! budget is read that is not about to be used.
 //!
-//! Its size is fixed, so that noting a denial does not allocate.
+//! Hardly any request is denied, so only one that is allocates.
 
-use super::pool::{BackendIndex, BackendSet, MAX_BACKENDS};
+use super::pool::{BackendIndex, BackendSet};
 use super::time::Timestamp;
 
+static NONE: Denials = Denials::NONE;
+
 /// Which backends denied a request, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denials {
-    budgets: [Timestamp; MAX_BACKENDS],
     over_budget: BackendSet,
+    /// Until when, each that is in the set once.
+    budgets: Vec<(BackendIndex, Timestamp)>,
     without_credential: BackendSet,
 }
 
 impl Denials {
     /// No backend denied it.
     pub const NONE: Self = Self {
-        budgets: [Timestamp::ZERO; MAX_BACKENDS],
         over_budget: BackendSet::EMPTY,
+        budgets: Vec::new(),
         without_credential: BackendSet::EMPTY,
     };
 
+    /// Those of a request that no backend denied.
+    pub fn none() -> &'static Self {
+        &NONE
+    }
+
     /// The budget of `backend` has no room for the request before `until`.
     pub fn budget(&mut self, backend: BackendIndex, until: Timestamp) {
+        self.budgets.retain(|(denied, _)| *denied != backend);
+        self.budgets.push((backend, until));
         self.over_budget = self.over_budget.with(backend);
-        if let Some(known) = self.budgets.get_mut(backend.position()) {
-            *known = until;
-        }
     }
 
     /// There is no valid credential for `backend`.
@@ -45,8 +52,11 @@ impl Denials {
 
     /// Until when the budget of `backend` has no room; `None` when it has or when it did at `now`.
     pub(super) fn budget_until(&self, backend: BackendIndex, now: Timestamp) -> Option<Timestamp> {
-        let until = self.budgets.get(backend.position()).copied()?;
-        (self.over_budget.contains(backend) && until > now).then_some(until)
+        if !self.over_budget.contains(backend) {
+            return None;
+        }
+        let (_, until) = self.budgets.iter().find(|(denied, _)| *denied == backend)?;
+        Some(*until).filter(|until| *until > now)
     }
 
     /// Whether `backend` has no valid credential.

@@ -234,7 +234,8 @@ fn choices(size: &RequestSize) -> u64 {
 
 /// The nearest whole number of tokens, within 0 and [`MAX_TOKENS`].
 fn tokens(estimate: f64) -> u64 {
-    (estimate.round() as u64).min(MAX_TOKENS)
+    // The conversion cuts off what is behind the point, and all below zero.
+    ((estimate + 0.5) as u64).min(MAX_TOKENS)
 }
 
 #[cfg(test)]

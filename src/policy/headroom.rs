@@ -47,7 +47,7 @@ impl Headroom {
     /// The part of its weight that the backend should get, 50 to 1000 thousandths.
     pub fn share_permille(&self, now: Timestamp) -> u16 {
         // Said in the future: the clock was put back since, and the age is unknown.
-        if self.at > now {
+        if self.permille >= AMPLE_PERMILLE || self.at > now {
             return NEUTRAL_PERMILLE;
         }
         let age_ms = now.since(self.at).min(FADED).as_ms();

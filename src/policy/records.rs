@@ -17,7 +17,7 @@ use super::breaker::{Breaker, RuleWindows, State};
 use super::codec::Reader;
 use super::gate::Gate;
 use super::headroom::Headroom;
-use super::pool::{BackendIndex, BreakerSettings, PoolPolicy};
+use super::pool::{BackendIndex, BreakerSettings, Member, PoolPolicy};
 use super::time::{Millis, Timestamp};
 use super::window::Window;
 use std::hash::{Hash, Hasher};
@@ -30,6 +30,9 @@ const BACKEND_BYTES: usize = 49;
 const ENTRY_BYTES: usize = KEY_BYTES + BACKEND_BYTES;
 const NO_RULE: u8 = u8::MAX;
 
+/// The key of a backend, and what is kept of it.
+type Entry = [u8; ENTRY_BYTES];
+
 /// What workers share of one backend. The default is a backend that nothing is known of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendRecord {
@@ -39,6 +42,37 @@ pub struct BackendRecord {
     pub breaker: Breaker,
     /// What it said is left.
     pub headroom: Headroom,
+}
+
+/// The records of a pool's members, wherever they are.
+pub trait Records {
+    /// That of `member`, which is the pool's `backend`; fresh where there is none.
+    fn of(&self, backend: BackendIndex, member: &Member) -> BackendRecord;
+}
+
+impl<T: AsRef<[BackendRecord]> + ?Sized> Records for T {
+    fn of(&self, backend: BackendIndex, _: &Member) -> BackendRecord {
+        self.as_ref().get(backend.position()).copied().unwrap_or_default()
+    }
+}
+
+/// A pool's record as it was read. A member's part is decoded when it is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot(Vec<u8>);
+
+impl Snapshot {
+    /// The snapshot of the record `bytes`; of one that cannot be read all members are fresh.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        if entries(&bytes).is_some() { Self(bytes) } else { Self::default() }
+    }
+}
+
+impl Records for Snapshot {
+    #[inline]
+    fn of(&self, backend: BackendIndex, member: &Member) -> BackendRecord {
+        let (_, body) = self.0.split_at_checked(POOL_HEAD_BYTES).unwrap_or_default();
+        find(body.as_chunks().0, member.key, backend.position()).unwrap_or_default()
+    }
 }
 
 /// Why an update of a pool's record was dropped.
@@ -57,9 +91,10 @@ pub struct PoolRecord;
 impl PoolRecord {
     /// The backends' records in the order of the policy's members; fresh where there is none.
     pub fn decode(bytes: &[u8], policy: &PoolPolicy) -> Vec<BackendRecord> {
+        let entries = entries(bytes).unwrap_or_default();
         let members = policy.members.iter().enumerate();
         members
-            .map(|(position, member)| find(bytes, member.key, position).unwrap_or_default())
+            .map(|(position, member)| find(entries, member.key, position).unwrap_or_default())
             .collect()
     }
 
@@ -148,10 +183,10 @@ impl PoolRecord {
         if entries(&updated).is_none() {
             return Err(NotUpdated::Unreadable);
         }
-        let body = updated.get_mut(POOL_HEAD_BYTES..).unwrap_or_default();
-        for entry in body.chunks_exact_mut(ENTRY_BYTES) {
+        let (_, body) = updated.split_at_mut_checked(POOL_HEAD_BYTES).unwrap_or_default();
+        for entry in body.as_chunks_mut::<ENTRY_BYTES>().0 {
             let Some((key, state)) = entry.split_first_chunk_mut::<KEY_BYTES>() else { continue };
-            let before = decode_backend(state);
+            let before = state.first_chunk().and_then(decode_backend);
             let mut record = before.unwrap_or_default();
             change(u64::from_le_bytes(*key), &mut record);
             if before != Some(record) {
@@ -234,22 +269,22 @@ pub fn consumer_slot_key(slot: u64) -> String {
 }
 
 /// The entries of a record, `None` when it cannot be read.
-fn entries(bytes: &[u8]) -> Option<std::slice::ChunksExact<'_, u8>> {
+fn entries(bytes: &[u8]) -> Option<&[Entry]> {
     let (&[version, count], body) = bytes.split_first_chunk::<POOL_HEAD_BYTES>()?;
-    let length = usize::from(count).checked_mul(ENTRY_BYTES)?;
-    (version == POOL_VERSION && body.len() == length).then(|| body.chunks_exact(ENTRY_BYTES))
+    let (entries, rest) = body.as_chunks();
+    let is_whole = entries.len() == usize::from(count) && rest.is_empty();
+    (version == POOL_VERSION && is_whole).then_some(entries)
 }
 
 /// Usually the entry is at the member's position; after a change of configuration anywhere.
-fn find(bytes: &[u8], key: u64, position: usize) -> Option<BackendRecord> {
-    let entries = entries(bytes)?;
+#[inline]
+fn find(entries: &[Entry], key: u64, position: usize) -> Option<BackendRecord> {
     let wanted = key.to_le_bytes();
     let entry = entries
-        .clone()
-        .nth(position)
+        .get(position)
         .filter(|entry| entry.starts_with(&wanted))
-        .or_else(|| entries.clone().find(|entry| entry.starts_with(&wanted)))?;
-    decode_backend(entry.get(KEY_BYTES..)?)
+        .or_else(|| entries.iter().find(|entry| entry.starts_with(&wanted)))?;
+    decode_backend(entry.last_chunk()?)
 }
 
 fn encode_backend(record: &BackendRecord, bytes: &mut Vec<u8>) {
@@ -268,7 +303,8 @@ fn encode_backend(record: &BackendRecord, bytes: &mut Vec<u8>) {
     bytes.extend(record.headroom.at.as_ms().to_le_bytes());
 }
 
-fn decode_backend(bytes: &[u8]) -> Option<BackendRecord> {
+#[inline]
+fn decode_backend(bytes: &[u8; BACKEND_BYTES]) -> Option<BackendRecord> {
     let mut reader = Reader::new(bytes);
     let gate = Gate { until: Timestamp::from_ms(reader.u64()?) };
     let (tag, failed_probes, rule) = (reader.u8()?, reader.u8()?, reader.u8()?);
@@ -332,164 +368,4 @@ impl Hasher for Fnv {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::policy::fixtures::{at, breaker, ms, pool, rule};
-    use crate::policy::pool::Threshold;
-    use crate::policy::window::Counts;
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    fn busy(seed: u64) -> BackendRecord {
-        let states = [
-            State::Closed { since: at(seed) },
-            State::Open { until: at(seed), failed_probes: 3 },
-            State::HalfOpen { lease_until: at(seed), failed_probes: 7 },
-        ];
-        BackendRecord {
-            gate: Gate { until: at(seed | 16) },
-            breaker: Breaker {
-                state: states[usize::try_from(seed % 3).unwrap()],
-                epoch: u32::MAX - 5,
-                consecutive: [0; 4],
-                rule: seed.is_multiple_of(2).then_some(2),
-            },
-            headroom: Headroom { permille: 77, at: at(seed | 32) },
-        }
-    }
-
-    fn filled(policy: &PoolPolicy) -> Vec<u8> {
-        let mut bytes = PoolRecord::reseat(None, policy);
-        for member in &policy.members {
-            bytes =
-                PoolRecord::update(Some(&bytes), member.key, |record| *record = busy(member.key))
-                    .unwrap()
-                    .0;
-        }
-        bytes
-    }
-
-    #[test]
-    fn what_is_written_is_read() {
-        let policy = pool(&[(1, 1), (2, 1), (2, 1)]);
-        let bytes = filled(&policy);
-        assert_eq!(bytes.len(), POOL_HEAD_BYTES + 3 * ENTRY_BYTES);
-        assert_eq!(PoolRecord::decode(&bytes, &policy), [busy(1), busy(2), busy(3)]);
-    }
-
-    #[test]
-    fn an_update_leaves_the_other_backends_untouched() {
-        let policy = pool(&[(1, 1), (2, 1), (2, 1)]);
-        let bytes = filled(&policy);
-        let close = |record: &mut BackendRecord| record.gate.until = at(9_999);
-        let (updated, ()) = PoolRecord::update(Some(&bytes), 2, close).unwrap();
-        let records = PoolRecord::decode(&updated, &policy);
-        assert_eq!((records[0], records[2]), (busy(1), busy(3)));
-        assert_eq!(records[1].gate.until, at(9_999));
-    }
-
-    #[test]
-    fn an_update_by_an_older_configuration_is_dropped() {
-        let bytes = filled(&pool(&[(1, 1)]));
-        let result = PoolRecord::update(Some(&bytes), 99, |_| ());
-        assert_eq!(result.map(|_| ()), Err(NotUpdated::UnknownBackend));
-        for damaged in [None, Some(&bytes[..40]), Some(&b""[..]), Some(&b"\x02\x00"[..])] {
-            let result = PoolRecord::update(damaged, 1, |_| ());
-            assert_eq!(result.map(|_| ()), Err(NotUpdated::Unreadable), "{damaged:?}");
-        }
-    }
-
-    #[test]
-    fn a_reload_keeps_the_state_of_backends_whose_name_stays() {
-        let old = pool(&[(1, 1), (2, 1), (2, 1)]);
-        let mut new = old.clone();
-        new.members.reverse();
-        new.members[0].key = 50;
-        let bytes = PoolRecord::reseat(Some(&filled(&old)), &new);
-        let expected = [BackendRecord::default(), busy(2), busy(1)];
-        assert_eq!(PoolRecord::decode(&bytes, &new), expected);
-        assert_eq!(PoolRecord::decode(&bytes, &old)[2], BackendRecord::default());
-    }
-
-    #[test]
-    fn a_reload_starts_faults_in_a_row_afresh() {
-        let policy = pool(&[(1, 1)]);
-        let bytes = PoolRecord::reseat(None, &policy);
-        let fault = |record: &mut BackendRecord| record.breaker.consecutive[1] = 4;
-        let (bytes, ()) = PoolRecord::update(Some(&bytes), 1, fault).unwrap();
-        assert_eq!(PoolRecord::decode(&bytes, &policy)[0].breaker.consecutive[1], 4);
-        let bytes = PoolRecord::reseat(Some(&bytes), &policy);
-        assert_eq!(PoolRecord::decode(&bytes, &policy)[0].breaker.consecutive[1], 0);
-    }
-
-    #[test]
-    fn a_record_that_cannot_be_read_is_fresh() {
-        let policy = pool(&[(1, 1), (1, 1)]);
-        let bytes = filled(&policy);
-        let fresh = [BackendRecord::default(); 2];
-        for length in 0..bytes.len() {
-            assert_eq!(PoolRecord::decode(&bytes[..length], &policy), fresh, "{length} bytes");
-        }
-        let mut other_version = bytes.clone();
-        other_version[0] = 2;
-        assert_eq!(PoolRecord::decode(&other_version, &policy), fresh);
-        let mut bad_state = bytes;
-        bad_state[POOL_HEAD_BYTES + KEY_BYTES + 8] = 3;
-        assert_eq!(PoolRecord::decode(&bad_state, &policy), [fresh[0], busy(2)]);
-        let (repaired, ()) = PoolRecord::update(Some(&bad_state), 1, |_| ()).unwrap();
-        assert_eq!(repaired[POOL_HEAD_BYTES + KEY_BYTES + 8], 0);
-    }
-
-    #[test]
-    fn a_quota_group_shares_its_gate() {
-        let mut policy = pool(&[(1, 1), (2, 1), (2, 1)]);
-        policy.members[0].quota_group = Some(7);
-        policy.members[2].quota_group = Some(7);
-        let fresh = PoolRecord::reseat(None, &policy);
-        let gates = |bytes: &[u8]| {
-            let records = PoolRecord::decode(bytes, &policy);
-            [0, 1, 2].map(|position: usize| records[position].gate.until.as_ms())
-        };
-        let close = |position| {
-            let backend = BackendIndex::new(position).unwrap();
-            let closed =
-                PoolRecord::close_gate(Some(&fresh), &policy, backend, Some(ms(300)), at(1_000));
-            gates(&closed.unwrap())
-        };
-        assert_eq!(close(0), [1_300, 0, 1_300]);
-        assert_eq!(close(1), [0, 1_300, 0]);
-        let group = PoolRecord::close_group(Some(&fresh), &policy, 7, Some(ms(300)), at(1_000));
-        assert_eq!(gates(&group.unwrap()), [1_300, 0, 1_300]);
-        let unknown = PoolRecord::close_group(Some(&fresh), &policy, 8, None, at(1_000));
-        assert_eq!(unknown, Err(NotUpdated::UnknownBackend));
-    }
-
-    #[test]
-    fn counts_survive_the_record_and_not_a_change_of_the_rules() {
-        let settings = breaker(vec![rule(Threshold::Count(5))]);
-        let count = |windows: &mut RuleWindows| {
-            windows.epoch = 9;
-            windows.windows[0].add(Counts { faults: 2, total: 3 }, ms(30_000), at(70_000));
-            *windows
-        };
-        let (bytes, written) = WindowsRecord::update(None, &settings, count);
-        assert_eq!(WindowsRecord::decode(Some(&bytes), &settings), written);
-        let others = breaker(vec![rule(Threshold::Count(6))]);
-        assert_eq!(WindowsRecord::decode(Some(&bytes), &others), RuleWindows::default());
-        for length in 0..bytes.len() {
-            let read = WindowsRecord::decode(Some(&bytes[..length]), &settings);
-            assert_eq!(read, RuleWindows::default(), "{length} bytes");
-        }
-    }
-
-    #[test]
-    fn keys_are_stable() {
-        assert_eq!(key_of(""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(key_of("a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(key_of("foobar"), 0x8594_4171_f739_67e8);
-        assert_eq!(pool_key("gpt-4o"), "spillway/pool/gpt-4o");
-        assert_eq!(budget_key("france"), "spillway/budget/france");
-        assert_eq!(consumer_key("7"), "spillway/consumer/7");
-        assert_eq!(consumer_slot_key(7), "spillway/consumers/7");
-    }
-}
+mod tests;

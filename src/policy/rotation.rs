@@ -16,84 +16,101 @@
 use super::pool::{BackendIndex, MAX_BACKENDS, PoolPolicy};
 
 /// One pick, in the accounts' fixed-point unit.
-const PICK: i64 = 1 << 32;
+const PICK: i64 = 1 << PICK_BITS;
+const PICK_BITS: u32 = 32;
 /// No account leaves this range, whatever the sequence of candidates was.
 const ACCOUNT_LIMIT: i64 = 2 * PICK;
+/// Credits are rounded down: without this margin nobody may reach the threshold.
+const MARGIN: i64 = MAX_BACKENDS as i64;
 
 /// The accounts of one pool's backends; local to a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rotation {
     accounts: Vec<i64>,
+    /// What the pick that was looked at last credits to each; room that is made once.
+    credits: Vec<i64>,
+    /// Whose turn it was found to be, until the turn is taken.
+    next: Option<BackendIndex>,
 }
 
 /// Whether a pick counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// Only asks whose turn it is.
+    /// Only asks whose turn it is; [`Rotation::take`] takes it afterwards.
     Peek,
     /// Takes the turn.
     Take,
 }
 
-/// The shares of the candidates by position; zero: not a candidate.
+/// The shares of the candidates by position; zero: not a candidate. Each is a weight times the
+/// thousandths of a headroom, so it has less than 18 bits.
 pub(super) type Shares = [u32; MAX_BACKENDS];
 
 impl Rotation {
     /// All accounts are even.
     pub fn new(policy: &PoolPolicy) -> Self {
-        Self { accounts: vec![0; policy.members.len()] }
+        let even = vec![0; policy.members.len()];
+        Self { credits: even.clone(), accounts: even, next: None }
     }
 
     /// The candidate whose turn it is; `None` when there is none.
     pub(super) fn next(&mut self, shares: &Shares, turn: Turn) -> Option<BackendIndex> {
-        let total = shares.iter().map(|share| i64::from(*share)).fold(0, i64::saturating_add);
-        let candidates = shares.iter().filter(|share| **share > 0).count();
-        let position = self.position_of_next(shares, total, i64::try_from(candidates).ok()?)?;
+        let next = self.look(shares);
+        self.next = next;
         if turn == Turn::Take {
-            self.settle(shares, total, position);
+            self.take();
         }
-        BackendIndex::new(position)
+        next
     }
 
-    fn position_of_next(&self, shares: &Shares, total: i64, candidates: i64) -> Option<usize> {
-        let others = candidates.saturating_sub(1).max(1);
+    /// Takes the turn that was looked at last, if it was not taken yet.
+    pub fn take(&mut self) {
+        let Some(next) = self.next.take() else { return };
+        let credited = self.credits.iter().copied().fold(0, i64::saturating_add);
+        if let Some(account) = self.accounts.get_mut(next.position()) {
+            *account = account.saturating_sub(credited);
+        }
+        for (account, credit) in self.accounts.iter_mut().zip(&self.credits) {
+            *account = account.saturating_add(*credit).clamp(-ACCOUNT_LIMIT, ACCOUNT_LIMIT);
+        }
+    }
+
+    /// A choice was made without asking whose turn it is, so there is no turn to take.
+    pub(super) fn pass_over(&mut self) {
+        self.next = None;
+    }
+
+    fn look(&mut self, shares: &Shares) -> Option<BackendIndex> {
+        let candidates = shares.iter().zip(&self.accounts).filter(|(share, _)| **share > 0);
+        let (count, total) = candidates.fold((0_i64, 0_u64), |(count, total), (share, _)| {
+            (count.saturating_add(1), total.saturating_add(u64::from(*share)))
+        });
+        let others = count.saturating_sub(1).max(1);
         let threshold = PICK.checked_div(others.saturating_mul(2))?;
-        // The accounts are rounded down: without the margin nobody may reach the threshold.
-        let margin = i64::try_from(MAX_BACKENDS).unwrap_or(i64::MAX);
         let mut best: Option<Candidate> = None;
-        for (position, (share, account)) in shares.iter().zip(&self.accounts).enumerate() {
+        // Mostly all have the same share, and a division takes as long as all the rest.
+        let (mut known_share, mut known_credit) = (0, 0);
+        let accounts = self.accounts.iter().zip(self.credits.iter_mut());
+        for (position, (share, (account, credit))) in shares.iter().zip(accounts).enumerate() {
+            if *share != known_share {
+                (known_share, known_credit) = (*share, credit_of(*share, total));
+            }
+            *credit = known_credit;
             if *share == 0 {
                 continue;
             }
-            let share = i64::from(*share);
-            let credit = portion(PICK, share, total);
-            let owed = account.saturating_add(credit);
+            let owed = account.saturating_add(known_credit);
             let candidate = Candidate {
                 position,
-                is_due: owed >= threshold.saturating_sub(margin),
+                is_due: owed >= threshold.saturating_sub(MARGIN),
                 slack: PICK.saturating_sub(threshold).saturating_sub(owed),
-                share,
+                share: i64::from(*share),
             };
             if best.as_ref().is_none_or(|best| candidate.precedes(best)) {
                 best = Some(candidate);
             }
         }
-        best.map(|best| best.position)
-    }
-
-    fn settle(&mut self, shares: &Shares, total: i64, picked: usize) {
-        let mut credited = 0_i64;
-        for (share, account) in shares.iter().zip(self.accounts.iter_mut()) {
-            let credit = portion(PICK, i64::from(*share), total);
-            *account = account.saturating_add(credit);
-            credited = credited.saturating_add(credit);
-        }
-        if let Some(account) = self.accounts.get_mut(picked) {
-            *account = account.saturating_sub(credited);
-        }
-        for account in &mut self.accounts {
-            *account = (*account).clamp(-ACCOUNT_LIMIT, ACCOUNT_LIMIT);
-        }
+        BackendIndex::new(best?.position)
     }
 }
 
@@ -107,19 +124,19 @@ struct Candidate {
 
 impl Candidate {
     /// Due before not due, then by the number of picks until it is one behind: slack / share.
+    /// Accounts have at most 34 bits and shares 18, so the products cannot wrap.
     fn precedes(&self, other: &Self) -> bool {
         if self.is_due != other.is_due {
             return self.is_due;
         }
-        self.slack.saturating_mul(other.share) < other.slack.saturating_mul(self.share)
+        self.slack.wrapping_mul(other.share) < other.slack.wrapping_mul(self.share)
     }
 }
 
-/// `share / total` of `amount`, towards zero.
-fn portion(amount: i64, share: i64, total: i64) -> i64 {
-    let portion = i128::from(amount).saturating_mul(i128::from(share));
-    let portion = portion.checked_div(i128::from(total)).unwrap_or(0);
-    i64::try_from(portion).unwrap_or(0)
+/// `share / total` of a pick, rounded down.
+fn credit_of(share: u32, total: u64) -> i64 {
+    let credit = (u64::from(share) << PICK_BITS).checked_div(total).unwrap_or(0);
+    i64::try_from(credit).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -212,6 +229,23 @@ mod tests {
         assert_eq!(rotation.next(&shares, Turn::Peek), next);
         assert_eq!(rotation.next(&shares, Turn::Take), next);
         assert_ne!(rotation.next(&shares, Turn::Peek), next);
+    }
+
+    #[test]
+    fn a_turn_that_was_looked_at_can_be_taken_once() {
+        let (mut at_once, mut later) = (rotation(3), rotation(3));
+        for shares in [[3, 1, 2], [3, 0, 2], [0, 5, 5], [1, 1, 1]].repeat(20) {
+            let shares = shares_of(&shares);
+            let looked_at = later.next(&shares, Turn::Peek);
+            later.take();
+            later.take();
+            assert_eq!(looked_at, at_once.next(&shares, Turn::Take));
+            assert_eq!(later, at_once);
+        }
+        later.next(&shares_of(&[1, 1, 1]), Turn::Peek);
+        later.pass_over();
+        later.take();
+        assert_eq!(later.accounts, at_once.accounts);
     }
 
     #[test]

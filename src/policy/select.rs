@@ -25,7 +25,7 @@ pub use super::denials::Denials;
 pub use super::rotation::{Rotation, Turn};
 
 use super::pool::{BackendIndex, BackendSet, MAX_BACKENDS, Member, OperationSet, PoolPolicy, Tier};
-use super::records::BackendRecord;
+use super::records::{BackendRecord, Records};
 use super::rotation::Shares;
 use super::time::Timestamp;
 
@@ -119,17 +119,16 @@ pub struct Unavailable {
 
 /// Chooses a backend for the next attempt of a request.
 ///
-/// `records` are the members' records in their order; a missing one is fresh.
-///
 /// # Errors
 /// [`Unavailable`] when no backend is eligible.
 pub fn select(
     policy: &PoolPolicy,
-    records: &[BackendRecord],
+    records: &(impl Records + ?Sized),
     request: &Request<'_>,
     rotation: &mut Rotation,
     turn: Turn,
 ) -> Result<Choice, Unavailable> {
+    rotation.pass_over();
     let pool = Pool { policy, records, request };
     let (tier, backend) = pool
         .choose(Ramps::Honoured, rotation, turn)
@@ -143,7 +142,7 @@ pub fn select(
 /// the trail. Those that were tried are not among them: the trail has them as attempts.
 pub fn skipped(
     policy: &PoolPolicy,
-    records: &[BackendRecord],
+    records: &(impl Records + ?Sized),
     request: &Request<'_>,
     choice: Option<&Choice>,
 ) -> Vec<(BackendIndex, Ineligible)> {
@@ -163,7 +162,7 @@ pub fn skipped(
 /// here those that it must not try again; `None`: there is none, and waiting is in vain.
 pub fn worth_waiting_for(
     policy: &PoolPolicy,
-    records: &[BackendRecord],
+    records: &(impl Records + ?Sized),
     request: &Request<'_>,
 ) -> Option<Timestamp> {
     let pool = Pool { policy, records, request };
@@ -183,13 +182,13 @@ enum Ramps {
 }
 
 /// All that a choice depends on, but for the rotation.
-struct Pool<'a> {
+struct Pool<'a, R: ?Sized> {
     policy: &'a PoolPolicy,
-    records: &'a [BackendRecord],
+    records: &'a R,
     request: &'a Request<'a>,
 }
 
-impl Pool<'_> {
+impl<R: Records + ?Sized> Pool<'_, R> {
     fn choose(
         &self,
         ramps: Ramps,
@@ -219,6 +218,8 @@ impl Pool<'_> {
         if weighted.is_empty() { reserve } else { weighted }
     }
 
+    // Most callers ask of every backend of a pool, and not for the reason.
+    #[inline(always)]
     fn eligibility(&self, backend: BackendIndex, ramps: Ramps) -> Result<Eligible, Ineligible> {
         if self.request.tried.contains(backend) {
             return Err(Ineligible::Tried);
@@ -228,7 +229,7 @@ impl Pool<'_> {
         if self.request.denied.lacks_credential(backend) {
             return Err(Ineligible::Credential);
         }
-        let record = self.record(backend);
+        let record = self.records.of(backend, member);
         if self.policy.members.len() > 1
             && let Some(until) = record.gate.closed_until(self.request.now, &self.policy.throttle)
         {
@@ -263,7 +264,8 @@ impl Pool<'_> {
     }
 
     fn record(&self, backend: BackendIndex) -> BackendRecord {
-        self.records.get(backend.position()).copied().unwrap_or_default()
+        let record = |member| self.records.of(backend, member);
+        self.policy.member(backend).map(record).unwrap_or_default()
     }
 
     fn shares(&self, candidates: BackendSet) -> Shares {

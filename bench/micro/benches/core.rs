@@ -14,7 +14,7 @@ use spillway::policy::budget::{self, Ending, Verdict};
 use spillway::policy::estimate::{Estimate, Usage};
 use spillway::policy::gate::Gate;
 use spillway::policy::pool::{BackendSet, OperationSet};
-use spillway::policy::records::PoolRecord;
+use spillway::policy::records::{PoolRecord, Snapshot};
 use spillway::policy::rotation::{Rotation, Turn};
 use spillway::policy::select::{Denials, Needs, Request, select};
 use spillway::policy::time::{Millis, Timestamp};
@@ -43,13 +43,13 @@ fn policy(criterion: &mut Criterion) {
         let request = Request {
             needs: &needs,
             tried: BackendSet::EMPTY,
-            denied: &Denials::NONE,
+            denied: Denials::none(),
             now: NOW,
             roll: 7,
         };
         criterion.bench_function(&format!("decode the record and select of {size}"), |bencher| {
             bencher.iter(|| {
-                let records = PoolRecord::decode(black_box(&record), &pool.policy);
+                let records = Snapshot::new(black_box(&record).clone());
                 select(&pool.policy, &records, &request, &mut rotation, Turn::Take)
             });
         });
@@ -84,13 +84,13 @@ fn policy(criterion: &mut Criterion) {
         let mut now = NOW;
         bencher.iter(|| {
             now = now.plus(Millis::new(20));
-            if let Verdict::Granted { bytes, reservation } =
-                budget::reserve(Some(&record), &limits, estimate, None, now)
+            if let Verdict::Granted(reservation) =
+                budget::reserve(&mut record, &limits, estimate, None, now)
             {
                 let usage =
                     Usage { prompt_tokens: 100, completion_tokens: 150, ..Usage::default() };
-                record = reservation
-                    .conclude(Ending::Settled(usage), &limits, now, |change| change(Some(&bytes)));
+                reservation
+                    .conclude(Ending::Settled(usage), &limits, now, |change| change(&mut record));
             }
         });
     });

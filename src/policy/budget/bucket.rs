@@ -20,7 +20,7 @@
 //! what drains in a minute above the capacity, and a lost one costs a minute at most.
 
 use super::{ProvisionedSettings, SKEW};
-use crate::policy::codec::Reader;
+use crate::policy::codec::{Reader, Writer};
 use crate::policy::estimate::Usage;
 use crate::policy::time::{Millis, Timestamp};
 
@@ -54,21 +54,16 @@ pub(super) struct Poured {
 }
 
 impl Bucket {
-    /// The bucket at `now`. A clock that was put back starts from here with the level as it is.
-    pub(super) fn at(mut self, settings: &ProvisionedSettings, now: Timestamp) -> Self {
-        if now > self.at {
-            let drained = settings.drain().saturating_mul(now.since(self.at).as_ms());
-            self.level = self.level.saturating_sub(drained);
-            self.at = now;
-        } else if self.at > now.plus(SKEW) {
+    /// Drains it until `now`, and says whether the clock went back since it was written. A clock
+    /// that was put back starts from here with the level as it is.
+    pub(super) fn drain_until(&mut self, settings: &ProvisionedSettings, now: Timestamp) -> bool {
+        let is_put_back = self.at > now.plus(SKEW);
+        let drained = settings.drain().saturating_mul(now.since(self.at).as_ms());
+        self.level = self.level.saturating_sub(drained);
+        if now > self.at || is_put_back {
             self.at = now;
         }
-        self
-    }
-
-    /// Whether the clock went back between `before` and here.
-    pub(super) fn is_put_back_from(&self, before: &Self) -> bool {
-        self.at < before.at
+        is_put_back
     }
 
     /// Until when the level is not below `permille` of the capacity; `None`: it is.
@@ -86,10 +81,8 @@ impl Bucket {
 
     /// The level in thousandths of the capacity.
     pub(super) fn permille(&self, settings: &ProvisionedSettings) -> u64 {
-        let permille = u128::from(self.level)
-            .saturating_mul(1_000)
-            .checked_div(u128::from(settings.capacity().max(1)));
-        permille.and_then(|permille| u64::try_from(permille).ok()).unwrap_or(u64::MAX)
+        let permille = self.level.saturating_mul(1_000).checked_div(settings.capacity().max(1));
+        permille.unwrap_or(u64::MAX)
     }
 
     /// Pours a request in.
@@ -137,9 +130,9 @@ impl Bucket {
         self.move_to(settings, self.level.min(most).max(least));
     }
 
-    pub(super) fn encode(&self, record: &mut Vec<u8>) {
+    pub(super) fn encode(&self, record: &mut Writer<'_>) {
         for field in [self.level, self.at.as_ms(), self.poured, self.taken_out] {
-            record.extend(field.to_le_bytes());
+            record.u64(field);
         }
     }
 
@@ -181,7 +174,10 @@ fn parts(settings: &ProvisionedSettings, usage: &Usage) -> u64 {
     input.saturating_mul(PARTS_PER_TOKEN).saturating_add(output)
 }
 
+/// The thousandths of `parts`, rounded down. 128 bits would be exact without this, and slow.
 fn share(parts: u64, permille: u32) -> u64 {
-    let share = u128::from(parts).saturating_mul(u128::from(permille)).div_euclid(1_000);
-    u64::try_from(share).unwrap_or(u64::MAX)
+    let permille = u64::from(permille);
+    let (whole, rest) = (parts.div_euclid(1_000), parts.rem_euclid(1_000));
+    let of_rest = rest.saturating_mul(permille).div_euclid(1_000);
+    whole.saturating_mul(permille).saturating_add(of_rest)
 }

@@ -9,23 +9,41 @@
 //! is time that passed. A step back is no time at all: the newest slot becomes that of the second
 //! that it is now, and everything is forgotten a minute later, as it should be. A second back is
 //! no step: two workers may just have read the clock in one order and written in the other.
+//!
+//! Most requests of a second need one slot and the sum of all. So the slots are a ring that stays
+//! where it is in the record, and the sum is kept beside it. It is counted anew in each second, so
+//! that a damaged sum is wrong no longer than that.
 
-use crate::policy::codec::Reader;
+use crate::policy::codec::{Reader, Writer};
 use crate::policy::time::{Millis, Timestamp};
 
 /// The number of slots: sixty whole seconds, and the one that has only begun.
 const SLOTS: usize = 61;
+const SLOT_BYTES: usize = 4;
+/// The part of a record that [`Slots`] takes.
+pub(in crate::policy) const SLOTS_BYTES: usize = SLOTS * SLOT_BYTES;
 
-/// The tokens of the last minute. The default is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::policy) struct Minute {
+/// What is known of a minute beside its slots. The default goes with slots that are all zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::policy) struct MinuteHead {
     /// The second of the newest slot since the epoch.
     second: u64,
     /// The number of the newest slot.
     number: u64,
-    /// The tokens, newest slot first.
-    slots: [u32; SLOTS],
+    /// The tokens of all slots.
+    tokens: u64,
 }
+
+/// The tokens of the last minute.
+#[derive(Debug)]
+pub(in crate::policy) struct Minute<'a> {
+    head: MinuteHead,
+    slots: Slots<'a>,
+}
+
+/// The tokens of each second in a record, by number modulo [`SLOTS`].
+#[derive(Debug)]
+struct Slots<'a>(&'a mut [[u8; SLOT_BYTES]]);
 
 /// Tokens that were taken from a minute.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,49 +52,60 @@ pub(in crate::policy) struct Taken {
     tokens: u32,
 }
 
-impl Default for Minute {
-    fn default() -> Self {
-        Self { second: 0, number: 0, slots: [0; SLOTS] }
+impl MinuteHead {
+    pub(in crate::policy) fn encode(&self, record: &mut Writer<'_>) {
+        record.u64(self.second);
+        record.u64(self.number);
+        record.u64(self.tokens);
+    }
+
+    pub(in crate::policy) fn decode(reader: &mut Reader<'_>) -> Option<Self> {
+        Some(Self { second: reader.u64()?, number: reader.u64()?, tokens: reader.u64()? })
     }
 }
 
-impl Minute {
-    /// The minute up to `now`.
-    pub(in crate::policy) fn at(mut self, now: Timestamp) -> Self {
-        let second = now.as_ms().div_euclid(1_000);
-        let gap = second.saturating_sub(self.second);
-        if gap > 0 {
-            let forgotten = usize::try_from(gap).map_or(SLOTS, |gap| gap.min(SLOTS));
-            self.slots.rotate_right(forgotten);
-            self.slots.iter_mut().take(forgotten).for_each(|slot| *slot = 0);
-            self.number = self.number.wrapping_add(gap);
-        }
-        if gap > 0 || self.second.saturating_sub(second) > 1 {
-            self.second = second;
-        }
-        self
+impl<'a> Minute<'a> {
+    /// The minute with this head, whose slots are the [`SLOTS_BYTES`] `slots` of a record.
+    pub(in crate::policy) fn new(head: MinuteHead, slots: &'a mut [u8]) -> Self {
+        Self { head, slots: Slots(slots.as_chunks_mut().0) }
     }
 
-    /// Whether the clock went back between `before` and here.
-    pub(in crate::policy) fn is_put_back_from(&self, before: &Self) -> bool {
-        self.second < before.second
+    /// What is to be written beside the slots.
+    pub(in crate::policy) fn head(&self) -> &MinuteHead {
+        &self.head
+    }
+
+    /// Moves it to `now`, and says whether the clock went back since it was written.
+    pub(in crate::policy) fn move_to(&mut self, now: Timestamp) -> bool {
+        let second = now.as_ms().div_euclid(1_000);
+        let gap = second.saturating_sub(self.head.second);
+        if gap > 0 {
+            self.forget(gap);
+        }
+        let is_put_back = self.head.second.saturating_sub(second) > 1;
+        if gap > 0 || is_put_back {
+            self.head.second = second;
+        }
+        is_put_back
     }
 
     /// The tokens of the minute.
     pub(in crate::policy) fn tokens(&self) -> u64 {
-        self.slots.iter().map(|slot| u64::from(*slot)).fold(0, u64::saturating_add)
+        self.head.tokens
     }
 
     /// Until when `tokens` do not fit below `limit`; `None`: they fit. More than the
     /// limit count as the limit, so they fit when the minute is empty.
     pub(in crate::policy) fn full_until(&self, tokens: u64, limit: u32) -> Option<Timestamp> {
         let room = u64::from(limit).saturating_sub(tokens);
-        let mut left = self.tokens();
+        let mut left = self.head.tokens;
         if left <= room {
             return None;
         }
         // The oldest slot leaves in the second after the newest one's, the next one a second later.
-        for (second, slot) in (self.second.saturating_add(1)..).zip(self.slots.into_iter().rev()) {
+        let seconds = self.head.second.saturating_add(1)..;
+        let oldest = index(self.head.number).saturating_add(1);
+        for (second, slot) in seconds.zip(self.slots.from(oldest)) {
             left = left.saturating_sub(u64::from(slot));
             if left <= room {
                 return Some(Timestamp::ZERO.plus(Millis::from_secs(second)));
@@ -88,33 +117,61 @@ impl Minute {
     /// Takes `tokens`, at most `limit`.
     pub(in crate::policy) fn take(&mut self, tokens: u64, limit: u32) -> Taken {
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX).min(limit);
-        if let Some(newest) = self.slots.first_mut() {
-            *newest = newest.saturating_add(tokens);
-        }
-        Taken { number: self.number, tokens }
+        let number = self.head.number;
+        self.change(number, |slot| slot.saturating_add(tokens));
+        Taken { number, tokens }
     }
 
     /// Makes what was taken `tokens`, unless it is forgotten.
     pub(in crate::policy) fn correct(&mut self, taken: &Taken, tokens: u64) {
-        let age = self.number.wrapping_sub(taken.number);
-        let Ok(age) = usize::try_from(age) else { return };
-        if let Some(slot) = self.slots.get_mut(age) {
-            let others = u64::from(slot.saturating_sub(taken.tokens));
-            *slot = u32::try_from(others.saturating_add(tokens)).unwrap_or(u32::MAX);
+        let age = self.head.number.wrapping_sub(taken.number);
+        if age < SLOTS as u64 {
+            self.change(taken.number, |slot| {
+                let others = u64::from(slot.saturating_sub(taken.tokens));
+                u32::try_from(others.saturating_add(tokens)).unwrap_or(u32::MAX)
+            });
         }
     }
 
-    pub(in crate::policy) fn encode(&self, record: &mut Vec<u8>) {
-        record.extend(self.second.to_le_bytes());
-        record.extend(self.number.to_le_bytes());
-        self.slots.iter().for_each(|slot| record.extend(slot.to_le_bytes()));
+    fn change(&mut self, number: u64, change: impl FnOnce(u32) -> u32) {
+        if let Some(slot) = self.slots.0.get_mut(index(number)) {
+            let before = u32::from_le_bytes(*slot);
+            let after = change(before);
+            *slot = after.to_le_bytes();
+            let others = self.head.tokens.saturating_sub(u64::from(before));
+            self.head.tokens = others.saturating_add(u64::from(after));
+        }
     }
 
-    pub(in crate::policy) fn decode(reader: &mut Reader<'_>) -> Option<Self> {
-        let mut minute = Self { second: reader.u64()?, number: reader.u64()?, ..Self::default() };
-        for slot in &mut minute.slots {
-            *slot = reader.u32()?;
-        }
-        Some(minute)
+    /// Makes room for the next `seconds`, each in the slot of the oldest.
+    fn forget(&mut self, seconds: u64) {
+        let next = index(self.head.number).saturating_add(1);
+        let forgotten = usize::try_from(seconds).map_or(SLOTS, |seconds| seconds.min(SLOTS));
+        self.slots.clear(next, forgotten);
+        self.head.number = self.head.number.wrapping_add(seconds);
+        self.head.tokens = self.slots.sum();
     }
+}
+
+impl Slots<'_> {
+    /// All slots in the order of the ring, beginning at `start`, which is at most [`SLOTS`].
+    fn from(&self, start: usize) -> impl Iterator<Item = u32> {
+        let (before, after) = self.0.split_at_checked(start).unwrap_or_default();
+        after.iter().chain(before).map(|slot| u32::from_le_bytes(*slot))
+    }
+
+    /// Empties `count` slots in the order of the ring, beginning at `start`.
+    fn clear(&mut self, start: usize, count: usize) {
+        let (before, after) = self.0.split_at_mut_checked(start).unwrap_or_default();
+        after.iter_mut().chain(before).take(count).for_each(|slot| *slot = [0; SLOT_BYTES]);
+    }
+
+    fn sum(&self) -> u64 {
+        self.0.iter().map(|slot| u64::from(u32::from_le_bytes(*slot))).fold(0, u64::wrapping_add)
+    }
+}
+
+/// The position of the slot with this number.
+fn index(number: u64) -> usize {
+    usize::try_from(number.rem_euclid(SLOTS as u64)).unwrap_or(0)
 }

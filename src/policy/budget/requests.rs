@@ -5,7 +5,7 @@
 //! that the clock was put back, and is void.
 
 use super::SKEW;
-use crate::policy::codec::Reader;
+use crate::policy::codec::{Reader, Writer};
 use crate::policy::time::{Millis, Timestamp};
 
 const WINDOW: Millis = Millis::from_secs(10);
@@ -38,9 +38,9 @@ impl Requests {
         self.count = self.count.saturating_add(1);
     }
 
-    pub(super) fn encode(&self, record: &mut Vec<u8>) {
-        record.extend(self.window.to_le_bytes());
-        record.extend(self.count.to_le_bytes());
+    pub(super) fn encode(&self, record: &mut Writer<'_>) {
+        record.u64(self.window);
+        record.u32(self.count);
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Option<Self> {

@@ -35,15 +35,15 @@ fn used(prompt_tokens: u64) -> Ending {
     Ending::Settled(Usage { prompt_tokens, ..Usage::default() })
 }
 
-/// A backend's record, as one worker alone would keep it.
+/// A backend's record, as one worker alone would keep it; empty while there is none.
 struct Bench {
     settings: BudgetSettings,
-    bytes: Option<Vec<u8>>,
+    bytes: Vec<u8>,
 }
 
 impl Bench {
     fn new(settings: BudgetSettings) -> Self {
-        Self { settings, bytes: None }
+        Self { settings, bytes: Vec::new() }
     }
 
     fn reserve(&mut self, estimate: Estimate, now: u64) -> Result<Reservation, u64> {
@@ -56,16 +56,24 @@ impl Bench {
         estimate: Estimate,
         now: u64,
     ) -> Result<Reservation, u64> {
-        match reserve(self.bytes.as_deref(), &self.settings, estimate, ceiling, at(now)) {
-            Verdict::Granted { bytes, reservation } => {
-                self.bytes = Some(bytes);
+        let mut bytes = self.bytes.clone();
+        match reserve(&mut bytes, &self.settings, estimate, ceiling, at(now)) {
+            Verdict::Granted(reservation) => {
+                self.bytes = bytes;
                 Ok(reservation)
             }
-            Verdict::Denied { until, bytes } => {
-                self.bytes = bytes.or_else(|| self.bytes.take());
+            Verdict::Denied { until, is_put_back } => {
+                self.write_if(is_put_back, bytes);
                 Err(until.as_ms())
             }
         }
+    }
+
+    fn write_if(&mut self, is_changed: bool, bytes: Vec<u8>) -> bool {
+        if is_changed {
+            self.bytes = bytes;
+        }
+        is_changed
     }
 
     /// Reserves what is never concluded.
@@ -74,30 +82,35 @@ impl Bench {
     }
 
     fn conclude(&mut self, reservation: Reservation, ending: Ending, now: u64) {
-        let bytes = self.bytes.take();
-        let write = |change: &dyn Fn(Option<&[u8]>) -> Vec<u8>| change(bytes.as_deref());
-        self.bytes = Some(reservation.conclude(ending, &self.settings, at(now), write));
+        let bytes = &mut self.bytes;
+        reservation.conclude(ending, &self.settings, at(now), |change| change(bytes));
     }
 
     fn remaining(&self, now: u64) -> u64 {
-        remaining_tokens(self.bytes.as_deref(), &self.settings, at(now)).unwrap()
+        remaining_tokens(Some(&self.bytes), &self.settings, at(now)).unwrap()
     }
 
     fn permille(&self, now: u64) -> u64 {
-        provisioned_permille(self.bytes.as_deref(), &self.settings, at(now)).unwrap()
+        provisioned_permille(Some(&self.bytes), &self.settings, at(now)).unwrap()
     }
 
     fn utilize(&mut self, reservation: &Reservation, permille: u32, now: u64) {
-        let bytes = self.bytes.as_deref();
-        let changed = utilization(bytes, &self.settings, reservation, permille, at(now));
-        self.bytes = changed.or_else(|| self.bytes.take());
+        let mut bytes = self.bytes.clone();
+        let is_changed = utilization(&mut bytes, &self.settings, reservation, permille, at(now));
+        self.write_if(is_changed, bytes);
     }
 
     fn lower(&mut self, limit: i64, now: u64) -> bool {
-        let changed = limit_header(self.bytes.as_deref(), &self.settings, limit, at(now));
-        let is_written = changed.is_some();
-        self.bytes = changed.or_else(|| self.bytes.take());
-        is_written
+        let mut bytes = self.bytes.clone();
+        let is_changed = limit_header(&mut bytes, &self.settings, limit, at(now));
+        self.write_if(is_changed, bytes)
+    }
+
+    fn bucket(&self, now: u64) -> Bucket {
+        look(Some(&self.bytes), |record| {
+            record.move_to(&self.settings, at(now));
+            record.bucket
+        })
     }
 }
 
@@ -200,7 +213,7 @@ fn a_drain_that_is_no_whole_number_per_millisecond_loses_nothing() {
             bench.hold(prompt(0), START + step);
         }
     }
-    let level = |now| Record::decode(bench.bytes.as_deref()).at(&settings, at(now)).bucket;
+    let level = |now| bench.bucket(now);
     let empty = Bucket::default().permille(&settings.provisioned.unwrap());
     assert_ne!(level(START + 59_999), level(START + 60_000));
     assert_eq!(level(START + 60_000).permille(&settings.provisioned.unwrap()), empty);
@@ -321,16 +334,16 @@ fn a_clock_that_is_put_back_while_all_is_denied_wedges_nothing() {
 fn a_record_that_cannot_be_read_is_fresh() {
     let mut bench = Bench::new(tokens(1_000));
     bench.hold(prompt(1_000), START);
-    let bytes = bench.bytes.take().unwrap();
+    let bytes = std::mem::take(&mut bench.bytes);
     for length in 0..bytes.len() {
-        bench.bytes = Some(bytes[..length].to_vec());
+        bench.bytes = bytes[..length].to_vec();
         assert_eq!(bench.remaining(START), 1_000, "{length} bytes");
     }
     let mut other = bytes.clone();
     other[0] = VERSION - 1;
-    bench.bytes = Some(other);
+    bench.bytes = other;
     assert_eq!(bench.remaining(START), 1_000);
-    bench.bytes = Some(bytes);
+    bench.bytes = bytes;
     assert_eq!(bench.remaining(START), 0);
 }
 
@@ -343,11 +356,9 @@ fn damaged_records_and_odd_numbers_never_wedge_a_budget() {
         settings.requests_per_minute = NonZeroU32::new(1 + dice.below(100) as u32);
         let mut bench = Bench::new(settings);
         drop(bench.reserve(prompt(dice.roll()), dice.roll()));
-        if let Some(bytes) = &mut bench.bytes {
-            for _ in 0..20 {
-                let position = 1 + dice.below(bytes.len() as u64 - 1) as usize;
-                bytes[position] = dice.roll() as u8;
-            }
+        for _ in 0..20 {
+            let position = 1 + dice.below(RECORD_BYTES as u64 - 1) as usize;
+            bench.bytes[position] = dice.roll() as u8;
         }
         let now = [0, START, u64::MAX - 200_000][dice.below(3) as usize];
         if let Ok(reservation) = bench.reserve(prompt(dice.roll()), now) {
@@ -357,6 +368,18 @@ fn damaged_records_and_odd_numbers_never_wedge_a_budget() {
         // Damage can also be a level that no request could have made.
         let settled = bench.reserve(prompt(1), now + 65_000);
         let until = settled.map_or_else(|until| until, |_| now);
-        assert!(bench.bytes.is_none() || until < u64::MAX, "seed {seed}");
+        assert!(until < u64::MAX, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_damaged_sum_is_mended_in_the_next_second() {
+    let mut bench = Bench::new(tokens(1_000));
+    bench.hold(prompt(400), START);
+    let sum = 1 + 16;
+    for damage in [0, 300, u64::MAX] {
+        bench.bytes[sum..sum + 8].copy_from_slice(&damage.to_le_bytes());
+        assert_ne!(bench.remaining(START), 600);
+        assert_eq!(bench.remaining(START + 1_000), 600);
     }
 }

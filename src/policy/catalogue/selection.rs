@@ -28,7 +28,7 @@ impl Bench {
 
     fn choose(&mut self, tried: BackendSet, now: u64) -> Result<Choice, Unavailable> {
         let (policy, records) = (&self.policy, &self.records);
-        let denied = &Denials::NONE;
+        let denied = Denials::none();
         let request = Request { needs: &ANY, tried, denied, now: at(now), roll: 0 };
         select(policy, records, &request, &mut self.rotation, Turn::Take)
     }

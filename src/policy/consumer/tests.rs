@@ -31,29 +31,33 @@ enum Denied {
 
 struct Bench {
     settings: ConsumerSettings,
-    bytes: Option<Vec<u8>>,
+    bytes: Vec<u8>,
 }
 
 impl Bench {
     fn new(settings: ConsumerSettings) -> Self {
-        Self { settings, bytes: None }
+        Self { settings, bytes: Vec::new() }
     }
 
     fn admit(&mut self, tokens: u64, now: u64) -> Result<ConsumerReservation, Denied> {
         let estimate = Estimate { prompt_tokens: tokens, completion_tokens: 0 };
-        let (bytes, result) = match admit(self.bytes.as_deref(), &self.settings, estimate, at(now))
-        {
-            Admission::Granted { bytes, reservation, remaining } => {
+        let mut bytes = self.bytes.clone();
+        match admit(&mut bytes, &self.settings, estimate, at(now)) {
+            Admission::Granted { reservation, remaining } => {
                 assert_eq!(remaining, super::remaining(Some(&bytes), &self.settings, at(now)));
-                (Some(bytes), Ok(reservation))
+                self.bytes = bytes;
+                Ok(reservation)
             }
-            Admission::OverTokensPerMinute { until, bytes, .. } => {
-                (bytes, Err(Denied::Minute(until.as_ms())))
+            Admission::Denied { limit, until, is_put_back, .. } => {
+                if is_put_back {
+                    self.bytes = bytes;
+                }
+                Err(match limit {
+                    Limit::TokensPerMinute => Denied::Minute(until.as_ms()),
+                    Limit::Quota => Denied::Quota(until.as_ms()),
+                })
             }
-            Admission::OverQuota { until, bytes, .. } => (bytes, Err(Denied::Quota(until.as_ms()))),
-        };
-        self.bytes = bytes.or_else(|| self.bytes.take());
-        result
+        }
     }
 
     fn hold(&mut self, tokens: u64, now: u64) {
@@ -61,16 +65,16 @@ impl Bench {
     }
 
     fn conclude(&mut self, reservation: ConsumerReservation, usage: Option<Usage>, now: u64) {
-        let bytes = self.bytes.take();
-        let write = |change: &dyn Fn(Option<&[u8]>) -> Vec<u8>| {
-            drop(change(bytes.as_deref()));
-            change(bytes.as_deref())
-        };
-        self.bytes = Some(reservation.conclude(usage, &self.settings, at(now), write));
+        let bytes = &mut self.bytes;
+        let left = reservation.conclude(usage, &self.settings, at(now), |change| {
+            change(&mut bytes.clone());
+            change(bytes)
+        });
+        assert_eq!(left, remaining(Some(&self.bytes), &self.settings, at(now)));
     }
 
     fn remaining(&self, now: u64) -> (Option<u64>, Option<u64>) {
-        let left = remaining(self.bytes.as_deref(), &self.settings, at(now));
+        let left = remaining(Some(&self.bytes), &self.settings, at(now));
         (left.tokens_per_minute, left.quota)
     }
 }
@@ -181,12 +185,12 @@ fn a_late_reading_of_the_clock_begins_no_period() {
 fn a_record_that_cannot_be_read_is_fresh() {
     let mut bench = Bench::new(limited(100, Some((1_000, Period::Month))));
     bench.hold(100, START);
-    let bytes = bench.bytes.take().unwrap();
+    let bytes = std::mem::take(&mut bench.bytes);
     for length in 0..bytes.len() {
-        bench.bytes = Some(bytes[..length].to_vec());
+        bench.bytes = bytes[..length].to_vec();
         assert_eq!(bench.remaining(START), (Some(100), Some(1_000)), "{length} bytes");
     }
-    bench.bytes = Some(bytes);
+    bench.bytes = bytes;
     assert_eq!(bench.remaining(START), (Some(0), Some(900)));
 }
 

@@ -10,7 +10,7 @@ const NOW: Timestamp = Timestamp::from_ms(100_000);
 const ANY: Needs = Needs { operation: OperationSet(1), prompt_tokens: 0, affinity: None };
 
 fn asking(needs: &Needs, tried: BackendSet, roll: u64) -> Request<'_> {
-    Request { needs, tried, denied: &Denials::NONE, now: NOW, roll }
+    Request { needs, tried, denied: Denials::none(), now: NOW, roll }
 }
 
 fn pick(policy: &PoolPolicy, records: &[BackendRecord], needs: &Needs, roll: u64) -> usize {

@@ -163,9 +163,8 @@ impl Model {
 
 /// The level of a record in parts, from the time at which it drains to zero.
 fn level(bench: &Bench, now: u64) -> i128 {
-    let record = Record::decode(bench.bytes.as_deref()).at(&bench.settings, at(now));
-    let mut bytes = Vec::new();
-    record.bucket.encode(&mut bytes);
+    let mut bytes = [0; 32];
+    bench.bucket(now).encode(&mut Writer::new(&mut bytes));
     i128::from(u64::from_le_bytes(bytes[..8].try_into().unwrap()))
 }
 
@@ -242,8 +241,8 @@ impl Run {
         let ceiling = (self.dice.below(4) == 0).then(|| self.dice.below(1_001) as u16);
         if self.dice.below(3) == 0 {
             // The race is lost: the bytes are not written, and the reservation is dropped.
-            let (bytes, settings) = (self.bench.bytes.as_deref(), &self.bench.settings);
-            drop(reserve(bytes, settings, estimate, ceiling, at(self.now)));
+            let (mut bytes, settings) = (self.bench.bytes.clone(), &self.bench.settings);
+            let _ = reserve(&mut bytes, settings, estimate, ceiling, at(self.now));
         }
         let admits = self.model.admits(estimate, ceiling, self.now);
         match self.bench.reserve_below(ceiling, estimate, self.now) {
@@ -254,10 +253,10 @@ impl Run {
             Err(until) => {
                 assert!(!admits && until > self.now, "seed {}: denied until {until}", self.seed);
                 let granted = |now| {
-                    let (bytes, settings) = (self.bench.bytes.as_deref(), &self.bench.settings);
+                    let (mut bytes, settings) = (self.bench.bytes.clone(), &self.bench.settings);
                     matches!(
-                        reserve(bytes, settings, estimate, ceiling, at(now)),
-                        Verdict::Granted { .. }
+                        reserve(&mut bytes, settings, estimate, ceiling, at(now)),
+                        Verdict::Granted(_)
                     )
                 };
                 let exact = granted(until) && !granted(until - 1);
@@ -287,14 +286,13 @@ impl Run {
         let held = self.held.swap_remove(self.dice.below(self.held.len() as u64) as usize);
         let ending = self.ending();
         self.model.conclude(&held, ending);
-        let (settings, bytes) = (self.bench.settings, self.bench.bytes.take());
         let races = self.dice.below(3);
-        self.bench.bytes =
-            Some(held.reservation.conclude(ending, &settings, at(self.now), |change| {
-                // Lost races run the change on a record that is not written then.
-                (0..races).for_each(|_| drop(change(bytes.as_deref())));
-                change(bytes.as_deref())
-            }));
+        let Bench { settings, bytes } = &mut self.bench;
+        held.reservation.conclude(ending, settings, at(self.now), |change| {
+            // Lost races run the change on a record that is not written then.
+            (0..races).for_each(|_| change(&mut bytes.clone()));
+            change(bytes);
+        });
     }
 
     fn utilize(&mut self) {
