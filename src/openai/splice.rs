@@ -45,7 +45,7 @@ pub fn model(facts: &BodyFacts, model: &str, kind: &BodyKind) -> Option<Splice> 
     Some(Splice {
         at: insertion.at,
         remove: insertion.remove,
-        insert: [insertion.prefix.as_slice(), &encoded, &insertion.suffix].concat(),
+        insert: [&*insertion.prefix, &encoded, &insertion.suffix].concat(),
     })
 }
 
