@@ -495,6 +495,10 @@ impl Headers for HeaderMap {
     fn get(&self, name: &str) -> Option<&[u8]> {
         self.iter().find(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value)
     }
+
+    fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        Self::iter(self)
+    }
 }
 
 fn read_u32(bytes: &[u8], at: usize) -> Option<usize> {

@@ -8,8 +8,9 @@ use crate::config::Backend;
 use crate::policy::breaker::{Observation, Observed, RulesMet, Ticket, Transition, needs_count};
 use crate::policy::budget::{Ending, Reservation};
 use crate::policy::classify::Outcome;
-use crate::policy::headroom::{self, Headroom};
+use crate::policy::headroom::Headroom;
 use crate::policy::pool::{BackendIndex, PoolPolicy};
+use crate::policy::rate_limits::RateLimits;
 use crate::policy::records::{
     BackendRecord, NotUpdated, PoolRecord, Records, Snapshot, WindowsRecord,
 };
@@ -48,11 +49,12 @@ pub(crate) struct Said {
 
 impl Said {
     pub(crate) fn read(headers: &HeaderMap) -> Self {
+        let limits = RateLimits::read(headers);
         Self {
-            headroom_permille: headroom::read(headers),
+            headroom_permille: limits.left_permille(),
             limits: SaidOfLimits {
-                utilization_permille: headroom::utilization_permille(headers),
-                tokens_per_minute: headroom::token_limit(headers),
+                utilization_permille: limits.utilization_permille(),
+                tokens_per_minute: limits.token_limit(),
             },
         }
     }

@@ -5,6 +5,8 @@
 //! because the backend refuses such a body itself and does so with a better message. When a field
 //! is given twice the last one wins, as in Python's and JavaScript's parsers.
 
+use std::borrow::Cow;
+
 /// A run of bytes of the body, counted from its first byte (a byte order mark included).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
@@ -31,9 +33,9 @@ pub struct Insertion {
     /// How many bytes it replaces; not zero when `model` is there but is not text.
     pub remove: u64,
     /// What comes before the encoded model.
-    pub prefix: Vec<u8>,
+    pub prefix: Cow<'static, [u8]>,
     /// What comes after it.
-    pub suffix: Vec<u8>,
+    pub suffix: Cow<'static, [u8]>,
 }
 
 /// The body's `stream_options`.

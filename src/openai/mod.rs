@@ -3,6 +3,7 @@
 pub mod api;
 pub mod body;
 pub mod facts;
+mod find;
 pub mod glance;
 pub mod models;
 pub mod multipart;

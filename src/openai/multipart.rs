@@ -7,6 +7,7 @@
 
 use super::facts::{self, BodyFacts, Field, Insertion, Malformed, Span, VALUE_BYTES_MAX};
 use memchr::memchr;
+use std::borrow::Cow;
 
 #[cfg(test)]
 mod tests;
@@ -190,8 +191,9 @@ impl MultipartScanner {
             at: self.at.saturating_add(1).saturating_sub(length(dashes)),
             remove: 0,
             prefix: [dashes, b"\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n"]
-                .concat(),
-            suffix: b"\r\n".to_vec(),
+                .concat()
+                .into(),
+            suffix: Cow::Borrowed(b"\r\n"),
         }
     }
 

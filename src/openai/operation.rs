@@ -14,6 +14,7 @@
 use super::api::{Api, Operation};
 use super::multipart;
 use super::percent;
+use std::borrow::Cow;
 
 #[cfg(test)]
 mod tests;
@@ -86,6 +87,13 @@ pub const API_VERSION: &str = "2024-10-21";
 /// generally available has them.
 pub const API_VERSION_PREVIEW: &str = "2025-04-01-preview";
 
+/// Room for nearly every path, so that it is allocated once.
+const PATH_BYTES: usize = 128;
+
+/// How many segments tell what a path is: those of the longest base, and those of an operation and what
+/// follows it.
+const NAMES: usize = 6;
+
 /// Recognises a call by its `:method` and `:path`; `None` when the path is not one of the API.
 pub fn recognise(method: &[u8], path: &[u8]) -> Option<Call> {
     let method = match method {
@@ -94,35 +102,43 @@ pub fn recognise(method: &[u8], path: &[u8]) -> Option<Call> {
         b"DELETE" => Method::Delete,
         _ => Method::Other,
     };
-    let mut halves = path.splitn(2, |&byte| byte == b'?');
-    let path = halves.next().unwrap_or_default();
-    let query = halves.next().unwrap_or_default();
-
-    let raw: Vec<&[u8]> =
-        path.split(|&byte| byte == b'/').filter(|segment| !segment.is_empty()).collect();
-    let decoded: Vec<String> = raw.iter().map(|segment| percent::decode(segment)).collect();
-    if decoded.iter().any(|segment| matches!(segment.as_str(), "." | "..")) {
-        return None;
+    let (path, query) = split_at_byte(path, b'?');
+    let segments = || path.split(|&byte| byte == b'/').filter(|segment| !segment.is_empty());
+    // No segment is empty, so an empty name is none.
+    let mut names: [Cow<'_, [u8]>; NAMES] = Default::default();
+    for (at, segment) in segments().enumerate() {
+        let name = percent::decode_bytes(segment);
+        if matches!(&*name, b"." | b"..") {
+            return None;
+        }
+        if let Some(slot) = names.get_mut(at) {
+            *slot = name;
+        }
     }
-    let names: Vec<&str> = decoded.iter().map(String::as_str).collect();
-    let (api, deployment, base_len) = match *names.as_slice() {
-        ["openai", "deployments", deployment, _, ..] => (Api::Azure, Some(deployment), 3),
-        ["openai", "v1", _, ..] => (Api::AzureV1, None, 2),
-        ["openai", second, ..] if second != "v1" => (Api::Azure, None, 1),
-        ["v1", _, ..] => (Api::OpenAi, None, 1),
+    let (api, deployment, base_len) = match names.each_ref().map(|name| &**name) {
+        [b"openai", b"deployments", deployment, next, ..] if !next.is_empty() => {
+            (Api::Azure, Some(String::from_utf8_lossy(deployment).into_owned()), 3)
+        }
+        [b"openai", b"v1", next, ..] if !next.is_empty() => (Api::AzureV1, None, 2),
+        [b"openai", second, ..] if !second.is_empty() && second != b"v1" => (Api::Azure, None, 1),
+        [b"v1", next, ..] if !next.is_empty() => (Api::OpenAi, None, 1),
         _ => return None,
     };
-    let below = names.get(base_len..).unwrap_or_default();
-    let operation = operation(method, below);
+    let operation = operation(method, names.get(base_len..).unwrap_or_default());
     let query = Query::parse(query, operation == Operation::Realtime);
-    let suffix: Vec<String> =
-        raw.iter().skip(base_len).map(|segment| percent::sanitise(segment)).collect();
+    let mut suffix = String::with_capacity(path.len());
+    for segment in segments().skip(base_len) {
+        if !suffix.is_empty() {
+            suffix.push('/');
+        }
+        percent::push_sanitised(&mut suffix, segment);
+    }
     Some(Call {
         api,
         operation,
         method,
-        suffix: suffix.join("/"),
-        deployment: deployment.map(str::to_owned).or(query.deployment),
+        suffix,
+        deployment: deployment.or(query.deployment),
         api_version: query.api_version,
         query: query.rest,
     })
@@ -159,13 +175,14 @@ impl Call {
     ///
     /// Such a call cannot go to any backend but the one that created the object.
     pub fn names_stored_object(&self) -> bool {
-        let mut segments = self.suffix.split('/');
-        let first = segments.next().unwrap_or_default();
-        let rest: Vec<&str> = segments.collect();
+        let (first, rest) = match self.suffix.split_once('/') {
+            Some((first, rest)) => (first, Some(rest)),
+            None => (self.suffix.as_str(), None),
+        };
         match first {
-            "responses" => self.operation != Operation::Responses && !rest.is_empty(),
+            "responses" => self.operation != Operation::Responses && rest.is_some(),
             "chat" => self.operation != Operation::ChatCompletions,
-            "realtime" => matches!(rest.as_slice(), ["calls", _, ..]),
+            "realtime" => rest.is_some_and(|rest| rest.starts_with("calls/")),
             "assistants" | "batches" | "containers" | "conversations" | "evals" | "files"
             | "fine_tuning" | "threads" | "uploads" | "vector_stores" | "video" | "videos" => true,
             _ => false,
@@ -208,32 +225,36 @@ impl Call {
 /// The `:path` of `call` at the backend.
 pub fn render(call: &Call, endpoint: &Endpoint<'_>) -> String {
     let deployment = percent::encode(endpoint.deployment);
-    let mut path = match endpoint.api {
-        Api::Azure if call.is_below_deployment() => {
-            format!("/openai/deployments/{deployment}/{}", call.suffix)
-        }
-        Api::Azure => format!("/openai/{}", call.suffix),
-        Api::AzureV1 => format!("/openai/v1/{}", call.suffix),
-        Api::OpenAi => format!("{}/{}", endpoint.base_path.trim_end_matches('/'), call.suffix),
-    };
-    let mut separator = '?';
-    let mut push = |name: &str, value: &str| {
-        path.push(separator);
-        path.push_str(name);
-        path.push_str(value);
-        separator = '&';
-    };
-    if let Some(version) = api_version(call, endpoint) {
-        push("api-version=", &percent::encode(version));
-    }
+    let version = api_version(call, endpoint).map(percent::encode);
     // The WebSocket has no body that could name the model; what goes with it may name one here.
-    let names_deployment = call.suffix == "realtime" || call.deployment.is_some();
-    if call.operation == Operation::Realtime && names_deployment {
-        let name = if endpoint.api == Api::Azure { "deployment=" } else { "model=" };
-        push(name, &deployment);
+    let names_deployment = call.operation == Operation::Realtime
+        && (call.suffix == "realtime" || call.deployment.is_some());
+    let base = match endpoint.api {
+        Api::Azure if call.is_below_deployment() => ["/openai/deployments/", &deployment],
+        Api::Azure => ["/openai", ""],
+        Api::AzureV1 => ["/openai/v1", ""],
+        Api::OpenAi => [endpoint.base_path.trim_end_matches('/'), ""],
+    };
+    let parameters = [
+        ("api-version=", version.as_deref()),
+        (
+            if endpoint.api == Api::Azure { "deployment=" } else { "model=" },
+            names_deployment.then_some(&*deployment),
+        ),
+        ("", Some(call.query.as_str()).filter(|query| !query.is_empty())),
+    ];
+    let mut path = String::with_capacity(PATH_BYTES);
+    for part in base.into_iter().chain(["/", &call.suffix]) {
+        path.push_str(part);
     }
-    if !call.query.is_empty() {
-        push("", &call.query);
+    let mut separator = "?";
+    for (name, value) in parameters {
+        if let Some(value) = value {
+            for part in [separator, name, value] {
+                path.push_str(part);
+            }
+            separator = "&";
+        }
     }
     path
 }
@@ -274,24 +295,25 @@ fn api_version<'a>(call: &'a Call, endpoint: &Endpoint<'a>) -> Option<&'a str> {
     }
 }
 
-/// The operation of the path `below` the base, in decoded segments.
-fn operation(method: Method, below: &[&str]) -> Operation {
-    match (method, below) {
-        (_, ["realtime" | "realtimeapi", ..]) => Operation::Realtime,
-        (Method::Get, ["models"] | ["models", _]) => Operation::Models,
-        (Method::Post, ["chat", "completions"]) => Operation::ChatCompletions,
-        (Method::Post, ["completions"]) => Operation::Completions,
-        (Method::Post, ["embeddings"]) => Operation::Embeddings,
+/// The operation of the path whose first segments below the base are these, decoded.
+fn operation(method: Method, below: &[Cow<'_, [u8]>]) -> Operation {
+    let name = |at: usize| below.get(at).map(|name| &**name).unwrap_or_default();
+    match (method, [name(0), name(1), name(2)]) {
+        (_, [b"realtime" | b"realtimeapi", ..]) => Operation::Realtime,
+        (Method::Get, [b"models", _, b""]) => Operation::Models,
+        (Method::Post, [b"chat", b"completions", b""]) => Operation::ChatCompletions,
+        (Method::Post, [b"completions", b"", _]) => Operation::Completions,
+        (Method::Post, [b"embeddings", b"", _]) => Operation::Embeddings,
         // Compacting and counting take the same body and keep nothing.
-        (Method::Post, ["responses"] | ["responses", "compact" | "input_tokens"]) => {
+        (Method::Post, [b"responses", b"" | b"compact" | b"input_tokens", b""]) => {
             Operation::Responses
         }
-        (Method::Post, ["images", "generations"]) => Operation::ImagesGenerations,
+        (Method::Post, [b"images", b"generations", b""]) => Operation::ImagesGenerations,
         // A variation is an edit without a prompt; the suffix keeps them apart.
-        (Method::Post, ["images", "edits" | "variations"]) => Operation::ImagesEdits,
-        (Method::Post, ["audio", "transcriptions"]) => Operation::AudioTranscriptions,
-        (Method::Post, ["audio", "translations"]) => Operation::AudioTranslations,
-        (Method::Post, ["audio", "speech"]) => Operation::AudioSpeech,
+        (Method::Post, [b"images", b"edits" | b"variations", b""]) => Operation::ImagesEdits,
+        (Method::Post, [b"audio", b"transcriptions", b""]) => Operation::AudioTranscriptions,
+        (Method::Post, [b"audio", b"translations", b""]) => Operation::AudioTranslations,
+        (Method::Post, [b"audio", b"speech", b""]) => Operation::AudioSpeech,
         _ => Operation::Other,
     }
 }
@@ -308,17 +330,15 @@ impl Query {
     fn parse(raw: &[u8], is_realtime: bool) -> Self {
         let mut query = Self::default();
         for parameter in raw.split(|&byte| byte == b'&').filter(|it| !it.is_empty()) {
-            let mut halves = parameter.splitn(2, |&byte| byte == b'=');
-            let name = percent::decode(halves.next().unwrap_or_default());
-            let value = halves.next().unwrap_or_default();
-            let slot = match name.as_str() {
-                "api-version" => &mut query.api_version,
-                "deployment" | "model" if is_realtime => &mut query.deployment,
+            let (name, value) = split_at_byte(parameter, b'=');
+            let slot = match &*percent::decode_bytes(name) {
+                b"api-version" => &mut query.api_version,
+                b"deployment" | b"model" if is_realtime => &mut query.deployment,
                 _ => {
                     if !query.rest.is_empty() {
                         query.rest.push('&');
                     }
-                    query.rest.push_str(&percent::sanitise(parameter));
+                    percent::push_sanitised(&mut query.rest, parameter);
                     continue;
                 }
             };
@@ -328,6 +348,12 @@ impl Query {
         }
         query
     }
+}
+
+/// What comes before the first `byte` and what after it.
+fn split_at_byte(bytes: &[u8], byte: u8) -> (&[u8], &[u8]) {
+    let mut halves = bytes.splitn(2, |&it| it == byte);
+    (halves.next().unwrap_or_default(), halves.next().unwrap_or_default())
 }
 
 /// The media type of a `content-type`, without its parameters.
@@ -340,6 +366,8 @@ fn is_multipart(content_type: &[u8]) -> bool {
 }
 
 fn is_json(content_type: &[u8]) -> bool {
-    let media_type = media_type(content_type).to_ascii_lowercase();
-    media_type == b"application/json" || media_type.ends_with(b"+json")
+    let media_type = media_type(content_type);
+    let suffix = media_type.last_chunk::<5>();
+    media_type.eq_ignore_ascii_case(b"application/json")
+        || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case(b"+json"))
 }

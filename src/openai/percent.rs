@@ -4,14 +4,19 @@
 //! alike. So encoding is strict (all but the unreserved characters) and decoding is lenient (a `%`
 //! that begins no escape stands for itself).
 
+use std::borrow::Cow;
+
 /// Whether `byte` never needs an escape: letters, digits, `-`, `.`, `_` and `~`.
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
 /// `text` as one path segment or query value. `.` and `..` are escaped too: they would move.
-pub fn encode(text: &str) -> String {
+pub fn encode(text: &str) -> Cow<'_, str> {
     let is_dots = matches!(text, "." | "..");
+    if !is_dots && text.bytes().all(is_unreserved) {
+        return Cow::Borrowed(text);
+    }
     let mut encoded = String::with_capacity(text.len());
     for &byte in text.as_bytes() {
         if is_unreserved(byte) && !is_dots {
@@ -20,24 +25,43 @@ pub fn encode(text: &str) -> String {
             push_escape(&mut encoded, byte);
         }
     }
-    encoded
+    Cow::Owned(encoded)
 }
 
-/// `raw` with its escapes kept, and everything that cannot stand in a path or query escaped.
-pub fn sanitise(raw: &[u8]) -> String {
-    let mut clean = String::with_capacity(raw.len());
+/// Appends `raw` with its escapes kept, and everything that cannot stand in a path or query escaped.
+pub fn push_sanitised(text: &mut String, raw: &[u8]) {
+    if raw.iter().all(|&byte| is_sane(byte))
+        && let Ok(raw) = std::str::from_utf8(raw)
+    {
+        text.push_str(raw);
+        return;
+    }
     for &byte in raw {
-        if byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'#') {
-            clean.push(char::from(byte));
+        if is_sane(byte) {
+            text.push(char::from(byte));
         } else {
-            push_escape(&mut clean, byte);
+            push_escape(text, byte);
         }
     }
-    clean
+}
+
+/// Whether `byte` can stand in a path or query.
+fn is_sane(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'#')
 }
 
 /// `raw` with its escapes resolved; bytes that are not UTF-8 become U+FFFD.
 pub fn decode(raw: &[u8]) -> String {
+    let decoded = decode_bytes(raw).into_owned();
+    String::from_utf8(decoded)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+/// `raw` with its escapes resolved.
+pub fn decode_bytes(raw: &[u8]) -> Cow<'_, [u8]> {
+    if !raw.contains(&b'%') {
+        return Cow::Borrowed(raw);
+    }
     let mut decoded = Vec::with_capacity(raw.len());
     let mut rest = raw;
     while let Some((&byte, tail)) = rest.split_first() {
@@ -52,8 +76,7 @@ pub fn decode(raw: &[u8]) -> String {
             }
         }
     }
-    String::from_utf8(decoded)
-        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    Cow::Owned(decoded)
 }
 
 fn pair(high: u8, low: u8) -> Option<u8> {
@@ -94,7 +117,9 @@ mod tests {
 
     #[test]
     fn sanitising_keeps_escapes_and_escapes_what_is_not_a_path() {
-        assert_eq!(sanitise(b"a%2Fb"), "a%2Fb");
-        assert_eq!(sanitise(b"a b\xff\n"), "a%20b%FF%0A");
+        let mut text = String::from("/");
+        push_sanitised(&mut text, b"a%2Fb");
+        push_sanitised(&mut text, b"a b\xff\n");
+        assert_eq!(text, "/a%2Fba%20b%FF%0A");
     }
 }

@@ -13,8 +13,9 @@
 pub use super::facts::{BodyFacts, Field, Insertion, Malformed, Span, StreamOptions};
 
 use super::facts::{self, TOKEN_BYTES, VALUE_BYTES_MAX};
+use super::find;
 use member::{Member, TopLevelKey};
-use memchr::memchr2;
+use std::borrow::Cow;
 use text::Text;
 
 mod member;
@@ -25,14 +26,14 @@ mod text;
 /// Reads one JSON body.
 #[derive(Debug)]
 pub struct JsonScanner {
-    /// The offset of the next byte.
+    /// The offset of the next byte; if the body is malformed, of the byte at which it went wrong.
     at: u64,
     lexer: Lexer,
     /// How many brackets are open.
     depth: u64,
     /// What comes next at the top level.
     slot: Slot,
-    /// The text being read, or just read.
+    /// A text that has an escape, or did not come in one slice.
     text: Text,
     nested: Nested,
     member: Member,
@@ -40,7 +41,8 @@ pub struct JsonScanner {
     facts: BodyFacts,
     /// The first byte after the opening brace.
     members_at: u64,
-    malformed: Option<Malformed>,
+    /// With a member in the object, an inserted one needs a comma.
+    has_member: bool,
 }
 
 /// Where in a token the next byte stands.
@@ -60,6 +62,8 @@ enum Lexer {
     Unicode { digits_left: u8, code: u16 },
     /// After the closing brace.
     End,
+    /// Nothing more is read.
+    Malformed { problem: &'static str },
 }
 
 /// What the grammar expects next at the top level.
@@ -74,10 +78,28 @@ enum Slot {
 /// What is remembered below the top level.
 #[derive(Debug, Default)]
 struct Nested {
-    /// A text was read and may turn out to be a key.
-    is_pending: bool,
+    /// A text that was read and may turn out to be a key.
+    pending: Option<NestedText>,
     /// What the value that comes next is a value of.
     key: NestedKey,
+}
+
+/// What matters of a text below the top level.
+#[derive(Clone, Copy, Debug)]
+struct NestedText {
+    len: u64,
+    word: NestedWord,
+}
+
+/// The texts below the top level that mean something, as a key or as a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NestedWord {
+    Data,
+    DataUrl,
+    EncryptedContent,
+    Image,
+    ItemReference,
+    Other,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,6 +129,9 @@ struct Counts {
 /// Enough to tell `encrypted_content` from anything longer.
 const NESTED_BYTES_MAX: usize = 20;
 
+/// What a URL begins with that has its data in it.
+const DATA_URL: &[u8] = b"data:";
+
 const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 
 impl Default for JsonScanner {
@@ -123,32 +148,31 @@ impl JsonScanner {
             lexer: Lexer::Start { mark_len: 0 },
             depth: 0,
             slot: Slot::Key,
-            text: Text::new(),
+            text: Text::default(),
             nested: Nested::default(),
             member: Member::new(),
             counts: Counts::default(),
             facts: BodyFacts::default(),
             members_at: 0,
-            malformed: None,
+            has_member: false,
         }
     }
 
     /// Reads the next slice of the body.
     pub fn push(&mut self, slice: &[u8]) {
         let mut rest = slice;
-        while let Some((&byte, tail)) = rest.split_first() {
-            if self.malformed.is_some() {
-                self.at = self.at.saturating_add(length(rest));
-                return;
+        while let Some((&byte, after)) = rest.split_first() {
+            match self.lexer {
+                Lexer::Text => rest = self.in_text(rest),
+                Lexer::Between if self.depth > 1 => rest = self.below(rest),
+                Lexer::Between if byte == b'"' => rest = self.top_text(after),
+                Lexer::Scalar => rest = self.in_scalar(rest),
+                Lexer::Malformed { .. } => return,
+                _ => {
+                    self.step(byte);
+                    rest = after;
+                }
             }
-            if self.lexer == Lexer::Text {
-                rest = self.text_run(rest);
-                continue;
-            }
-            self.keep_raw(byte);
-            self.step(byte);
-            self.at = self.at.saturating_add(1);
-            rest = tail;
         }
     }
 
@@ -157,86 +181,90 @@ impl JsonScanner {
     /// # Errors
     ///
     /// The body is no JSON object, or its top level is broken, or it ends early or late.
-    pub fn finish(mut self) -> Result<BodyFacts, Malformed> {
-        if let Some(malformed) = self.malformed {
-            return Err(malformed);
+    pub fn finish(self) -> Result<BodyFacts, Malformed> {
+        let problem = match self.lexer {
+            Lexer::End => return Ok(self.completed_facts()),
+            Lexer::Malformed { problem } => problem,
+            Lexer::Start { .. } => "the body is empty",
+            _ => "the body ends inside a value",
+        };
+        Err(Malformed { at: self.at, problem })
+    }
+
+    fn completed_facts(self) -> BodyFacts {
+        let Self { counts, mut facts, .. } = self;
+        if facts.model.is_none() && facts.model_insertion.is_none() {
+            let suffix = if self.has_member { &b","[..] } else { b"" };
+            facts.model_insertion = Some(Insertion {
+                at: self.members_at,
+                remove: 0,
+                prefix: Cow::Borrowed(b"\"model\":"),
+                suffix: Cow::Borrowed(suffix),
+            });
         }
-        if self.lexer != Lexer::End {
-            let problem = match self.lexer {
-                Lexer::Start { .. } => "the body is empty",
-                _ => "the body ends inside a value",
-            };
-            return Err(Malformed { at: self.at, problem });
-        }
-        let counts = &self.counts;
-        let facts = &mut self.facts;
         facts.size = self.at;
         facts.max_output_tokens =
             counts.max_tokens.max(counts.max_completion_tokens).max(counts.max_output_tokens);
         facts.choices = counts.n.max(counts.best_of);
         facts.previous_response |= counts.refers_to_response || counts.refers_to_conversation;
-        Ok(self.facts)
+        facts
     }
 
-    /// Reads `rest` up to the next byte of a text that means something, and returns what follows.
-    fn text_run<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
-        let rest = if self.is_only_counted() { self.count_run(rest) } else { rest };
-        let run_len = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
-        let (run, after) = rest.split_at_checked(run_len).unwrap_or((rest, &[]));
-        self.text.extend(run);
+    /// These bytes were read.
+    fn advance(&mut self, bytes: &[u8]) {
         if self.depth > 1 {
-            self.member.keep(run);
+            self.member.keep(bytes);
         }
-        self.at = self.at.saturating_add(length(run));
-        let Some((&byte, after)) = after.split_first() else { return after };
-        self.keep_raw(byte);
+        self.at = self.at.saturating_add(length(bytes));
+    }
+
+    /// Reads a text up to its end or its next escape that is not only counted, and returns what follows.
+    fn in_text<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
+        let counted = if self.text.is_head_full() { self.text.count_run(rest) } else { 0 };
+        let uncounted = rest.get(counted..).unwrap_or_default();
+        let run_len = find::quote_or_backslash(uncounted);
+        let (run, special) = uncounted.split_at_checked(run_len).unwrap_or((uncounted, &[]));
+        self.text.extend(run);
+        let Some((&byte, after)) = special.split_first() else {
+            self.advance(rest);
+            return special;
+        };
+        self.advance(before(rest, after));
         if byte == b'"' {
-            self.lexer = Lexer::Between;
-            self.end_text();
+            self.end_cut_text(self.at);
         } else {
             self.lexer = Lexer::Escape;
         }
-        self.at = self.at.saturating_add(1);
         after
     }
 
-    /// Whether nothing of what comes in the text is kept.
-    fn is_only_counted(&self) -> bool {
-        self.text.is_head_full() && (self.depth <= 1 || self.member.is_kept())
-    }
-
-    /// Counts `rest` up to the next byte that is neither plain nor a simple escape, and returns what
-    /// follows. Prompts are most of a body, and have an escape in every line.
-    fn count_run<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
-        let (run_len, text_len) = text::simple_run(rest);
-        self.text.count(text_len);
-        self.at = self.at.saturating_add(run_len);
-        let run_len = usize::try_from(run_len).unwrap_or(usize::MAX);
-        rest.get(run_len..).unwrap_or_default()
+    /// Reads a number or a literal up to its end, and returns what follows.
+    fn in_scalar<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
+        let (run, after) = split_scalar(rest);
+        self.member.keep(run);
+        self.at = self.at.saturating_add(length(run));
+        if !after.is_empty() {
+            self.lexer = Lexer::Between;
+            if self.depth == 1 {
+                self.end_scalar();
+            }
+        }
+        after
     }
 
     fn step(&mut self, byte: u8) {
         match self.lexer {
             Lexer::Start { mark_len } => self.start(byte, mark_len),
-            Lexer::Between if self.depth == 1 => self.top(byte),
-            Lexer::Between => self.below(byte),
-            Lexer::Scalar => {
-                if is_delimiter(byte) {
-                    self.lexer = Lexer::Between;
-                    if self.depth == 1 {
-                        self.end_scalar();
-                        self.top(byte);
-                    } else {
-                        self.below(byte);
-                    }
-                }
-            }
+            Lexer::Between => self.top(byte),
             Lexer::Escape => self.escape(byte),
             Lexer::Unicode { digits_left, code } => self.unicode(byte, digits_left, code),
             Lexer::End if is_space(byte) => {}
             Lexer::End => self.fail("something follows the object"),
-            // `text_run` reads these.
-            Lexer::Text => {}
+            // `push` reads these.
+            Lexer::Scalar | Lexer::Text | Lexer::Malformed { .. } => {}
+        }
+        if !matches!(self.lexer, Lexer::Malformed { .. }) {
+            self.advance(&[byte]);
         }
     }
 
@@ -252,37 +280,16 @@ impl JsonScanner {
             self.lexer = Lexer::Between;
             self.members_at = self.at.saturating_add(1);
             self.facts.stream_options_at = Some(self.members_at);
-            self.facts.model_insertion = Some(Insertion {
-                at: self.members_at,
-                remove: 0,
-                prefix: b"\"model\":".to_vec(),
-                suffix: Vec::new(),
-            });
         }
     }
 
-    /// Between two tokens of the top level.
+    /// Between two tokens of the top level; `top_text` has the quotes.
     fn top(&mut self, byte: u8) {
         match (byte, self.slot) {
             (b' ' | b'\t' | b'\n' | b'\r', _) => {}
-            (b'"', Slot::Key) => {
-                // With a member in the object, an inserted one needs a comma.
-                if let Some(insertion) = &mut self.facts.model_insertion
-                    && insertion.at == self.members_at
-                    && insertion.suffix.is_empty()
-                {
-                    insertion.suffix.push(b',');
-                }
-                self.begin_text(VALUE_BYTES_MAX);
-            }
             (b':', Slot::Colon) => self.slot = Slot::Value,
-            (b'"', Slot::Value) => {
-                self.member.begin(self.at);
-                self.begin_text(VALUE_BYTES_MAX);
-            }
             (b'{' | b'[', Slot::Value) => {
                 self.member.begin(self.at);
-                self.member.keep(&[byte]);
                 self.nested = Nested::default();
                 self.depth = 2;
             }
@@ -297,50 +304,86 @@ impl JsonScanner {
                 self.member.keep(&[byte]);
                 self.lexer = Lexer::Scalar;
             }
-            (_, Slot::Key) => self.fail("a key or the end of the object is expected"),
-            (_, Slot::Colon) => self.fail("a colon is expected"),
-            (_, Slot::Value) => self.fail("a value is expected"),
-            (_, Slot::Comma) => self.fail("a comma or the end of the object is expected"),
+            _ => self.fail_at_slot(),
         }
     }
 
-    /// Between two tokens below the top level.
-    fn below(&mut self, byte: u8) {
-        match byte {
-            b' ' | b'\t' | b'\n' | b'\r' => {}
-            b':' => {
-                self.nested.key = NestedKey::of(&self.text);
-                self.nested.is_pending = false;
-            }
-            b'"' => {
-                self.end_nested_value();
-                self.begin_text(NESTED_BYTES_MAX);
-            }
-            b',' => {
-                self.end_nested_value();
-                self.nested.key = NestedKey::None;
-            }
-            b'{' | b'[' => {
-                self.end_nested_value();
-                self.nested.key = NestedKey::None;
-                self.depth = self.depth.saturating_add(1);
-            }
-            b'}' | b']' => {
-                self.end_nested_value();
-                self.nested.key = NestedKey::None;
-                self.depth = self.depth.saturating_sub(1);
-                if self.depth == 1 {
-                    self.end_composite();
-                }
-            }
-            _ => {
-                // Prompts may be given as arrays of tokens.
-                if byte.is_ascii_digit() && self.nested.key == NestedKey::None {
-                    self.add_prompt_bytes(TOKEN_BYTES);
-                }
-                self.lexer = Lexer::Scalar;
+    fn fail_at_slot(&mut self) {
+        self.fail(match self.slot {
+            Slot::Key => "a key or the end of the object is expected",
+            Slot::Colon => "a colon is expected",
+            Slot::Value => "a value is expected",
+            Slot::Comma => "a comma or the end of the object is expected",
+        });
+    }
+
+    /// Reads a text of the top level, of which `rest` follows the quote, and returns what follows it.
+    fn top_text<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
+        match self.slot {
+            Slot::Key => self.has_member = true,
+            Slot::Value => self.member.begin(self.at),
+            Slot::Colon | Slot::Comma => {
+                self.fail_at_slot();
+                return rest;
             }
         }
+        self.at = self.at.saturating_add(1);
+        let Some((text, after)) = split_text(rest) else {
+            self.begin_text(VALUE_BYTES_MAX);
+            return rest;
+        };
+        self.at = self.at.saturating_add(length(text)).saturating_add(1);
+        let head = text.get(..VALUE_BYTES_MAX).unwrap_or(text);
+        self.end_top_text(head, length(text), self.at);
+        after
+    }
+
+    /// Reads what is below the top level, from between two tokens on, and returns what follows.
+    fn below<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
+        let mut left = rest;
+        while let Some((&byte, after)) = left.split_first() {
+            left = after;
+            match byte {
+                b' ' | b'\t' | b'\n' | b'\r' => {}
+                b'"' => {
+                    self.end_nested_value();
+                    let Some((text, after)) = split_text(left) else {
+                        self.begin_text(NESTED_BYTES_MAX);
+                        break;
+                    };
+                    self.nested.pending = Some(NestedText::new(text, length(text)));
+                    left = after;
+                }
+                b':' => self.nested.end_key(),
+                b',' => self.end_element(),
+                b'{' | b'[' => {
+                    self.end_element();
+                    self.depth = self.depth.saturating_add(1);
+                }
+                b'}' | b']' => {
+                    self.end_element();
+                    if self.depth == 2 {
+                        self.advance(before(rest, left));
+                        self.depth = 1;
+                        self.end_composite();
+                        return left;
+                    }
+                    self.depth = self.depth.saturating_sub(1);
+                }
+                _ => {
+                    // Prompts may be given as arrays of tokens.
+                    if byte.is_ascii_digit() && self.nested.key == NestedKey::None {
+                        self.add_prompt_bytes(TOKEN_BYTES);
+                    }
+                    left = split_scalar(left).1;
+                    if left.is_empty() {
+                        self.lexer = Lexer::Scalar;
+                    }
+                }
+            }
+        }
+        self.advance(before(rest, left));
+        left
     }
 
     fn begin_text(&mut self, head_bytes_max: usize) {
@@ -369,14 +412,11 @@ impl JsonScanner {
         let Some(digit) = char::from(byte).to_digit(16).and_then(|it| u16::try_from(it).ok())
         else {
             // A cut escape. What ends it may end the text.
-            self.lexer = match byte {
-                b'"' => Lexer::Between,
-                b'\\' => Lexer::Escape,
-                _ => Lexer::Text,
-            };
             self.text.extend("\u{fffd}".as_bytes());
-            if byte == b'"' {
-                self.end_text();
+            match byte {
+                b'"' => self.end_cut_text(self.at.saturating_add(1)),
+                b'\\' => self.lexer = Lexer::Escape,
+                _ => self.lexer = Lexer::Text,
             }
             return;
         };
@@ -389,15 +429,24 @@ impl JsonScanner {
         }
     }
 
-    /// A text ended with the quote at the current offset.
-    fn end_text(&mut self) {
+    /// The text that was read piece by piece ended; `end` is the offset behind its quote.
+    fn end_cut_text(&mut self, end: u64) {
+        self.lexer = Lexer::Between;
         self.text.flush_surrogate();
+        let text = std::mem::take(&mut self.text);
         if self.depth > 1 {
-            self.nested.is_pending = true;
-            return;
+            self.nested.pending = Some(NestedText::new(&text.head, text.len));
+        } else {
+            self.end_top_text(&text.head, text.len, end);
         }
+        self.text = text;
+    }
+
+    /// A text of the top level ended before the offset `end`. It is `len` bytes long and begins with
+    /// `head`, of at most [`VALUE_BYTES_MAX`].
+    fn end_top_text(&mut self, head: &[u8], len: u64, end: u64) {
         if self.slot == Slot::Key {
-            self.member.key = TopLevelKey::of(&self.text);
+            self.member.key = TopLevelKey::of(head);
             if self.member.key == TopLevelKey::StreamOptions {
                 self.facts.stream_options_at = None;
             }
@@ -405,25 +454,23 @@ impl JsonScanner {
             return;
         }
         self.slot = Slot::Comma;
-        let span = self.value_span(self.at.saturating_add(1));
-        let text = &self.text;
-        let is_stated = text.len > 0;
-        let hash = facts::affinity_hash(&text.head, text.len);
+        let span = self.value_span(end);
+        let is_stated = len > 0;
         match self.member.key {
             TopLevelKey::Model => {
                 self.facts.model_insertion = None;
-                let value = facts::text(&text.head, text.is_cut());
+                let value = facts::text(head, len > length(head));
                 self.facts.model = Some(Field { value, span });
             }
-            TopLevelKey::PromptCacheKey => self.facts.prompt_cache_key = hash,
-            TopLevelKey::User => self.facts.user = hash,
+            TopLevelKey::PromptCacheKey => {
+                self.facts.prompt_cache_key = facts::affinity_hash(head, len);
+            }
+            TopLevelKey::User => self.facts.user = facts::affinity_hash(head, len),
             TopLevelKey::PreviousResponseId => self.counts.refers_to_response = is_stated,
             TopLevelKey::Conversation => self.counts.refers_to_conversation = is_stated,
-            TopLevelKey::Other if !text.is_data_url() => self.add_prompt_bytes(text.len),
-            key => {
-                let count = facts::count(&text.head);
-                self.set_untyped(key, span, count);
-            }
+            TopLevelKey::Other if head.starts_with(DATA_URL) => {}
+            TopLevelKey::Other => self.add_prompt_bytes(len),
+            key => self.set_untyped(key, span, facts::count(head)),
         }
     }
 
@@ -431,9 +478,6 @@ impl JsonScanner {
     fn end_scalar(&mut self) {
         self.slot = Slot::Comma;
         let span = self.value_span(self.at);
-        // The delimiter that ended it was kept too.
-        let raw_len = usize::try_from(span.len).unwrap_or(usize::MAX).min(self.member.raw.len());
-        self.member.raw.truncate(raw_len);
         let key = self.member.key;
         match (key, self.member.raw.as_slice()) {
             (TopLevelKey::Stream, raw) => self.facts.stream = raw == b"true",
@@ -453,10 +497,10 @@ impl JsonScanner {
         }
     }
 
-    /// An object or array ended with the bracket at the current offset.
+    /// An object or array ended before the current offset.
     fn end_composite(&mut self) {
         self.slot = Slot::Comma;
-        let span = self.value_span(self.at.saturating_add(1));
+        let span = self.value_span(self.at);
         match self.member.key {
             TopLevelKey::StreamOptions => {
                 self.facts.stream_options = self.member.stream_options(span);
@@ -475,8 +519,8 @@ impl JsonScanner {
                 self.facts.model_insertion = Some(Insertion {
                     at: span.at,
                     remove: span.len,
-                    prefix: Vec::new(),
-                    suffix: Vec::new(),
+                    prefix: Cow::default(),
+                    suffix: Cow::default(),
                 });
             }
             TopLevelKey::Stream => self.facts.stream = false,
@@ -496,21 +540,23 @@ impl JsonScanner {
 
     /// If a text below the top level was pending, it was a value.
     fn end_nested_value(&mut self) {
-        if !std::mem::take(&mut self.nested.is_pending) {
-            return;
-        }
-        match (self.nested.key, self.text.head.as_slice()) {
-            (NestedKey::EncryptedContent, _) | (_, b"item_reference") => {
+        let Some(text) = self.nested.pending.take() else { return };
+        match (self.nested.key, text.word) {
+            (NestedKey::EncryptedContent, _) | (_, NestedWord::ItemReference) => {
                 self.facts.previous_response = true;
             }
-            (_, b"image_url" | b"input_image") => {
-                self.facts.images = self.facts.images.saturating_add(1);
-            }
+            (_, NestedWord::Image) => self.facts.images = self.facts.images.saturating_add(1),
             _ => {}
         }
-        if self.nested.key != NestedKey::Data && !self.text.is_data_url() {
-            self.add_prompt_bytes(self.text.len);
+        if self.nested.key != NestedKey::Data && text.word != NestedWord::DataUrl {
+            self.add_prompt_bytes(text.len);
         }
+    }
+
+    /// A member or an element ended.
+    fn end_element(&mut self) {
+        self.end_nested_value();
+        self.nested.key = NestedKey::None;
     }
 
     fn add_prompt_bytes(&mut self, bytes: u64) {
@@ -521,26 +567,53 @@ impl JsonScanner {
         Span { at: self.member.at, len: end.saturating_sub(self.member.at) }
     }
 
-    /// Keeps a byte of a value that is no text.
-    fn keep_raw(&mut self, byte: u8) {
-        if self.depth > 1 || self.lexer == Lexer::Scalar {
-            self.member.keep(&[byte]);
-        }
-    }
-
     fn fail(&mut self, problem: &'static str) {
-        self.malformed = Some(Malformed { at: self.at, problem });
+        self.lexer = Lexer::Malformed { problem };
     }
 }
 
-impl NestedKey {
-    fn of(text: &Text) -> Self {
-        match text.head.as_slice() {
-            b"data" => Self::Data,
-            b"encrypted_content" => Self::EncryptedContent,
-            _ => Self::Other,
-        }
+impl Nested {
+    /// The text before a colon was a key.
+    fn end_key(&mut self) {
+        self.key = match self.pending.take().map(|text| text.word) {
+            Some(NestedWord::Data) => NestedKey::Data,
+            Some(NestedWord::EncryptedContent) => NestedKey::EncryptedContent,
+            _ => NestedKey::Other,
+        };
     }
+}
+
+impl NestedText {
+    /// A text of `len` bytes that begins with `head`, of at least [`NESTED_BYTES_MAX`] if there are as many.
+    fn new(head: &[u8], len: u64) -> Self {
+        let word = match head {
+            b"data" => NestedWord::Data,
+            b"encrypted_content" => NestedWord::EncryptedContent,
+            b"image_url" | b"input_image" => NestedWord::Image,
+            b"item_reference" => NestedWord::ItemReference,
+            _ if head.starts_with(DATA_URL) => NestedWord::DataUrl,
+            _ => NestedWord::Other,
+        };
+        Self { len, word }
+    }
+}
+
+/// The text at the beginning of `rest`, and what follows its quote; `None` when it has an escape or does
+/// not end here.
+fn split_text(rest: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (text, after) = rest.split_at_checked(find::quote_or_backslash(rest))?;
+    Some((text, after.strip_prefix(b"\"")?))
+}
+
+/// The number or literal at the beginning of `rest`, and what follows it.
+fn split_scalar(rest: &[u8]) -> (&[u8], &[u8]) {
+    let len = rest.iter().position(|&byte| is_delimiter(byte)).unwrap_or(rest.len());
+    rest.split_at_checked(len).unwrap_or((rest, &[]))
+}
+
+/// The part of `rest` before `after`, its end.
+fn before<'a>(rest: &'a [u8], after: &[u8]) -> &'a [u8] {
+    rest.get(..rest.len().saturating_sub(after.len())).unwrap_or(rest)
 }
 
 fn is_space(byte: u8) -> bool {

@@ -30,7 +30,7 @@ pub struct Splices {
 /// The edit that makes the body ask for `model`; `None` when it does already, or cannot.
 pub fn model(facts: &BodyFacts, model: &str, kind: &BodyKind) -> Option<Splice> {
     let encoded = match kind {
-        BodyKind::Json => serde_json::to_vec(model).ok()?,
+        BodyKind::Json => json_text(model)?,
         // A field's value ends at a line end and a boundary; no name has a line end in it.
         BodyKind::Multipart { .. } => {
             model.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect()
@@ -45,8 +45,16 @@ pub fn model(facts: &BodyFacts, model: &str, kind: &BodyKind) -> Option<Splice> 
     Some(Splice {
         at: insertion.at,
         remove: insertion.remove,
-        insert: [insertion.prefix.as_slice(), &encoded, &insertion.suffix].concat(),
+        insert: [&*insertion.prefix, &encoded, &insertion.suffix].concat(),
     })
+}
+
+/// `text` in quotes, with the escapes that it needs: none, if it is the name of a model.
+fn json_text(text: &str) -> Option<Vec<u8>> {
+    if text.bytes().any(|byte| byte < b' ' || matches!(byte, b'"' | b'\\')) {
+        return serde_json::to_vec(text).ok();
+    }
+    Some([b"\"", text.as_bytes(), b"\""].concat())
 }
 
 /// Whether the answer of `call` is a stream that states its usage only when it is asked to, and the
@@ -116,6 +124,11 @@ impl Splices {
         })
     }
 
+    /// How many bytes come into the body.
+    fn inserted(&self) -> usize {
+        self.edits.iter().fold(0, |inserted, edit| edit.insert.len().saturating_add(inserted))
+    }
+
     /// The offset at which the first edit begins: chunks that end there or earlier do not change.
     pub fn first_byte(&self) -> u64 {
         self.edits.first().map_or(0, |edit| edit.at)
@@ -138,7 +151,7 @@ impl Splices {
         };
         let mut edits = self.edits.iter().filter(is_touched).peekable();
         edits.peek()?;
-        let mut edited = Vec::with_capacity(chunk.len());
+        let mut edited = Vec::with_capacity(chunk.len().saturating_add(self.inserted()));
         let mut kept_to = offset;
         for edit in edits {
             edited.extend_from_slice(part(chunk, offset, kept_to, edit.at));

@@ -16,8 +16,8 @@ mod event;
 #[cfg(test)]
 mod tests;
 
+use super::find;
 use event::{Verdict, judge};
-use memchr::memchr2;
 
 /// Probes the head of one event stream.
 #[derive(Debug)]
@@ -225,15 +225,22 @@ impl ErrorWatch {
         let mut next = Some(bytes);
         while let Some(rest) = next {
             let (run, after) = self.line_ends.split(rest);
-            self.extend(run);
-            if after.is_some() {
-                is_error |= self.end_line();
+            let is_whole = after.is_some() && self.is_at_line_start();
+            if !is_whole || self.matters(run) {
+                self.extend(run);
+                if after.is_some() {
+                    is_error |= self.end_line();
+                }
             }
             next = after;
         }
         let is_news = is_error && !self.was_told;
         self.was_told |= is_error;
         is_news
+    }
+
+    fn is_at_line_start(&self) -> bool {
+        matches!(self.line, WatchedLine::Head { len: 0, .. })
     }
 
     fn extend(&mut self, run: &[u8]) {
@@ -259,25 +266,42 @@ impl ErrorWatch {
         }
     }
 
+    /// Whether a whole line must be looked at more closely. Nearly none must, so none is copied before.
+    fn matters(&mut self, line: &[u8]) -> bool {
+        if line.is_empty() {
+            self.name = b"";
+            return false;
+        }
+        self.data_of_error(line.get(..HEAD_BYTES).unwrap_or(line)).is_some()
+    }
+
     /// The head of a line is complete: decides whether the line matters.
     fn end_head(&mut self) {
-        let WatchedLine::Head { bytes, len } = &self.line else { return };
-        let head = bytes.get(..*len).unwrap_or_default();
+        let WatchedLine::Head { bytes, len } = self.line else { return };
+        let head = bytes.get(..len).unwrap_or_default();
+        self.line = match self.data_of_error(head) {
+            Some(data) => WatchedLine::Keep(Bounded { bytes: data.to_vec(), is_cut: false }),
+            None => WatchedLine::Skip,
+        };
+    }
+
+    /// The data that a line with this head begins with, if it is an error's. The name of an event is
+    /// noted.
+    fn data_of_error<'a>(&mut self, head: &'a [u8]) -> Option<&'a [u8]> {
         let (field, value) = split_field(head);
-        let mut next = WatchedLine::Skip;
         match field {
             b"event" => self.name = event::error_name(value),
             b"data" if !self.name.is_empty() || event::begins_like_error(value) => {
-                next = WatchedLine::Keep(Bounded { bytes: value.to_vec(), is_cut: false });
+                return Some(value);
             }
             _ => {}
         }
-        self.line = next;
+        None
     }
 
     /// The line is complete; whether it was an error of the backend.
     fn end_line(&mut self) -> bool {
-        if matches!(self.line, WatchedLine::Head { len: 0, .. }) {
+        if self.is_at_line_start() {
             self.name = b"";
             return false;
         }
@@ -309,7 +333,7 @@ impl LineEnds {
             Some(after) if is_after_return => after,
             _ => bytes,
         };
-        let line = memchr2(b'\n', b'\r', bytes).and_then(|len| bytes.split_at_checked(len));
+        let line = bytes.split_at_checked(find::line_end(bytes));
         let Some((line, [end, after @ ..])) = line else { return (bytes, None) };
         self.is_after_return = *end == b'\r';
         (line, Some(after))

@@ -100,9 +100,9 @@ impl UsageStripper {
     fn read(&mut self, part: Part<'_>, len: usize) {
         match part {
             Part::Other => self.event = Event::Kept,
-            Part::Data(run) => self.members.push(run),
-            Part::DataEnd => self.members.push(b"\n"),
-            Part::Begin | Part::EventEnd | Part::Nothing => {}
+            Part::Data(run) if self.event != Event::Kept => self.members.push_while_possible(run),
+            Part::DataEnd if self.event != Event::Kept => self.members.push_while_possible(b"\n"),
+            Part::Data(_) | Part::DataEnd | Part::Begin | Part::EventEnd | Part::Nothing => {}
         }
         if let Event::Possible { len: before } = self.event {
             let len = before.saturating_add(len);

@@ -8,8 +8,7 @@
 //! Values that prove nothing are left out of the picture: `-1/-1/0` has meant "not available", and
 //! a request with -27978 tokens remaining was served all the same.
 
-use super::headers::Headers;
-use super::retry_after::{self, RateLimitName};
+use super::rate_limits::{self, RateLimits, Value};
 use super::time::{Millis, Timestamp};
 
 /// All of it: the share of a backend that nothing is known of.
@@ -22,11 +21,6 @@ const FLOOR_PERMILLE: u16 = 50;
 const FADED: Millis = Millis::from_secs(10);
 /// A share that differs by less is not worth a write that all workers contend for.
 const NOTABLE_PERMILLE: u16 = 50;
-
-static LIMIT_REQUESTS: RateLimitName =
-    RateLimitName::new("x-ratelimit-limit-requests", "x-rate-limit-limit-requests");
-static LIMIT_TOKENS: RateLimitName =
-    RateLimitName::new("x-ratelimit-limit-tokens", "x-rate-limit-limit-tokens");
 
 /// What a backend said last of the room it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,38 +59,42 @@ impl Headroom {
     }
 }
 
-/// The thousandths that a response's `headers` say are left: the least over requests, tokens and
-/// provisioned throughput; `None` when they prove nothing.
-pub fn read(headers: &(impl Headers + ?Sized)) -> Option<u16> {
-    let left = |remaining, limit| {
-        let remaining =
-            retry_after::rate_limit(headers, remaining).and_then(retry_after::finite)?;
-        let limit = retry_after::rate_limit(headers, limit).and_then(retry_after::finite)?;
-        (remaining >= 0.0 && limit > 0.0).then(|| permille(remaining / limit))
-    };
-    [
-        left(&retry_after::REMAINING_REQUESTS, &LIMIT_REQUESTS),
-        left(&retry_after::REMAINING_TOKENS, &LIMIT_TOKENS),
-        utilization(headers).map(|used| permille(1.0 - used)),
-    ]
-    .into_iter()
-    .flatten()
-    .min()
-}
+impl RateLimits<'_> {
+    /// The thousandths that are left: the least over requests, tokens and provisioned throughput; `None`
+    /// when the headers prove nothing.
+    pub fn left_permille(&self) -> Option<u16> {
+        let left = |remaining: Value<'_>, limit: Value<'_>| {
+            let (remaining, limit) = (remaining.number()?, limit.number()?);
+            (remaining >= 0.0 && limit > 0.0).then(|| permille(remaining / limit))
+        };
+        [
+            left(self.remaining_requests, self.limit_requests),
+            left(self.remaining_tokens, self.limit_tokens),
+            self.used().map(|used| permille(1.0 - used)),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
 
-/// The limit of tokens per minute that a response's `headers` state, whatever it is worth.
-pub fn token_limit(headers: &(impl Headers + ?Sized)) -> Option<i64> {
-    // The conversion saturates.
-    retry_after::rate_limit(headers, &LIMIT_TOKENS)
-        .and_then(retry_after::finite)
-        .map(|limit| limit as i64)
-}
+    /// The stated limit of tokens per minute, whatever it is worth.
+    pub fn token_limit(&self) -> Option<i64> {
+        // The conversion saturates.
+        self.limit_tokens.number().map(|limit| limit as i64)
+    }
 
-/// The used thousandths of provisioned throughput that a response's `headers` state; may exceed
-/// 1000.
-pub fn utilization_permille(headers: &(impl Headers + ?Sized)) -> Option<u32> {
-    // The conversion saturates.
-    utilization(headers).map(|used| (used * f64::from(NEUTRAL_PERMILLE)).round() as u32)
+    /// The used thousandths of provisioned throughput; may exceed 1000.
+    pub fn utilization_permille(&self) -> Option<u32> {
+        // The conversion saturates.
+        self.used().map(|used| (used * f64::from(NEUTRAL_PERMILLE)).round() as u32)
+    }
+
+    /// The used part of provisioned throughput, from a value such as `11.2%`; may exceed one.
+    fn used(&self) -> Option<f64> {
+        let value = self.utilization.text()?;
+        let percent = rate_limits::finite(value.strip_suffix('%').unwrap_or(value).trim_end())?;
+        (percent >= 0.0).then_some(percent / 100.0)
+    }
 }
 
 fn share_of(left_permille: u16) -> u16 {
@@ -109,14 +107,6 @@ fn share_of(left_permille: u16) -> u16 {
     FLOOR_PERMILLE.saturating_add(share.and_then(|share| u16::try_from(share).ok()).unwrap_or(0))
 }
 
-/// The used part of provisioned throughput, from a value such as `11.2%`; may exceed one.
-fn utilization(headers: &(impl Headers + ?Sized)) -> Option<f64> {
-    let value = headers.get("azure-openai-deployment-utilization")?;
-    let value = std::str::from_utf8(value).ok()?.trim();
-    let percent = retry_after::finite(value.strip_suffix('%').unwrap_or(value).trim_end())?;
-    (percent >= 0.0).then_some(percent / 100.0)
-}
-
 fn permille(part: f64) -> u16 {
     (part.clamp(0.0, 1.0) * f64::from(NEUTRAL_PERMILLE)).round() as u16
 }
@@ -125,8 +115,13 @@ fn permille(part: f64) -> u16 {
 mod tests {
     use super::*;
     use crate::policy::fixtures::at;
+    use crate::policy::headers::Headers;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn read(headers: &(impl Headers + ?Sized)) -> Option<u16> {
+        RateLimits::read(headers).left_permille()
+    }
 
     fn requests_and_tokens(requests: (&str, &str), tokens: (&str, &str)) -> Option<u16> {
         read(
@@ -163,11 +158,14 @@ mod tests {
 
     #[test]
     fn a_budget_is_told_the_limit_and_the_utilization_as_they_are() {
-        let limit = |value| token_limit(&[("x-ratelimit-limit-tokens", value)][..]);
+        let limit =
+            |value| RateLimits::read(&[("x-ratelimit-limit-tokens", value)][..]).token_limit();
         assert_eq!([limit("150000"), limit("-1"), limit("0")], [Some(150_000), Some(-1), Some(0)]);
         assert_eq!([limit("1e300"), limit("many"), limit("")], [Some(i64::MAX), None, None]);
-        let used =
-            |value| utilization_permille(&[("azure-openai-deployment-utilization", value)][..]);
+        let used = |value| {
+            let headers = [("azure-openai-deployment-utilization", value)];
+            RateLimits::read(&headers[..]).utilization_permille()
+        };
         assert_eq!([used("11.2%"), used("137%"), used("-1%")], [Some(112), Some(1_370), None]);
         assert_eq!(used("1e300%"), Some(u32::MAX));
     }

@@ -18,6 +18,7 @@ pub mod headers;
 pub mod headroom;
 mod http_date;
 pub mod pool;
+pub mod rate_limits;
 pub mod records;
 pub mod retry_after;
 pub mod retry_budget;

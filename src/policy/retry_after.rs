@@ -10,6 +10,7 @@
 
 use super::headers::Headers;
 use super::http_date;
+use super::rate_limits::{RateLimits, Value, finite, text};
 use super::time::{Millis, Timestamp};
 
 /// The longest time that is taken for one: 100 years. What is longer is garbage.
@@ -35,58 +36,16 @@ pub fn explicit(headers: &(impl Headers + ?Sized), now: Timestamp) -> Option<Mil
         })
 }
 
-/// The value of a rate-limit header by the part of its name after `x-ratelimit-`; the spelling
-/// with a further hyphen occurs too.
-pub(super) fn rate_limit<'a>(
-    headers: &'a (impl Headers + ?Sized),
-    name: &'static RateLimitName,
-) -> Option<&'a str> {
-    let value = headers.get(name.usual).or_else(|| headers.get(name.hyphenated))?;
-    text(value)
-}
-
-/// Both spellings of a rate-limit header.
-pub(super) struct RateLimitName {
-    usual: &'static str,
-    hyphenated: &'static str,
-}
-
-impl RateLimitName {
-    pub(super) const fn new(usual: &'static str, hyphenated: &'static str) -> Self {
-        Self { usual, hyphenated }
-    }
-}
-
-/// What is left of the requests; may be negative, which means that it is unknown.
-pub(super) static REMAINING_REQUESTS: RateLimitName =
-    RateLimitName::new("x-ratelimit-remaining-requests", "x-rate-limit-remaining-requests");
-/// What is left of the tokens; may be negative.
-pub(super) static REMAINING_TOKENS: RateLimitName =
-    RateLimitName::new("x-ratelimit-remaining-tokens", "x-rate-limit-remaining-tokens");
-static RESET_REQUESTS: RateLimitName =
-    RateLimitName::new("x-ratelimit-reset-requests", "x-rate-limit-reset-requests");
-static RESET_TOKENS: RateLimitName =
-    RateLimitName::new("x-ratelimit-reset-tokens", "x-rate-limit-reset-tokens");
-
-/// A finite number; anything else is `None`.
-pub(super) fn finite(value: &str) -> Option<f64> {
-    value.parse::<f64>().ok().filter(|number| number.is_finite())
-}
-
-fn text(value: &[u8]) -> Option<&str> {
-    std::str::from_utf8(value).ok().map(str::trim).filter(|value| !value.is_empty())
-}
-
 /// When both dimensions are exhausted both must reset, so the longer time counts.
 fn reset(headers: &(impl Headers + ?Sized)) -> Option<Millis> {
-    let left = |name| rate_limit(headers, name).and_then(finite);
-    let after = |name| {
-        rate_limit(headers, name).and_then(|value| seconds(value).or_else(|| duration(value)))
+    let limits = RateLimits::read(headers);
+    let after = |value: Value<'_>| {
+        value.text().and_then(|value| seconds(value).or_else(|| duration(value)))
     };
-    let (requests, tokens) = (after(&RESET_REQUESTS), after(&RESET_TOKENS));
+    let (requests, tokens) = (after(limits.reset_requests), after(limits.reset_tokens));
     // A negative number of requests means "unknown"; negative tokens do occur when there are none.
-    let no_requests = left(&REMAINING_REQUESTS).is_some_and(|left| left == 0.0);
-    let no_tokens = left(&REMAINING_TOKENS).is_some_and(|left| left <= 0.0);
+    let no_requests = limits.remaining_requests.number().is_some_and(|left| left == 0.0);
+    let no_tokens = limits.remaining_tokens.number().is_some_and(|left| left <= 0.0);
     let exhausted = requests.filter(|_| no_requests).max(tokens.filter(|_| no_tokens));
     exhausted.or(requests).or(tokens)
 }

@@ -71,7 +71,7 @@ fn an_absent_model_can_be_inserted_as_the_first_part() {
         let body = preamble.to_owned() + &file("RIFF") + "--xyz--";
         let insertion = facts(&body).model_insertion.unwrap();
         assert_eq!(insertion.at, preamble.len() as u64);
-        let middle = [insertion.prefix, b"m".to_vec(), insertion.suffix].concat();
+        let middle = [&*insertion.prefix, b"m", &*insertion.suffix].concat();
         let edited = format!(
             "{preamble}{}{}",
             String::from_utf8(middle).unwrap(),

@@ -1,7 +1,6 @@
 //! A member of the top level of a JSON body: which one it is, and its value if it is no text.
 
 use super::super::facts::{Span, StreamOptions, VALUE_BYTES_MAX};
-use super::text::Text;
 use super::{is_space, length};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -48,7 +47,7 @@ impl Member {
     }
 
     /// Whether all that will be kept of its value was kept.
-    pub(super) fn is_kept(&self) -> bool {
+    fn is_kept(&self) -> bool {
         self.key == TopLevelKey::Other || self.is_raw_cut
     }
 
@@ -119,8 +118,8 @@ fn after_spaces(object: &[u8], at: usize) -> usize {
 }
 
 impl TopLevelKey {
-    pub(super) fn of(text: &Text) -> Self {
-        match text.head.as_slice() {
+    pub(super) fn of(text: &[u8]) -> Self {
+        match text {
             b"model" => Self::Model,
             b"stream" => Self::Stream,
             b"stream_options" => Self::StreamOptions,

@@ -292,7 +292,7 @@ fn a_missing_model_can_be_inserted() {
         let insertion = facts(body).model_insertion.unwrap();
         let at = usize::try_from(insertion.at).unwrap();
         let end = at + usize::try_from(insertion.remove).unwrap();
-        let middle = [insertion.prefix, b"\"m\"".to_vec(), insertion.suffix].concat();
+        let middle = [&*insertion.prefix, b"\"m\"", &*insertion.suffix].concat();
         format!("{}{}{}", &body[..at], String::from_utf8(middle).unwrap(), &body[end..])
     };
     assert_eq!(into("{}"), r#"{"model":"m"}"#);

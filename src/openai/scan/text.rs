@@ -3,32 +3,22 @@
 //! One value is reused for all texts of a body, so that a text costs no allocation.
 
 use super::super::facts::VALUE_BYTES_MAX;
+use super::super::find;
 use super::length;
-use memchr::memchr2;
 
 /// A text: its length and as much of it as anyone asks for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Text {
     /// Its length in UTF-8 bytes without escapes.
     pub(super) len: u64,
     /// Its first bytes, `head_bytes_max` at most.
     pub(super) head: Vec<u8>,
-    pub(super) head_bytes_max: usize,
+    head_bytes_max: usize,
     /// The first half of a surrogate pair, when it came last.
-    pub(super) high_surrogate: Option<u16>,
+    high_surrogate: Option<u16>,
 }
 
 impl Text {
-    /// No text yet.
-    pub(super) fn new() -> Self {
-        Self {
-            len: 0,
-            head: Vec::with_capacity(VALUE_BYTES_MAX),
-            head_bytes_max: 0,
-            high_surrogate: None,
-        }
-    }
-
     /// A text begins, of which the first `head_bytes_max` bytes are kept.
     pub(super) fn begin(&mut self, head_bytes_max: usize) {
         self.len = 0;
@@ -45,16 +35,22 @@ impl Text {
         self.len = self.len.saturating_add(length(run));
         let room = self.head_bytes_max.saturating_sub(self.head.len());
         if room > 0 {
+            if self.head.capacity() == 0 {
+                self.head.reserve(VALUE_BYTES_MAX);
+            }
             self.head.extend_from_slice(run.get(..room).unwrap_or(run));
         }
     }
 
-    /// Appends so many bytes that are not kept.
-    pub(super) fn count(&mut self, bytes: u64) {
-        if bytes > 0 {
+    /// Counts the bytes up to the next one that is neither plain nor of a simple escape, and says how many
+    /// they are as they are written. Prompts are most of a body, and have an escape in every line.
+    pub(super) fn count_run(&mut self, bytes: &[u8]) -> usize {
+        let (run_len, text_len) = simple_run(bytes);
+        if text_len > 0 {
             self.flush_surrogate();
-            self.len = self.len.saturating_add(bytes);
+            self.len = self.len.saturating_add(text_len);
         }
+        run_len
     }
 
     /// Whether nothing more is kept.
@@ -93,34 +89,24 @@ impl Text {
             self.extend("\u{fffd}".as_bytes());
         }
     }
-
-    /// Whether the head is not all of it.
-    pub(super) fn is_cut(&self) -> bool {
-        self.len > length(&self.head)
-    }
-
-    pub(super) fn is_data_url(&self) -> bool {
-        self.head.starts_with(b"data:")
-    }
 }
 
 /// How long the text at the beginning of `bytes` goes on with plain bytes and escapes that stand for one
 /// byte: its length as it is written, and as it is meant.
-pub(super) fn simple_run(bytes: &[u8]) -> (u64, u64) {
+fn simple_run(bytes: &[u8]) -> (usize, u64) {
     let mut rest = bytes;
     let mut escapes: u64 = 0;
-    while let Some(at) = memchr2(b'"', b'\\', rest) {
-        let (run, special) = rest.split_at_checked(at).unwrap_or((rest, &[]));
+    loop {
+        let special = rest.get(find::quote_or_backslash(rest)..).unwrap_or_default();
         match special {
             [b'\\', escaped, after @ ..] if *escaped != b'u' => {
                 escapes = escapes.saturating_add(1);
                 rest = after;
             }
             _ => {
-                let len = length(bytes).saturating_sub(length(rest)).saturating_add(length(run));
-                return (len, len.saturating_sub(escapes));
+                let len = bytes.len().saturating_sub(special.len());
+                return (len, u64::try_from(len).unwrap_or(u64::MAX).saturating_sub(escapes));
             }
         }
     }
-    (length(bytes), length(bytes).saturating_sub(escapes))
 }

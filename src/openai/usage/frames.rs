@@ -3,7 +3,7 @@
 //! Lines end with a line feed, a carriage return, or both (HTML standard, server-sent events), and
 //! all of it may be cut anywhere. Nothing is kept but the place in the line.
 
-use memchr::memchr2;
+use super::super::find;
 
 /// Where in the stream the next byte stands.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub(in super::super) struct Frames {
 /// What the next bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Part<'a> {
-    /// The first byte of a line that may be one of data.
+    /// The first bytes of a line that may be one of data.
     Begin,
     /// Bytes of the value of a line of data.
     Data(&'a [u8]),
@@ -49,6 +49,9 @@ enum Place {
 
 const DATA: &[u8] = b"data:";
 
+/// How lines of data begin as a rule.
+const DATA_SPACE: &[u8] = b"data: ";
+
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 impl Frames {
@@ -59,6 +62,11 @@ impl Frames {
             return (Part::Nothing, after);
         }
         match self.place {
+            Place::LineStart if let Some(value) = rest.strip_prefix(DATA_SPACE) => {
+                self.has_begun = true;
+                self.place = Place::Value;
+                (Part::Begin, value)
+            }
             Place::LineStart => (self.begin_line(byte), after),
             Place::Field(len) => (self.field(len, byte), after),
             Place::Space => {
@@ -67,7 +75,7 @@ impl Frames {
             }
             Place::Value => self.value(rest),
             Place::Skipped => {
-                let len = memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+                let len = find::line_end(rest);
                 let (_, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
                 let Some((&end, after)) = after.split_first() else {
                     return (Part::Nothing, after);
@@ -120,7 +128,7 @@ impl Frames {
     }
 
     fn value<'a>(&mut self, rest: &'a [u8]) -> (Part<'a>, &'a [u8]) {
-        let len = memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+        let len = find::line_end(rest);
         let (run, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
         match after.split_first() {
             Some((&end, after)) if run.is_empty() => {

@@ -5,9 +5,8 @@
 //! from one quote or bracket to the next, and only what is outside of arrays is read by name. Braces
 //! in an array need no counting: they are closed when the array is.
 
-use super::super::facts;
+use super::super::{facts, find};
 use super::{Stated, Usage};
-use memchr::{memchr2, memchr3};
 
 /// Reads one JSON object.
 #[derive(Debug, Default)]
@@ -91,7 +90,7 @@ enum Key {
 }
 
 /// The beginning of a text or of a number.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Word {
     bytes: [u8; WORD_BYTES_MAX],
     len: usize,
@@ -107,25 +106,37 @@ const WORD_BYTES_MAX: usize = 32;
 impl Members {
     /// Reads the next bytes.
     pub(in super::super) fn push(&mut self, bytes: &[u8]) {
+        self.push_while(bytes, |members| !members.is_foreign);
+    }
+
+    /// Reads the next bytes, as long as it may be the chunk that only states the usage of a chat.
+    pub(in super::super) fn push_while_possible(&mut self, bytes: &[u8]) {
+        self.push_while(bytes, Self::may_be_usage_chunk);
+    }
+
+    #[inline(always)]
+    fn push_while(&mut self, bytes: &[u8], goes_on: impl Fn(&Self) -> bool) {
         let mut rest = bytes;
-        while !self.is_foreign
+        while goes_on(self)
             && let Some((&byte, after)) = rest.split_first()
         {
-            match self.lexer {
-                Lexer::Text => rest = self.text_run(rest),
-                Lexer::Between if self.arrays > 0 => {
-                    let len = memchr3(b'"', b'[', b']', rest).unwrap_or(rest.len());
-                    let (_, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
-                    let Some((&byte, after)) = after.split_first() else { return };
-                    self.in_array(byte);
-                    rest = after;
+            rest = match self.lexer {
+                Lexer::Between | Lexer::AfterColon if byte == b'"' && self.is_open() => {
+                    self.begin_text(after)
                 }
+                Lexer::Between if self.arrays > 0 => self.skip_in_array(rest),
+                Lexer::Text => self.in_text(rest),
+                Lexer::Scalar => self.in_scalar(rest),
                 _ => {
                     self.step(byte);
-                    rest = after;
+                    after
                 }
-            }
+            };
         }
+    }
+
+    fn is_open(&self) -> bool {
+        self.depth > 0 || self.arrays > 0
     }
 
     /// The last usage that was stated completely.
@@ -158,10 +169,14 @@ impl Members {
         match self.lexer {
             Lexer::Escape => self.lexer = Lexer::Text,
             Lexer::AfterText | Lexer::AfterColon | Lexer::ChoicesBegin if is_space(byte) => {}
-            Lexer::AfterText if byte == b':' => self.end_key(),
             Lexer::AfterText => {
-                self.end_value();
-                self.between(byte);
+                let word = self.word;
+                if byte == b':' {
+                    self.end_key(word.text());
+                } else {
+                    self.end_value(word.text());
+                    self.between(byte);
+                }
             }
             Lexer::ChoicesBegin => {
                 if byte != b']' {
@@ -171,13 +186,8 @@ impl Members {
                 }
                 self.between(byte);
             }
-            Lexer::Scalar if !is_delimiter(byte) => self.word.extend(&[byte]),
-            Lexer::Scalar => {
-                self.end_value();
-                self.between(byte);
-            }
-            // `push` reads texts.
-            Lexer::Between | Lexer::AfterColon | Lexer::Text => self.between(byte),
+            // `push_while` reads texts and scalars.
+            Lexer::Between | Lexer::AfterColon | Lexer::Text | Lexer::Scalar => self.between(byte),
         }
     }
 
@@ -206,7 +216,7 @@ impl Members {
 
     fn in_array(&mut self, byte: u8) {
         match byte {
-            b'"' => self.begin_text(),
+            b'"' => self.enter_text(),
             b'[' => self.arrays = self.arrays.saturating_add(1),
             b']' => self.arrays = self.arrays.saturating_sub(1),
             _ => {}
@@ -215,7 +225,7 @@ impl Members {
 
     fn in_object(&mut self, byte: u8) {
         match byte {
-            b'"' => self.begin_text(),
+            b'"' => self.enter_text(),
             b'{' => self.open(),
             b'}' => self.close(),
             b',' => self.set_key(Key::None),
@@ -258,14 +268,57 @@ impl Members {
         self.is_complete = self.depth == 0;
     }
 
-    fn begin_text(&mut self) {
+    /// Reads up to the next bracket of an array, or to the next text, and returns what follows.
+    fn skip_in_array<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
+        let special = rest.get(find::quote_or_bracket(rest)..).unwrap_or_default();
+        match special.split_first() {
+            Some((&bracket, after)) if bracket != b'"' => {
+                self.in_array(bracket);
+                after
+            }
+            _ => special,
+        }
+    }
+
+    /// Reads the text of which `rest` follows the quote, all of it if it is here and has no escape, and
+    /// returns what follows.
+    fn begin_text<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
+        self.is_content &= self.lexer == Lexer::AfterColon;
+        let text = rest.split_at_checked(find::quote_or_backslash(rest));
+        let Some((text, [b'"', after @ ..])) = text else {
+            self.enter_text();
+            return rest;
+        };
+        self.has_content |= std::mem::take(&mut self.is_content) && !text.is_empty();
+        self.lexer = Lexer::Between;
+        if !self.reads_names() {
+            return after;
+        }
+        match after.split_first() {
+            Some((b':', after)) => {
+                self.end_key(text);
+                after
+            }
+            Some((byte, _)) if !is_space(*byte) => {
+                self.end_value(text);
+                after
+            }
+            _ => {
+                self.word.begin(text);
+                self.lexer = Lexer::AfterText;
+                after
+            }
+        }
+    }
+
+    fn enter_text(&mut self) {
         self.word.begin(&[]);
         self.lexer = Lexer::Text;
     }
 
     /// Reads `rest` up to the next byte of a text that means something, and returns what follows.
-    fn text_run<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
-        let len = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+    fn in_text<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
+        let len = find::quote_or_backslash(rest);
         let (run, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
         self.word.extend(run);
         let end = after.split_first();
@@ -283,15 +336,28 @@ impl Members {
         after
     }
 
-    /// Whether texts may be keys that matter here.
-    fn reads_names(&self) -> bool {
-        self.arrays == 0 || (self.depth == 1 && self.key_at(1) == Key::Choices)
+    /// Reads `rest` up to the end of a number or a literal, and returns what follows.
+    fn in_scalar<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
+        let len = rest.iter().position(|&byte| is_delimiter(byte)).unwrap_or(rest.len());
+        let (run, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+        self.word.extend(run);
+        if !after.is_empty() {
+            self.lexer = Lexer::Between;
+            let word = self.word;
+            self.end_value(word.text());
+        }
+        after
     }
 
-    /// The text before the current colon was a key.
-    fn end_key(&mut self) {
+    /// Whether texts may be keys that matter here.
+    fn reads_names(&self) -> bool {
+        let seeks_content = self.depth == 1 && !self.has_content;
+        self.arrays == 0 || (seeks_content && self.key_at(1) == Key::Choices)
+    }
+
+    /// `word`, the text before a colon, was a key.
+    fn end_key(&mut self, word: &[u8]) {
         self.lexer = Lexer::AfterColon;
-        let word = self.word.text();
         if self.arrays > 0 {
             self.is_content = matches!(
                 word,
@@ -304,25 +370,25 @@ impl Members {
         self.set_key(key);
     }
 
-    /// The word was a value.
-    fn end_value(&mut self) {
+    /// `word` was a value.
+    fn end_value(&mut self, word: &[u8]) {
         if self.arrays > 0 {
             return;
         }
         self.note_other_value();
         let Some(usage_depth) = self.usage_depth() else { return };
         let member = self.key_at(usage_depth.saturating_add(1));
-        let count = facts::count(self.word.text());
+        let count = || facts::count(word.get(..WORD_BYTES_MAX).unwrap_or(word));
         match self.depth.saturating_sub(usage_depth) {
             1 => match member {
-                Key::Prompt => self.stated.prompt = count,
-                Key::Completion => self.stated.completion = count,
-                Key::Total => self.stated.total = count,
+                Key::Prompt => self.stated.prompt = count(),
+                Key::Completion => self.stated.completion = count(),
+                Key::Total => self.stated.total = count(),
                 _ => {}
             },
             2 => match (member, self.key_at(self.depth)) {
-                (Key::PromptDetails, Key::Cached) => self.stated.cached = count,
-                (Key::CompletionDetails, Key::Reasoning) => self.stated.reasoning = count,
+                (Key::PromptDetails, Key::Cached) => self.stated.cached = count(),
+                (Key::CompletionDetails, Key::Reasoning) => self.stated.reasoning = count(),
                 _ => {}
             },
             _ => {}

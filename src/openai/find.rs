@@ -1,0 +1,106 @@
+//! Finds the next byte that means something in a text or a line, eight bytes at a time.
+//!
+//! The module is compiled for 32 bits without vector instructions, where a general search compares four
+//! bytes at a time. Arithmetic on 64 bits is native there all the same.
+
+const WORD_BYTES: usize = 8;
+
+/// The lowest bit of each byte of a word.
+const LOW_BITS: u64 = 0x0101_0101_0101_0101;
+
+/// The highest bit of each byte of a word.
+const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+
+/// Where the first quote or backslash stands; the length of `bytes` when there is none.
+pub(super) fn quote_or_backslash(bytes: &[u8]) -> usize {
+    first(bytes, |word| equal(word, b'"') | equal(word, b'\\'), |byte| matches!(byte, b'"' | b'\\'))
+}
+
+/// Where the first quote or square bracket stands; the length of `bytes` when there is none.
+pub(super) fn quote_or_bracket(bytes: &[u8]) -> usize {
+    first(
+        bytes,
+        |word| equal(word, b'"') | equal(word, b'[') | equal(word, b']'),
+        |byte| matches!(byte, b'"' | b'[' | b']'),
+    )
+}
+
+/// Where the first line feed or carriage return stands; the length of `bytes` when there is none.
+pub(super) fn line_end(bytes: &[u8]) -> usize {
+    let mut at: usize = 0;
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        // One comparison is cheaper than two, and few other bytes of a stream are as small.
+        at = at.wrapping_add(first(rest, |word| less(word, b'\r' + 1), |byte| byte <= b'\r'));
+        if !bytes.get(at).is_some_and(|byte| !matches!(byte, b'\n' | b'\r')) {
+            return at;
+        }
+        at = at.wrapping_add(1);
+    }
+}
+
+/// The first byte that `is_sought`. Of the bytes that `marks` marks in a word the first one is right.
+#[inline(always)]
+fn first(bytes: &[u8], marks: impl Fn(u64) -> u64, is_sought: impl Fn(u8) -> bool) -> usize {
+    let (words, tail) = bytes.as_chunks::<WORD_BYTES>();
+    let mut at: usize = 0;
+    for word in words {
+        let marked = marks(u64::from_le_bytes(*word));
+        if marked != 0 {
+            // The number of bits is less than 64.
+            return at.wrapping_add((marked.trailing_zeros() >> 3) as usize);
+        }
+        at = at.wrapping_add(WORD_BYTES);
+    }
+    tail.iter()
+        .position(|&byte| is_sought(byte))
+        .map_or(bytes.len(), |place| at.wrapping_add(place))
+}
+
+/// Marks the bytes of `word` that equal `byte` with their highest bits. Behind the first of them others
+/// may be marked, too: it lends to them in the subtraction.
+#[inline(always)]
+fn equal(word: u64, byte: u8) -> u64 {
+    let differences = word ^ LOW_BITS.wrapping_mul(u64::from(byte));
+    differences.wrapping_sub(LOW_BITS) & !differences & HIGH_BITS
+}
+
+/// Marks the bytes of `word` that are less than `bound`, which is at most 128, as [`equal`] does.
+#[inline(always)]
+fn less(word: u64, bound: u8) -> u64 {
+    word.wrapping_sub(LOW_BITS.wrapping_mul(u64::from(bound))) & !word & HIGH_BITS
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::arithmetic_side_effects, reason = "tests fail by panicking")]
+
+    use super::super::random::Random;
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn every_search_finds_what_comes_first_wherever_it_stands() {
+        let searches: [(fn(&[u8]) -> usize, &[u8]); 3] =
+            [(quote_or_backslash, b"\"\\"), (quote_or_bracket, b"\"[]"), (line_end, b"\n\r")];
+        let bytes: Vec<[u8; 1]> = (0..=255).map(|byte| [byte]).collect();
+        let pieces: Vec<&[u8]> = bytes.iter().map(|byte| &byte[..]).collect();
+        let mut random = Random::new(11);
+        for (search, sought) in searches {
+            for _ in 0..5_000 {
+                let text = random.join(&pieces, 200);
+                let expected = text.iter().position(|byte| sought.contains(byte));
+                assert_eq!(search(&text), expected.unwrap_or(text.len()), "{text:?}");
+            }
+            for place in 0..40 {
+                for byte in sought {
+                    let mut text = vec![b'a'; 40];
+                    text[place] = *byte;
+                    assert_eq!(search(&text), place);
+                    assert_eq!(search(&text[..place]), place);
+                }
+            }
+        }
+    }
+}
