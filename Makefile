@@ -6,7 +6,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 MODULE := $(TARGET)/wasm32-wasip1/release/spillway.wasm
 # A larger module costs start-up time and memory in every worker of every Envoy.
-MODULE_LIMIT_BYTES := 1048576
+MODULE_LIMIT_BYTES := 700000
 CORE := --no-default-features --target wasm32-unknown-unknown --lib
 
 help: ## list these targets

@@ -54,7 +54,7 @@ pub(super) fn consumers(node: &Node<'_>, served_by: Option<&str>) -> Option<Cons
         Some(Consumers {
             header: header?,
             default: default.unwrap_or_default(),
-            by_name: by_name.unwrap_or_default().into_iter().collect(),
+            by_name: by_name.unwrap_or_default(),
             batch_max_utilization_percent: percent.unwrap_or(DEFAULT_BATCH_MAX_UTILIZATION_PERCENT),
             remaining_tokens_header,
             consumed_tokens_header,

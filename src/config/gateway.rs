@@ -43,10 +43,13 @@ fn gateway(node: &Node<'_>, environment: &Environment<'_>) -> Option<Config> {
 }
 
 fn by_model(pools: &[Pool]) -> BTreeMap<String, usize> {
-    let models = pools.iter().enumerate();
-    models
-        .flat_map(|(position, pool)| pool.models.iter().map(move |model| (model.clone(), position)))
-        .collect()
+    let mut positions = BTreeMap::new();
+    for (position, pool) in pools.iter().enumerate() {
+        for model in &pool.models {
+            positions.insert(model.clone(), position);
+        }
+    }
+    positions
 }
 
 fn position_of(node: &Node<'_>, pools: &[Pool]) -> Option<usize> {

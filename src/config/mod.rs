@@ -16,6 +16,7 @@ mod header;
 mod json;
 mod operations;
 mod pool;
+mod protobuf;
 mod reader;
 mod statuses;
 mod text;

@@ -8,6 +8,9 @@
 //! A key may be spelled `trip_duration` or `tripDuration`, as in Envoy's own JSON, or `trip-duration`.
 //! That is also what makes most keys of Azure API Management carry over as they are: in its JSON and
 //! in its XML policies.
+//!
+//! What a hundred keys go through is neither generic nor inlined: otherwise each would have its own copy,
+//! in a module that every worker keeps.
 
 use super::error::{ConfigError, ConfigErrors};
 use super::json::{Json, quoted};
@@ -72,6 +75,11 @@ impl<'a> Node<'a> {
 
     /// Notes that the value is none of the `allowed`, and shows it.
     pub(super) fn expected(&self, allowed: impl Display) {
+        self.note_unexpected(&allowed);
+    }
+
+    #[inline(never)]
+    fn note_unexpected(&self, allowed: &dyn Display) {
         self.problem(format!("found {}, allowed are {allowed}", self.json));
     }
 
@@ -99,15 +107,20 @@ impl<'a> Node<'a> {
     /// A whole number in `range`; `5.0` is one.
     pub(super) fn whole<T>(&self, range: RangeInclusive<T>) -> Option<T>
     where
-        T: Copy + Display + Into<u64> + TryFrom<u64>,
+        T: Copy + Into<u64> + TryFrom<u64>,
     {
-        let (low, high): (u64, u64) = ((*range.start()).into(), (*range.end()).into());
+        let number = self.whole_between((*range.start()).into(), (*range.end()).into())?;
+        T::try_from(number).ok()
+    }
+
+    #[inline(never)]
+    fn whole_between(&self, low: u64, high: u64) -> Option<u64> {
         match self.json {
             // The cast is exact: the number is whole and lies in a range of integers.
             Json::Number(number)
                 if number.fract() == 0.0 && *number >= low as f64 && *number <= high as f64 =>
             {
-                T::try_from(*number as u64).ok()
+                Some(*number as u64)
             }
             _ => {
                 self.expected(format_args!("whole numbers from {low} to {high}"));
@@ -142,16 +155,22 @@ impl<'a> Node<'a> {
 
     /// One of the named `choices`.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let (_, choice) = choices.get(self.position_in(&names)?)?;
+        Some(*choice)
+    }
+
+    fn position_in(&self, names: &[&str]) -> Option<usize> {
         let found = match self.json {
-            Json::Text(text) => choices.iter().find(|(name, _)| name == text),
+            Json::Text(text) => names.iter().position(|name| name == text),
             _ => None,
         };
         if found.is_none() {
-            let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
             let verb = if names.len() == 1 { "is" } else { "are" };
+            let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
             self.problem(format!("found {}, allowed {verb} {}", self.json, names.join(", ")));
         }
-        found.map(|(_, choice)| *choice)
+        found
     }
 
     /// A list whose length is in `size`; items with a problem are left out. `what` names the items.
@@ -164,12 +183,12 @@ impl<'a> Node<'a> {
         let (low, high) = (size.start(), size.end());
         match self.json {
             Json::List(items) if size.contains(&items.len()) => {
-                let nodes = items.iter().enumerate().map(|(position, json)| Node {
-                    path: format!("{}[{position}]", self.path),
-                    json,
-                    problems: self.problems,
-                });
-                Some(nodes.filter_map(|node| read(&node)).collect())
+                let mut values = Vec::new();
+                for (position, json) in items.iter().enumerate() {
+                    let path = format!("{}[{position}]", self.path);
+                    values.extend(read(&Node { path, json, problems: self.problems }));
+                }
+                Some(values)
             }
             _ => {
                 self.expected(format_args!("lists of {low} to {high} {what}"));
@@ -184,8 +203,8 @@ impl<'a> Node<'a> {
         &self,
         len_max: usize,
         what: &str,
-        mut read: impl FnMut(&str, &Self) -> Option<T>,
-    ) -> Option<Vec<(String, T)>> {
+        read: impl Fn(&str, &Self) -> Option<T>,
+    ) -> Option<BTreeMap<String, T>> {
         let Json::Object(members) = self.json else {
             self.expected(format_args!("objects of {what} by name"));
             return None;
@@ -196,11 +215,14 @@ impl<'a> Node<'a> {
         }
         let fields = self.fields(members);
         fields.note_repeated_keys();
-        let values = members.iter().filter_map(|(name, json)| {
+        let mut values = BTreeMap::new();
+        for (name, json) in members {
             let node = Node { path: fields.child_path(name), json, problems: self.problems };
-            Some((name.clone(), read(name, &node)?))
-        });
-        Some(values.collect())
+            if let Some(value) = read(name, &node) {
+                values.insert(name.clone(), value);
+            }
+        }
+        Some(values)
     }
 
     /// An object. Every key that `read` does not ask for is a problem.
@@ -219,7 +241,7 @@ impl<'a> Node<'a> {
     fn fields(&self, members: &'a [(String, Json)]) -> Fields<'a> {
         Fields {
             path: self.path.clone(),
-            members,
+            members: members.iter().map(Member::of).collect(),
             problems: self.problems,
             offered: Vec::new(),
             recognised: Vec::new(),
@@ -227,10 +249,25 @@ impl<'a> Node<'a> {
     }
 }
 
+/// One member of an object.
+struct Member<'a> {
+    /// The key in our own spelling.
+    key: String,
+    /// The key as it was given.
+    name: &'a str,
+    json: &'a Json,
+}
+
+impl<'a> Member<'a> {
+    fn of((name, json): &'a (String, Json)) -> Self {
+        Self { key: snake_case(name), name, json }
+    }
+}
+
 /// The members of an object.
 pub(super) struct Fields<'a> {
     path: String,
-    members: &'a [(String, Json)],
+    members: Vec<Member<'a>>,
     problems: &'a Problems,
     /// The keys to suggest when another is found.
     offered: Vec<&'static str>,
@@ -245,8 +282,14 @@ impl<'a> Fields<'a> {
         key: &'static str,
         read: impl FnOnce(&Node<'a>) -> Option<T>,
     ) -> Option<T> {
+        read(&self.offered(key)?)
+    }
+
+    /// The value at `key`, which is known from now on.
+    #[inline(never)]
+    fn offered(&mut self, key: &'static str) -> Option<Node<'a>> {
         self.offered.push(key);
-        read(&self.find(key)?)
+        self.find(key)
     }
 
     /// As [`Self::optional`]; the absence is a problem.
@@ -286,14 +329,15 @@ impl<'a> Fields<'a> {
     }
 
     /// Whether `key` is given, with or without a problem.
+    #[inline(never)]
     pub(super) fn has(&self, key: &str) -> bool {
-        self.members.iter().any(|(name, _)| is_spelling(name, key))
+        self.members.iter().any(|member| member.key == key)
     }
 
     /// Notes a problem of the value at `key`, under the spelling that was given.
     pub(super) fn problem_at(&self, key: &str, problem: impl Into<String>) {
-        let given = self.members.iter().find(|(name, _)| is_spelling(name, key));
-        let name = given.map_or(key, |(name, _)| name);
+        let given = self.members.iter().find(|member| member.key == key);
+        let name = given.map_or(key, |member| member.name);
         self.problems.note(&self.child_path(name), problem);
     }
 
@@ -303,34 +347,34 @@ impl<'a> Fields<'a> {
     }
 
     fn find(&self, key: &str) -> Option<Node<'a>> {
-        let mut given = self.members.iter().filter(|(name, _)| is_spelling(name, key));
-        let (name, json) = given.next()?;
-        if let Some((other, _)) = given.find(|(other, _)| other != name) {
+        let mut given = self.members.iter().filter(|member| member.key == key);
+        let &Member { name, json, .. } = given.next()?;
+        if let Some(other) = given.find(|other| other.name != name) {
             let problem = format!("means the same as `{name}`; give only one of them");
-            self.problems.note(&self.child_path(other), problem);
+            self.problems.note(&self.child_path(other.name), problem);
         }
         Some(Node { path: self.child_path(name), json, problems: self.problems })
     }
 
     fn note_repeated_keys(&self) {
-        let mut times: BTreeMap<&str, u32> = BTreeMap::new();
-        for (name, _) in self.members {
-            let count = times.entry(name).or_default();
-            *count = count.saturating_add(1);
+        let mut times: BTreeMap<String, usize> = BTreeMap::new();
+        for Member { name, .. } in &self.members {
+            let count = times.get(*name).map_or(1, |count| count.saturating_add(1));
+            times.insert((*name).to_owned(), count);
             // A key that is there five times is one problem, noted at its second place.
-            if *count == 2 {
+            if count == 2 {
                 self.problems.note(&self.child_path(name), "given more than once; keep one");
             }
         }
     }
 
     fn note_unknown_keys(&self) {
-        for (name, _) in self.members {
+        for Member { key, name, .. } in &self.members {
             let mut known = self.offered.iter().chain(&self.recognised);
-            if known.any(|key| is_spelling(name, key)) {
+            if known.any(|known| known == key) {
                 continue;
             }
-            let problem = match closest(&snake_case(name), &self.offered) {
+            let problem = match closest(key, &self.offered) {
                 Some(key) => format!("unknown key, did you mean `{key}`?"),
                 None => format!("unknown key, allowed are {}", self.offered.join(", ")),
             };
@@ -350,10 +394,6 @@ impl<'a> Fields<'a> {
 
 /// A longer name in a path is quoted and cut.
 const NAME_BYTES_MAX: usize = 64;
-
-fn is_spelling(name: &str, key: &str) -> bool {
-    name == key || snake_case(name) == key
-}
 
 fn snake_case(name: &str) -> String {
     let mut snake = String::with_capacity(name.len());
