@@ -16,7 +16,6 @@ mod header;
 mod json;
 mod operations;
 mod pool;
-mod protobuf;
 mod reader;
 mod statuses;
 mod text;

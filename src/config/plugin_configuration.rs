@@ -4,9 +4,9 @@
 //! arrives as its protobuf encoding, with every number a double. The two cannot be told apart by
 //! their first bytes, so JSON is tried first: no encoded `Struct` with a field is valid JSON.
 
-use super::json::Json;
-use super::protobuf::struct_to_json;
-use serde::de::IgnoredAny;
+use prost::Message;
+use prost_types::{Struct, Value as ProtobufValue, value::Kind};
+use serde_json::{Map, Number, Value};
 use std::borrow::Cow;
 
 /// The role that a plugin configuration asks for.
@@ -20,12 +20,14 @@ pub enum Role {
 
 /// The plugin configuration as JSON text, which need not be valid JSON.
 pub fn to_json(bytes: &[u8]) -> Cow<'_, [u8]> {
-    if serde_json::from_slice::<IgnoredAny>(bytes).is_ok() {
+    if serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok() {
         return Cow::Borrowed(bytes);
     }
-    match struct_to_json(bytes) {
-        Some(json) => Cow::Owned(json.into_bytes()),
-        None => Cow::Borrowed(bytes),
+    match Struct::decode(bytes) {
+        Ok(decoded) if !decoded.fields.is_empty() => {
+            Cow::Owned(Value::Object(object(decoded)).to_string().into_bytes())
+        }
+        _ => Cow::Borrowed(bytes),
     }
 }
 
@@ -34,30 +36,38 @@ pub fn to_json(bytes: &[u8]) -> Cow<'_, [u8]> {
 /// # Errors
 /// When the role is neither `gateway` nor `attempt`, or an attempt's configuration has other keys.
 pub fn role(json: &[u8]) -> Result<Role, &'static str> {
-    let Ok(Json::Object(members)) = Json::parse(json) else { return Ok(Role::Gateway) };
-    let is_role = |(key, _): &&(String, Json)| key == "role";
-    match members.iter().rfind(is_role) {
+    let Ok(Value::Object(object)) = serde_json::from_slice(json) else { return Ok(Role::Gateway) };
+    match object.get("role") {
         None => Ok(Role::Gateway),
-        Some((_, Json::Text(role))) if role == "gateway" => Ok(Role::Gateway),
-        Some((_, Json::Text(role))) if role == "attempt" => {
-            if !members.iter().all(|member| is_role(&member)) {
-                return Err(
-                    "role: an attempt filter takes no other key; the configuration is the gateway's",
-                );
-            }
-            Ok(Role::Attempt)
+        Some(Value::String(role)) if role == "gateway" => Ok(Role::Gateway),
+        Some(Value::String(role)) if role == "attempt" && object.len() == 1 => Ok(Role::Attempt),
+        Some(Value::String(role)) if role == "attempt" => {
+            Err("role: an attempt filter takes no other key; the configuration is the gateway's")
         }
         Some(_) => Err("role: allowed are \"gateway\" and \"attempt\""),
+    }
+}
+
+fn object(decoded: Struct) -> Map<String, Value> {
+    decoded.fields.into_iter().map(|(key, value)| (key, json(value))).collect()
+}
+
+fn json(value: ProtobufValue) -> Value {
+    match value.kind {
+        None | Some(Kind::NullValue(_)) => Value::Null,
+        Some(Kind::NumberValue(number)) => {
+            Number::from_f64(number).map_or(Value::Null, Value::Number)
+        }
+        Some(Kind::StringValue(text)) => Value::String(text),
+        Some(Kind::BoolValue(truth)) => Value::Bool(truth),
+        Some(Kind::StructValue(decoded)) => Value::Object(object(decoded)),
+        Some(Kind::ListValue(list)) => Value::Array(list.values.into_iter().map(json).collect()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prost::Message;
-    use prost_types::value::Kind;
-    use prost_types::{Struct, Value as ProtobufValue};
-    use serde_json::Value;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
