@@ -1,13 +1,22 @@
 //! What is compared with what.
 
-use crate::gateway::Kind;
+use crate::gateway::{Kind, Program};
 use crate::measure::{Case, Work};
 
-const BARE: Kind =
-    Kind { name: "bare Envoy", backends: 0, budgets: false, failing: false, workers: 1 };
-const THREE: Kind = Kind { name: "Spillway, 3 backends", backends: 3, ..BARE };
-const SIXTEEN: Kind = Kind { name: "Spillway, 16 backends", backends: 16, ..BARE };
-const SIXTY_FOUR: Kind = Kind { name: "Spillway, 64 backends", backends: 64, ..BARE };
+const BARE: Kind = Kind {
+    name: "bare Envoy",
+    program: Program::BareEnvoy,
+    backends: 1,
+    budgets: false,
+    failing: false,
+    workers: 1,
+};
+const FLOOR: Kind =
+    Kind { name: "filters that do nothing", program: Program::Floor, backends: 3, ..BARE };
+const THREE: Kind =
+    Kind { name: "Spillway, 3 backends", program: Program::Spillway, backends: 3, ..BARE };
+const SIXTEEN: Kind = Kind { name: "Spillway, 16 backends", backends: 16, ..THREE };
+const SIXTY_FOUR: Kind = Kind { name: "Spillway, 64 backends", backends: 64, ..THREE };
 const BUDGETS: Kind = Kind { name: "Spillway, budgets", budgets: true, ..THREE };
 const FAILOVER: Kind = Kind { name: "Spillway, first attempt fails", failing: true, ..THREE };
 const BARE_TWICE: Kind = Kind { name: "bare Envoy, 2 workers", workers: 2, ..BARE };
@@ -21,13 +30,13 @@ pub(crate) const CASES: [Case; 7] = [
         name: "1 KB, 1 connection",
         work: SMALL,
         connections: 1,
-        kinds: &[BARE, THREE, BUDGETS],
+        kinds: &[BARE, FLOOR, THREE, BUDGETS],
     },
     Case {
         name: "1 KB, 32 connections",
         work: SMALL,
         connections: 32,
-        kinds: &[BARE, THREE, BUDGETS, FAILOVER],
+        kinds: &[BARE, FLOOR, THREE, BUDGETS, FAILOVER],
     },
     Case {
         name: "100 KB, 8 connections",
@@ -39,13 +48,13 @@ pub(crate) const CASES: [Case; 7] = [
         name: "1 MB, 4 connections",
         work: Work::Documents { body_bytes: 1024 * 1024 },
         connections: 4,
-        kinds: &[BARE, THREE, BUDGETS],
+        kinds: &[BARE, FLOOR, THREE, BUDGETS],
     },
     Case {
         name: "an event of a stream, 16 connections",
         work: Work::Events { few: 10, many: 110 },
         connections: 16,
-        kinds: &[BARE, THREE, BUDGETS],
+        kinds: &[BARE, FLOOR, THREE, BUDGETS],
     },
     Case {
         name: "pools, 32 connections",

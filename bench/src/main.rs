@@ -1,8 +1,10 @@
 //! Measures what Spillway adds to Envoy: both in one run, in turns, on the same machine.
 //!
-//! `bench --envoy PATH --module PATH [--quick] [--write] [--only TEXT]`
+//! `bench --envoy PATH --module PATH --floor PATH [--quick] [--write] [--only TEXT]`
 
 mod cases;
+mod cpu;
+mod envoy;
 mod gateway;
 mod load;
 mod measure;
@@ -23,7 +25,7 @@ use upstream::Manner;
 const HELP: &str = "\
 Measures what Spillway costs beside bare Envoy.
 
-Usage: bench --envoy PATH --module PATH [--quick] [--write] [--only TEXT]
+Usage: bench --envoy PATH --module PATH --floor PATH [--quick] [--write] [--only TEXT]
   --quick      a few short rounds
   --only TEXT  only the comparisons whose name contains it
   --write      also write the figures into docs/performance.md and docs/performance.svg";
@@ -31,6 +33,7 @@ Usage: bench --envoy PATH --module PATH [--quick] [--write] [--only TEXT]
 struct Args {
     envoy: PathBuf,
     module: PathBuf,
+    floor: PathBuf,
     quick: bool,
     write: bool,
     only: String,
@@ -51,25 +54,34 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Args> {
-    let (mut envoy, mut module, mut only) = (None, None, String::new());
+    let (mut envoy, mut module, mut floor, mut only) = (None, None, None, String::new());
     let (mut quick, mut write) = (false, false);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--envoy" => envoy = arguments.next(),
             "--module" => module = arguments.next(),
+            "--floor" => floor = arguments.next(),
             "--only" => only = arguments.next()?,
             "--quick" => quick = true,
             "--write" => write = true,
             _ => return None,
         }
     }
-    Some(Args { envoy: envoy?.into(), module: module?.into(), quick, write, only })
+    Some(Args {
+        envoy: envoy?.into(),
+        module: module?.into(),
+        floor: floor?.into(),
+        quick,
+        write,
+        only,
+    })
 }
 
 fn run(args: &Args) -> io::Result<()> {
     let place = Place {
         envoy: args.envoy.clone(),
         module: args.module.clone(),
+        floor: args.floor.clone(),
         serving_port: upstream_port(Manner::Serves)?,
         failing_port: upstream_port(Manner::Fails)?,
     };
