@@ -86,9 +86,9 @@ fn run(args: &Args) -> io::Result<()> {
         failing_port: upstream_port(Manner::Fails)?,
     };
     let effort = if args.quick {
-        Effort { rounds: 3, round: Duration::from_millis(500) }
+        Effort { starts: 1, rounds: 3, round: Duration::from_millis(500) }
     } else {
-        Effort { rounds: 9, round: Duration::from_millis(1500) }
+        Effort { starts: 3, rounds: 3, round: Duration::from_millis(1500) }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut all = Vec::new();
@@ -99,7 +99,7 @@ fn run(args: &Args) -> io::Result<()> {
     }
     if args.write {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-        report::write(&docs, &all, &report::machine(&version(&args.envoy)?, effort.rounds))?;
+        report::write(&docs, &all, &report::machine(&version(&args.envoy)?, effort))?;
     }
     Ok(())
 }

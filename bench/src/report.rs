@@ -1,6 +1,6 @@
 //! The figures as a table and as a plot.
 
-use crate::measure::Figures;
+use crate::measure::{Effort, Figures};
 use std::fmt::Write;
 use std::fs;
 use std::io;
@@ -80,11 +80,12 @@ pub(crate) fn write(folder: &Path, figures: &[Figures], machine: &str) -> io::Re
 }
 
 /// What the figures were measured on.
-pub(crate) fn machine(envoy_version: &str, rounds: usize) -> String {
+pub(crate) fn machine(envoy_version: &str, effort: Effort) -> String {
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("CPU");
     format!(
-        "{model}, {cpus} CPUs for Envoy, load and upstream together; Envoy {envoy_version}; {rounds} rounds."
+        "{model}, {cpus} CPUs for Envoy, load and upstream together; Envoy {envoy_version}; {} starts with {} rounds each.",
+        effort.starts, effort.rounds
     )
 }
