@@ -4,6 +4,38 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+/// What all CPUs of the machine did since it was started, in the kernel's ticks.
+pub(crate) struct Machine {
+    idle: u64,
+    total: u64,
+}
+
+impl Machine {
+    /// What they did until now.
+    ///
+    /// # Errors
+    /// When this is not Linux.
+    pub(crate) fn now() -> io::Result<Self> {
+        let text = fs::read_to_string("/proc/stat")?;
+        Self::parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// The first line: `cpu`, then user, nice, system, idle, waiting, both kinds of interrupts, stolen. What
+    /// follows is part of user and nice.
+    fn parse(text: &str) -> Option<Self> {
+        let ticks = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(8);
+        let ticks: Vec<u64> = ticks.map(|ticks| ticks.parse().ok()).collect::<Option<_>>()?;
+        Some(Self { idle: ticks.get(3)? + ticks.get(4)?, total: ticks.iter().sum() })
+    }
+
+    /// The part of the time since `earlier` in which they had nothing to do.
+    #[expect(clippy::cast_precision_loss, reason = "ticks of a benchmark are few")]
+    pub(crate) fn idle_since(&self, earlier: &Self) -> f64 {
+        let total = self.total.saturating_sub(earlier.total).max(1);
+        self.idle.saturating_sub(earlier.idle) as f64 / total as f64
+    }
+}
+
 /// The time that all threads of a process spent on CPUs.
 ///
 /// # Errors
@@ -16,4 +48,17 @@ pub(crate) fn of_process(process: u32) -> io::Result<Duration> {
         total_ns += spent.ok_or(io::ErrorKind::InvalidData)?;
     }
     Ok(Duration::from_nanos(total_ns))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_idle_while_it_has_nothing_to_do_or_waits() {
+        let before = Machine::parse("cpu  100 0 50 800 10 0 5 0 90 0\ncpu0 1 2 3 4").unwrap();
+        let after = Machine::parse("cpu  140 0 80 820 20 0 5 0 99 0\ncpu0 1 2 3 4").unwrap();
+        assert!((after.idle_since(&before) - 0.3).abs() < 1e-9);
+        assert!(Machine::parse("cpu  1 2").is_none());
+    }
 }

@@ -95,6 +95,9 @@ fn run(args: &Args) -> io::Result<()> {
     for case in CASES.iter().filter(|case| case.name.contains(&args.only)) {
         let figures = runtime.block_on(measure::case(case, effort, &place))?;
         println!("{}\n", report::table(&figures));
+        if let Some(scaling) = report::scaling(&figures) {
+            println!("{scaling}\n");
+        }
         all.extend(figures);
     }
     if args.write {

@@ -5,6 +5,7 @@
 //! for its life and makes up to a tenth, so the gateways are started several times. CPU time is the kernel's
 //! own account of the gateway's process, which neither the load nor the upstream is part of.
 
+use crate::cpu::Machine;
 use crate::gateway::{Gateway, Kind, Place};
 use crate::load::{self, Question, Seen};
 use std::io;
@@ -49,6 +50,10 @@ pub(crate) struct Figures {
     pub(crate) answers_per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
+    /// How many CPUs the gateway had, on average.
+    pub(crate) cpus: f64,
+    /// The part of the machine's CPUs that nobody used.
+    pub(crate) idle: f64,
 }
 
 /// What one round showed of one gateway.
@@ -57,6 +62,15 @@ struct Round {
     answers_per_second: f64,
     p50_us: f64,
     p99_us: f64,
+    cpus: f64,
+    idle: f64,
+}
+
+/// What a gateway was asked for a while, and what that took.
+struct Spell {
+    seen: Seen,
+    cpu: Duration,
+    idle: f64,
 }
 
 /// Measures the gateways of a case.
@@ -98,6 +112,8 @@ fn figures(case: &Case, kind: Kind, rounds: &[Round], base: &[Round]) -> Figures
         answers_per_second: of(|round| round.answers_per_second),
         p50_us: of(|round| round.p50_us),
         p99_us: of(|round| round.p99_us),
+        cpus: of(|round| round.cpus),
+        idle: of(|round| round.idle),
     }
 }
 
@@ -105,17 +121,16 @@ async fn round(case: &Case, length: Duration, gateway: &Gateway) -> io::Result<R
     match case.work {
         Work::Documents { body_bytes } => {
             let question = Question { body_bytes, events: None };
-            let (cpu, seen) = spend(case, length, question, gateway).await?;
-            Ok(Round::of(per_answer_us(cpu, &seen), seen))
+            let spell = spend(case, length, question, gateway).await?;
+            Ok(Round::of(spell.per_answer_us(), spell))
         }
         Work::Events { few, many } => {
             let question = |events| Question { body_bytes: 1024, events: Some(events) };
-            let (few_cpu, few_seen) = spend(case, length / 2, question(few), gateway).await?;
-            let (many_cpu, many_seen) = spend(case, length, question(many), gateway).await?;
-            arrived_singly(&many_seen, many)?;
-            let difference =
-                per_answer_us(many_cpu, &many_seen) - per_answer_us(few_cpu, &few_seen);
-            Ok(Round::of(difference / f64::from(many - few), many_seen))
+            let short = spend(case, length / 2, question(few), gateway).await?;
+            let long = spend(case, length, question(many), gateway).await?;
+            arrived_singly(&long.seen, many)?;
+            let difference = long.per_answer_us() - short.per_answer_us();
+            Ok(Round::of(difference / f64::from(many - few), long))
         }
     }
 }
@@ -136,20 +151,24 @@ async fn spend(
     length: Duration,
     question: Question,
     gateway: &Gateway,
-) -> io::Result<(Duration, Seen)> {
-    let before = gateway.cpu_time()?;
+) -> io::Result<Spell> {
+    let (before, machine_before) = (gateway.cpu_time()?, Machine::now()?);
     let seen = load::ask(gateway.port, question, case.connections, length).await?;
-    Ok((gateway.cpu_time()?.saturating_sub(before), seen))
+    let cpu = gateway.cpu_time()?.saturating_sub(before);
+    Ok(Spell { seen, cpu, idle: Machine::now()?.idle_since(&machine_before) })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are small")]
-fn per_answer_us(cpu: Duration, seen: &Seen) -> f64 {
-    cpu.as_secs_f64() * 1e6 / seen.answers.max(1) as f64
+impl Spell {
+    #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are small")]
+    fn per_answer_us(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.seen.answers.max(1) as f64
+    }
 }
 
 impl Round {
     #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are small")]
-    fn of(cpu_us: f64, mut seen: Seen) -> Self {
+    fn of(cpu_us: f64, spell: Spell) -> Self {
+        let Spell { mut seen, cpu, idle } = spell;
         seen.latencies.sort_unstable();
         let percentile = |percent: usize| {
             let at = (seen.latencies.len().saturating_sub(1)) * percent / 100;
@@ -160,6 +179,8 @@ impl Round {
             answers_per_second: seen.answers as f64 / seen.elapsed.as_secs_f64(),
             p50_us: percentile(50),
             p99_us: percentile(99),
+            cpus: cpu.as_secs_f64() / seen.elapsed.as_secs_f64(),
+            idle,
         }
     }
 }
