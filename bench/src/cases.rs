@@ -17,7 +17,8 @@ const THREE: Kind =
     Kind { name: "Spillway, 3 backends", program: Program::Spillway, backends: 3, ..BARE };
 const SIXTEEN: Kind = Kind { name: "Spillway, 16 backends", backends: 16, ..THREE };
 const SIXTY_FOUR: Kind = Kind { name: "Spillway, 64 backends", backends: 64, ..THREE };
-const BUDGETS: Kind = Kind { name: "Spillway, budgets", budgets: true, ..THREE };
+/// Spillway with everything that it does for each request.
+pub(crate) const BUDGETS: Kind = Kind { name: "Spillway, budgets", budgets: true, ..THREE };
 const FAILOVER: Kind = Kind { name: "Spillway, first attempt fails", failing: true, ..THREE };
 const BARE_TWICE: Kind = Kind { name: "bare Envoy, 2 workers", workers: 2, ..BARE };
 const THREE_TWICE: Kind = Kind { name: "Spillway, 2 workers", workers: 2, ..THREE };

@@ -87,6 +87,11 @@ impl Gateway {
         Ok(())
     }
 
+    /// The process's number.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The time that the process spent on CPUs.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Measures what Spillway adds to Envoy: both in one run, in turns, on the same machine.
 //!
-//! `bench --envoy PATH --module PATH --floor PATH [--quick] [--write] [--only TEXT]`
+//! `bench --envoy PATH --module PATH --floor PATH [OPTIONS]`
 
 mod cases;
 mod cpu;
@@ -8,6 +8,7 @@ mod envoy;
 mod gateway;
 mod load;
 mod measure;
+mod memory;
 mod report;
 mod upstream;
 mod wire;
@@ -25,11 +26,15 @@ use upstream::Manner;
 const HELP: &str = "\
 Measures what Spillway costs beside bare Envoy.
 
-Usage: bench --envoy PATH --module PATH --floor PATH [--quick] [--write] [--only TEXT]
-  --quick      a few short rounds
-  --only TEXT  only the comparisons whose name contains it
-  --write      also write the figures into docs/performance.md and docs/performance.svg";
+Usage: bench --envoy PATH --module PATH --floor PATH [OPTIONS]
+  --floor PATH    the module of filters that do nothing
+  --quick         a few short rounds
+  --only TEXT     only the comparisons whose name contains it
+  --write         also write the figures into docs/performance.md and docs/performance.svg
+  --memory        instead: the memory of each VM after many requests
+  --requests N    how many; 1000000 otherwise";
 
+#[derive(Default)]
 struct Args {
     envoy: PathBuf,
     module: PathBuf,
@@ -37,6 +42,8 @@ struct Args {
     quick: bool,
     write: bool,
     only: String,
+    memory: bool,
+    requests: usize,
 }
 
 fn main() -> ExitCode {
@@ -54,27 +61,22 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Args> {
-    let (mut envoy, mut module, mut floor, mut only) = (None, None, None, String::new());
-    let (mut quick, mut write) = (false, false);
+    let mut args = Args { requests: 1_000_000, ..Args::default() };
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--envoy" => envoy = arguments.next(),
-            "--module" => module = arguments.next(),
-            "--floor" => floor = arguments.next(),
-            "--only" => only = arguments.next()?,
-            "--quick" => quick = true,
-            "--write" => write = true,
+            "--envoy" => args.envoy = arguments.next()?.into(),
+            "--module" => args.module = arguments.next()?.into(),
+            "--floor" => args.floor = arguments.next()?.into(),
+            "--only" => args.only = arguments.next()?,
+            "--requests" => args.requests = arguments.next()?.parse().ok()?,
+            "--quick" => args.quick = true,
+            "--write" => args.write = true,
+            "--memory" => args.memory = true,
             _ => return None,
         }
     }
-    Some(Args {
-        envoy: envoy?.into(),
-        module: module?.into(),
-        floor: floor?.into(),
-        quick,
-        write,
-        only,
-    })
+    let paths = [&args.envoy, &args.module, &args.floor];
+    paths.iter().all(|path| !path.as_os_str().is_empty()).then_some(args)
 }
 
 fn run(args: &Args) -> io::Result<()> {
@@ -85,12 +87,15 @@ fn run(args: &Args) -> io::Result<()> {
         serving_port: upstream_port(Manner::Serves)?,
         failing_port: upstream_port(Manner::Fails)?,
     };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if args.memory {
+        return runtime.block_on(memory::run(args.requests, &place));
+    }
     let effort = if args.quick {
         Effort { starts: 1, rounds: 3, round: Duration::from_millis(500) }
     } else {
         Effort { starts: 3, rounds: 3, round: Duration::from_millis(1500) }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut all = Vec::new();
     for case in CASES.iter().filter(|case| case.name.contains(&args.only)) {
         let figures = runtime.block_on(measure::case(case, effort, &place))?;

@@ -7,7 +7,7 @@
 
 use crate::cpu::Machine;
 use crate::gateway::{Gateway, Kind, Place};
-use crate::load::{self, Question, Seen};
+use crate::load::{self, Question, Seen, Stop};
 use std::io;
 use std::time::Duration;
 
@@ -153,7 +153,7 @@ async fn spend(
     gateway: &Gateway,
 ) -> io::Result<Spell> {
     let (before, machine_before) = (gateway.cpu_time()?, Machine::now()?);
-    let seen = load::ask(gateway.port, question, case.connections, length).await?;
+    let seen = load::ask(gateway.port, &[question], case.connections, Stop::After(length)).await?;
     let cpu = gateway.cpu_time()?.saturating_sub(before);
     Ok(Spell { seen, cpu, idle: Machine::now()?.idle_since(&machine_before) })
 }
