@@ -23,6 +23,9 @@ const FAILOVER: Kind = Kind { name: "Spillway, first attempt fails", failing: tr
 const BARE_TWICE: Kind = Kind { name: "bare Envoy, 2 workers", workers: 2, ..BARE };
 const THREE_TWICE: Kind = Kind { name: "Spillway, 2 workers", workers: 2, ..THREE };
 
+const LITELLM: Kind = Kind { name: "LiteLLM", program: Program::LiteLlm, ..BARE };
+const PORTKEY: Kind = Kind { name: "Portkey", program: Program::Portkey, ..BARE };
+
 const SMALL: Work = Work::Documents { body_bytes: 1024 };
 
 /// All comparisons.
@@ -74,5 +77,27 @@ pub(crate) const CASES: [Case; 8] = [
         work: SMALL,
         connections: 32,
         kinds: &[THREE, THREE_TWICE],
+    },
+];
+
+/// Comparisons with other gateways.
+pub(crate) const PEERS: [Case; 3] = [
+    Case {
+        name: "peers: 1 KB, 1 connection",
+        work: SMALL,
+        connections: 1,
+        kinds: &[BARE, THREE, LITELLM, PORTKEY],
+    },
+    Case {
+        name: "peers: 1 KB, 32 connections",
+        work: SMALL,
+        connections: 32,
+        kinds: &[BARE, THREE, LITELLM, PORTKEY],
+    },
+    Case {
+        name: "peers: an event of a stream, 2 connections",
+        work: Work::Events { few: 10, many: 110 },
+        connections: 2,
+        kinds: &[BARE, THREE, LITELLM, PORTKEY],
     },
 ];

@@ -36,6 +36,22 @@ impl Machine {
     }
 }
 
+/// A process, those that it started, those that these started, and so on.
+///
+/// # Errors
+/// When the process is not there, or this is not Linux.
+pub(crate) fn family(process: u32) -> io::Result<Vec<u32>> {
+    let mut family = vec![process];
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        // A thread may end while they are listed.
+        let children = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
+            family.extend(self::family(child).unwrap_or_default());
+        }
+    }
+    Ok(family)
+}
+
 /// The time that all threads of a process spent on CPUs.
 ///
 /// # Errors
@@ -43,7 +59,9 @@ impl Machine {
 pub(crate) fn of_process(process: u32) -> io::Result<Duration> {
     let mut total_ns = 0;
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
-        let spent = fs::read_to_string(task?.path().join("schedstat"))?;
+        let Ok(spent) = fs::read_to_string(task?.path().join("schedstat")) else {
+            continue; // the thread ended while they were listed
+        };
         let spent = spent.split(' ').next().and_then(|spent| spent.parse::<u64>().ok());
         total_ns += spent.ok_or(io::ErrorKind::InvalidData)?;
     }
@@ -53,6 +71,20 @@ pub(crate) fn of_process(process: u32) -> io::Result<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn what_a_process_started_belongs_to_its_family() {
+        let shell = ["-c", "sleep 60 & echo; wait"];
+        let mut parent = Command::new("sh").args(shell).stdout(Stdio::piped()).spawn().unwrap();
+        // It writes when the other one is started.
+        parent.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let family = family(parent.id()).unwrap();
+        assert_eq!((family.len(), family[0]), (2, parent.id()));
+        assert!(Command::new("kill").arg(family[1].to_string()).status().unwrap().success());
+        parent.wait().unwrap();
+    }
 
     #[test]
     fn a_machine_is_idle_while_it_has_nothing_to_do_or_waits() {

@@ -2,14 +2,17 @@
 
 use crate::cpu;
 use crate::envoy;
-use crate::wire::PATIENCE;
+use crate::peers::{self, Peers};
 use std::fs;
 use std::io;
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// How long a gateway may take to start: LiteLLM takes ten seconds on a good day.
+const STARTS_WITHIN: Duration = Duration::from_secs(90);
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,15 @@ pub(crate) enum Program {
     Floor,
     /// Envoy with the shipped configuration.
     Spillway,
+    LiteLlm,
+    Portkey,
+}
+
+impl Program {
+    /// Whether it is another gateway, not an Envoy.
+    pub(crate) fn is_peer(self) -> bool {
+        matches!(self, Self::LiteLlm | Self::Portkey)
+    }
 }
 
 /// Where everything is.
@@ -43,12 +55,16 @@ pub(crate) struct Place {
     pub(crate) floor: PathBuf,
     pub(crate) serving_port: u16,
     pub(crate) failing_port: u16,
+    /// Only when they are to be measured.
+    pub(crate) peers: Option<Peers>,
 }
 
 /// A running gateway, ended when dropped.
 pub(crate) struct Gateway {
     pub(crate) kind: Kind,
     pub(crate) port: u16,
+    /// What its clients send beside everybody's headers.
+    pub(crate) headers: String,
     process: Child,
     folder: PathBuf,
 }
@@ -59,21 +75,23 @@ impl Gateway {
     /// # Errors
     /// When it does not start; then with its log.
     pub(crate) async fn start(kind: Kind, place: &Place) -> io::Result<Self> {
-        let (port, admin_port) = (free_port()?, free_port()?);
+        let port = free_port()?;
         let folder =
             std::env::temp_dir().join(format!("spillway-bench-{}-{port}", std::process::id()));
         fs::create_dir_all(&folder)?;
-        let process = envoy::command(kind, place, port, admin_port, &folder)?
+        let process = command(kind, place, port, &folder)?
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(folder.join("log"))?)
             .spawn()?;
-        let mut gateway = Self { kind, port, process, folder };
+        let headers = peers::headers(kind.program, place.serving_port);
+        let mut gateway = Self { kind, port, headers, process, folder };
         gateway.wait_until_it_listens().await?;
         Ok(gateway)
     }
 
     async fn wait_until_it_listens(&mut self) -> io::Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + STARTS_WITHIN;
         while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
             if self.process.try_wait()?.is_some() || Instant::now() > deadline {
                 let log = fs::read_to_string(self.folder.join("log"))?;
@@ -92,21 +110,36 @@ impl Gateway {
         self.process.id()
     }
 
-    /// The time that the process spent on CPUs.
+    /// The time that the process and those that it started spent on CPUs.
     ///
     /// # Errors
     /// When this is not Linux.
     pub(crate) fn cpu_time(&self) -> io::Result<Duration> {
-        cpu::of_process(self.process.id())
+        cpu::family(self.process.id())?.into_iter().map(cpu::of_process).sum()
     }
 }
 
 impl Drop for Gateway {
     fn drop(&mut self) {
+        let family = cpu::family(self.process.id()).unwrap_or_default();
         // It may have ended by itself.
         let _ = self.process.kill();
         let _ = self.process.wait();
+        for member in family.iter().filter(|member| **member != self.process.id()) {
+            let _ = Command::new("kill").args(["-KILL", &member.to_string()]).status();
+        }
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn command(kind: Kind, place: &Place, port: u16, folder: &Path) -> io::Result<Command> {
+    let peers = || place.peers.as_ref().ok_or_else(|| io::Error::other("no peers are installed"));
+    match kind.program {
+        Program::LiteLlm => peers()?.litellm(port, place.serving_port, folder),
+        Program::Portkey => Ok(peers()?.portkey(port)),
+        Program::BareEnvoy | Program::Floor | Program::Spillway => {
+            envoy::command(kind, place, port, free_port()?, folder)
+        }
     }
 }
 

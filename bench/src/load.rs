@@ -1,5 +1,7 @@
 //! Clients that each ask, wait for the whole answer, and ask again.
 
+use crate::gateway::Gateway;
+use crate::peers::CLIENT_KEY;
 use crate::upstream::EVENTS;
 use crate::wire::{PATIENCE, Reader};
 use std::fmt::Write;
@@ -66,14 +68,14 @@ impl Plan {
 /// # Errors
 /// When an answer is not 200, or there is none.
 pub(crate) async fn ask(
-    port: u16,
+    gateway: &Gateway,
     questions: &[Question],
     connections: usize,
     stop: Stop,
 ) -> io::Result<Seen> {
     let plan = Arc::new(Plan {
-        port,
-        requests: questions.iter().map(|question| request(*question)).collect(),
+        port: gateway.port,
+        requests: questions.iter().map(|question| request(*question, &gateway.headers)).collect(),
         begun_at: Instant::now(),
         stop,
         begun: AtomicUsize::new(0),
@@ -118,7 +120,7 @@ async fn client(plan: Arc<Plan>) -> io::Result<Seen> {
 }
 
 /// A request as the official Python SDK sends it.
-fn request(question: Question) -> Vec<u8> {
+fn request(question: Question, more_headers: &str) -> Vec<u8> {
     let stream = question.events.is_some();
     let frame = format!(
         r#"{{"messages":[{{"role":"system","content":"You are a helpful assistant."}},{{"role":"user","content":"PROMPT"}}],"model":"gpt-4o","max_tokens":256,"stream":{stream},"temperature":0.2}}"#
@@ -134,7 +136,7 @@ fn request(question: Question) -> Vec<u8> {
          x-stainless-lang: python\r\nx-stainless-package-version: 2.6.1\r\nx-stainless-os: Linux\r\n\
          x-stainless-arch: x64\r\nx-stainless-runtime: CPython\r\nx-stainless-runtime-version: 3.12.3\r\n\
          x-stainless-async: false\r\nx-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\n\
-         authorization: Bearer the-key-of-this-client\r\nx-consumer: team-a\r\ncontent-length: {}\r\n",
+         authorization: Bearer {CLIENT_KEY}\r\nx-consumer: team-a\r\n{more_headers}content-length: {}\r\n",
         body.len()
     );
     if let Some(events) = question.events {
@@ -163,10 +165,11 @@ mod tests {
     #[test]
     fn a_request_has_a_body_of_the_size_asked_for() {
         for body_bytes in [1024, 100 * 1024] {
-            let request =
-                String::from_utf8(request(Question { body_bytes, events: Some(3) })).unwrap();
+            let question = Question { body_bytes, events: Some(3) };
+            let request = String::from_utf8(request(question, "x-more: yes\r\n")).unwrap();
             let (head, body) = request.split_once("\r\n\r\n").unwrap();
             assert!(body.len().abs_diff(body_bytes) < 10, "{}", body.len());
+            assert!(head.contains("\r\nx-more: yes\r\n"));
             assert!(head.contains(&format!("content-length: {}", body.len())));
             let body: serde_json::Value = serde_json::from_str(body).unwrap();
             assert_eq!(body["stream"], true);

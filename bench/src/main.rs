@@ -9,13 +9,15 @@ mod gateway;
 mod load;
 mod measure;
 mod memory;
+mod peers;
 mod report;
 mod upstream;
 mod wire;
 
-use cases::CASES;
+use cases::{CASES, PEERS};
 use gateway::Place;
 use measure::Effort;
+use peers::Peers;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -31,8 +33,14 @@ Usage: bench --envoy PATH --module PATH --floor PATH [OPTIONS]
   --quick         a few short rounds
   --only TEXT     only the comparisons whose name contains it
   --write         also write the figures into docs/performance.md and docs/performance.svg
+  --peers         also LiteLLM and Portkey, which are installed into target/peers
   --memory        instead: the memory of each VM after many requests
   --requests N    how many; 1000000 otherwise";
+
+const THOROUGH: Effort = Effort { starts: 3, rounds: 3, round: Duration::from_millis(1500) };
+const QUICK: Effort = Effort { starts: 1, rounds: 3, round: Duration::from_millis(500) };
+/// What separates these from each other is seen soon, and they are slow to start.
+const AMONG_PEERS: Effort = Effort { starts: 1, rounds: 3, round: Duration::from_millis(1500) };
 
 #[derive(Default)]
 struct Args {
@@ -41,6 +49,7 @@ struct Args {
     floor: PathBuf,
     quick: bool,
     write: bool,
+    peers: bool,
     only: String,
     memory: bool,
     requests: usize,
@@ -71,6 +80,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Args> {
             "--requests" => args.requests = arguments.next()?.parse().ok()?,
             "--quick" => args.quick = true,
             "--write" => args.write = true,
+            "--peers" => args.peers = true,
             "--memory" => args.memory = true,
             _ => return None,
         }
@@ -86,18 +96,17 @@ fn run(args: &Args) -> io::Result<()> {
         floor: args.floor.clone(),
         serving_port: upstream_port(Manner::Serves)?,
         failing_port: upstream_port(Manner::Fails)?,
+        peers: args.peers.then(Peers::install).transpose()?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if args.memory {
         return runtime.block_on(memory::run(args.requests, &place));
     }
-    let effort = if args.quick {
-        Effort { starts: 1, rounds: 3, round: Duration::from_millis(500) }
-    } else {
-        Effort { starts: 3, rounds: 3, round: Duration::from_millis(1500) }
-    };
+    let effort = if args.quick { QUICK } else { THOROUGH };
+    let cases = CASES.iter().map(|case| (case, effort));
+    let peers = PEERS.iter().filter(|_| args.peers).map(|case| (case, AMONG_PEERS));
     let mut all = Vec::new();
-    for case in CASES.iter().filter(|case| case.name.contains(&args.only)) {
+    for (case, effort) in cases.chain(peers).filter(|(case, _)| case.name.contains(&args.only)) {
         let figures = runtime.block_on(measure::case(case, effort, &place))?;
         println!("{}\n", report::table(&figures));
         if let Some(scaling) = report::scaling(&figures) {
@@ -106,8 +115,12 @@ fn run(args: &Args) -> io::Result<()> {
         all.extend(figures);
     }
     if args.write {
+        let mut versions = format!("Envoy {}", version(&args.envoy)?);
+        if let Some(peers) = &place.peers {
+            versions = format!("{versions}, {}", peers.versions);
+        }
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-        report::write(&docs, &all, &report::machine(&version(&args.envoy)?, effort))?;
+        report::write(&docs, &all, &report::machine(&versions, effort))?;
     }
     Ok(())
 }

@@ -128,7 +128,10 @@ async fn round(case: &Case, length: Duration, gateway: &Gateway) -> io::Result<R
             let question = |events| Question { body_bytes: 1024, events: Some(events) };
             let short = spend(case, length / 2, question(few), gateway).await?;
             let long = spend(case, length, question(many), gateway).await?;
-            arrived_singly(&long.seen, many)?;
+            // A peer may join events by itself, which makes it look better than it is.
+            if !gateway.kind.program.is_peer() {
+                arrived_singly(&long.seen, many)?;
+            }
             let difference = long.per_answer_us() - short.per_answer_us();
             Ok(Round::of(difference / f64::from(many - few), long))
         }
@@ -153,7 +156,7 @@ async fn spend(
     gateway: &Gateway,
 ) -> io::Result<Spell> {
     let (before, machine_before) = (gateway.cpu_time()?, Machine::now()?);
-    let seen = load::ask(gateway.port, &[question], case.connections, Stop::After(length)).await?;
+    let seen = load::ask(gateway, &[question], case.connections, Stop::After(length)).await?;
     let cpu = gateway.cpu_time()?.saturating_sub(before);
     Ok(Spell { seen, cpu, idle: Machine::now()?.idle_since(&machine_before) })
 }

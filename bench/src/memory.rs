@@ -27,10 +27,10 @@ const SMALL: Question = Question { body_bytes: 1024, events: None };
 pub(crate) async fn run(requests: usize, place: &Place) -> io::Result<()> {
     let gateway = Gateway::start(BUDGETS, place).await?;
     // A worker has its VM at the latest when it has answered.
-    load::ask(gateway.port, &[SMALL], 1, Stop::AfterRequests(1)).await?;
+    load::ask(&gateway, &[SMALL], 1, Stop::AfterRequests(1)).await?;
     let before = of_machines(&gateway)?;
     let stop = Stop::AfterRequests(requests);
-    let seen = load::ask(gateway.port, &mixture(), CONNECTIONS, stop).await?;
+    let seen = load::ask(&gateway, &mixture(), CONNECTIONS, stop).await?;
     let after = of_machines(&gateway)?;
     println!(
         "{} answers in {:.0} s; the memory of each VM: {} at first, {} after them",

@@ -111,12 +111,12 @@ pub(crate) fn write(folder: &Path, figures: &[Figures], machine: &str) -> io::Re
 }
 
 /// What the figures were measured on.
-pub(crate) fn machine(envoy_version: &str, effort: Effort) -> String {
+pub(crate) fn machine(versions: &str, effort: Effort) -> String {
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("CPU");
     format!(
-        "{model}, {cpus} CPUs for Envoy, load and upstream together; Envoy {envoy_version}; {} starts with {} rounds each.",
+        "{model}, {cpus} CPUs for Envoy, load and upstream together; {versions}; {} starts with {} rounds each.",
         effort.starts, effort.rounds
     )
 }
