@@ -142,9 +142,25 @@ fn upstream_port(manner: Manner) -> io::Result<u16> {
     Ok(port)
 }
 
-/// `1.40.0` of `envoy  version: …/1.40.0/Clean/RELEASE/BoringSSL`.
 fn version(envoy: &Path) -> io::Result<String> {
     let output = Command::new(envoy).arg("--version").output()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.split('/').nth(1).unwrap_or("of an unknown version").to_owned())
+    Ok(version_in(&text).unwrap_or("of an unknown version").to_owned())
+}
+
+/// `1.40.0` of `/usr/bin/envoy  version: 0a1b2c/1.40.0/Clean/RELEASE/BoringSSL`.
+fn version_in(text: &str) -> Option<&str> {
+    text.split_once("version: ")?.1.split('/').nth(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_envoy_with_slashes_in_its_path_has_a_version_too() {
+        let text = "\n/usr/bin/envoy  version: 0a1b2c/1.40.0/Clean/RELEASE/BoringSSL\n";
+        assert_eq!(version_in(text), Some("1.40.0"));
+        assert_eq!(version_in("what is this"), None);
+    }
 }
