@@ -23,7 +23,7 @@ test: wasm core-on-wasm32 ## the core on wasm32, then everything natively and in
 	SPILLWAY_PYTHON="$$(command -v python3)" SPILLWAY_PYTHON_SDK="$$python_sdk" \
 	cargo test --workspace --no-fail-fast
 
-bench: wasm ## what Spillway costs beside bare Envoy; BENCH=--quick is short, BENCH=--write updates the docs
+bench: wasm ## what Spillway costs beside bare Envoy; BENCH=--quick is short, --write updates the docs, --memory, --peers
 	@cargo build --release --target wasm32-wasip1 --package floor
 	@envoy=$$(tools/envoy) && \
 	cargo run --release --package bench -- --envoy "$$envoy" --module "$(MODULE)" --floor "$(FLOOR)" $(BENCH)
