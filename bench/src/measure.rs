@@ -11,6 +11,9 @@ use crate::load::{self, Question, Seen, Stop};
 use std::io;
 use std::time::Duration;
 
+/// How often streams are measured until their events arrive one at a time. On a quiet machine once is enough.
+const STREAM_TRIES: u32 = 10;
+
 /// One comparison: the first gateway is what the others are compared with.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -125,28 +128,39 @@ async fn round(case: &Case, length: Duration, gateway: &Gateway) -> io::Result<R
             Ok(Round::of(spell.per_answer_us(), spell))
         }
         Work::Events { few, many } => {
-            let question = |events| Question { body_bytes: 1024, events: Some(events) };
-            let short = spend(case, length / 2, question(few), gateway).await?;
-            let long = spend(case, length, question(many), gateway).await?;
-            // A peer may join events by itself, which makes it look better than it is.
-            if !gateway.kind.program.is_peer() {
-                arrived_singly(&long.seen, many)?;
-            }
+            let short = spend(case, length / 2, streams_of(few), gateway).await?;
+            let long = spend_on_single_events(case, length, many, gateway).await?;
             let difference = long.per_answer_us() - short.per_answer_us();
             Ok(Round::of(difference / f64::from(many - few), long))
         }
     }
 }
 
-/// Should several events arrive at once, the gateway had less to do than is measured.
-fn arrived_singly(seen: &Seen, events: u32) -> io::Result<()> {
-    let sent = seen.answers * u64::from(events);
-    if seen.reads < sent / 10 * 9 {
-        let reads = seen.reads;
-        let trouble = format!("{sent} events arrived in {reads} reads, not one at a time");
-        return Err(io::Error::other(trouble));
+fn streams_of(events: u32) -> Question {
+    Question { body_bytes: 1024, events: Some(events) }
+}
+
+/// Streams whose events arrived one at a time. What else runs on the machine can hold some up until they
+/// arrive together, which is less work for the gateway than is measured; then it is done again.
+async fn spend_on_single_events(
+    case: &Case,
+    length: Duration,
+    events: u32,
+    gateway: &Gateway,
+) -> io::Result<Spell> {
+    for _ in 0..STREAM_TRIES {
+        let spell = spend(case, length, streams_of(events), gateway).await?;
+        // A peer may join events by itself, which makes it look better than it is.
+        if gateway.kind.program.is_peer() || arrived_singly(&spell.seen, events) {
+            return Ok(spell);
+        }
     }
-    Ok(())
+    let name = gateway.kind.name;
+    Err(io::Error::other(format!("{name}: the events never arrived one at a time")))
+}
+
+fn arrived_singly(seen: &Seen, events: u32) -> bool {
+    seen.reads >= seen.answers * u64::from(events) / 10 * 9
 }
 
 async fn spend(
@@ -204,10 +218,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_that_arrive_together_are_an_error() {
+    fn of_ten_events_nine_must_arrive_singly() {
         let seen = |reads| Seen { answers: 2, reads, ..Seen::default() };
-        assert!(arrived_singly(&seen(180), 100).is_ok());
-        assert!(arrived_singly(&seen(179), 100).is_err());
+        assert!(arrived_singly(&seen(180), 100));
+        assert!(!arrived_singly(&seen(179), 100));
     }
 
     #[test]
