@@ -5,6 +5,7 @@
 
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 MODULE := $(TARGET)/wasm32-wasip1/release/spillway.wasm
+FLOOR := $(TARGET)/wasm32-wasip1/release/floor.wasm
 # A larger module costs start-up time and memory in every worker of every Envoy.
 MODULE_LIMIT_BYTES := 700000
 CORE := --no-default-features --target wasm32-unknown-unknown --lib
@@ -22,8 +23,10 @@ test: wasm core-on-wasm32 ## the core on wasm32, then everything natively and in
 	SPILLWAY_PYTHON="$$(command -v python3)" SPILLWAY_PYTHON_SDK="$$python_sdk" \
 	cargo test --workspace --no-fail-fast
 
-bench: wasm ## what Spillway costs beside bare Envoy; BENCH=--quick is short, BENCH=--write updates the docs
-	@envoy=$$(tools/envoy) && cargo run --release --package bench -- --envoy "$$envoy" --module "$(MODULE)" $(BENCH)
+bench: wasm ## what Spillway costs beside bare Envoy; BENCH=--quick is short, --write updates the docs, --memory, --peers
+	@cargo build --release --target wasm32-wasip1 --package floor
+	@envoy=$$(tools/envoy) && \
+	cargo run --release --package bench -- --envoy "$$envoy" --module "$(MODULE)" --floor "$(FLOOR)" $(BENCH)
 
 check: targets purity ## format, lints, the boundary of the core, documentation
 	cargo fmt --all --check

@@ -1,33 +1,46 @@
 //! What is compared with what.
 
-use crate::gateway::Kind;
+use crate::gateway::{Kind, Program};
 use crate::measure::{Case, Work};
 
-const BARE: Kind =
-    Kind { name: "bare Envoy", backends: 0, budgets: false, failing: false, workers: 1 };
-const THREE: Kind = Kind { name: "Spillway, 3 backends", backends: 3, ..BARE };
-const SIXTEEN: Kind = Kind { name: "Spillway, 16 backends", backends: 16, ..BARE };
-const SIXTY_FOUR: Kind = Kind { name: "Spillway, 64 backends", backends: 64, ..BARE };
-const BUDGETS: Kind = Kind { name: "Spillway, budgets", budgets: true, ..THREE };
+const BARE: Kind = Kind {
+    name: "bare Envoy",
+    program: Program::BareEnvoy,
+    backends: 1,
+    budgets: false,
+    failing: false,
+    workers: 1,
+};
+const FLOOR: Kind =
+    Kind { name: "filters that do nothing", program: Program::Floor, backends: 3, ..BARE };
+const THREE: Kind =
+    Kind { name: "Spillway, 3 backends", program: Program::Spillway, backends: 3, ..BARE };
+const SIXTEEN: Kind = Kind { name: "Spillway, 16 backends", backends: 16, ..THREE };
+const SIXTY_FOUR: Kind = Kind { name: "Spillway, 64 backends", backends: 64, ..THREE };
+/// Spillway with everything that it does for each request.
+pub(crate) const BUDGETS: Kind = Kind { name: "Spillway, budgets", budgets: true, ..THREE };
 const FAILOVER: Kind = Kind { name: "Spillway, first attempt fails", failing: true, ..THREE };
 const BARE_TWICE: Kind = Kind { name: "bare Envoy, 2 workers", workers: 2, ..BARE };
 const THREE_TWICE: Kind = Kind { name: "Spillway, 2 workers", workers: 2, ..THREE };
 
+const LITELLM: Kind = Kind { name: "LiteLLM", program: Program::LiteLlm, ..BARE };
+const PORTKEY: Kind = Kind { name: "Portkey", program: Program::Portkey, ..BARE };
+
 const SMALL: Work = Work::Documents { body_bytes: 1024 };
 
 /// All comparisons.
-pub(crate) const CASES: [Case; 7] = [
+pub(crate) const CASES: [Case; 8] = [
     Case {
         name: "1 KB, 1 connection",
         work: SMALL,
         connections: 1,
-        kinds: &[BARE, THREE, BUDGETS],
+        kinds: &[BARE, FLOOR, THREE, BUDGETS],
     },
     Case {
         name: "1 KB, 32 connections",
         work: SMALL,
         connections: 32,
-        kinds: &[BARE, THREE, BUDGETS, FAILOVER],
+        kinds: &[BARE, FLOOR, THREE, BUDGETS, FAILOVER],
     },
     Case {
         name: "100 KB, 8 connections",
@@ -39,13 +52,13 @@ pub(crate) const CASES: [Case; 7] = [
         name: "1 MB, 4 connections",
         work: Work::Documents { body_bytes: 1024 * 1024 },
         connections: 4,
-        kinds: &[BARE, THREE, BUDGETS],
+        kinds: &[BARE, FLOOR, THREE, BUDGETS],
     },
     Case {
         name: "an event of a stream, 16 connections",
         work: Work::Events { few: 10, many: 110 },
         connections: 16,
-        kinds: &[BARE, THREE, BUDGETS],
+        kinds: &[BARE, FLOOR, THREE, BUDGETS],
     },
     Case {
         name: "pools, 32 connections",
@@ -54,9 +67,37 @@ pub(crate) const CASES: [Case; 7] = [
         kinds: &[THREE, SIXTEEN, SIXTY_FOUR],
     },
     Case {
-        name: "2 workers, 32 connections",
+        name: "bare Envoy's workers, 32 connections",
         work: SMALL,
         connections: 32,
-        kinds: &[BARE_TWICE, THREE_TWICE, THREE],
+        kinds: &[BARE, BARE_TWICE],
+    },
+    Case {
+        name: "Spillway's workers, 32 connections",
+        work: SMALL,
+        connections: 32,
+        kinds: &[THREE, THREE_TWICE],
+    },
+];
+
+/// Comparisons with other gateways.
+pub(crate) const PEERS: [Case; 3] = [
+    Case {
+        name: "peers: 1 KB, 1 connection",
+        work: SMALL,
+        connections: 1,
+        kinds: &[BARE, THREE, LITELLM, PORTKEY],
+    },
+    Case {
+        name: "peers: 1 KB, 32 connections",
+        work: SMALL,
+        connections: 32,
+        kinds: &[BARE, THREE, LITELLM, PORTKEY],
+    },
+    Case {
+        name: "peers: an event of a stream, 2 connections",
+        work: Work::Events { few: 10, many: 110 },
+        connections: 2,
+        kinds: &[BARE, THREE, LITELLM, PORTKEY],
     },
 ];

@@ -1,9 +1,13 @@
 //! Clients that each ask, wait for the whole answer, and ask again.
 
+use crate::gateway::Gateway;
+use crate::peers::CLIENT_KEY;
 use crate::upstream::EVENTS;
 use crate::wire::{PATIENCE, Reader};
 use std::fmt::Write;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -30,23 +34,55 @@ pub(crate) struct Seen {
     pub(crate) latencies: Vec<Duration>,
 }
 
-/// Asks over `connections` connections for about `length`; each last answer is waited for.
+/// When the clients stop.
+#[derive(Clone, Copy)]
+pub(crate) enum Stop {
+    After(Duration),
+    AfterRequests(usize),
+}
+
+/// What the clients share: the requests, sent in this order and again from the first one on, and how many were.
+struct Plan {
+    port: u16,
+    requests: Vec<Vec<u8>>,
+    begun_at: Instant,
+    stop: Stop,
+    begun: AtomicUsize,
+}
+
+impl Plan {
+    /// The next request to send; `None`: that was all.
+    fn next(&self, now: Instant) -> Option<&[u8]> {
+        let number = self.begun.fetch_add(1, Relaxed);
+        let stops = match self.stop {
+            Stop::After(length) => now >= self.begun_at + length,
+            Stop::AfterRequests(count) => number >= count,
+        };
+        let request = self.requests.get(number.checked_rem(self.requests.len())?)?;
+        (!stops).then_some(request)
+    }
+}
+
+/// Asks the questions in turn over `connections` connections; each last answer is waited for.
 ///
 /// # Errors
 /// When an answer is not 200, or there is none.
 pub(crate) async fn ask(
-    port: u16,
-    question: Question,
+    gateway: &Gateway,
+    questions: &[Question],
     connections: usize,
-    length: Duration,
+    stop: Stop,
 ) -> io::Result<Seen> {
-    let begun_at = Instant::now();
-    let until = begun_at + length;
-    let request = request(question);
+    let plan = Arc::new(Plan {
+        port: gateway.port,
+        requests: questions.iter().map(|question| request(*question, &gateway.headers)).collect(),
+        begun_at: Instant::now(),
+        stop,
+        begun: AtomicUsize::new(0),
+    });
     let mut clients = JoinSet::new();
     for _ in 0..connections {
-        let request = request.clone();
-        clients.spawn(client(port, request, until));
+        clients.spawn(client(Arc::clone(&plan)));
     }
     let mut seen = Seen::default();
     while let Some(one) = clients.join_next().await {
@@ -55,22 +91,20 @@ pub(crate) async fn ask(
         seen.reads += one.reads;
         seen.latencies.extend(one.latencies);
     }
-    seen.elapsed = begun_at.elapsed();
+    seen.elapsed = plan.begun_at.elapsed();
     Ok(seen)
 }
 
-async fn client(port: u16, request: Vec<u8>, until: Instant) -> io::Result<Seen> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+async fn client(plan: Arc<Plan>) -> io::Result<Seen> {
+    let mut stream = TcpStream::connect(("127.0.0.1", plan.port)).await?;
     stream.set_nodelay(true)?;
     let mut reader = Reader::new();
     let mut seen = Seen::default();
     loop {
         let begun_at = Instant::now();
-        if begun_at >= until {
-            return Ok(seen);
-        }
+        let Some(request) = plan.next(begun_at) else { return Ok(seen) };
         let answered = async {
-            stream.write_all(&request).await?;
+            stream.write_all(request).await?;
             reader.message(&mut stream).await
         };
         let Some(answer) = tokio::time::timeout(PATIENCE, answered).await?? else {
@@ -86,7 +120,7 @@ async fn client(port: u16, request: Vec<u8>, until: Instant) -> io::Result<Seen>
 }
 
 /// A request as the official Python SDK sends it.
-fn request(question: Question) -> Vec<u8> {
+fn request(question: Question, more_headers: &str) -> Vec<u8> {
     let stream = question.events.is_some();
     let frame = format!(
         r#"{{"messages":[{{"role":"system","content":"You are a helpful assistant."}},{{"role":"user","content":"PROMPT"}}],"model":"gpt-4o","max_tokens":256,"stream":{stream},"temperature":0.2}}"#
@@ -102,7 +136,7 @@ fn request(question: Question) -> Vec<u8> {
          x-stainless-lang: python\r\nx-stainless-package-version: 2.6.1\r\nx-stainless-os: Linux\r\n\
          x-stainless-arch: x64\r\nx-stainless-runtime: CPython\r\nx-stainless-runtime-version: 3.12.3\r\n\
          x-stainless-async: false\r\nx-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\n\
-         authorization: Bearer the-key-of-this-client\r\nx-consumer: team-a\r\ncontent-length: {}\r\n",
+         authorization: Bearer {CLIENT_KEY}\r\nx-consumer: team-a\r\n{more_headers}content-length: {}\r\n",
         body.len()
     );
     if let Some(events) = question.events {
@@ -116,12 +150,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn requests_go_round_until_there_were_enough() {
+        let plan = Plan {
+            port: 0,
+            requests: vec![b"one".to_vec(), b"two".to_vec()],
+            begun_at: Instant::now(),
+            stop: Stop::AfterRequests(3),
+            begun: AtomicUsize::new(0),
+        };
+        let sent: Vec<&[u8]> = std::iter::from_fn(|| plan.next(plan.begun_at)).collect();
+        assert_eq!(sent, [&b"one"[..], b"two", b"one"]);
+    }
+
+    #[test]
     fn a_request_has_a_body_of_the_size_asked_for() {
         for body_bytes in [1024, 100 * 1024] {
-            let request =
-                String::from_utf8(request(Question { body_bytes, events: Some(3) })).unwrap();
+            let question = Question { body_bytes, events: Some(3) };
+            let request = String::from_utf8(request(question, "x-more: yes\r\n")).unwrap();
             let (head, body) = request.split_once("\r\n\r\n").unwrap();
             assert!(body.len().abs_diff(body_bytes) < 10, "{}", body.len());
+            assert!(head.contains("\r\nx-more: yes\r\n"));
             assert!(head.contains(&format!("content-length: {}", body.len())));
             let body: serde_json::Value = serde_json::from_str(body).unwrap();
             assert_eq!(body["stream"], true);

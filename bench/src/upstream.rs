@@ -15,7 +15,7 @@ use tokio::time::MissedTickBehavior;
 pub(crate) const EVENTS: &str = "x-bench-events";
 
 /// The time between two events of a stream.
-const PACE: Duration = Duration::from_millis(2);
+const PACE: Duration = Duration::from_millis(4);
 
 const HEADERS: &str = "apim-request-id: 6c6a1b1e-7d5c-4d5e-9e0a-0f7d1f6f5a11\r\n\
     x-request-id: 0a7a1d0e-3b0e-4c7e-8f1e-6e6f2f0d7c22\r\n\
