@@ -69,7 +69,7 @@ fn pool(backends: usize) -> Pool {
         })
         .collect();
     let json = format!(r#"{{"pools": [{{"name": "gpt", "backends": [{}]}}]}}"#, backends.join(","));
-    Config::parse(json.as_bytes(), &|_| None).unwrap().pools.remove(0)
+    Config::parse(json.as_bytes(), &|_| Some("key".to_owned())).unwrap().pools.remove(0)
 }
 
 fn policy(criterion: &mut Criterion) {
