@@ -82,8 +82,11 @@ mod tests {
 
     #[test]
     fn every_search_finds_what_comes_first_wherever_it_stands() {
-        let searches: [(fn(&[u8]) -> usize, &[u8]); 3] =
-            [(quote_or_backslash, b"\"\\"), (quote_or_bracket, b"\"[]"), (line_end, b"\n\r")];
+        let searches = [
+            (quote_or_backslash as fn(&[u8]) -> usize, &b"\"\\"[..]),
+            (quote_or_bracket, b"\"[]"),
+            (line_end, b"\n\r"),
+        ];
         let bytes: Vec<[u8; 1]> = (0..=255).map(|byte| [byte]).collect();
         let pieces: Vec<&[u8]> = bytes.iter().map(|byte| &byte[..]).collect();
         let mut random = Random::new(11);

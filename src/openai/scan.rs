@@ -15,10 +15,12 @@ pub use super::facts::{BodyFacts, Field, Insertion, Malformed, Span, StreamOptio
 use super::facts::{self, TOKEN_BYTES, VALUE_BYTES_MAX};
 use super::find;
 use member::{Member, TopLevelKey};
+use nested::{NESTED_BYTES_MAX, Nested, NestedKey, NestedText, NestedWord};
 use std::borrow::Cow;
 use text::Text;
 
 mod member;
+mod nested;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -75,45 +77,6 @@ enum Slot {
     Comma,
 }
 
-/// What is remembered below the top level.
-#[derive(Debug, Default)]
-struct Nested {
-    /// A text that was read and may turn out to be a key.
-    pending: Option<NestedText>,
-    /// What the value that comes next is a value of.
-    key: NestedKey,
-}
-
-/// What matters of a text below the top level.
-#[derive(Clone, Copy, Debug)]
-struct NestedText {
-    len: u64,
-    word: NestedWord,
-}
-
-/// The texts below the top level that mean something, as a key or as a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NestedWord {
-    Data,
-    DataUrl,
-    EncryptedContent,
-    Image,
-    ItemReference,
-    Other,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum NestedKey {
-    /// None: an element of an array.
-    #[default]
-    None,
-    /// Audio as base64.
-    Data,
-    /// Reasoning that one resource can decrypt.
-    EncryptedContent,
-    Other,
-}
-
 /// Counts of which the largest matters, by key, so that for each key the last one wins.
 #[derive(Debug, Default)]
 struct Counts {
@@ -125,9 +88,6 @@ struct Counts {
     refers_to_response: bool,
     refers_to_conversation: bool,
 }
-
-/// Enough to tell `encrypted_content` from anything longer.
-const NESTED_BYTES_MAX: usize = 20;
 
 /// What a URL begins with that has its data in it.
 const DATA_URL: &[u8] = b"data:";
@@ -569,32 +529,6 @@ impl JsonScanner {
 
     fn fail(&mut self, problem: &'static str) {
         self.lexer = Lexer::Malformed { problem };
-    }
-}
-
-impl Nested {
-    /// The text before a colon was a key.
-    fn end_key(&mut self) {
-        self.key = match self.pending.take().map(|text| text.word) {
-            Some(NestedWord::Data) => NestedKey::Data,
-            Some(NestedWord::EncryptedContent) => NestedKey::EncryptedContent,
-            _ => NestedKey::Other,
-        };
-    }
-}
-
-impl NestedText {
-    /// A text of `len` bytes that begins with `head`, of at least [`NESTED_BYTES_MAX`] if there are as many.
-    fn new(head: &[u8], len: u64) -> Self {
-        let word = match head {
-            b"data" => NestedWord::Data,
-            b"encrypted_content" => NestedWord::EncryptedContent,
-            b"image_url" | b"input_image" => NestedWord::Image,
-            b"item_reference" => NestedWord::ItemReference,
-            _ if head.starts_with(DATA_URL) => NestedWord::DataUrl,
-            _ => NestedWord::Other,
-        };
-        Self { len, word }
     }
 }
 

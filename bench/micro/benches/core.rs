@@ -3,17 +3,20 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use spillway::config::{Config, Pool};
-use spillway::openai::operation::{Call, recognise};
+use spillway::openai::api::Api;
+use spillway::openai::operation::{Call, Endpoint, recognise, render};
 use spillway::openai::scan::{BodyFacts, JsonScanner};
 use spillway::openai::splice::{self, Splices};
 use spillway::openai::sse::{ErrorWatch, HeadProbe};
-use spillway::openai::usage::StreamUsage;
+use spillway::openai::usage::{JsonUsage, StreamUsage};
 use spillway::openai::usage_chunk::UsageStripper;
 use spillway::policy::breaker::{Breaker, Observation, Observed, RulesMet};
 use spillway::policy::budget::{self, Ending, Verdict};
+use spillway::policy::classify::{self, AttemptTraits};
 use spillway::policy::estimate::{Estimate, Usage};
 use spillway::policy::gate::Gate;
 use spillway::policy::pool::{BackendSet, OperationSet};
+use spillway::policy::rate_limits::RateLimits;
 use spillway::policy::records::{PoolRecord, Snapshot};
 use spillway::policy::rotation::{Rotation, Turn};
 use spillway::policy::select::{Denials, Needs, Request, select};
@@ -22,7 +25,42 @@ use std::hint::black_box;
 
 const NOW: Timestamp = Timestamp::from_ms(1_763_600_000_000);
 
-const EVENT: &[u8] = b"data: {\"id\":\"chatcmpl-AbCdEfGh\",\"object\":\"chat.completion.chunk\",\"created\":1763600000,\"model\":\"gpt-4o\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" downstream\"},\"finish_reason\":null}],\"usage\":null}\n\n";
+/// An event of a chat, and one of a response; they come by the thousand.
+const EVENTS: [(&str, &[u8]); 2] = [
+    (
+        "chat",
+        br#"data: {"id":"chatcmpl-AbCdEfGhIjKlMnOpQrStUvWxYz012","object":"chat.completion.chunk","created":1763600000,"model":"gpt-4o-2024-11-20","system_fingerprint":"fp_ee1d74bde0","choices":[{"index":0,"delta":{"content":" downstream"},"logprobs":null,"finish_reason":null,"content_filter_results":{}}],"usage":null}
+
+"#,
+    ),
+    (
+        "response",
+        br#"event: response.output_text.delta
+data: {"type":"response.output_text.delta","sequence_number":17,"item_id":"msg_68a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f607","output_index":0,"content_index":0,"delta":" downstream","logprobs":[],"obfuscation":"aBcDeFgHiJkL"}
+
+"#,
+    ),
+];
+
+/// A line of a prompt, with an escape or two as most have.
+const LINE: &str = r#"The overflow goes safely downstream; \"nobody\" notices.\n"#;
+
+/// The headers of an answer of Azure.
+const HEADERS: [(&str, &str); 13] = [
+    ("content-length", "1024"),
+    ("content-type", "application/json"),
+    ("apim-request-id", "6e0fdb1c-8d5a-4d7f-9d59-31bbf4e2a5a0"),
+    ("strict-transport-security", "max-age=31536000; includeSubDomains; preload"),
+    ("x-content-type-options", "nosniff"),
+    ("x-ms-region", "Sweden Central"),
+    ("x-ratelimit-remaining-requests", "995"),
+    ("x-ratelimit-limit-requests", "1000"),
+    ("x-ratelimit-remaining-tokens", "993000"),
+    ("x-ratelimit-limit-tokens", "1000000"),
+    ("x-request-id", "c1b6a2cb-3c5a-4b57-8a6c-5fd6aa0c5b4a"),
+    ("date", "Fri, 20 Nov 2026 11:42:00 GMT"),
+    ("retry-after-ms", "6312"),
+];
 
 fn pool(backends: usize) -> Pool {
     let backends: Vec<String> = (0..backends)
@@ -31,7 +69,7 @@ fn pool(backends: usize) -> Pool {
         })
         .collect();
     let json = format!(r#"{{"pools": [{{"name": "gpt", "backends": [{}]}}]}}"#, backends.join(","));
-    Config::parse(json.as_bytes(), &|_| None).unwrap().pools.remove(0)
+    Config::parse(json.as_bytes(), &|_| Some("key".to_owned())).unwrap().pools.remove(0)
 }
 
 fn policy(criterion: &mut Criterion) {
@@ -99,8 +137,18 @@ fn policy(criterion: &mut Criterion) {
 fn body(size: usize) -> Vec<u8> {
     let frame =
         r#"{"messages":[{"role":"user","content":"PROMPT"}],"model":"gpt-4o","stream":true}"#;
-    let words = "The overflow goes safely downstream; \\\"nobody\\\" notices.\\n";
-    frame.replace("PROMPT", &words.repeat(size / words.len())).into_bytes()
+    frame.replace("PROMPT", &LINE.repeat(size / LINE.len())).into_bytes()
+}
+
+/// A body that is nearly all names and brackets.
+fn body_with_tools() -> Vec<u8> {
+    let tool = r#"{"type":"function","function":{"name":"get_weather","description":"Get the weather","parameters":{"type":"object","properties":{"place":{"type":"string"},"unit":{"type":"string","enum":["c","f"]}},"required":["place"]},"strict":true}}"#;
+    format!(r#"{{"tools":[{}],"model":"gpt-4o","messages":[]}}"#, [tool; 16].join(",")).into_bytes()
+}
+
+fn answer() -> Vec<u8> {
+    let frame = r#"{"id":"chatcmpl-1","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"TEXT"},"finish_reason":"stop"}],"usage":{"prompt_tokens":100,"completion_tokens":150,"total_tokens":250,"prompt_tokens_details":{"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}}}"#;
+    frame.replace("TEXT", &LINE.repeat(12)).into_bytes()
 }
 
 fn facts(body: &[u8]) -> BodyFacts {
@@ -120,7 +168,18 @@ fn bodies(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(size.to_string(), |bencher| bencher.iter(|| facts(black_box(&body))));
     }
+    let tools = body_with_tools();
+    group.throughput(Throughput::Bytes(tools.len() as u64));
+    group.bench_function("tools", |bencher| bencher.iter(|| facts(black_box(&tools))));
     group.finish();
+    let answer = answer();
+    criterion.bench_function("usage of an answer of 1 KB", |bencher| {
+        bencher.iter(|| {
+            let mut usage = JsonUsage::new();
+            usage.push(black_box(&answer));
+            usage.usage()
+        });
+    });
     let body = body(1024);
     let facts = facts(&body);
     let kind = call().body_kind(Some(b"application/json"));
@@ -135,22 +194,62 @@ fn bodies(criterion: &mut Criterion) {
 
 fn streams(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("an event of a stream");
-    group.throughput(Throughput::Bytes(EVENT.len() as u64));
-    group.bench_function("head", |bencher| {
-        bencher.iter_batched_ref(
-            HeadProbe::new,
-            |probe| probe.push(black_box(EVENT)),
-            BatchSize::SmallInput,
-        );
-    });
-    let mut watch = ErrorWatch::new();
-    group.bench_function("watch", |bencher| bencher.iter(|| watch.push(black_box(EVENT))));
-    let mut usage = StreamUsage::new();
-    group.bench_function("usage", |bencher| bencher.iter(|| usage.push(black_box(EVENT))));
-    let mut stripper = UsageStripper::new();
-    group.bench_function("strip", |bencher| bencher.iter(|| stripper.push(black_box(EVENT))));
+    for (kind, event) in EVENTS {
+        group.throughput(Throughput::Bytes(event.len() as u64));
+        group.bench_function(format!("{kind}, head"), |bencher| {
+            bencher.iter_batched_ref(
+                HeadProbe::new,
+                |probe| probe.push(black_box(event)),
+                BatchSize::SmallInput,
+            );
+        });
+        let mut watch = ErrorWatch::new();
+        group.bench_function(format!("{kind}, watch"), |bencher| {
+            bencher.iter(|| watch.push(black_box(event)));
+        });
+        let mut usage = StreamUsage::new();
+        group.bench_function(format!("{kind}, usage"), |bencher| {
+            bencher.iter(|| usage.push(black_box(event)));
+        });
+        let mut stripper = UsageStripper::new();
+        group.bench_function(format!("{kind}, strip"), |bencher| {
+            bencher.iter(|| stripper.push(black_box(event)));
+        });
+    }
     group.finish();
 }
 
-criterion_group!(benches, policy, bodies, streams);
+fn heads(criterion: &mut Criterion) {
+    let paths = [
+        "/v1/chat/completions",
+        "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
+    ];
+    for path in paths {
+        criterion.bench_function(&format!("recognise {path}"), |bencher| {
+            bencher.iter(|| recognise(b"POST", black_box(path.as_bytes())));
+        });
+    }
+    let (call, endpoint) = (
+        call(),
+        Endpoint { api: Api::Azure, base_path: "", deployment: "my-deployment", api_version: None },
+    );
+    criterion.bench_function("render a path", |bencher| {
+        bencher.iter(|| render(black_box(&call), &endpoint));
+    });
+    for status in [200, 429] {
+        criterion.bench_function(&format!("classify the head of a {status}"), |bencher| {
+            bencher.iter(|| {
+                classify::head(status, black_box(&HEADERS[..]), AttemptTraits::default(), NOW)
+            });
+        });
+    }
+    criterion.bench_function("what an answer says of limits", |bencher| {
+        bencher.iter(|| {
+            let limits = RateLimits::read(black_box(&HEADERS[..]));
+            (limits.left_permille(), limits.utilization_permille(), limits.token_limit())
+        });
+    });
+}
+
+criterion_group!(benches, policy, heads, bodies, streams);
 criterion_main!(benches);

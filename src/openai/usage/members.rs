@@ -316,24 +316,30 @@ impl Members {
         self.lexer = Lexer::Text;
     }
 
-    /// Reads `rest` up to the next byte of a text that means something, and returns what follows.
+    /// Reads `rest` up to the end of a text, and returns what follows.
     fn in_text<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
-        let len = find::quote_or_backslash(rest);
-        let (run, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
-        self.word.extend(run);
-        let end = after.split_first();
-        let is_escape = matches!(end, Some((b'\\', _)));
-        self.has_content |= self.is_content && (is_escape || !run.is_empty());
-        self.word.has_escape |= is_escape;
-        let Some((_, after)) = end else { return after };
-        self.lexer = if is_escape {
-            Lexer::Escape
-        } else if self.reads_names() {
-            Lexer::AfterText
-        } else {
-            Lexer::Between
-        };
-        after
+        let mut rest = rest;
+        loop {
+            let len = find::quote_or_backslash(rest);
+            let (run, special) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+            self.has_content |= self.is_content && !run.is_empty();
+            // Nothing that matters has an escape in it.
+            if !self.word.has_escape {
+                self.word.extend(run);
+            }
+            let Some((&byte, after)) = special.split_first() else { return special };
+            if byte == b'"' {
+                self.lexer = if self.reads_names() { Lexer::AfterText } else { Lexer::Between };
+                return after;
+            }
+            self.has_content |= self.is_content;
+            self.word.has_escape = true;
+            let Some((_, after)) = after.split_first() else {
+                self.lexer = Lexer::Escape;
+                return after;
+            };
+            rest = after;
+        }
     }
 
     /// Reads `rest` up to the end of a number or a literal, and returns what follows.
@@ -458,7 +464,7 @@ impl Word {
         }
     }
 
-    /// Nothing that matters has an escape in it.
+    /// Nothing when it has an escape.
     fn text(&self) -> &[u8] {
         if self.has_escape { &[] } else { self.bytes.get(..self.len).unwrap_or_default() }
     }
