@@ -126,6 +126,14 @@ impl Answer {
 
     /// A part of the body came; while it is held, `size` counts from its beginning.
     pub(crate) fn chunk(&self, size: usize, end_of_stream: bool) -> Action {
+        // A stream has many parts, so this one moves nothing.
+        if !end_of_stream
+            && let Ok(mut state) = self.state.try_borrow_mut()
+            && let State::Flowing(flow) = &mut *state
+        {
+            flow.pass(size, end_of_stream);
+            return Action::Continue;
+        }
         match self.state.replace(State::Over) {
             State::Held(held) => self.look_at(held, size, end_of_stream),
             waiting @ State::Waiting { .. } => {
