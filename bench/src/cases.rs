@@ -13,6 +13,8 @@ const BARE: Kind = Kind {
 };
 const FLOOR: Kind =
     Kind { name: "filters that do nothing", program: Program::Floor, backends: 3, ..BARE };
+const HOST_CALLS: Kind =
+    Kind { name: "Spillway's host calls alone", program: Program::HostCalls, ..FLOOR };
 const THREE: Kind =
     Kind { name: "Spillway, 3 backends", program: Program::Spillway, backends: 3, ..BARE };
 const SIXTEEN: Kind = Kind { name: "Spillway, 16 backends", backends: 16, ..THREE };
@@ -34,13 +36,13 @@ pub(crate) const CASES: [Case; 8] = [
         name: "1 KB, 1 connection",
         work: SMALL,
         connections: 1,
-        kinds: &[BARE, FLOOR, THREE, BUDGETS],
+        kinds: &[BARE, FLOOR, HOST_CALLS, THREE, BUDGETS],
     },
     Case {
         name: "1 KB, 32 connections",
         work: SMALL,
         connections: 32,
-        kinds: &[BARE, FLOOR, THREE, BUDGETS, FAILOVER],
+        kinds: &[BARE, FLOOR, HOST_CALLS, THREE, BUDGETS, FAILOVER],
     },
     Case {
         name: "100 KB, 8 connections",
@@ -52,7 +54,7 @@ pub(crate) const CASES: [Case; 8] = [
         name: "1 MB, 4 connections",
         work: Work::Documents { body_bytes: 1024 * 1024 },
         connections: 4,
-        kinds: &[BARE, FLOOR, THREE, BUDGETS],
+        kinds: &[BARE, FLOOR, HOST_CALLS, THREE, BUDGETS],
     },
     Case {
         name: "an event of a stream, 16 connections",

@@ -106,7 +106,7 @@ fn cluster(kind: Kind, place: &Place, pattern: &Value, name: &str, port: u16) ->
 }
 
 fn run_module(filter: &mut Value, kind: Kind, place: &Place) {
-    let module = if kind.program == Program::Floor { &place.floor } else { &place.module };
+    let module = if kind.program == Program::Spillway { &place.module } else { &place.floor };
     filter["vm_config"]["code"] = json!({"local": {"filename": module}});
     filter["vm_config"]["environment_variables"] =
         json!({"key_values": {"KEY": "the-key-of-a-backend"}});
@@ -115,6 +115,9 @@ fn run_module(filter: &mut Value, kind: Kind, place: &Place) {
 /// Spillway's own configuration. Nothing may close a backend while it is measured: limits are out of reach,
 /// and failures trip nothing.
 fn configuration(kind: Kind) -> Value {
+    if kind.program == Program::HostCalls {
+        return json!({"host_calls": true});
+    }
     let backends: Vec<Value> = (0..kind.backends)
         .map(|index| {
             let name = name(index);

@@ -35,6 +35,8 @@ pub(crate) enum Program {
     BareEnvoy,
     /// Envoy with the shipped configuration and filters that do nothing.
     Floor,
+    /// The same with the host calls that Spillway makes.
+    HostCalls,
     /// Envoy with the shipped configuration.
     Spillway,
     LiteLlm,
@@ -137,7 +139,7 @@ fn command(kind: Kind, place: &Place, port: u16, folder: &Path) -> io::Result<Co
     match kind.program {
         Program::LiteLlm => peers()?.litellm(port, place.serving_port, folder),
         Program::Portkey => Ok(peers()?.portkey(port)),
-        Program::BareEnvoy | Program::Floor | Program::Spillway => {
+        Program::BareEnvoy | Program::Floor | Program::HostCalls | Program::Spillway => {
             envoy::command(kind, place, port, free_port()?, folder)
         }
     }

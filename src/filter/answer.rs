@@ -10,8 +10,9 @@
 
 use super::exchange::{Exchange, Flowing};
 use super::flow::{Flow, stream_error};
+use super::header_map::HeaderMap;
 use super::held::{Held, Question};
-use super::host::{self, Action, Buffer, Direction, HeaderMap, Map};
+use super::host::{self, Action, Buffer, Direction, Map};
 use super::meter::Meter;
 use super::records::{Begun, Evidence, Said};
 use super::sanitize;

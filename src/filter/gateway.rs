@@ -10,7 +10,8 @@
 
 use super::consumers::Admitted;
 use super::exchange::{Asked, Exchange, Finish};
-use super::host::{self, Action, HeaderMap, Map};
+use super::header_map::HeaderMap;
+use super::host::{self, Action, Map};
 use super::plan::Plan;
 use super::reading::{Known, Reading, Wanted};
 use super::routed::{self, Routed, send};

@@ -15,6 +15,7 @@ mod exchange;
 mod exports;
 mod flow;
 mod gateway;
+mod header_map;
 mod held;
 mod host;
 mod meter;

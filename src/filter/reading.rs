@@ -6,7 +6,8 @@
 //! good as what is known when it is made.
 
 use super::body;
-use super::host::{self, Buffer, HeaderMap, Refused};
+use super::header_map::HeaderMap;
+use super::host::{self, Buffer, Refused};
 use crate::openai::body::{Body, BodyScanner};
 use crate::openai::facts::Malformed;
 use crate::openai::glance::{self, GLANCE_BYTES};

@@ -1,7 +1,8 @@
 //! What an attempt showed, written into the records that all workers share, and into metrics.
 
 use super::budgets::{self, SaidOfLimits};
-use super::host::{self, HeaderMap};
+use super::header_map::HeaderMap;
+use super::host;
 use super::plan::{BackendPlan, Plan};
 use super::{shared, worker};
 use crate::config::Backend;

@@ -4,7 +4,8 @@
 //! Azure's own spillover in the place of the gateway; and `accept-encoding`, because answers are
 //! read. From a backend: what describes one member and not the pool.
 
-use super::host::{self, HeaderMap, Map};
+use super::header_map::HeaderMap;
+use super::host::{self, Map};
 
 /// The client's credentials.
 pub(crate) const CREDENTIALS: [&str; 2] = ["api-key", "authorization"];

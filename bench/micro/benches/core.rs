@@ -97,7 +97,7 @@ fn policy(criterion: &mut Criterion) {
     criterion.bench_function("close and ask a gate", |bencher| {
         bencher.iter(|| {
             let mut gate = Gate::default();
-            gate.close(NOW, Some(Millis::new(300)), throttle);
+            gate.close(black_box(NOW), Some(Millis::new(300)), throttle);
             black_box(gate).closed_until(NOW, throttle)
         });
     });
