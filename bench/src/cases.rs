@@ -1,6 +1,7 @@
 //! What is compared with what.
 
 use crate::gateway::{Kind, Program};
+use crate::load::Flavour;
 use crate::measure::{Case, Work};
 
 const BARE: Kind = Kind {
@@ -28,10 +29,14 @@ const THREE_TWICE: Kind = Kind { name: "Spillway, 2 workers", workers: 2, ..THRE
 const LITELLM: Kind = Kind { name: "LiteLLM", program: Program::LiteLlm, ..BARE };
 const PORTKEY: Kind = Kind { name: "Portkey", program: Program::Portkey, ..BARE };
 
-const SMALL: Work = Work::Documents { body_bytes: 1024 };
+const SMALL: Work = document(Flavour::OpenAi, 1024);
+
+const fn document(flavour: Flavour, body_bytes: usize) -> Work {
+    Work::Documents { flavour, body_bytes }
+}
 
 /// All comparisons.
-pub(crate) const CASES: [Case; 8] = [
+pub(crate) const CASES: [Case; 9] = [
     Case {
         name: "1 KB, 1 connection",
         work: SMALL,
@@ -45,14 +50,20 @@ pub(crate) const CASES: [Case; 8] = [
         kinds: &[BARE, FLOOR, HOST_CALLS, THREE, BUDGETS, FAILOVER],
     },
     Case {
+        name: "1 KB, Azure's SDK, 32 connections",
+        work: document(Flavour::Azure, 1024),
+        connections: 32,
+        kinds: &[BARE, THREE, BUDGETS],
+    },
+    Case {
         name: "100 KB, 8 connections",
-        work: Work::Documents { body_bytes: 100 * 1024 },
+        work: document(Flavour::OpenAi, 100 * 1024),
         connections: 8,
         kinds: &[BARE, THREE, BUDGETS],
     },
     Case {
         name: "1 MB, 4 connections",
-        work: Work::Documents { body_bytes: 1024 * 1024 },
+        work: document(Flavour::OpenAi, 1024 * 1024),
         connections: 4,
         kinds: &[BARE, FLOOR, HOST_CALLS, THREE, BUDGETS],
     },

@@ -14,9 +14,28 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+/// Which SDK asks.
+#[derive(Clone, Copy)]
+pub(crate) enum Flavour {
+    /// OpenAI's: the model stands in the body, behind the messages.
+    OpenAi,
+    /// Azure's: the deployment stands in the path as well.
+    Azure,
+}
+
+impl Flavour {
+    fn path(self) -> &'static str {
+        match self {
+            Self::OpenAi => "/v1/chat/completions",
+            Self::Azure => "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
+        }
+    }
+}
+
 /// What every client asks for.
 #[derive(Clone, Copy)]
 pub(crate) struct Question {
+    pub(crate) flavour: Flavour,
     /// The size of the request's body.
     pub(crate) body_bytes: usize,
     /// How many events the answer has; `None`: it is a document.
@@ -130,8 +149,9 @@ fn request(question: Question, more_headers: &str) -> Vec<u8> {
     let mut prompt = words.repeat(missing / words.len());
     prompt.extend(std::iter::repeat_n('.', missing - prompt.len()));
     let body = frame.replace("PROMPT", &prompt);
+    let path = question.flavour.path();
     let mut head = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: llm.example.com\r\naccept: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nhost: llm.example.com\r\naccept: application/json\r\n\
          accept-encoding: gzip, deflate\r\ncontent-type: application/json\r\nuser-agent: OpenAI/Python 2.6.1\r\n\
          x-stainless-lang: python\r\nx-stainless-package-version: 2.6.1\r\nx-stainless-os: Linux\r\n\
          x-stainless-arch: x64\r\nx-stainless-runtime: CPython\r\nx-stainless-runtime-version: 3.12.3\r\n\
@@ -165,7 +185,7 @@ mod tests {
     #[test]
     fn a_request_has_a_body_of_the_size_asked_for() {
         for body_bytes in [1024, 100 * 1024] {
-            let question = Question { body_bytes, events: Some(3) };
+            let question = Question { flavour: Flavour::OpenAi, body_bytes, events: Some(3) };
             let request = String::from_utf8(request(question, "x-more: yes\r\n")).unwrap();
             let (head, body) = request.split_once("\r\n\r\n").unwrap();
             assert!(body.len().abs_diff(body_bytes) < 10, "{}", body.len());

@@ -7,7 +7,7 @@
 
 use crate::cpu::Machine;
 use crate::gateway::{Gateway, Kind, Place};
-use crate::load::{self, Question, Seen, Stop};
+use crate::load::{self, Flavour, Question, Seen, Stop};
 use std::io;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(crate) struct Case {
 #[derive(Clone, Copy)]
 pub(crate) enum Work {
     /// Documents, for requests of so many bytes. The cost is that of a request.
-    Documents { body_bytes: usize },
+    Documents { flavour: Flavour, body_bytes: usize },
     /// Streams of two lengths. The cost is that of an event: the difference, divided.
     Events { few: u32, many: u32 },
 }
@@ -122,8 +122,8 @@ fn figures(case: &Case, kind: Kind, rounds: &[Round], base: &[Round]) -> Figures
 
 async fn round(case: &Case, length: Duration, gateway: &Gateway) -> io::Result<Round> {
     match case.work {
-        Work::Documents { body_bytes } => {
-            let question = Question { body_bytes, events: None };
+        Work::Documents { flavour, body_bytes } => {
+            let question = Question { flavour, body_bytes, events: None };
             let spell = spend(case, length, question, gateway).await?;
             Ok(Round::of(spell.per_answer_us(), spell))
         }
@@ -137,7 +137,7 @@ async fn round(case: &Case, length: Duration, gateway: &Gateway) -> io::Result<R
 }
 
 fn streams_of(events: u32) -> Question {
-    Question { body_bytes: 1024, events: Some(events) }
+    Question { flavour: Flavour::OpenAi, body_bytes: 1024, events: Some(events) }
 }
 
 /// Streams whose events arrived one at a time. What else runs on the machine can hold some up until they

@@ -2,7 +2,7 @@
 
 use crate::cases::BUDGETS;
 use crate::gateway::{Gateway, Place};
-use crate::load::{self, Question, Stop};
+use crate::load::{self, Flavour, Question, Stop};
 use std::fs;
 use std::io;
 
@@ -18,7 +18,7 @@ const CONNECTIONS: usize = 32;
 /// The length of a stream: enough events for some to be cut in two, few enough to be over soon.
 const EVENTS: u32 = 10;
 
-const SMALL: Question = Question { body_bytes: 1024, events: None };
+const SMALL: Question = Question { flavour: Flavour::OpenAi, body_bytes: 1024, events: None };
 
 /// Sends so many requests of all sizes and reports the memory of each VM before and after.
 ///
@@ -49,6 +49,7 @@ pub(crate) async fn run(requests: usize, place: &Place) -> io::Result<()> {
 fn mixture() -> Vec<Question> {
     (0..100)
         .map(|number| Question {
+            flavour: Flavour::OpenAi,
             body_bytes: match number {
                 49 => MIB,
                 19 | 79 => 100 * 1024,
