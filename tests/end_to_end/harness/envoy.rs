@@ -5,6 +5,7 @@ use crate::support::{envoy_binary, module_path};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -165,9 +166,19 @@ impl Drop for Envoy {
     }
 }
 
-/// A port that nobody listens on.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+/// A port that nobody listens on, and no two tests get. It is below those that systems give to
+/// connections, of which one could take it before Envoy listens.
+fn free_port() -> u16 {
+    const PORTS: Range<u32> = 10_000..30_000;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = (std::process::id() % 1_000) * 101 + TAKEN.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + number % (PORTS.end - PORTS.start);
+        let port = u16::try_from(port).unwrap();
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn temporary_folder() -> PathBuf {
