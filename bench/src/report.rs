@@ -1,5 +1,6 @@
 //! The figures as a table and as a plot.
 
+use crate::gateway::Program;
 use crate::measure::{Effort, Figures};
 use std::fmt::Write;
 use std::fs;
@@ -72,7 +73,11 @@ pub(crate) fn plot(figures: &[Figures]) -> String {
     );
     for (row, figures) in (2..).zip(figures) {
         let (y, width) = (row * ROW, figures.ratio.min(4.0) * SCALE);
-        let colour = if (figures.ratio - 1.0).abs() < 1e-9 { "#9aa5b1" } else { "#2b6cb0" };
+        let colour = match figures.kind.program {
+            Program::Spillway => "#2b6cb0",
+            Program::Floor | Program::HostCalls => "#90b4d8",
+            Program::BareEnvoy | Program::LiteLlm | Program::Portkey => "#9aa5b1",
+        };
         let unit = if figures.per_event { "an event" } else { "a request" };
         let _ = writeln!(
             svg,

@@ -156,17 +156,17 @@ fn long_body(place: Place, model: &str) -> Bytes {
 #[tokio::test]
 async fn a_body_of_12_mib_fails_over_unchanged() {
     let gateway = first_and_second().start().await;
-    let body = long_body(Place::Back, "gpt-4o");
-    let hash = body_hash(&body);
-    for fault in [throttled(), Fault::ResetBeforeHeaders] {
+    for (place, fault) in [(Place::Back, throttled()), (Place::Front, Fault::ResetBeforeHeaders)] {
+        let body = long_body(place, "gpt-4o");
+        let hash = body_hash(&body);
         gateway.mock("first").push_fault(fault);
         let headers = [("content-type", "application/json")];
-        let answer = gateway.client.send(Method::POST, CHAT, &headers, body.clone()).await.unwrap();
+        let answer = gateway.client.send(Method::POST, CHAT, &headers, body).await.unwrap();
         assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
         for name in ["first", "second"] {
             let record = gateway.records(name).pop().unwrap();
             assert_for(&record, name, name);
-            assert_eq!(record.body_hash, hash, "{name}");
+            assert_eq!(record.body_hash, hash, "{place:?} {name}");
         }
     }
     assert_eq!(gateway.counts(), [2, 2]);
