@@ -16,7 +16,7 @@ use crate::policy::failover::{Next, Stop};
 use crate::policy::pool::MAX_BACKENDS;
 use crate::policy::records::{BackendRecord, Records, Snapshot};
 use crate::policy::retry_budget;
-use crate::policy::rotation::Turn;
+use crate::policy::rotation::Rotation;
 use crate::policy::select::{
     Choice, Denials, Request, Unavailable, select, skipped, worth_waiting_for,
 };
@@ -27,6 +27,9 @@ use std::rc::Rc;
 /// How often a choice is made anew: each backend can deny its budget once, and a probe that another
 /// worker leased first reads as an open breaker the next time.
 const CHOICES_MAX: usize = MAX_BACKENDS + 4;
+
+/// What a pool that cannot be looked at has.
+const NOBODY: Unavailable = Unavailable { soonest: None, throttled: false };
 
 /// A backend that was chosen, before its attempt begins.
 pub(crate) struct Planned {
@@ -73,7 +76,7 @@ impl Exchange {
 
     /// Takes hold of a backend for the next attempt, if there is one.
     fn take(&mut self, now: Timestamp) -> Next {
-        match self.select(Turn::Take, now) {
+        match self.select(now) {
             Ok(planned) => {
                 self.plan_attempt(planned);
                 Next::Retry
@@ -84,7 +87,10 @@ impl Exchange {
 
     /// Which backend would be chosen, if its budget and its probe allow it.
     pub(super) fn peek(&mut self, now: Timestamp) -> Result<Choice, Unavailable> {
-        self.select(Turn::Peek, now).map(|planned| planned.choice)
+        let whole = Rc::clone(&self.plan);
+        let Some((pool, plan)) = whole.pool(self.pool) else { return Err(NOBODY) };
+        let Ok(mut rotation) = plan.rotation.try_borrow_mut() else { return Err(NOBODY) };
+        self.choose(pool, &plan.records(), &mut rotation, now, worker::random())
     }
 
     /// What the ledger and the retry budget say to what was selected.
@@ -108,37 +114,43 @@ impl Exchange {
         })
     }
 
-    /// Selects a backend. With [`Turn::Take`] it is really taken: the rotation moves on, tokens are
-    /// reserved, the probe is leased. The trail notes who was passed over, also when nobody was left.
-    fn select(&mut self, turn: Turn, now: Timestamp) -> Result<Planned, Unavailable> {
-        let nobody = Unavailable { soonest: None, throttled: false };
+    /// Selects a backend and takes hold of it: the rotation moves on, tokens are reserved, the probe is
+    /// leased. The trail notes who was passed over, also when nobody was left.
+    fn select(&mut self, now: Timestamp) -> Result<Planned, Unavailable> {
         let whole = Rc::clone(&self.plan);
-        let Some((pool, plan)) = whole.pool(self.pool) else { return Err(nobody) };
-        let Ok(mut rotation) = plan.rotation.try_borrow_mut() else { return Err(nobody) };
+        let Some((pool, plan)) = whole.pool(self.pool) else { return Err(NOBODY) };
+        let Ok(mut rotation) = plan.rotation.try_borrow_mut() else { return Err(NOBODY) };
         for _ in 0..CHOICES_MAX {
             let records = plan.records();
             let roll = worker::random();
-            // Whoever denies the request must not have had its turn.
-            let request = self.request(now, roll);
-            let choice = match select(&pool.policy, &records, &request, &mut rotation, Turn::Peek) {
-                Ok(choice) => choice,
-                Err(unavailable) => {
-                    self.note_skipped(pool, &records, None, now, roll);
-                    return Err(unavailable);
-                }
-            };
+            let choice = self.choose(pool, &records, &mut rotation, now, roll)?;
             let record = pool.policy.member(choice.backend);
             let record = record.map(|member| records.of(choice.backend, member));
             let untaken = Planned::untaken(choice, record.unwrap_or_default());
-            if turn == Turn::Peek {
-                return Ok(untaken);
-            }
             let Some(planned) = self.hold(&whole, plan, untaken, now) else { continue };
+            // Only now: whoever denies the request must not have had its turn.
             rotation.take();
             self.note_skipped(pool, &records, Some(&choice), now, roll);
             return Ok(planned);
         }
-        Err(nobody)
+        Err(NOBODY)
+    }
+
+    /// Whose turn it is. The trail notes who was passed over when nobody is left.
+    fn choose(
+        &mut self,
+        pool: &Pool,
+        records: &Snapshot,
+        rotation: &mut Rotation,
+        now: Timestamp,
+        roll: u64,
+    ) -> Result<Choice, Unavailable> {
+        let request = self.request(now, roll);
+        let choice = select(&pool.policy, records, &request, rotation);
+        if choice.is_err() {
+            self.note_skipped(pool, records, None, now, roll);
+        }
+        choice
     }
 
     /// Reserves tokens at the chosen backend, and leases its probe; `None` when either is denied.

@@ -33,15 +33,6 @@ pub struct Rotation {
     next: Option<BackendIndex>,
 }
 
-/// Whether a pick counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// Only asks whose turn it is; [`Rotation::take`] takes it afterwards.
-    Peek,
-    /// Takes the turn.
-    Take,
-}
-
 /// The shares of the candidates by position; zero: not a candidate. Each is a weight times the
 /// thousandths of a headroom, so it has less than 18 bits.
 pub(super) type Shares = [u32; MAX_BACKENDS];
@@ -53,14 +44,10 @@ impl Rotation {
         Self { credits: even.clone(), accounts: even, next: None }
     }
 
-    /// The candidate whose turn it is; `None` when there is none.
-    pub(super) fn next(&mut self, shares: &Shares, turn: Turn) -> Option<BackendIndex> {
-        let next = self.look(shares);
-        self.next = next;
-        if turn == Turn::Take {
-            self.take();
-        }
-        next
+    /// The candidate whose turn it is, until it is taken; `None` when there is none.
+    pub(super) fn next(&mut self, shares: &Shares) -> Option<BackendIndex> {
+        self.next = self.look(shares);
+        self.next
     }
 
     /// Takes the turn that was looked at last, if it was not taken yet.
@@ -156,10 +143,16 @@ mod tests {
         Rotation::new(&pool(&vec![(1, 1); size]))
     }
 
+    fn take(rotation: &mut Rotation, shares: &Shares) -> Option<BackendIndex> {
+        let next = rotation.next(shares);
+        rotation.take();
+        next
+    }
+
     fn picks(rotation: &mut Rotation, weights: &[u32], count: usize) -> String {
         let shares = shares_of(weights);
         let letter = |backend: BackendIndex| char::from(b"ABCDEF"[backend.position()]);
-        (0..count).map(|_| letter(rotation.next(&shares, Turn::Take).unwrap())).collect()
+        (0..count).map(|_| letter(take(rotation, &shares).unwrap())).collect()
     }
 
     #[test]
@@ -186,7 +179,7 @@ mod tests {
             let mut rotation = rotation(size);
             let mut counts = vec![0_i64; size];
             for pick in 1..3_000_i64 {
-                counts[rotation.next(&shares, Turn::Take).unwrap().position()] += 1;
+                counts[take(&mut rotation, &shares).unwrap().position()] += 1;
                 for (count, weight) in counts.iter().zip(&weights) {
                     let off = count * i64::from(total) - pick * i64::from(*weight);
                     assert!(off.abs() < i64::from(total), "seed {seed}, pick {pick}: {counts:?}");
@@ -203,7 +196,7 @@ mod tests {
             let mut weights: Vec<u32> = (0..size).map(|_| 1 + dice.below(100) as u32).collect();
             let mut rotation = rotation(size);
             for _ in 0..dice.below(1_000) {
-                rotation.next(&shares_of(&weights), Turn::Take).unwrap();
+                take(&mut rotation, &shares_of(&weights)).unwrap();
             }
             weights[dice.below(size as u64) as usize] = 0;
             let shares = shares_of(&weights);
@@ -211,7 +204,7 @@ mod tests {
             let mut counts = vec![0_i64; size];
             let mut worst = 0.0_f64;
             for pick in 1..2_000_i64 {
-                counts[rotation.next(&shares, Turn::Take).unwrap().position()] += 1;
+                counts[take(&mut rotation, &shares).unwrap().position()] += 1;
                 for (count, weight) in counts.iter().zip(&weights) {
                     let off = count * i64::from(total) - pick * i64::from(*weight);
                     worst = worst.max(off.abs() as f64 / f64::from(total));
@@ -225,10 +218,10 @@ mod tests {
     fn asking_whose_turn_it_is_does_not_take_it() {
         let mut rotation = rotation(2);
         let shares = shares_of(&[1, 1]);
-        let next = rotation.next(&shares, Turn::Peek);
-        assert_eq!(rotation.next(&shares, Turn::Peek), next);
-        assert_eq!(rotation.next(&shares, Turn::Take), next);
-        assert_ne!(rotation.next(&shares, Turn::Peek), next);
+        let next = rotation.next(&shares);
+        assert_eq!(rotation.next(&shares), next);
+        assert_eq!(take(&mut rotation, &shares), next);
+        assert_ne!(rotation.next(&shares), next);
     }
 
     #[test]
@@ -236,13 +229,13 @@ mod tests {
         let (mut at_once, mut later) = (rotation(3), rotation(3));
         for shares in [[3, 1, 2], [3, 0, 2], [0, 5, 5], [1, 1, 1]].repeat(20) {
             let shares = shares_of(&shares);
-            let looked_at = later.next(&shares, Turn::Peek);
+            let looked_at = later.next(&shares);
             later.take();
             later.take();
-            assert_eq!(looked_at, at_once.next(&shares, Turn::Take));
+            assert_eq!(looked_at, take(&mut at_once, &shares));
             assert_eq!(later, at_once);
         }
-        later.next(&shares_of(&[1, 1, 1]), Turn::Peek);
+        later.next(&shares_of(&[1, 1, 1]));
         later.pass_over();
         later.take();
         assert_eq!(later.accounts, at_once.accounts);
@@ -276,7 +269,7 @@ mod tests {
                     *weight = 0;
                 }
                 let total: u32 = present.iter().sum();
-                let picked = rotation.next(&shares_of(&present), Turn::Take).unwrap();
+                let picked = take(&mut rotation, &shares_of(&present)).unwrap();
                 counts[picked.position()] += 1.0;
                 fair.iter_mut().zip(&present).for_each(|(fair, weight)| {
                     *fair += f64::from(*weight) / f64::from(total);
@@ -294,8 +287,8 @@ mod tests {
         let mut shares = [100_000; MAX_BACKENDS];
         shares[5] = 1;
         for _ in 0..200 {
-            rotation.next(&shares, Turn::Take).unwrap();
+            take(&mut rotation, &shares).unwrap();
         }
-        assert_eq!(rotation.next(&[0; MAX_BACKENDS], Turn::Take), None);
+        assert_eq!(take(&mut rotation, &[0; MAX_BACKENDS]), None);
     }
 }

@@ -22,7 +22,7 @@
 
 use super::breaker::Admission;
 pub use super::denials::Denials;
-pub use super::rotation::{Rotation, Turn};
+pub use super::rotation::Rotation;
 
 use super::pool::{BackendIndex, BackendSet, MAX_BACKENDS, Member, OperationSet, PoolPolicy, Tier};
 use super::records::{BackendRecord, Records};
@@ -117,7 +117,8 @@ pub struct Unavailable {
     pub throttled: bool,
 }
 
-/// Chooses a backend for the next attempt of a request.
+/// Chooses a backend for the next attempt of a request. If it was its turn, that is yet to be taken
+/// ([`Rotation::take`]).
 ///
 /// # Errors
 /// [`Unavailable`] when no backend is eligible.
@@ -126,13 +127,12 @@ pub fn select(
     records: &(impl Records + ?Sized),
     request: &Request<'_>,
     rotation: &mut Rotation,
-    turn: Turn,
 ) -> Result<Choice, Unavailable> {
     rotation.pass_over();
     let pool = Pool { policy, records, request };
     let (tier, backend) = pool
-        .choose(Ramps::Honoured, rotation, turn)
-        .or_else(|| pool.choose(Ramps::Ignored, rotation, turn))
+        .choose(Ramps::Honoured, rotation)
+        .or_else(|| pool.choose(Ramps::Ignored, rotation))
         .ok_or_else(|| pool.unavailable())?;
     let probe = pool.eligibility(backend, Ramps::Ignored) == Ok(Eligible::Probe);
     Ok(Choice { backend, tier, probe })
@@ -189,17 +189,12 @@ struct Pool<'a, R: ?Sized> {
 }
 
 impl<R: Records + ?Sized> Pool<'_, R> {
-    fn choose(
-        &self,
-        ramps: Ramps,
-        rotation: &mut Rotation,
-        turn: Turn,
-    ) -> Option<(usize, BackendIndex)> {
+    fn choose(&self, ramps: Ramps, rotation: &mut Rotation) -> Option<(usize, BackendIndex)> {
         self.policy.tiers.iter().enumerate().find_map(|(position, tier)| {
             let candidates = self.candidates(tier, ramps);
             let backend = match self.request.needs.affinity {
                 Some(affinity) => self.rendezvous(candidates, affinity),
-                None => rotation.next(&self.shares(candidates), turn),
+                None => rotation.next(&self.shares(candidates)),
             };
             Some((position, backend?))
         })

@@ -4,7 +4,7 @@ use crate::policy::breaker::State;
 use crate::policy::fixtures::{Dice, at, pool};
 use crate::policy::pool::{BackendIndex, BackendSet, OperationSet, PoolPolicy};
 use crate::policy::records::BackendRecord;
-use crate::policy::select::{Choice, Denials, Needs, Request, Rotation, Turn, Unavailable, select};
+use crate::policy::select::{Choice, Denials, Needs, Request, Rotation, Unavailable, select};
 use crate::policy::time::Timestamp;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -30,7 +30,9 @@ impl Bench {
         let (policy, records) = (&self.policy, &self.records);
         let denied = Denials::none();
         let request = Request { needs: &ANY, tried, denied, now: at(now), roll: 0 };
-        select(policy, records, &request, &mut self.rotation, Turn::Take)
+        let choice = select(policy, records, &request, &mut self.rotation);
+        self.rotation.take();
+        choice
     }
 
     fn position(&mut self, now: u64) -> usize {

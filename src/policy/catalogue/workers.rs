@@ -6,7 +6,7 @@ use crate::policy::fixtures::{Dice, at, ms, pool};
 use crate::policy::pool::{BackendSet, OperationSet, PoolPolicy, Threshold};
 use crate::policy::records::{PoolRecord, WindowsRecord};
 use crate::policy::retry_budget::{Deposits, withdraw};
-use crate::policy::select::{Denials, Needs, Request, Rotation, Turn, select};
+use crate::policy::select::{Denials, Needs, Request, Rotation, select};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -211,7 +211,7 @@ fn item_25_damaged_records_read_safely_and_leave_a_pool_that_serves() {
         let mut rotation = Rotation::new(&policy);
         let (tried, denied, roll) = (BackendSet::EMPTY, Denials::none(), dice.roll());
         let request = Request { needs: &needs, tried, denied, now, roll };
-        let choice = select(&policy, &records, &request, &mut rotation, Turn::Take);
+        let choice = select(&policy, &records, &request, &mut rotation);
         assert!(choice.is_ok(), "seed {seed}: {records:?}");
     }
 }

@@ -15,7 +15,7 @@ fn asking(needs: &Needs, tried: BackendSet, roll: u64) -> Request<'_> {
 
 fn pick(policy: &PoolPolicy, records: &[BackendRecord], needs: &Needs, roll: u64) -> usize {
     let mut rotation = Rotation::new(policy);
-    select(policy, records, &asking(needs, BackendSet::EMPTY, roll), &mut rotation, Turn::Take)
+    select(policy, records, &asking(needs, BackendSet::EMPTY, roll), &mut rotation)
         .unwrap()
         .backend
         .position()
@@ -41,7 +41,7 @@ fn ramping() -> BackendRecord {
 
 fn exhausted(policy: &PoolPolicy, records: &[BackendRecord], tried: BackendSet) -> Unavailable {
     let mut rotation = Rotation::new(policy);
-    select(policy, records, &asking(&ANY, tried, 0), &mut rotation, Turn::Take).unwrap_err()
+    select(policy, records, &asking(&ANY, tried, 0), &mut rotation).unwrap_err()
 }
 
 #[test]
@@ -89,7 +89,9 @@ fn a_backend_whose_open_time_is_over_is_chosen_as_a_probe() {
     let mut rotation = Rotation::new(&policy);
     let mut choose = |records: &[BackendRecord]| {
         let tried = BackendSet::EMPTY;
-        select(&policy, records, &asking(&ANY, tried, 0), &mut rotation, Turn::Take).unwrap()
+        let choice = select(&policy, records, &asking(&ANY, tried, 0), &mut rotation).unwrap();
+        rotation.take();
+        choice
     };
     assert_eq!(choose(&[open(100_000)]), Choice { backend: backend(0), tier: 0, probe: true });
     assert_eq!(choose(&[open(100_001)]), Choice { backend: backend(1), tier: 1, probe: false });
@@ -131,7 +133,8 @@ fn little_headroom_means_a_smaller_share() {
     let mut rotation = Rotation::new(&policy);
     let scarce = (0..2_100).filter(|_| {
         let none = BackendSet::EMPTY;
-        let choice = select(&policy, &records, &asking(&ANY, none, 0), &mut rotation, Turn::Take);
+        let choice = select(&policy, &records, &asking(&ANY, none, 0), &mut rotation);
+        rotation.take();
         choice.unwrap().backend == backend(0)
     });
     assert_eq!(scarce.count(), 100);
@@ -181,7 +184,8 @@ fn a_budget_without_room_moves_the_request_and_counts_as_throttling() {
     let mut rotation = Rotation::new(&policy);
     let mut ask = |denied: &Denials, records: &[BackendRecord]| {
         let request = Request { denied, ..asking(&ANY, BackendSet::EMPTY, 0) };
-        let choice = select(&policy, records, &request, &mut rotation, Turn::Take);
+        let choice = select(&policy, records, &request, &mut rotation);
+        rotation.take();
         (choice, skipped(&policy, records, &request, choice.as_ref().ok()))
     };
     let mut denied = Denials::NONE;
@@ -204,7 +208,7 @@ fn a_pool_with_one_backend_enforces_its_budget() {
     denied.budget(backend(0), at(103_000));
     let request = Request { denied: &denied, ..asking(&ANY, BackendSet::EMPTY, 0) };
     let mut rotation = Rotation::new(&policy);
-    let none = select(&policy, &[], &request, &mut rotation, Turn::Take);
+    let none = select(&policy, &[], &request, &mut rotation);
     assert_eq!(none, Err(Unavailable { soonest: Some(at(103_000)), throttled: true }));
 }
 
@@ -216,10 +220,10 @@ fn a_backend_without_credential_is_passed_over_and_is_not_throttled() {
     let request = Request { denied: &denied, ..asking(&ANY, BackendSet::EMPTY, 0) };
     let choice = Choice { backend: backend(1), tier: 1, probe: false };
     let mut rotation = Rotation::new(&policy);
-    assert_eq!(select(&policy, &[], &request, &mut rotation, Turn::Take), Ok(choice));
+    assert_eq!(select(&policy, &[], &request, &mut rotation), Ok(choice));
     let reasons = skipped(&policy, &[], &request, Some(&choice));
     assert_eq!(reasons, [(backend(0), Ineligible::Credential)]);
     let gated = [BackendRecord::default(), gated(104_000)];
-    let none = select(&policy, &gated, &request, &mut rotation, Turn::Take);
+    let none = select(&policy, &gated, &request, &mut rotation);
     assert_eq!(none, Err(Unavailable { soonest: Some(at(104_000)), throttled: false }));
 }
