@@ -17,6 +17,15 @@ enum Stream {
     Attempt(Attempt),
 }
 
+impl Stream {
+    /// The request is over and will be logged.
+    fn log(&self) {
+        if let Self::Gateway(gateway) = self {
+            gateway.log();
+        }
+    }
+}
+
 thread_local! {
     static ROOTS: RefCell<Contexts<Root>> = const { RefCell::new(Contexts::new()) };
     static STREAMS: RefCell<Contexts<Stream>> = const { RefCell::new(Contexts::new()) };
@@ -170,14 +179,5 @@ mod abi {
     #[unsafe(no_mangle)]
     extern "C" fn proxy_on_delete(context: u32) {
         super::delete(context);
-    }
-}
-
-impl Stream {
-    /// The request is over and will be logged.
-    fn log(&self) {
-        if let Self::Gateway(gateway) = self {
-            gateway.log();
-        }
     }
 }

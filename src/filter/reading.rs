@@ -13,7 +13,7 @@ use crate::openai::facts::Malformed;
 use crate::openai::glance::{self, GLANCE_BYTES};
 use crate::openai::operation::Call;
 
-/// The smallest body that is glanced at. A smaller one is read as quickly.
+/// The smallest body that is glanced at. In a smaller one there is little to be skipped.
 const GLANCED_AT_BYTES_MIN: usize = 4 * GLANCE_BYTES;
 
 /// A request whose body is held and read.

@@ -7,6 +7,9 @@
 //! workers agree on when the clock moves, so within a round it stands still and their order does not
 //! matter.
 
+mod deeds;
+
+use self::deeds::{Does, Era};
 use crate::envoy::{Envoy, Request, Script, worker};
 use crate::host::{Process, Seen};
 use crate::random::Random;
@@ -31,7 +34,7 @@ const LIMITS: [(&str, u64); 3] = [("b", 40_000), ("c", 45_000), ("consumer", 60_
 const BURST_TOKENS: u64 = 60_000;
 const OUTPUT_WEIGHT: u64 = 3;
 
-const SETTINGS: &str = r#"{
+pub(crate) const SETTINGS: &str = r#"{
     "pools": [
         {"name": "gpt", "backends": [
             {"name": "a", "host": "a.example", "priority": 1, "provisioned": {"ptus": 100,
@@ -63,135 +66,6 @@ const EXACT: ProvisionedSettings = ProvisionedSettings {
 
 fn limit(name: &str) -> u64 {
     LIMITS.iter().find(|(known, _)| *known == name).map_or(u64::MAX, |(_, limit)| *limit)
-}
-
-/// What a backend does with an attempt.
-#[derive(Clone, Copy, Debug)]
-enum Does {
-    /// A whole answer in two parts; the second one has the usage, if it is stated.
-    Json { usage: Option<Usage> },
-    /// So many events with content and then the usage, if it is stated.
-    Stream { events: usize, usage: Option<Usage>, ends: Ends },
-    /// Nothing reaches the client.
-    Fails(Failure),
-    /// The client's own fault.
-    Refuses,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Ends {
-    Well,
-    Broken,
-    Never,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Failure {
-    Throttled,
-    Status,
-    NoConnection,
-    Reset,
-    EmptyStream,
-    Silence,
-}
-
-fn usage_text(usage: Usage) -> String {
-    let Usage { prompt_tokens, cached_tokens, completion_tokens } = usage;
-    format!(
-        r#"{{"prompt_tokens":{prompt_tokens},"completion_tokens":{completion_tokens},"prompt_tokens_details":{{"cached_tokens":{cached_tokens}}}}}"#
-    )
-}
-
-impl Does {
-    fn random(random: &mut Random, estimate: Estimate, era: Era, cluster: &str) -> Self {
-        let factor = if era == Era::Lying { 3 } else { 1 };
-        let mut up_to = |tokens: u64| random.next() % (factor * tokens + 1);
-        let (prompt_tokens, completion_tokens) =
-            (up_to(estimate.prompt_tokens), up_to(estimate.completion_tokens.min(2_000)));
-        let cached_tokens = up_to(prompt_tokens).min(prompt_tokens);
-        let usage = Usage { prompt_tokens, cached_tokens, completion_tokens };
-        let usage = (random.below(3) > 0).then_some(usage);
-        // What a 429 does to the level of a bucket depends on the order of requests.
-        let first = if cluster == "a" && era != Era::Steps { 1 } else { 0 };
-        match random.below(100) {
-            0..30 => Self::Json { usage },
-            30..78 => {
-                let ends = random.pick(&[Ends::Well, Ends::Well, Ends::Broken, Ends::Never]);
-                Self::Stream { events: 1 + random.below(6), usage, ends }
-            }
-            78..82 => Self::Refuses,
-            number => Self::Fails(match (number, first) {
-                (82, 0) => Failure::Throttled,
-                (83..88, _) => Failure::Status,
-                (88..91, _) => Failure::NoConnection,
-                (91..94, _) => Failure::Reset,
-                (94..97, _) => Failure::Silence,
-                _ => Failure::EmptyStream,
-            }),
-        }
-    }
-
-    fn script(self) -> Script {
-        match self {
-            Self::Json { usage } => {
-                let usage = usage.map_or_else(|| "null".to_owned(), usage_text);
-                let script = Script::ok().body(r#"{"choices":[{"message":{"content":"a"}}],"#);
-                script.chunk(format!(r#""usage":{usage}}}"#).as_bytes())
-            }
-            Self::Stream { events, usage, ends } => {
-                const EVENT: &[u8] = b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
-                let mut script =
-                    (0..events).fold(Script::events(&[]), |script, _| script.chunk(EVENT));
-                if let Some(usage) = usage {
-                    let usage = usage_text(usage);
-                    let event = format!("data: {{\"choices\":[],\"usage\":{usage}}}\n\n");
-                    script = script.chunk(event.as_bytes());
-                }
-                match ends {
-                    Ends::Well => script.chunk(b"data: [DONE]\n\n"),
-                    Ends::Broken => script.then_reset(),
-                    Ends::Never => script.then_stall(),
-                }
-            }
-            Self::Fails(Failure::Throttled) => Script::throttled(1),
-            Self::Fails(Failure::Status) => Script::status(500),
-            Self::Fails(Failure::NoConnection) => Script::connect_failure(),
-            Self::Fails(Failure::Reset) => Script::reset(),
-            Self::Fails(Failure::EmptyStream) => Script::events(&[]).then_reset(),
-            Self::Fails(Failure::Silence) => Script::silence(),
-            Self::Refuses => Script::status(400),
-        }
-    }
-
-    /// What it took when so many parts of it came: what was stated, or else the best guess.
-    fn used(self, estimate: Estimate, parts: usize) -> Usage {
-        match self {
-            Self::Json { usage: Some(usage) } if parts == 2 => usage,
-            Self::Json { .. } => estimate.into(),
-            Self::Stream { events, usage: Some(usage), .. } if parts > events => usage,
-            Self::Stream { events, .. } => {
-                Usage { completion_tokens: parts.min(events) as u64, ..Usage::from(estimate) }
-            }
-            Self::Fails(_) | Self::Refuses => Usage::default(),
-        }
-    }
-}
-
-/// What the time of an epoch is like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Era {
-    /// The clock stands, and nobody uses more than was expected.
-    Honest,
-    /// The clock stands.
-    Lying,
-    /// The clock goes, and is set.
-    Steps,
-}
-
-impl Era {
-    fn of(epoch: u64) -> Self {
-        [Self::Honest, Self::Lying, Self::Honest, Self::Steps][usize::try_from(epoch % 4).unwrap()]
-    }
 }
 
 /// The seconds of a record, as they count for it.
@@ -653,96 +527,4 @@ fn run(world: &World, number: u64, envoy: &mut Envoy, barrier: &Barrier) {
         }
         barrier.wait();
     }
-}
-
-const CHAT: &str = "/openai/deployments/gpt/chat/completions?api-version=2024-10-21";
-
-/// What may have happened to a record.
-fn damages(record: &[u8]) -> Vec<Vec<u8>> {
-    let mut all = vec![vec![0], vec![0xff; record.len()], vec![0; record.len() * 3]];
-    all.extend((1..record.len()).step_by(13).map(|length| record[..length].to_vec()));
-    all.push([&[99], &record[1..]].concat());
-    all
-}
-
-#[test]
-fn a_damaged_record_admits_is_counted_and_mended() {
-    let process = Process::new("damaged budgets");
-    worker(&process, SETTINGS, |envoy| {
-        let ask = |envoy: &mut Envoy| {
-            envoy.ask(Request::new("POST", CHAT).body("{}").header("x-consumer", "minute"))
-        };
-        ask(envoy);
-        for key in [budget_key("a"), consumer_key("minute")] {
-            let whole = process.shared().read(&key).unwrap().0;
-            for damage in damages(&whole) {
-                let before = process.metric("unbudgeted_total");
-                process.corrupt(&key, &damage);
-                assert_eq!(ask(envoy).served_by(), "a", "{key} {damage:?}");
-                assert_eq!(process.metric("unbudgeted_total") - before, 1, "{key} {damage:?}");
-                ask(envoy);
-                assert_eq!(process.metric("unbudgeted_total") - before, 1, "it is mended");
-            }
-        }
-    });
-}
-
-/// The first write of a request is its consumer's, and that of one without a consumer its backend's.
-#[test]
-fn races_lost_beyond_the_bound_admit_and_are_counted() {
-    const BOUND: u32 = 64;
-    let without =
-        SETTINGS.replace(r#""default": {"tokens_per_minute": 60000}"#, r#""default": {}"#);
-    for (name, settings) in [("consumer", SETTINGS), ("backend", &without)] {
-        for (conflicts, counted) in [(BOUND - 1, 0), (BOUND, 1)] {
-            let process = Process::new(&format!("{conflicts} races lost, {name}"));
-            worker(&process, settings, |envoy| {
-                process.shared().conflicts = conflicts;
-                let answer = envoy.ask(Request::new("POST", CHAT).body("{}"));
-                assert_eq!((answer.status(), answer.served_by()), (200, "a".to_owned()));
-            });
-            assert_eq!(process.metric("unbudgeted_total"), counted, "{}", process.scenario);
-        }
-    }
-}
-
-#[test]
-fn a_consumer_that_is_denied_makes_no_attempt() {
-    let process = Process::new("denied");
-    let settings = SETTINGS.replace(
-        r#""quota": {"quota": {"tokens": 1000000000000"#,
-        r#""quota": {"quota": {"tokens": 1000"#,
-    );
-    worker(&process, &settings, |envoy| {
-        for (name, status) in [("minute", 429), ("quota", 403)] {
-            let large = Request::new("POST", CHAT).header("x-consumer", name);
-            let large = large.body(r#"{"messages":[],"max_tokens":60000}"#);
-            process.script("a", [Script::ok()]);
-            assert_eq!(envoy.ask(large.clone()).status(), 200, "an empty minute takes anything");
-            process.take_clusters();
-            let answer = envoy.ask(large);
-            assert_eq!(answer.status(), status, "{answer:?}");
-            assert_eq!(answer.header("x-served-by"), None);
-        }
-    });
-    assert!(process.take_clusters().is_empty());
-}
-
-#[test]
-fn names_of_consumers_do_not_make_shared_data_grow() {
-    let process = Process::new("many names");
-    worker(&process, SETTINGS, |envoy| {
-        process.respond(|_| Script::status(400));
-        let before = process.shared().keys().len();
-        for number in 0..10_000 {
-            let name = format!("consumer-{number}");
-            let request = Request::new("POST", CHAT).header("x-consumer", &name);
-            envoy.ask(request);
-            if number % 1_000 == 0 {
-                process.forget();
-            }
-        }
-        assert_eq!(process.shared().keys().len(), before);
-        println!("{before} keys before and after 10 000 names");
-    });
 }

@@ -19,6 +19,7 @@
 mod envoy;
 mod host;
 
+mod admission;
 mod any_order;
 mod budgets;
 mod configuring;

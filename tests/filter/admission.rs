@@ -1,0 +1,98 @@
+//! Who is admitted when a record of tokens is damaged, contended or full, and what that leaves behind.
+
+use crate::budgets::SETTINGS;
+use crate::envoy::{Envoy, Request, Script, worker};
+use crate::host::Process;
+use spillway::policy::records::{budget_key, consumer_key};
+
+const CHAT: &str = "/openai/deployments/gpt/chat/completions?api-version=2024-10-21";
+
+/// What may have happened to a record.
+fn damages(record: &[u8]) -> Vec<Vec<u8>> {
+    let mut all = vec![vec![0], vec![0xff; record.len()], vec![0; record.len() * 3]];
+    all.extend((1..record.len()).step_by(13).map(|length| record[..length].to_vec()));
+    all.push([&[99], &record[1..]].concat());
+    all
+}
+
+#[test]
+fn a_damaged_record_admits_is_counted_and_mended() {
+    let process = Process::new("damaged budgets");
+    worker(&process, SETTINGS, |envoy| {
+        let ask = |envoy: &mut Envoy| {
+            envoy.ask(Request::new("POST", CHAT).body("{}").header("x-consumer", "minute"))
+        };
+        ask(envoy);
+        for key in [budget_key("a"), consumer_key("minute")] {
+            let whole = process.shared().read(&key).unwrap().0;
+            for damage in damages(&whole) {
+                let before = process.metric("unbudgeted_total");
+                process.corrupt(&key, &damage);
+                assert_eq!(ask(envoy).served_by(), "a", "{key} {damage:?}");
+                assert_eq!(process.metric("unbudgeted_total") - before, 1, "{key} {damage:?}");
+                ask(envoy);
+                assert_eq!(process.metric("unbudgeted_total") - before, 1, "it is mended");
+            }
+        }
+    });
+}
+
+/// The first write of a request is its consumer's, and that of one without a consumer its backend's.
+#[test]
+fn races_lost_beyond_the_bound_admit_and_are_counted() {
+    const BOUND: u32 = 64;
+    let without =
+        SETTINGS.replace(r#""default": {"tokens_per_minute": 60000}"#, r#""default": {}"#);
+    for (name, settings) in [("consumer", SETTINGS), ("backend", &without)] {
+        for (conflicts, counted) in [(BOUND - 1, 0), (BOUND, 1)] {
+            let process = Process::new(&format!("{conflicts} races lost, {name}"));
+            worker(&process, settings, |envoy| {
+                process.shared().conflicts = conflicts;
+                let answer = envoy.ask(Request::new("POST", CHAT).body("{}"));
+                assert_eq!((answer.status(), answer.served_by()), (200, "a".to_owned()));
+            });
+            assert_eq!(process.metric("unbudgeted_total"), counted, "{}", process.scenario);
+        }
+    }
+}
+
+#[test]
+fn a_consumer_that_is_denied_makes_no_attempt() {
+    let process = Process::new("denied");
+    let settings = SETTINGS.replace(
+        r#""quota": {"quota": {"tokens": 1000000000000"#,
+        r#""quota": {"quota": {"tokens": 1000"#,
+    );
+    worker(&process, &settings, |envoy| {
+        for (name, status) in [("minute", 429), ("quota", 403)] {
+            let large = Request::new("POST", CHAT).header("x-consumer", name);
+            let large = large.body(r#"{"messages":[],"max_tokens":60000}"#);
+            process.script("a", [Script::ok()]);
+            assert_eq!(envoy.ask(large.clone()).status(), 200, "an empty minute takes anything");
+            process.take_clusters();
+            let answer = envoy.ask(large);
+            assert_eq!(answer.status(), status, "{answer:?}");
+            assert_eq!(answer.header("x-served-by"), None);
+        }
+    });
+    assert!(process.take_clusters().is_empty());
+}
+
+#[test]
+fn names_of_consumers_do_not_make_shared_data_grow() {
+    let process = Process::new("many names");
+    worker(&process, SETTINGS, |envoy| {
+        process.respond(|_| Script::status(400));
+        let before = process.shared().keys().len();
+        for number in 0..10_000 {
+            let name = format!("consumer-{number}");
+            let request = Request::new("POST", CHAT).header("x-consumer", &name);
+            envoy.ask(request);
+            if number % 1_000 == 0 {
+                process.forget();
+            }
+        }
+        assert_eq!(process.shared().keys().len(), before);
+        println!("{before} keys before and after 10 000 names");
+    });
+}
