@@ -76,6 +76,8 @@ pub struct BodyFacts {
     pub prompt_text_bytes: u64,
     /// How many images are part of the prompt.
     pub images: u32,
+    /// The `service_tier` that the body asks for.
+    pub service_tier: Option<Field>,
     /// A hash of `prompt_cache_key`.
     pub prompt_cache_key: Option<u64>,
     /// A hash of `user`.

@@ -422,6 +422,10 @@ impl JsonScanner {
                 let value = facts::text(head, len > length(head));
                 self.facts.model = Some(Field { value, span });
             }
+            TopLevelKey::ServiceTier => {
+                let value = facts::text(head, len > length(head));
+                self.facts.service_tier = Some(Field { value, span });
+            }
             TopLevelKey::PromptCacheKey => {
                 self.facts.prompt_cache_key = facts::affinity_hash(head, len);
             }
@@ -490,6 +494,7 @@ impl JsonScanner {
             TopLevelKey::MaxOutputTokens => self.counts.max_output_tokens = count,
             TopLevelKey::N => self.counts.n = count,
             TopLevelKey::BestOf => self.counts.best_of = count,
+            TopLevelKey::ServiceTier => self.facts.service_tier = None,
             TopLevelKey::PromptCacheKey => self.facts.prompt_cache_key = None,
             TopLevelKey::User => self.facts.user = None,
             TopLevelKey::PreviousResponseId => self.counts.refers_to_response = false,

@@ -31,6 +31,7 @@ pub(super) enum TopLevelKey {
     User,
     PreviousResponseId,
     Conversation,
+    ServiceTier,
     Other,
 }
 
@@ -132,6 +133,7 @@ impl TopLevelKey {
             b"user" => Self::User,
             b"previous_response_id" => Self::PreviousResponseId,
             b"conversation" => Self::Conversation,
+            b"service_tier" => Self::ServiceTier,
             _ => Self::Other,
         }
     }

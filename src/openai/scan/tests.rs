@@ -63,6 +63,16 @@ fn a_chat_request_states_its_facts() {
 }
 
 #[test]
+fn the_last_service_tier_that_is_a_text_is_stated() {
+    let body = r#"{"service_tier":"auto","input":{"service_tier":"x"},"service_tier" : "flex"}"#;
+    let tier = facts(body).service_tier.unwrap();
+    assert_eq!((&*tier.value, raw(body, tier.span)), ("flex", r#""flex""#));
+    for none in [r#"{"service_tier":null}"#, r#"{"service_tier":"flex","service_tier":1}"#, "{}"] {
+        assert_eq!(facts(none).service_tier, None, "{none}");
+    }
+}
+
+#[test]
 fn a_responses_request_states_its_facts() {
     let facts = facts(
         r#"{"model":"o3","input":"Hello","max_output_tokens":7,"previous_response_id":"resp_1"}"#,
