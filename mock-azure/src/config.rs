@@ -25,6 +25,14 @@ pub struct MockConfig {
     pub latency: Latency,
     /// How many tokens a text answer has when the caller's own maximum is not smaller.
     pub completion_tokens: u64,
+    /// Whether requests are refused for what is wrong with them; off, what tests do not order
+    /// succeeds.
+    pub refusals: bool,
+    /// With refusals, the operations that the deployments have (`chat`, `completions`, `embeddings`,
+    /// `responses`, `images`, `audio`, `speech`, `realtime`); empty means all.
+    pub operations: Vec<String>,
+    /// With refusals, the largest estimate that a request may have, whatever else is going on.
+    pub request_tokens_max: Option<u64>,
 }
 
 /// How a backend is limited (Azure's deployment types).
@@ -83,6 +91,18 @@ impl MockConfig {
         Self { deployments: names.into_iter().map(Into::into).collect(), ..self }
     }
 
+    /// The same, refusing what is wrong in itself, with exactly these operations (none: all) and
+    /// requests of at most so many tokens.
+    pub fn with_refusals<S: Into<String>>(
+        self,
+        operations: impl IntoIterator<Item = S>,
+        request_tokens_max: u64,
+    ) -> Self {
+        let operations = operations.into_iter().map(Into::into).collect();
+        let request_tokens_max = Some(request_tokens_max);
+        Self { refusals: true, operations, request_tokens_max, ..self }
+    }
+
     /// The same with this latency.
     pub fn with_latency(self, first_byte: Duration, per_chunk: Duration) -> Self {
         Self { latency: Latency { first_byte, per_chunk }, ..self }
@@ -99,6 +119,9 @@ impl Default for MockConfig {
             kind: Kind::Unlimited,
             latency: Latency::default(),
             completion_tokens: 16,
+            refusals: false,
+            operations: Vec::new(),
+            request_tokens_max: None,
         }
     }
 }

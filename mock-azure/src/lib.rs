@@ -6,7 +6,8 @@
 //!
 //! 1. [`listener`](Mock) accepts the connection, `link` wraps its socket so that a fault can break it;
 //! 2. `service` reads and records the request ([`Record`]) and takes the [`Fault`] that waits for it;
-//! 3. `route` finds operation and deployment, `facts` what the body asks for and how much that costs;
+//! 3. `route` finds operation and deployment, `facts` what the body asks for and how much that costs,
+//!    `refusals` what is wrong with the request itself (when switched on);
 //! 4. `limits` admits it or refuses it: a sliding minute for Standard, a leaky bucket for Provisioned;
 //! 5. `answers` writes a true-to-shape answer as a `script` of chunks and pauses;
 //! 6. the fault rewrites that script, and the script is played to the client.
@@ -26,6 +27,7 @@ mod lock;
 mod mock;
 mod problems;
 mod record;
+mod refusals;
 mod route;
 mod script;
 mod service;
@@ -36,3 +38,4 @@ pub use config::{Kind, Latency, MockConfig};
 pub use faults::{Ending, ErrorShape, Fault};
 pub use mock::Mock;
 pub use record::{Record, body_hash};
+pub use refusals::{REFUSAL_MARKER, refusal_names};

@@ -20,6 +20,7 @@ use crate::faults::{Effect, Fault};
 use crate::link::Link;
 use crate::problems::Problem;
 use crate::record::body_hash;
+use crate::refusals::{Asked, Refusal, refusal};
 use crate::route::{Operation, Route, route};
 use crate::script::{Audience, Playing};
 use crate::state::State;
@@ -47,7 +48,11 @@ pub(crate) async fn handle(
     let call = Call::understand(&head, &body);
     let fault = exchange.take_fault(&head, &call);
     let deployment = call.deployment().unwrap_or_default();
-    let mut answer = match fault.as_ref().map(|fault| fault.effect(deployment)) {
+    let effect = match &fault {
+        Some(fault) => Some(fault.effect(deployment)),
+        None => call.refusal(&head, &body, &config),
+    };
+    let mut answer = match effect {
         Some(Effect::Answer(answer)) => answer,
         Some(Effect::Hangup { reset }) => {
             if reset {
@@ -116,6 +121,14 @@ impl Call {
         let from_path = self.route.as_ref().and_then(|route| route.deployment.as_deref());
         let from_body = || self.facts.as_ref().ok().and_then(|facts| facts.model.as_deref());
         from_path.or_else(from_body)
+    }
+
+    /// What is wrong with the request itself; a key that is wrong is found later.
+    fn refusal(&self, head: &Parts, body: &[u8], config: &MockConfig) -> Option<Effect> {
+        let asked = Asked { route: self.route.as_ref(), facts: self.facts.as_ref().ok() };
+        let known = has_key(&head.headers, config);
+        let refusal = known.then(|| refusal(&asked, head, body, config)).flatten();
+        refusal.map(Refusal::effect)
     }
 
     fn streams(&self) -> bool {
