@@ -12,7 +12,7 @@ use super::exchange::{Exchange, Flowing};
 use super::flow::{Flow, stream_error};
 use super::header_map::HeaderMap;
 use super::held::{Held, Question};
-use super::host::{self, Action, Buffer, Direction, Map};
+use super::host::{self, Action, Buffer, Direction, Instant, Map};
 use super::meter::Meter;
 use super::records::{Begun, Evidence, Said};
 use super::sanitize;
@@ -60,7 +60,7 @@ enum State {
     /// Headers and the beginning of the body are held until they show what they are.
     Held(Held),
     /// A refusal is held until a backend reopens.
-    Waiting { since: Timestamp, status: u16, outcome: Outcome },
+    Waiting { since: Instant, status: u16, outcome: Outcome },
     /// It is on its way to the client.
     Flowing(Flow),
     /// Nothing that still comes matters: it is complete, or will not reach the client.
@@ -122,6 +122,7 @@ impl Answer {
             return self.look_at(held, 0, true);
         }
         self.state.replace(State::Held(held));
+        self.wake_at(now.plus(self.hold_limits().time), now);
         Action::Pause
     }
 
@@ -144,6 +145,28 @@ impl Answer {
             State::Flowing(mut flow) => {
                 flow.pass(size, end_of_stream);
                 self.flow_on(flow, end_of_stream);
+                Action::Continue
+            }
+            State::Awaited | State::Over => Action::Continue,
+        }
+    }
+
+    /// The answer ended with trailers, so no part of its body said that it is the last.
+    pub(crate) fn trailers(&self) -> Action {
+        sanitize::response_trailers(self.keeps_rate_limits());
+        match self.state.replace(State::Over) {
+            State::Held(held) => {
+                let size = held.seen;
+                self.look_at(held, size, true)
+            }
+            waiting @ State::Waiting { .. } => {
+                self.state.replace(waiting);
+                Action::Pause
+            }
+            // What the stripper still holds is an event without an end, and there is no part of the
+            // body left in which it could go.
+            State::Flowing(flow) => {
+                self.flow_on(flow, true);
                 Action::Continue
             }
             State::Awaited | State::Over => Action::Continue,
@@ -187,7 +210,6 @@ impl Answer {
         let now = host::now();
         let fresh = size.saturating_sub(held.seen);
         let bytes = host::buffer(Buffer::ResponseBody, held.seen, fresh).unwrap_or_default();
-        let is_first = held.seen == 0 && !bytes.is_empty();
         held.seen = held.seen.saturating_add(bytes.len());
         let limits = self.hold_limits();
         let enough = held.seen >= limits.bytes || held.is_overdue;
@@ -201,9 +223,6 @@ impl Answer {
             return self.decide(held, outcome, end_of_stream, now);
         }
         self.state.replace(State::Held(held));
-        if is_first {
-            self.wake_at(now.plus(limits.time), now);
-        }
         Action::Pause
     }
 
@@ -287,7 +306,7 @@ impl Answer {
                 ask_for_retry(status);
             }
             Next::Wait { until } => {
-                self.state.replace(State::Waiting { since: now, status, outcome });
+                self.state.replace(State::Waiting { since: host::instant(), status, outcome });
                 self.wake_at(until, now);
                 return Action::Pause;
             }
@@ -329,7 +348,7 @@ impl Answer {
     }
 }
 
-/// How much of an answer is held, and for how long after its first byte.
+/// How much of an answer is held, and for how long after its head.
 struct HoldLimits {
     bytes: usize,
     time: Millis,
@@ -387,7 +406,7 @@ impl Wake for Answer {
             }
             State::Waiting { since, status, outcome } => {
                 let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return };
-                exchange.waited(now.since(since));
+                exchange.waited(host::instant().since(since));
                 if self.follow(&mut exchange, status, outcome, now) == Action::Continue {
                     let _ = host::resume(Direction::Response);
                 }

@@ -77,6 +77,11 @@ impl Attempt {
             .map_or(Action::Continue, |running| running.answer.chunk(size, end_of_stream))
     }
 
+    /// The answer ends with trailers.
+    pub(crate) fn response_trailers(&self) -> Action {
+        self.running.as_ref().map_or(Action::Continue, |running| running.answer.trailers())
+    }
+
     /// The attempt is over, with or without an answer.
     pub(crate) fn end(self) {
         if let Some(running) = self.running {

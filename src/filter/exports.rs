@@ -80,6 +80,20 @@ fn request_body(context: u32, size: usize, end_of_stream: bool) -> Option<Action
     })
 }
 
+fn request_trailers(context: u32) -> Option<Action> {
+    on_stream(context, |stream| match stream {
+        Stream::Gateway(gateway) => gateway.request_trailers(),
+        Stream::Attempt(_) => Action::Continue,
+    })
+}
+
+fn response_trailers(context: u32) -> Option<Action> {
+    on_stream(context, |stream| match stream {
+        Stream::Gateway(gateway) => gateway.response_trailers(),
+        Stream::Attempt(attempt) => attempt.response_trailers(),
+    })
+}
+
 fn response_headers(context: u32, end_of_stream: bool) -> Option<Action> {
     on_stream(context, |stream| match stream {
         Stream::Gateway(gateway) => gateway.response_headers(),
@@ -162,6 +176,11 @@ mod abi {
     }
 
     #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_request_trailers(context: u32, _count: u32) -> u32 {
+        super::status(super::request_trailers(context))
+    }
+
+    #[unsafe(no_mangle)]
     extern "C" fn proxy_on_response_headers(context: u32, _count: u32, end_of_stream: u32) -> u32 {
         super::status(super::response_headers(context, end_of_stream != 0))
     }
@@ -169,6 +188,11 @@ mod abi {
     #[unsafe(no_mangle)]
     extern "C" fn proxy_on_response_body(context: u32, size: usize, end_of_stream: u32) -> u32 {
         super::status(super::response_body(context, size, end_of_stream != 0))
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_response_trailers(context: u32, _count: u32) -> u32 {
+        super::status(super::response_trailers(context))
     }
 
     #[unsafe(no_mangle)]

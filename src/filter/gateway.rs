@@ -110,6 +110,18 @@ impl Gateway {
         }
     }
 
+    /// The request ends with trailers, so no part of its body said that it is the last. None of them
+    /// goes on.
+    pub(crate) fn request_trailers(&mut self) -> Action {
+        sanitize::request_trailers();
+        match &self.phase {
+            Phase::Reading(reading) => self.read(reading.shown(), true),
+            Phase::Routed(routed) if routed.is_held() => Action::Pause,
+            Phase::Replied => Action::Pause,
+            Phase::Routed(_) | Phase::Idle => Action::Continue,
+        }
+    }
+
     /// A response is about to reach the client.
     pub(crate) fn response_headers(&mut self) -> Action {
         match &self.phase {
@@ -129,12 +141,27 @@ impl Gateway {
         if !end_of_stream && is_moderate(u64::try_from(size).unwrap_or(u64::MAX)) {
             return Action::Pause;
         }
+        self.count(routed);
+        Action::Continue
+    }
+
+    /// The answer ends with trailers: a held one is complete.
+    pub(crate) fn response_trailers(&mut self) -> Action {
+        if let Phase::Routed(routed) = &self.phase
+            && routed.is_counting()
+        {
+            self.count(routed);
+        }
+        Action::Continue
+    }
+
+    /// Lets a held answer go, with headers that say what it took.
+    fn count(&self, routed: &Routed) {
         routed.counted();
         // The attempt saw the end before, if it is here.
         if let Ok(exchange) = routed.exchange.try_borrow() {
             exchange.consumer_headers(set_response_header);
         }
-        Action::Continue
     }
 
     /// The request is over and will be logged. An attempt whose client went away hears of it only

@@ -6,7 +6,7 @@
 //! It is also cheaper: a header map crosses in one call and one allocation.
 
 use super::header_map::{HeaderMap, serialize};
-use crate::policy::time::Timestamp;
+use crate::policy::time::{Millis, Timestamp};
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 /// The host refused a call; the number is the ABI's status.
@@ -29,7 +29,9 @@ impl Refused {
 #[repr(u32)]
 pub(crate) enum Map {
     RequestHeaders = 0,
+    RequestTrailers = 1,
     ResponseHeaders = 2,
+    ResponseTrailers = 3,
 }
 
 /// A buffer of the current stream or of the plugin.
@@ -75,6 +77,23 @@ pub(crate) enum Level {
 pub(crate) enum MetricKind {
     Counter = 0,
     Gauge = 1,
+}
+
+/// A point in time by a clock that nobody sets, unlike the wall clock: good for lengths, and for
+/// nothing else, because its beginning means nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Instant(Timestamp);
+
+impl Instant {
+    /// The point `length` later.
+    pub(crate) fn plus(self, length: Millis) -> Self {
+        Self(self.0.plus(length))
+    }
+
+    /// The time from `earlier` to here; zero when `earlier` is later.
+    pub(crate) fn since(self, earlier: Self) -> Millis {
+        self.0.since(earlier.0)
+    }
 }
 
 /// A metric that was defined; the default one records nothing.
@@ -166,6 +185,14 @@ mod abi {
         fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
     }
 
+    // The one function that is not proxy-wasm's but WASI's, of which Envoy has it as well. Natively
+    // the host of the tests plays it.
+    #[cfg_attr(target_arch = "wasm32", link(wasm_import_module = "wasi_snapshot_preview1"))]
+    unsafe extern "C" {
+        #[cfg_attr(not(target_arch = "wasm32"), link_name = "spillway_clock_time_get")]
+        fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u32;
+    }
+
     pub(super) fn check(status: u32) -> Result<(), Refused> {
         if status == 0 { Ok(()) } else { Err(Refused(status)) }
     }
@@ -191,6 +218,14 @@ mod abi {
         let mut time = 0;
         // SAFETY: the out-pointer is to a live local.
         check(unsafe { proxy_get_current_time_nanoseconds(&raw mut time) })?;
+        Ok(time)
+    }
+
+    pub(super) fn monotonic_ns() -> Result<u64, Refused> {
+        const MONOTONIC: u32 = 1;
+        let mut time = 0;
+        // SAFETY: the out-pointer is to a live local.
+        check(unsafe { clock_time_get(MONOTONIC, 1, &raw mut time) })?;
         Ok(time)
     }
 
@@ -330,6 +365,11 @@ pub(crate) fn log_panics() {
 /// The wall clock. A host without one reads as the epoch, at which every gate is open.
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_ms(abi::time_ns().unwrap_or(0) / 1_000_000)
+}
+
+/// The clock that lengths are measured by. Envoy's never refuses.
+pub(crate) fn instant() -> Instant {
+    Instant(Timestamp::from_ms(abi::monotonic_ns().unwrap_or(0) / 1_000_000))
 }
 
 /// Calls `on_tick` of the current context's root every `period_ms`; 0 stops it.

@@ -21,7 +21,9 @@ pub(crate) struct Reading {
     call: Call,
     headers: HeaderMap,
     scanner: BodyScanner,
-    /// How many bytes were read.
+    /// How many bytes of the body are here.
+    shown: usize,
+    /// How many of them were read.
     read: usize,
     wanted: Wanted,
     /// The model, when a glance at the body showed it.
@@ -54,7 +56,12 @@ impl Reading {
         scanner: BodyScanner,
         wanted: Wanted,
     ) -> Self {
-        Self { call, headers, scanner, read: 0, wanted, glimpsed: None }
+        Self { call, headers, scanner, shown: 0, read: 0, wanted, glimpsed: None }
+    }
+
+    /// How many bytes of the body are here.
+    pub(crate) fn shown(&self) -> usize {
+        self.shown
     }
 
     /// Reads what is new of the body, which is `size` bytes long by now.
@@ -62,6 +69,7 @@ impl Reading {
     /// # Errors
     /// When the host does not show it.
     pub(crate) fn read(&mut self, size: usize, end_of_stream: bool) -> Result<(), Refused> {
+        self.shown = size;
         match self.wanted {
             Wanted::Nothing => return Ok(()),
             Wanted::Model if !end_of_stream => return Ok(()), // its end may be enough

@@ -1,7 +1,7 @@
 //! A request that has a pool: on its way, waiting for a gate to reopen, or answered by the gateway.
 
 use super::exchange::Exchange;
-use super::host::{self, Direction};
+use super::host::{self, Direction, Instant};
 use super::timers::{self, StreamId, Wake};
 use super::worker;
 use crate::openai::reply::{self, Reply};
@@ -23,7 +23,7 @@ enum Progress {
     /// Attempts are made, or were.
     Sent,
     /// The request is held until a backend reopens.
-    Waiting { since: Timestamp },
+    Waiting { since: Instant },
     /// The answer is held until its tokens are counted.
     Counting,
     /// The gateway itself answered.
@@ -51,7 +51,7 @@ impl Routed {
                 true
             }
             Next::Wait { until } => {
-                self.progress.set(Progress::Waiting { since: now });
+                self.progress.set(Progress::Waiting { since: host::instant() });
                 timers::set(self.stream, until, now, self.itself.clone());
                 false
             }
@@ -119,7 +119,7 @@ impl Wake for Routed {
     fn wake(&self, now: Timestamp) {
         let Progress::Waiting { since } = self.progress.get() else { return };
         if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
-            exchange.waited(now.since(since));
+            exchange.waited(host::instant().since(since));
         }
         if self.advance(now) {
             // The host refuses only a stream that ended, and then nobody waits.

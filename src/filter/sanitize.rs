@@ -2,7 +2,9 @@
 //!
 //! From the client: its credentials, which belong to no backend; what would steer Envoy's router or
 //! Azure's own spillover in the place of the gateway; and `accept-encoding`, because answers are
-//! read. From a backend: what describes one member and not the pool.
+//! read. From a backend: what describes one member and not the pool, and what would steer Envoy's
+//! router here: a backend may stand behind an Envoy of its own, whose `x-envoy-ratelimited` forbids
+//! this one every retry.
 
 use super::header_map::HeaderMap;
 use super::host::{self, Map};
@@ -20,11 +22,31 @@ pub(crate) fn request(headers: &HeaderMap) {
     });
 }
 
-/// Removes from the response what only the gateway may say, and what describes one member.
+/// Removes from the response what only the gateway or its Envoy may say, and what describes one
+/// member.
 pub(crate) fn response(headers: &HeaderMap, keep_rate_limits: bool) {
-    remove(Map::ResponseHeaders, headers, |name| {
-        name.starts_with(b"x-spillway-") || (!keep_rate_limits && is_rate_limit(name))
-    });
+    remove(Map::ResponseHeaders, headers, |name| is_unwanted(name, keep_rate_limits));
+}
+
+/// Removes the same from the response's trailers, which count like headers.
+pub(crate) fn response_trailers(keep_rate_limits: bool) {
+    if let Ok(trailers) = host::header_map(Map::ResponseTrailers) {
+        remove(Map::ResponseTrailers, &trailers, |name| is_unwanted(name, keep_rate_limits));
+    }
+}
+
+/// Removes all trailers of a request. No operation has any, and a backend that merges them with the
+/// headers would take a client's credential from there.
+pub(crate) fn request_trailers() {
+    if let Ok(trailers) = host::header_map(Map::RequestTrailers) {
+        remove(Map::RequestTrailers, &trailers, |_| true);
+    }
+}
+
+fn is_unwanted(name: &[u8], keep_rate_limits: bool) -> bool {
+    name.starts_with(b"x-spillway-")
+        || name.starts_with(b"x-envoy-")
+        || (!keep_rate_limits && is_rate_limit(name))
 }
 
 fn is_rate_limit(name: &[u8]) -> bool {

@@ -7,8 +7,11 @@
 //! The host ticks a root in a fixed period, so it is armed for the soonest deadline and disarmed
 //! when the queue is empty; a tick that comes too early or twice fires nothing. Whoever waits keeps
 //! the only strong reference to what is woken, so a stream that ended is simply not there any more.
+//!
+//! Deadlines are on the monotonic clock. On the wall clock a step back would leave everyone waiting
+//! for the length of the step, and a step forward would wake everyone at once.
 
-use super::host;
+use super::host::{self, Instant};
 use crate::policy::time::{Millis, Timestamp};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,7 +19,7 @@ use std::rc::Weak;
 
 /// Something that waits for a time.
 pub(crate) trait Wake {
-    /// The time has come. The stream that set the timer is the current one.
+    /// The time has come; `now` is the wall clock's. The stream that set the timer is the current one.
     fn wake(&self, now: Timestamp);
 }
 
@@ -35,17 +38,20 @@ struct Timer {
 /// What one root wakes.
 #[derive(Default)]
 struct Queue {
-    timers: BTreeMap<(Timestamp, u64), Timer>,
+    timers: BTreeMap<(Instant, u64), Timer>,
     next_number: u64,
-    armed_for: Option<Timestamp>,
+    armed_for: Option<Instant>,
 }
 
 thread_local! {
     static QUEUES: RefCell<BTreeMap<u32, Queue>> = RefCell::default();
 }
 
-/// Wakes `sleeper` at `at`, as `stream`, which must be the current one.
+/// Wakes `sleeper` after the time from `now` to `at`, as `stream`, which must be the current one.
 pub(crate) fn set(stream: StreamId, at: Timestamp, now: Timestamp, sleeper: Weak<dyn Wake>) {
+    let length = at.since(now);
+    let now = host::instant();
+    let at = now.plus(length);
     with_queue(stream.root, |queue| {
         let number = queue.next_number;
         queue.next_number = number.wrapping_add(1);
@@ -59,12 +65,12 @@ pub(crate) fn set(stream: StreamId, at: Timestamp, now: Timestamp, sleeper: Weak
 
 /// Fires what is due, on a tick of `root`.
 pub(crate) fn fire(root: u32) {
-    let now = host::now();
+    let (now, wall) = (host::instant(), host::now());
     // A sleeper may set timers, so the queue is not held while it is awake.
     while let Some(timer) = with_queue(root, |queue| queue.next_due(now)).flatten() {
         let Some(sleeper) = timer.sleeper.upgrade() else { continue };
         if host::enter(timer.context).is_ok() {
-            sleeper.wake(now);
+            sleeper.wake(wall);
         }
     }
     let _ = host::enter(root); // a root that is gone does not tick
@@ -88,13 +94,13 @@ fn with_queue<R>(root: u32, change: impl FnOnce(&mut Queue) -> R) -> Option<R> {
 }
 
 impl Queue {
-    fn next_due(&mut self, now: Timestamp) -> Option<Timer> {
+    fn next_due(&mut self, now: Instant) -> Option<Timer> {
         let entry = self.timers.first_entry()?;
         (entry.key().0 <= now).then(|| entry.remove())
     }
 
     /// Makes the root of the current context tick at `at`; `None`: not at all.
-    fn arm(&mut self, at: Option<Timestamp>, now: Timestamp) {
+    fn arm(&mut self, at: Option<Instant>, now: Instant) {
         self.armed_for = at;
         let period = at.map_or(Millis::ZERO, |at| at.since(now).max(Millis::new(1)));
         let _ = host::set_tick_period_ms(u32::try_from(period.as_ms()).unwrap_or(u32::MAX));

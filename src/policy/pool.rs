@@ -259,6 +259,6 @@ pub struct FailoverSettings {
     pub first_byte_timeout: Option<Millis>,
     /// How much of a stream's head is held to find an error in it. Default 64 KiB.
     pub hold_bytes: u32,
-    /// How long it is held after its first byte. Default 500 ms.
+    /// How long it is held after its headers came, whether or not any of it came. Default 500 ms.
     pub hold_time: Millis,
 }

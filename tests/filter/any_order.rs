@@ -50,6 +50,8 @@ impl Chaos {
             role,
             request_headers: None,
             response_headers: None,
+            request_trailers: None,
+            response_trailers: None,
             request_body: None,
             response_body: None,
             properties,

@@ -31,11 +31,29 @@ fn a_head_that_shows_nothing_is_held_no_longer_than_the_hold_time() {
     process.script("a", [Script::events(&["data: {\"cho"]).every_ms(20).then_stall()]);
     worker(&process, &settings, |envoy| {
         let id = envoy.send(Request::chat());
-        envoy.pass(319);
+        envoy.pass(299);
         assert_eq!(envoy.answer(id).status(), 0);
         envoy.pass(1);
         let answer = envoy.answer(id);
         assert_eq!((answer.status(), answer.text()), (200, "data: {\"cho".to_owned()));
+    });
+}
+
+#[test]
+fn a_head_without_a_byte_is_held_no_longer_than_the_hold_time() {
+    let process = Process::new("hold time without a byte");
+    let settings = two_tiers(r#""failover": {"hold": {"time": "300ms"}}"#);
+    process.script("a", [Script::events(&[FIRST]).every_ms(5_000)]);
+    worker(&process, &settings, |envoy| {
+        let id = envoy.send(Request::chat());
+        envoy.pass(299);
+        assert_eq!(envoy.answer(id).status(), 0);
+        envoy.pass(1);
+        assert_eq!((envoy.answer(id).status(), envoy.answer(id).text()), (200, String::new()));
+        envoy.run();
+        let answer = envoy.take(id);
+        assert_eq!((answer.end, answer.text()), (End::Complete, FIRST.to_owned()));
+        assert_eq!(answer.served_by(), "a");
     });
 }
 

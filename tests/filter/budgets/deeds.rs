@@ -111,6 +111,10 @@ impl Does {
             Self::Stream { events, .. } => {
                 Usage { completion_tokens: parts.min(events) as u64, ..Usage::from(estimate) }
             }
+            // Its head was held for as long as it may be, and then nothing followed.
+            Self::Fails(Failure::EmptyStream) => {
+                Usage { completion_tokens: 0, ..Usage::from(estimate) }
+            }
             Self::Fails(_) | Self::Refuses => Usage::default(),
         }
     }

@@ -11,6 +11,8 @@ pub(crate) struct Request {
     pub(crate) headers: HeaderList,
     /// Empty: the head ends the stream.
     pub(crate) chunks: Vec<Vec<u8>>,
+    /// What follows the body; empty: the body ends the stream.
+    pub(crate) trailers: HeaderList,
 }
 
 impl Request {
@@ -23,7 +25,7 @@ impl Request {
         ];
         let owned =
             |(name, value): (&str, &str)| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
-        Self { headers: headers.map(owned).to_vec(), chunks: Vec::new() }
+        Self { headers: headers.map(owned).to_vec(), chunks: Vec::new(), trailers: Vec::new() }
     }
 
     /// A chat completion, as the Azure flavour of the SDKs sends it.
@@ -60,6 +62,12 @@ impl Request {
         self
     }
 
+    /// Adds a trailer.
+    pub(crate) fn trailer(mut self, name: &str, value: &str) -> Self {
+        self.trailers.push((name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+        self
+    }
+
     pub(crate) fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(key, _)| key != name.as_bytes());
         self
@@ -89,12 +97,13 @@ pub(crate) enum End {
 pub(crate) struct Answer {
     pub(crate) headers: HeaderList,
     pub(crate) body: Vec<u8>,
+    pub(crate) trailers: HeaderList,
     pub(crate) end: End,
 }
 
 impl Answer {
     pub(crate) fn nothing() -> Self {
-        Self { headers: Vec::new(), body: Vec::new(), end: End::Open }
+        Self { headers: Vec::new(), body: Vec::new(), trailers: Vec::new(), end: End::Open }
     }
 
     pub(crate) fn status(&self) -> u16 {

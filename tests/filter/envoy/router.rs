@@ -29,6 +29,8 @@ pub(crate) struct Stream {
     held_response: Vec<u8>,
     is_response_held: bool,
     is_response_complete: bool,
+    request_trailers: Option<HeaderList>,
+    response_trailers: Option<HeaderList>,
     has_response: bool,
     /// How many parts of a body the last attempt brought.
     pub(super) chunks: usize,
@@ -53,6 +55,8 @@ impl Stream {
             held_response: Vec::new(),
             is_response_held: false,
             is_response_complete: false,
+            request_trailers: None,
+            response_trailers: None,
             has_response: false,
             chunks: 0,
         }
@@ -70,6 +74,8 @@ fn context(root: u32, stream: u32, role: Role) -> Context {
         role,
         request_headers: None,
         response_headers: None,
+        request_trailers: None,
+        response_trailers: None,
         request_body: None,
         response_body: None,
         properties: BTreeMap::new(),
@@ -91,7 +97,7 @@ impl Envoy {
         gateway.request_headers = Some(request.headers);
         with(|state| state.contexts.insert(id, gateway));
         Module::create(id, self.gateway);
-        let end = request.chunks.is_empty();
+        let end = request.chunks.is_empty() && request.trailers.is_empty();
         self.stream(id).is_request_complete = end;
         let action = Module::request_headers(id, count, end);
         self.apply_deferred();
@@ -104,8 +110,12 @@ impl Envoy {
             self.forward_request(id, Vec::new());
         }
         let last = request.chunks.len();
+        let has_trailers = !request.trailers.is_empty();
         for (number, chunk) in request.chunks.into_iter().enumerate() {
-            self.request_chunk(id, chunk, number + 1 == last);
+            self.request_chunk(id, chunk, number + 1 == last && !has_trailers);
+        }
+        if has_trailers {
+            self.request_trailers(id, request.trailers);
         }
         id
     }
@@ -135,6 +145,40 @@ impl Envoy {
             self.apply_deferred();
             self.stream(id).is_request_held = false;
             self.forward_request(id, body);
+        }
+    }
+
+    /// The request ends; a filter that kept its body still sees it.
+    fn request_trailers(&mut self, id: u32, trailers: HeaderList) {
+        let stream = self.stream(id);
+        if stream.is_done() {
+            return;
+        }
+        stream.is_request_complete = true;
+        let (held, count) = (stream.is_request_held, trailers.len());
+        let body = std::mem::take(&mut stream.held_request);
+        change(id, |context| {
+            context.request_trailers = Some(trailers);
+            context.request_body = held.then_some(body);
+        });
+        let action = Module::request_trailers(id, count);
+        let (trailers, body) = change(id, |context| {
+            (context.request_trailers.take(), context.request_body.take().unwrap_or_default())
+        });
+        let stream = self.stream(id);
+        stream.request_trailers = trailers;
+        stream.held_request = body;
+        self.apply_deferred();
+        if action == PAUSE || self.stream(id).is_done() {
+            return;
+        }
+        let stream = self.stream(id);
+        let (held, body) = (stream.is_request_held, std::mem::take(&mut stream.held_request));
+        stream.is_request_held = false;
+        match stream.attempt {
+            _ if held => self.forward_request(id, body),
+            Some(attempt) => self.attempt_trailers(id, attempt),
+            None => {}
         }
     }
 
@@ -174,11 +218,13 @@ impl Envoy {
         stream.attempt = Some(attempt);
         stream.cluster = cluster;
         stream.sent.clear();
+        stream.response_trailers = None;
         stream.held_response.clear();
         stream.is_response_held = false;
         stream.chunks = 0;
         let (count, body) = (stream.headers.len(), stream.replay.clone());
-        let end = stream.is_request_complete && body.is_empty();
+        let has_trailers = stream.request_trailers.is_some();
+        let end = stream.is_request_complete && body.is_empty() && !has_trailers;
         with(|state| state.contexts.insert(attempt, filter));
         Module::create(attempt, self.attempt);
         let action = Module::request_headers(attempt, count, end);
@@ -194,7 +240,24 @@ impl Envoy {
             self.dispatch(id);
         } else if !body.is_empty() {
             self.attempt_body(id, body);
+        } else if has_trailers {
+            self.attempt_trailers(id, attempt);
         }
+    }
+
+    /// The attempt's filter sees what the gateway left of the trailers.
+    fn attempt_trailers(&mut self, id: u32, attempt: u32) {
+        let trailers = self.stream(id).request_trailers.clone().unwrap_or_default();
+        if !trailers.is_empty() {
+            with(|state| state.violation("a client's trailers go to a backend"));
+        }
+        change(attempt, |context| context.request_trailers = Some(trailers));
+        let action = Module::request_trailers(attempt, 0);
+        change(attempt, |context| context.request_trailers = None);
+        if action == PAUSE {
+            with(|state| state.violation("an attempt held its request's trailers"));
+        }
+        self.dispatch(id);
     }
 
     /// An attempt's filter that no gateway stands before, in a stream whose filter state names
@@ -224,7 +287,9 @@ impl Envoy {
 
     fn attempt_body(&mut self, id: u32, body: Vec<u8>) {
         let stream = self.stream(id);
-        let (Some(attempt), end) = (stream.attempt, stream.is_request_complete) else { return };
+        let has_trailers = stream.request_trailers.is_some();
+        let is_complete = stream.is_request_complete;
+        let (Some(attempt), end) = (stream.attempt, is_complete && !has_trailers) else { return };
         let size = body.len();
         change(attempt, |context| context.request_body = Some(body));
         let action = Module::request_body(attempt, size, end);
@@ -235,6 +300,8 @@ impl Envoy {
         self.stream(id).sent.extend(body);
         if end {
             self.dispatch(id);
+        } else if is_complete {
+            self.attempt_trailers(id, attempt);
         }
     }
 
@@ -274,6 +341,7 @@ impl Envoy {
         match event {
             Event::Head { headers, end } => self.response_head(id, attempt, headers, end),
             Event::Chunk { bytes, end } => self.response_chunk(id, attempt, bytes, end),
+            Event::Trailers { trailers } => self.response_trailers(id, attempt, trailers),
             Event::PerTryTimeout if self.stream(id).has_response => {}
             Event::ConnectFailure => {
                 let reason = b"delayed connect error: Connection refused".to_vec();
@@ -325,6 +393,51 @@ impl Envoy {
         }
     }
 
+    fn response_trailers(&mut self, id: u32, attempt: u32, trailers: HeaderList) {
+        let count = trailers.len();
+        let stream = self.stream(id);
+        let (held, body) = (stream.is_response_held, std::mem::take(&mut stream.held_response));
+        stream.is_response_complete = true;
+        change(attempt, |context| {
+            context.response_trailers = Some(trailers);
+            context.response_body = held.then_some(body);
+        });
+        let action = Module::response_trailers(attempt, count);
+        let (trailers, body) = change(attempt, |context| {
+            (context.response_trailers.take(), context.response_body.take().unwrap_or_default())
+        });
+        let stream = self.stream(id);
+        stream.held_response = body;
+        stream.response_trailers = trailers;
+        self.apply_deferred();
+        if !held {
+            if action == PAUSE {
+                with(|state| state.violation("an attempt held what flows"));
+            }
+            self.gateway_trailers(id);
+        } else if action != PAUSE {
+            self.release_response(id, attempt);
+        }
+    }
+
+    /// The trailers reach the gateway, and end the answer.
+    fn gateway_trailers(&mut self, id: u32) {
+        if self.stream(id).is_done() {
+            return;
+        }
+        let trailers = self.stream(id).response_trailers.take().unwrap_or_default();
+        let count = trailers.len();
+        change(id, |context| context.response_trailers = Some(trailers));
+        let action = Module::response_trailers(id, count);
+        let trailers = change(id, |context| context.response_trailers.take()).unwrap_or_default();
+        if action == PAUSE {
+            with(|state| state.violation("the gateway held a response's trailers"));
+        }
+        self.apply_deferred();
+        self.stream(id).answer.trailers = trailers;
+        self.end_stream(id, End::Complete);
+    }
+
     /// The attempt's filter lets head and held body go to the router.
     fn release_response(&mut self, id: u32, attempt: u32) {
         let retries_max = self.retries_max;
@@ -341,6 +454,13 @@ impl Envoy {
         if may_retry && header(&headers, "x-spillway-retry").is_some() {
             self.end_attempt(id);
             return self.begin_attempt(id);
+        }
+        if self.stream(id).response_trailers.is_some() {
+            self.gateway_head(id, headers, false);
+            if !body.is_empty() {
+                self.gateway_body(id, body, false);
+            }
+            return self.gateway_trailers(id);
         }
         self.gateway_head(id, headers, end && body.is_empty());
         if !self.stream(id).is_done() && (end || !body.is_empty()) {

@@ -8,6 +8,7 @@ pub(crate) struct Script {
     start: Start,
     headers: HeaderList,
     chunks: Vec<Vec<u8>>,
+    trailers: HeaderList,
     ending: Ending,
     delay_ms: u64,
     gap_ms: u64,
@@ -39,6 +40,9 @@ pub(crate) enum Event {
         bytes: Vec<u8>,
         end: bool,
     },
+    Trailers {
+        trailers: HeaderList,
+    },
     ConnectFailure,
     Reset,
     /// Not from the backend: the router's time for the attempt is over.
@@ -51,6 +55,7 @@ impl Script {
             start: Start::Answer,
             headers: vec![(b":status".to_vec(), status.to_string().into_bytes())],
             chunks: vec![b"{}".to_vec()],
+            trailers: Vec::new(),
             ending: Ending::Complete,
             delay_ms: 0,
             gap_ms: 0,
@@ -115,6 +120,12 @@ impl Script {
         self
     }
 
+    /// Ends with this trailer.
+    pub(crate) fn trailer(mut self, name: &str, value: &str) -> Self {
+        self.trailers.push((name.as_bytes().to_vec(), value.as_bytes().to_vec()));
+        self
+    }
+
     /// The connection breaks after the last chunk.
     pub(crate) fn then_reset(self) -> Self {
         Self { ending: Ending::Reset, ..self }
@@ -144,7 +155,7 @@ impl Script {
             Start::Silence => return Vec::new(),
             Start::Answer => {}
         }
-        let completes = self.ending == Ending::Complete;
+        let completes = self.ending == Ending::Complete && self.trailers.is_empty();
         let end = completes && self.chunks.is_empty();
         let mut events = vec![(at, Event::Head { headers: self.headers, end })];
         let last = self.chunks.len();
@@ -152,7 +163,9 @@ impl Script {
             at += self.gap_ms;
             events.push((at, Event::Chunk { bytes, end: completes && number + 1 == last }));
         }
-        if self.ending == Ending::Reset {
+        if self.ending == Ending::Complete && !completes {
+            events.push((at + self.gap_ms, Event::Trailers { trailers: self.trailers }));
+        } else if self.ending == Ending::Reset {
             events.push((at + self.gap_ms, Event::Reset));
         }
         events

@@ -14,8 +14,10 @@ unsafe extern "C" {
     safe fn proxy_on_tick(root: u32);
     safe fn proxy_on_request_headers(context: u32, count: usize, end_of_stream: u32) -> u32;
     safe fn proxy_on_request_body(context: u32, size: usize, end_of_stream: u32) -> u32;
+    safe fn proxy_on_request_trailers(context: u32, count: usize) -> u32;
     safe fn proxy_on_response_headers(context: u32, count: usize, end_of_stream: u32) -> u32;
     safe fn proxy_on_response_body(context: u32, size: usize, end_of_stream: u32) -> u32;
+    safe fn proxy_on_response_trailers(context: u32, count: usize) -> u32;
     safe fn proxy_on_log(context: u32);
     safe fn proxy_on_delete(context: u32);
 }
@@ -83,6 +85,16 @@ impl Module {
     pub(crate) fn response_body(context: u32, size: usize, end_of_stream: bool) -> u32 {
         Self::enter(context);
         proxy_on_response_body(context, size, u32::from(end_of_stream))
+    }
+
+    pub(crate) fn request_trailers(context: u32, count: usize) -> u32 {
+        Self::enter(context);
+        proxy_on_request_trailers(context, count)
+    }
+
+    pub(crate) fn response_trailers(context: u32, count: usize) -> u32 {
+        Self::enter(context);
+        proxy_on_response_trailers(context, count)
     }
 
     pub(crate) fn log(context: u32) {

@@ -19,8 +19,14 @@ pub(crate) const INTERNAL_FAILURE: u32 = 10;
 
 /// Calls that Envoy does not refuse a live stream, and for which a filter has no second way: a
 /// refused reply or resume can only leave the client to its timeout, a refused timer likewise.
-const NEVER_REFUSED: [&str; 5] =
-    ["send_local_response", "continue_stream", "set_tick_period", "set_effective_context", "log"];
+const NEVER_REFUSED: [&str; 6] = [
+    "send_local_response",
+    "continue_stream",
+    "set_tick_period",
+    "set_effective_context",
+    "log",
+    "clock_time_get",
+];
 
 /// Which filter a context is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +50,24 @@ pub(crate) struct Context {
     pub(crate) role: Role,
     pub(crate) request_headers: Option<HeaderList>,
     pub(crate) response_headers: Option<HeaderList>,
+    pub(crate) request_trailers: Option<HeaderList>,
+    pub(crate) response_trailers: Option<HeaderList>,
     pub(crate) request_body: Option<Vec<u8>>,
     pub(crate) response_body: Option<Vec<u8>>,
     /// Set by the host for this filter alone.
     pub(crate) properties: BTreeMap<String, Vec<u8>>,
+}
+
+impl Context {
+    fn map(&mut self, map: u32) -> Option<&mut HeaderList> {
+        match map {
+            0 => self.request_headers.as_mut(),
+            1 => self.request_trailers.as_mut(),
+            2 => self.response_headers.as_mut(),
+            3 => self.response_trailers.as_mut(),
+            _ => None,
+        }
+    }
 }
 
 /// What the host does after the callback, because a filter asked for it.
@@ -139,19 +159,13 @@ impl State {
     /// The header map `map` of the current context, while it may be touched.
     pub(crate) fn map(&mut self, map: u32) -> Result<&mut HeaderList, u32> {
         let current = self.current;
-        let context = self.contexts.get_mut(&current);
-        let found = context.is_some_and(|context| match map {
-            0 => context.request_headers.is_some(),
-            2 => context.response_headers.is_some(),
-            _ => false,
-        });
-        if !found {
+        let can_be_touched =
+            self.contexts.get_mut(&current).is_some_and(|context| context.map(map).is_some());
+        if !can_be_touched {
             return Err(self.violation(&format!("header map {map} outside of its phase")));
         }
         let context = self.contexts.get_mut(&current).ok_or(BAD_ARGUMENT)?;
-        let list =
-            if map == 0 { &mut context.request_headers } else { &mut context.response_headers };
-        list.as_mut().ok_or(BAD_ARGUMENT)
+        context.map(map).ok_or(BAD_ARGUMENT)
     }
 
     /// The buffer `buffer`, while it may be touched.
