@@ -15,7 +15,6 @@
 mod support;
 
 use serde_json::Value;
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -24,6 +23,14 @@ const LOCAL: &str = "envoy/envoy.yaml";
 const AZURE: &str = "envoy/azure.yaml";
 const CONSUMERS: &str = "envoy/consumers.yaml";
 const MODULE: &str = "target/wasm32-wasip1/release/spillway.wasm";
+/// The cluster for requests that the matcher sends nowhere else.
+const CATCH_ALL: &str = "spillway_exhausted";
+/// Where nobody listens.
+const DEAD_PORT: u16 = 1;
+/// How long OpenAI's SDKs wait for an answer, in seconds.
+const PATIENCE_OF_SDKS: f64 = 600.0;
+/// The largest `max_attempts`.
+const ATTEMPTS_MAX: u64 = 16;
 const KEYS: [&str; 3] = ["UKSOUTH_KEY", "SWEDEN_KEY", "FRANCE_KEY"];
 
 #[test]
@@ -94,14 +101,18 @@ fn a_consumer_that_can_be_spoofed_is_found() {
 
 #[test]
 fn a_setting_that_is_taken_out_is_missed() {
-    let without: [(&str, &str, &str); 20] = [
+    let without: [(&str, &str, &str); 32] = [
         ("max_retries: 10000", "max_requests: 10000", "circuit_breakers.max_retries"),
         ("&body_limit 67108864", "&body_limit 1048576", "request_body_buffer_limit"),
         ("timeout: 0s  ", "timeout: 15s  ", "timeout"),
-        ("per_try_timeout: 60s  ", "num_retries: 5  ", "per_try_timeout"),
-        ("per_try_idle_timeout: 120s", "num_retries: 5", "per_try_idle_timeout"),
+        ("per_try_timeout: 60s  ", "num_retries: 16  ", "per_try_timeout at the WebSocket"),
+        ("per_try_timeout: 620s  ", "num_retries: 16  ", "per_try_timeout above ten minutes"),
+        ("per_try_timeout: 620s  ", "per_try_timeout: 60s  ", "per_try_timeout above ten minutes"),
+        ("per_try_idle_timeout: 620s", "num_retries: 16", "per_try_idle_timeout"),
+        ("stream_idle_timeout: 660s", "stream_idle_timeout: 600s", "stream_idle_timeout"),
+        ("idle_timeout: 3600s", "idle_timeout: 600s", "idle_timeout of an hour"),
         ("max_interval: 0.001s", "max_interval: 0.250s", "retry_back_off"),
-        ("num_retries: 5  ", "num_retries: 1  ", "num_retries"),
+        ("num_retries: 16  ", "num_retries: 3  ", "num_retries"),
         (
             "refresh_cluster_on_retry: true  ",
             "refresh_cluster_on_retry: false  ",
@@ -127,6 +138,18 @@ fn a_setting_that_is_taken_out_is_missed() {
         ),
         ("trusted_ca", "watched_directory", "trusted_ca"),
         ("host_env_keys: [UKSOUTH_KEY, ", "host_env_keys: [", "UKSOUTH_KEY"),
+        ("- {priority: 1, lb_endpoints: *nobody}", "", "a dead endpoint"),
+        (
+            "address: 127.0.0.1, port_value: 1}",
+            "address: 127.0.0.1, port_value: 2}",
+            "a dead endpoint",
+        ),
+        ("- name: spillway_exhausted", "- name: another", "on_no_match"),
+        ("cluster: spillway_exhausted}", "cluster: another}", "on_no_match"),
+        ("tls_maximum_protocol_version: TLSv1_3", "ecdh_curves: [X25519]", "tls_params"),
+        ("wait_for_warm_on_init: false", "wait_for_warm_on_init: true", "wait_for_warm_on_init"),
+        ("dns_lookup_family: V4_PREFERRED", "dns_lookup_family: AUTO", "dns_lookup_family"),
+        ("dns_failure_refresh_rate: {", "dns_refresh_rate: {", "dns_failure_refresh_rate"),
     ];
     let whole = text(AZURE);
     for (setting, instead, complaint) in without {
@@ -336,17 +359,11 @@ fn check_route(route: &Value, config: &Value, gateway: &Gateway<'_>, found: &mut
     let limit = route["request_body_buffer_limit"].as_u64();
     require(limit >= Some(16 << 20), "request_body_buffer_limit of 16 MiB or more", at, found);
     require(seconds(&action["timeout"]) == Some(0.0), "timeout: 0s", at, found);
-    require(seconds(&retry["per_try_timeout"]).is_some(), "per_try_timeout", at, found);
-    require(
-        websocket || seconds(&retry["per_try_idle_timeout"]).is_some(),
-        "per_try_idle_timeout",
-        at,
-        found,
-    );
+    check_patience(action, gateway, websocket, at, found);
     let back_off = seconds(&retry["retry_back_off"]["max_interval"]);
     require(back_off.is_some_and(|it| it <= 0.002), "retry_back_off of 2 ms or less", at, found);
     let retries = retry["num_retries"].as_u64().unwrap_or(1);
-    require(retries >= gateway.backends.len() as u64, "num_retries for every backend", at, found);
+    require(retries >= ATTEMPTS_MAX, "num_retries for every attempt", at, found);
     require(retry["refresh_cluster_on_retry"] == true, "refresh_cluster_on_retry: true", at, found);
     let retry_on = "retriable-headers,connect-failure,reset,refused-stream";
     require(retry["retry_on"] == retry_on, &format!("retry_on: {retry_on}"), at, found);
@@ -358,6 +375,36 @@ fn check_route(route: &Value, config: &Value, gateway: &Gateway<'_>, found: &mut
         found,
     );
     check_matcher(action, config, gateway, at, found);
+}
+
+/// A backend's limit acts before the client's, and neither before the SDKs lose patience.
+fn check_patience(
+    action: &Value,
+    gateway: &Gateway<'_>,
+    websocket: bool,
+    at: &str,
+    found: &mut Vec<String>,
+) {
+    let retry = &action["retry_policy"];
+    let first_byte = seconds(&retry["per_try_timeout"]);
+    let idle = seconds(&retry["per_try_idle_timeout"]);
+    let stream = seconds(&gateway.manager["stream_idle_timeout"]);
+    if websocket {
+        require(first_byte.is_some(), "per_try_timeout", at, found);
+        require(idle.is_none(), "no per_try_idle_timeout", at, found);
+        let session = seconds(&action["idle_timeout"]);
+        require(session >= Some(3600.0), "idle_timeout of an hour or more", at, found);
+        return;
+    }
+    let long = |limit: Option<f64>| limit.is_some_and(|limit| limit > PATIENCE_OF_SDKS);
+    require(long(first_byte), "per_try_timeout above ten minutes", at, found);
+    require(long(idle), "per_try_idle_timeout above ten minutes", at, found);
+    require(
+        stream > idle && stream > first_byte,
+        "stream_idle_timeout above the others",
+        at,
+        found,
+    );
 }
 
 fn check_matcher(
@@ -383,13 +430,10 @@ fn check_matcher(
             found,
         );
     }
-    let clusters: BTreeSet<&str> = items(config, "/static_resources/clusters")
-        .filter_map(|one| one["name"].as_str())
-        .collect();
-    let exhausted = cluster(&matcher["on_no_match"]);
+    let exists = items(config, "/static_resources/clusters").any(|one| one["name"] == CATCH_ALL);
     require(
-        exhausted.as_str().is_some_and(|name| !clusters.contains(name)),
-        "on_no_match with a cluster that does not exist",
+        exists && cluster(&matcher["on_no_match"]) == CATCH_ALL,
+        &format!("on_no_match with the cluster {CATCH_ALL}, which exists"),
         at,
         found,
     );
@@ -397,8 +441,6 @@ fn check_matcher(
 
 fn check_cluster(cluster: &Value, gateway: &Gateway<'_>, found: &mut Vec<String>) {
     let name = cluster["name"].as_str().unwrap();
-    let backend = gateway.backend(name);
-    require(backend.is_some(), "a backend for this cluster", name, found);
     let limit = cluster["circuit_breakers"]["thresholds"][0]["max_retries"].as_u64();
     require(limit >= Some(1000), "circuit_breakers.max_retries of 1000 or more", name, found);
 
@@ -412,19 +454,52 @@ fn check_cluster(cluster: &Value, gateway: &Gateway<'_>, found: &mut Vec<String>
     );
     let role = &options["http_filters"][0]["typed_config"]["config"]["configuration"]["value"];
     require(role == r#"{"role": "attempt"}"#, "the attempt role", name, found);
-
-    let address =
-        &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"];
-    let address = address["socket_address"]["address"].as_str().unwrap();
-    if address != "127.0.0.1" {
-        check_tls(&cluster["transport_socket"]["typed_config"], address, name, found);
-        require(
-            backend.is_some_and(|it| it["host"] == address),
-            "the host of the backend",
-            name,
-            found,
-        );
+    if name == CATCH_ALL {
+        require(is_dead(cluster, 0), "an endpoint where nobody listens", name, found);
+    } else {
+        check_hosts(cluster, gateway, name, found);
     }
+}
+
+/// The hosts of a backend's cluster, and what is there when it has none.
+fn check_hosts(cluster: &Value, gateway: &Gateway<'_>, name: &str, found: &mut Vec<String>) {
+    let backend = gateway.backend(name);
+    require(backend.is_some(), "a backend for this cluster", name, found);
+    let is_spare = cluster["load_assignment"]["endpoints"][1]["priority"] == 1;
+    require(is_spare && is_dead(cluster, 1), "a dead endpoint of lower priority", name, found);
+    let address = address(cluster, 0)["address"].as_str().unwrap();
+    if address == "127.0.0.1" {
+        return;
+    }
+    require(
+        backend.is_some_and(|it| it["host"] == address),
+        "the host of the backend",
+        name,
+        found,
+    );
+    check_tls(&cluster["transport_socket"]["typed_config"], address, name, found);
+    check_names(cluster, name, found);
+}
+
+fn address(cluster: &Value, endpoints: usize) -> &Value {
+    let endpoints = &cluster["load_assignment"]["endpoints"][endpoints];
+    &endpoints["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]
+}
+
+fn is_dead(cluster: &Value, endpoints: usize) -> bool {
+    let address = address(cluster, endpoints);
+    address["address"] == "127.0.0.1" && address["port_value"] == DEAD_PORT
+}
+
+/// How a host's name is resolved.
+fn check_names(cluster: &Value, name: &str, found: &mut Vec<String>) {
+    let waits = cluster.get("wait_for_warm_on_init").is_none_or(|waits| waits != false);
+    require(!waits, "wait_for_warm_on_init: false", name, found);
+    let names = &cluster["cluster_type"]["typed_config"];
+    let family = names["dns_lookup_family"] == "V4_PREFERRED";
+    require(family, "dns_lookup_family: V4_PREFERRED", name, found);
+    let again = seconds(&names["dns_failure_refresh_rate"]["max_interval"]);
+    require(again.is_some_and(|it| it <= 10.0), "dns_failure_refresh_rate", name, found);
 }
 
 fn check_tls(tls: &Value, address: &str, name: &str, found: &mut Vec<String>) {
@@ -432,4 +507,12 @@ fn check_tls(tls: &Value, address: &str, name: &str, found: &mut Vec<String>) {
     require(tls["auto_sni_san_validation"] == true, "auto_sni_san_validation: true", name, found);
     let authority = tls.pointer("/common_tls_context/validation_context/trusted_ca");
     require(authority.is_some(), "trusted_ca", name, found);
+    let versions = &tls["common_tls_context"]["tls_params"];
+    require(
+        versions["tls_minimum_protocol_version"] == "TLSv1_2"
+            && versions["tls_maximum_protocol_version"] == "TLSv1_3",
+        "tls_params from TLS 1.2 to TLS 1.3",
+        name,
+        found,
+    );
 }

@@ -44,18 +44,25 @@ fn bootstrap(kind: Kind, place: &Place, port: u16, admin_port: u16) -> Option<Va
     let mut whole = serde_json::to_value(yaml).ok()?;
     whole["admin"]["address"] = address(admin_port);
     let pattern = whole.pointer("/static_resources/clusters/0")?.clone();
-    let clusters: Vec<Value> = (0..kind.backends)
-        .map(|index| {
-            let fails = kind.failing && index == 0;
-            cluster(
-                kind,
-                place,
-                &pattern,
-                &name(index),
-                if fails { place.failing_port } else { place.serving_port },
-            )
-        })
-        .collect();
+    // Where the requests go for which no backend is left.
+    let mut catch_all = whole
+        .pointer("/static_resources/clusters")?
+        .as_array()?
+        .iter()
+        .find(|cluster| cluster["name"] == "spillway_exhausted")?
+        .clone();
+    set_filters(kind, place, &mut catch_all);
+    let backends = (0..kind.backends).map(|index| {
+        let fails = kind.failing && index == 0;
+        cluster(
+            kind,
+            place,
+            &pattern,
+            &name(index),
+            if fails { place.failing_port } else { place.serving_port },
+        )
+    });
+    let clusters: Vec<Value> = backends.chain([catch_all]).collect();
     whole["static_resources"]["clusters"] = json!(clusters);
     let listener = whole.pointer_mut("/static_resources/listeners/0")?;
     listener["address"] = address(port);
@@ -96,13 +103,17 @@ fn cluster(kind: Kind, place: &Place, pattern: &Value, name: &str, port: u16) ->
     cluster["load_assignment"]["cluster_name"] = json!(name);
     cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"] =
         address(port);
+    set_filters(kind, place, &mut cluster);
+    cluster
+}
+
+fn set_filters(kind: Kind, place: &Place, cluster: &mut Value) {
     let options = &mut cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
     if kind.program == Program::BareEnvoy {
         options["http_filters"] = Value::Null;
     } else {
         run_module(&mut options["http_filters"][0]["typed_config"]["config"], kind, place);
     }
-    cluster
 }
 
 fn run_module(filter: &mut Value, kind: Kind, place: &Place) {

@@ -28,6 +28,7 @@ mod exhausted;
 mod failover;
 mod faults;
 mod headers;
+mod hosts;
 mod memory;
 mod models;
 mod operations;

@@ -1,13 +1,17 @@
 //! One Envoy process with a configuration made for one test.
 
+use super::bootstrap::{bootstrap, listener};
+use super::clusters::{self, Cluster};
 use super::listeners;
-use crate::support::{envoy_binary, module_path};
-use serde_json::{Value, json};
+use crate::support::envoy_binary;
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -31,6 +35,33 @@ pub(crate) struct Settings {
     pub(crate) environment: Vec<(String, String)>,
     /// The filters before Spillway.
     pub(crate) filters_before: Vec<Value>,
+    /// How long Envoy waits after a fault of the filter until it loads it anew.
+    pub(crate) reload_interval: Duration,
+    /// The clusters that differ from the usual, by their backends' names.
+    pub(crate) clusters: BTreeMap<String, Cluster>,
+    /// Whether there is a cluster for requests that the route's matcher sends nowhere.
+    pub(crate) has_catch_all: bool,
+    /// The port of the only name server that Envoy asks.
+    pub(crate) name_server: Option<u16>,
+    /// Spillway's configurations of further listeners, all in front of the same clusters.
+    pub(crate) more_listeners: Vec<Value>,
+    /// What else is changed of Envoy's configuration before it starts.
+    pub(crate) adjust: Option<Adjust>,
+}
+
+/// Changes Envoy's configuration.
+pub(crate) type Adjust = Arc<dyn Fn(&mut Value) + Send + Sync>;
+
+impl Settings {
+    /// Changes the cluster of a backend.
+    pub(crate) fn cluster(&mut self, backend: &str, change: impl FnOnce(&mut Cluster)) {
+        change(self.clusters.entry(backend.to_owned()).or_default());
+    }
+
+    /// The settings of the cluster of a backend.
+    pub(super) fn cluster_of(&self, backend: &str) -> Cluster {
+        self.clusters.get(backend).cloned().unwrap_or_default()
+    }
 }
 
 impl Default for Settings {
@@ -46,6 +77,12 @@ impl Default for Settings {
             access_log: Vec::new(),
             environment: Vec::new(),
             filters_before: Vec::new(),
+            reload_interval: Duration::from_millis(100),
+            clusters: BTreeMap::new(),
+            has_catch_all: true,
+            name_server: None,
+            more_listeners: Vec::new(),
+            adjust: None,
         }
     }
 }
@@ -55,6 +92,8 @@ pub(crate) struct Envoy {
     process: Child,
     folder: PathBuf,
     pub(crate) port: u16,
+    /// The ports of the further listeners.
+    pub(crate) more_ports: Vec<u16>,
     admin_port: u16,
     backends: Vec<(String, u16)>,
     settings: Settings,
@@ -70,31 +109,27 @@ impl Envoy {
     ) -> Result<Self, String> {
         let folder = temporary_folder();
         let (port, admin_port) = (free_port(), free_port());
-        let gateway = listener(port, configuration, backends, settings);
-        let mut bootstrap = bootstrap(admin_port, backends, settings);
+        let gateway = listener("gateway", port, configuration, backends, settings);
+        let mut whole = bootstrap(admin_port, backends, settings, &folder);
+        let (mut listeners, mut more_ports) = (Vec::new(), Vec::new());
+        for (at, configuration) in settings.more_listeners.iter().enumerate() {
+            let (name, port) = (format!("gateway-{}", at + 2), free_port());
+            listeners.push(listener(&name, port, configuration, backends, settings));
+            more_ports.push(port);
+        }
         if settings.reloadable {
             listeners::write(&folder, &gateway);
-            bootstrap["dynamic_resources"] = listeners::source(&folder);
+            whole["dynamic_resources"] = listeners::source(&folder);
         } else {
-            bootstrap["static_resources"]["listeners"] = json!([gateway]);
+            listeners.insert(0, gateway);
         }
-        let path = folder.join("envoy.json");
-        fs::write(&path, serde_json::to_vec_pretty(&bootstrap).unwrap()).unwrap();
-        let log = fs::File::create(folder.join("envoy.log")).unwrap();
-        let process = Command::new(envoy_binary())
-            .arg("-c")
-            .arg(&path)
-            .args(["--concurrency", &settings.workers.to_string()])
-            .args(["--log-level", "warning", "--disable-hot-restart"])
-            .args(["--file-flush-interval-msec", "10"])
-            .args(["--drain-time-s", &settings.drain_time.as_secs().to_string()])
-            .envs(settings.environment.iter().map(|(name, value)| (name, value)))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        whole["static_resources"]["listeners"] = listeners.into();
+        if let Some(adjust) = &settings.adjust {
+            adjust(&mut whole);
+        }
+        let process = spawn(&folder, &serde_json::to_string_pretty(&whole).unwrap(), settings);
         let (backends, settings) = (backends.to_vec(), settings.clone());
-        let mut envoy = Self { process, folder, port, admin_port, backends, settings };
+        let mut envoy = Self { process, folder, port, more_ports, admin_port, backends, settings };
         envoy.wait_until_ready().await?;
         Ok(envoy)
     }
@@ -102,8 +137,15 @@ impl Envoy {
     /// Gives a `reloadable` Envoy another configuration for Spillway; it takes effect soon after.
     pub(crate) fn replace(&self, configuration: &Value) {
         assert!(self.settings.reloadable);
-        let listener = listener(self.port, configuration, &self.backends, &self.settings);
+        let listener =
+            listener("gateway", self.port, configuration, &self.backends, &self.settings);
         listeners::write(&self.folder, &listener);
+    }
+
+    /// Gives a backend whose hosts are in a file ([`clusters::Hosts::File`]) a host on this port, or
+    /// takes it away; it takes effect soon after.
+    pub(crate) fn set_hosts(&self, backend: &str, port: Option<u16>) {
+        clusters::write_hosts(&self.folder, backend, port, &self.settings.cluster_of(backend));
     }
 
     pub(crate) fn process_id(&self) -> u32 {
@@ -166,9 +208,27 @@ impl Drop for Envoy {
     }
 }
 
+fn spawn(folder: &Path, configuration: &str, settings: &Settings) -> Child {
+    let path = folder.join("envoy.json");
+    fs::write(&path, configuration).unwrap();
+    let log = fs::File::create(folder.join("envoy.log")).unwrap();
+    Command::new(envoy_binary())
+        .arg("-c")
+        .arg(&path)
+        .args(["--concurrency", &settings.workers.to_string()])
+        .args(["--log-level", "warning", "--disable-hot-restart"])
+        .args(["--file-flush-interval-msec", "10"])
+        .args(["--drain-time-s", &settings.drain_time.as_secs().to_string()])
+        .envs(settings.environment.iter().map(|(name, value)| (name, value)))
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
 /// A port that nobody listens on, and no two tests get. It is below those that systems give to
 /// connections, of which one could take it before Envoy listens.
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     const PORTS: Range<u32> = 10_000..30_000;
     static TAKEN: AtomicU32 = AtomicU32::new(0);
     loop {
@@ -187,189 +247,4 @@ fn temporary_folder() -> PathBuf {
     let folder = std::env::temp_dir().join(format!("spillway-{}-{number}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     folder
-}
-
-fn bootstrap(admin_port: u16, backends: &[(String, u16)], settings: &Settings) -> Value {
-    let clusters: Vec<Value> =
-        backends.iter().map(|(name, port)| cluster(name, *port, settings)).collect();
-    json!({
-        "node": {"id": "test", "cluster": "test"},
-        "admin": {"address": address(admin_port)},
-        "static_resources": {"clusters": clusters}
-    })
-}
-
-fn listener(
-    port: u16,
-    configuration: &Value,
-    backends: &[(String, u16)],
-    settings: &Settings,
-) -> Value {
-    let mut listener = json!({
-        "name": "gateway",
-        "address": address(port),
-        "filter_chains": [{"filters": [{
-            "name": "hcm",
-            "typed_config": connection_manager(configuration, backends, settings)
-        }]}]
-    });
-    if settings.workers > 1 {
-        listener["connection_balance_config"] = json!({"exact_balance": {}});
-    }
-    listener
-}
-
-fn connection_manager(
-    configuration: &Value,
-    backends: &[(String, u16)],
-    settings: &Settings,
-) -> Value {
-    let mut filters = settings.filters_before.clone();
-    filters.extend([
-        json!({"name": "spillway", "typed_config": filter(configuration, settings)}),
-        json!({"name": "router", "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
-            "suppress_envoy_headers": true
-        }}),
-    ]);
-    json!({
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "gateway",
-        "delayed_close_timeout": "0.1s",
-        "access_log": access_log(settings),
-        "upgrade_configs": [{"upgrade_type": "websocket"}],
-        // Envoy leaves its own headers to a client from such an address: the filter must not.
-        "internal_address_config": {"cidr_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}]},
-        "http_filters": filters,
-        "route_config": {"virtual_hosts": [{
-            "name": "gateway",
-            "domains": ["*"],
-            "routes": [{
-                "match": {"prefix": "/"},
-                "request_body_buffer_limit": settings.body_limit_bytes,
-                "route": route(backends, settings)
-            }]
-        }]}
-    })
-}
-
-/// Beside Envoy's own log, a line of JSON for each request.
-fn access_log(settings: &Settings) -> Value {
-    if settings.access_log.is_empty() {
-        return json!([]);
-    }
-    let fields: serde_json::Map<String, Value> = settings
-        .access_log
-        .iter()
-        .map(|(name, format)| ((*name).to_owned(), json!(format)))
-        .collect();
-    json!([{"name": "stderr", "typed_config": {
-        "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StderrAccessLog",
-        "log_format": {"json_format": fields}
-    }}])
-}
-
-fn route(backends: &[(String, u16)], settings: &Settings) -> Value {
-    let to = |cluster: &str| {
-        json!({"action": {"name": "cluster", "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction",
-            "cluster": cluster
-        }}})
-    };
-    let map: serde_json::Map<String, Value> =
-        backends.iter().map(|(name, _)| (name.clone(), to(name))).collect();
-    json!({
-        "timeout": "0s",
-        "inline_cluster_specifier_plugin": {"extension": {
-            "name": "matcher",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.MatcherClusterSpecifier",
-                "cluster_matcher": {
-                    "matcher_tree": {
-                        "input": {"name": "filter_state", "typed_config": {
-                            "@type": "type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.FilterStateInput",
-                            "key": "wasm.spillway.target"
-                        }},
-                        "exact_match_map": {"map": map}
-                    },
-                    "on_no_match": to("spillway_exhausted")
-                }
-            }
-        }},
-        "retry_policy": {
-            "retry_on": "retriable-headers,connect-failure,reset,refused-stream",
-            "retriable_headers": [{"name": "x-spillway-retry", "present_match": true}],
-            "num_retries": 16,
-            "refresh_cluster_on_retry": true,
-            "per_try_timeout": seconds(settings.per_try_timeout),
-            "per_try_idle_timeout": seconds(settings.per_try_idle_timeout),
-            "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.001s"}
-        }
-    })
-}
-
-fn cluster(name: &str, port: u16, settings: &Settings) -> Value {
-    json!({
-        "name": name,
-        "type": "STATIC",
-        "connect_timeout": "1s",
-        "circuit_breakers": {"thresholds": [{
-            "max_connections": 10000,
-            "max_pending_requests": 10000,
-            "max_requests": 10000,
-            "max_retries": 10000
-        }]},
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(port)}}]}]
-        },
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {"http_protocol_options": {}},
-                "http_filters": [
-                    {"name": "spillway", "typed_config": filter(&json!({"role": "attempt"}), settings)},
-                    {"name": "codec", "typed_config": {
-                        "@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
-                    }}
-                ]
-            }
-        }
-    })
-}
-
-fn filter(configuration: &Value, settings: &Settings) -> Value {
-    let variables: Vec<&String> = settings.environment.iter().map(|(name, _)| name).collect();
-    let (kind, value) = if settings.as_struct {
-        ("Struct", configuration.clone())
-    } else {
-        ("StringValue", json!(configuration.to_string()))
-    };
-    json!({
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
-        "config": {
-            "name": "spillway",
-            "failure_policy": "FAIL_RELOAD",
-            "reload_config": {"backoff": {"base_interval": "1s"}},
-            "allow_on_headers_stop_iteration": true,
-            "vm_config": {
-                "vm_id": "spillway",
-                "runtime": "envoy.wasm.runtime.v8",
-                "code": {"local": {"filename": module_path()}},
-                "environment_variables": {"host_env_keys": variables}
-            },
-            "configuration": {
-                "@type": format!("type.googleapis.com/google.protobuf.{kind}"),
-                "value": value
-            }
-        }
-    })
-}
-
-fn address(port: u16) -> Value {
-    json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
-}
-
-fn seconds(duration: Duration) -> String {
-    format!("{}s", duration.as_secs_f64())
 }

@@ -168,6 +168,11 @@ impl Gateway {
         Client::new(self.envoy.port)
     }
 
+    /// A client of another port of this Envoy.
+    pub(crate) fn client_of(&self, port: u16) -> Client {
+        Client::new(port)
+    }
+
     /// Sends a small chat request that asks for a stream.
     pub(crate) async fn chat_stream(&self) -> super::Answer {
         let mut body = chat_body();

@@ -1,0 +1,112 @@
+//! A backend's cluster without a host: the attempt fails, and another backend serves.
+
+use crate::harness::{
+    CHAT, Gateway, Hosts, Name, NameServer, Setup, chat_body, deployment_of, eventually, forgetful,
+    host_of,
+};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// A first backend whose cluster has these hosts, and a second one.
+fn first_at(hosts: Hosts) -> Setup {
+    Setup::new()
+        .backend("first", json!({"priority": 1}))
+        .backend("second", json!({"priority": 2}))
+        .pool(forgetful())
+        .settings(|settings| settings.cluster("first", |cluster| cluster.hosts = hosts))
+}
+
+async fn assert_second_serves(gateway: &Gateway) {
+    for _ in 0..4 {
+        for answer in [gateway.chat().await, gateway.chat_stream().await] {
+            assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
+            assert_eq!(answer.header("x-spillway-attempts"), Some("2"));
+            assert_eq!(answer.header("x-spillway-trail"), Some("first;connect, second;200"));
+        }
+    }
+    assert_eq!(gateway.counts(), [0, 8]);
+}
+
+async fn first_comes_back(gateway: &Gateway) {
+    eventually("the first backend serves", async || gateway.chat().await.served_by() == "first")
+        .await;
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_a_failed_attempt() {
+    let names = NameServer::start().await;
+    let gateway = first_at(Hosts::Name("first.test".into()))
+        .settings(|settings| settings.name_server = Some(names.port()))
+        .start()
+        .await;
+    assert_second_serves(&gateway).await;
+    names.set("first.test", Name::At(vec![[127, 0, 0, 1].into()]));
+    first_comes_back(&gateway).await;
+}
+
+#[tokio::test]
+async fn a_list_of_endpoints_that_is_empty_is_a_failed_attempt() {
+    let gateway = first_at(Hosts::File).start().await;
+    assert_second_serves(&gateway).await;
+    gateway.envoy.set_hosts("first", Some(gateway.mock("first").port()));
+    first_comes_back(&gateway).await;
+    gateway.envoy.set_hosts("first", None);
+    eventually("the second backend serves", async || {
+        let answer = gateway.chat().await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.served_by() == "second"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cluster_without_hosts_is_a_failed_attempt() {
+    assert_second_serves(&first_at(Hosts::None).start().await).await;
+}
+
+#[tokio::test]
+async fn when_no_backend_has_a_host_the_answer_says_when_to_come_back() {
+    let gateway = first_at(Hosts::None)
+        .settings(|settings| settings.cluster("second", |cluster| cluster.hosts = Hosts::None))
+        .start()
+        .await;
+    let answer = gateway.chat().await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_eq!(answer.header("x-spillway-trail"), Some("first;connect, second;connect"));
+    assert!(answer.header("retry-after").is_some());
+    let message = answer.json()["error"]["message"].to_string();
+    assert!(message.contains("All backends are unavailable."), "{message}");
+}
+
+#[tokio::test]
+async fn a_name_server_that_is_silent_does_not_keep_envoy_from_starting() {
+    let names = NameServer::start().await;
+    names.set("first.test", Name::Silent);
+    let started = Instant::now();
+    let gateway = first_at(Hosts::Name("first.test".into()))
+        .settings(|settings| settings.name_server = Some(names.port()))
+        .start()
+        .await;
+    // Envoy asks four times, for five seconds and longer, before it says that there is no such name.
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert_second_serves(&gateway).await;
+}
+
+#[tokio::test]
+async fn listeners_of_one_envoy_serve_side_by_side() {
+    let other = json!({"pools": [{
+        "name": "other",
+        "models": ["gpt-4o"],
+        "backends": [{"name": "second", "host": host_of("second"), "deployment": deployment_of("second")}]
+    }]});
+    let gateway = first_at(Hosts::Fixed)
+        .settings(|settings| {
+            settings.environment.push(("SECOND_KEY".into(), "key-of-second".into()));
+            settings.more_listeners.push(other);
+        })
+        .start()
+        .await;
+    let beside = gateway.client_of(gateway.envoy.more_ports[0]);
+    assert_eq!(gateway.chat().await.served_by(), "first");
+    assert_eq!(beside.post(CHAT, &chat_body()).await.served_by(), "second");
+}
