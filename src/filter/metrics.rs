@@ -7,8 +7,16 @@ use super::host::{self, Metric, MetricKind};
 use crate::policy::classify::Outcome;
 
 /// How an attempt can end, in the order of [`BackendMetrics::attempts`].
-const OUTCOMES: [&str; 7] =
-    ["success", "client_error", "throttled", "fault", "misconfigured", "elsewhere", "cancelled"];
+const OUTCOMES: [&str; 8] = [
+    "success",
+    "client_error",
+    "throttled",
+    "fault",
+    "misconfigured",
+    "elsewhere",
+    "cancelled",
+    "misrouted",
+];
 
 /// The metrics of one backend.
 pub(crate) struct BackendMetrics {
@@ -49,6 +57,7 @@ impl BackendMetrics {
             Outcome::Misconfigured { .. } => 4,
             Outcome::Elsewhere { .. } => 5,
             Outcome::Cancelled => 6,
+            Outcome::Misrouted(_) => 7,
         };
         if let Some(&metric) = self.attempts.get(position) {
             host::increment(metric, 1);

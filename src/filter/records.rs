@@ -8,7 +8,7 @@ use super::{shared, worker};
 use crate::config::Backend;
 use crate::policy::breaker::{Observation, Observed, RulesMet, Ticket, Transition, needs_count};
 use crate::policy::budget::{Ending, Reservation};
-use crate::policy::classify::Outcome;
+use crate::policy::classify::{Misroute, Outcome};
 use crate::policy::headroom::Headroom;
 use crate::policy::pool::{BackendIndex, PoolPolicy};
 use crate::policy::rate_limits::RateLimits;
@@ -253,7 +253,28 @@ fn observe(plan: &Plan, pool: usize, begun: &Begun, evidence: &Evidence, now: Ti
         && let Some(backend) = configured.backends.get(begun.backend.position())
     {
         announce(backend, backend_plan, transition, now);
+        tell_misroute(backend, &evidence.outcome);
     }
+}
+
+/// Says in the log why there is no way to a backend: once for each time that its breaker opens, and not
+/// for each request.
+fn tell_misroute(backend: &Backend, outcome: &Outcome) {
+    let Outcome::Misrouted(misroute) = outcome else { return };
+    let (name, cluster) = (&backend.name, &backend.cluster);
+    let why = match misroute {
+        Misroute::NoCluster => format!("Envoy has no cluster {cluster}"),
+        Misroute::NoHost => {
+            format!(
+                "its cluster {cluster} has no host: does its name resolve, are there endpoints?"
+            )
+        }
+        Misroute::NoRoute => "the route's cluster matcher has no entry for it".to_owned(),
+        Misroute::WrongCluster => {
+            format!("the route's cluster matcher names a cluster for it that is not {cluster}")
+        }
+    };
+    host::log(host::Level::Error, &format!("spillway: backend {name} cannot be reached: {why}"));
 }
 
 /// Says in log and metrics that a circuit breaker changed.

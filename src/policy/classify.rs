@@ -40,6 +40,8 @@ pub struct AttemptTraits {
 pub enum Fault {
     /// The connection could not be made.
     Connect,
+    /// The connection was not made in time.
+    ConnectTimeout,
     /// The connection broke, before or after the first byte.
     Reset,
     /// It answered with this status.
@@ -48,6 +50,22 @@ pub enum Fault {
     StreamError,
     /// The first byte did not come in time.
     Timeout,
+    /// The connection was made, but TLS could not be agreed on: a certificate, a name, a version.
+    Tls,
+}
+
+/// Why there is no way to a backend. Each is a mistake in Envoy's configuration, or a name that does
+/// not resolve: no request will get there before that changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misroute {
+    /// The route names a cluster that does not exist.
+    NoCluster,
+    /// The cluster has no host: its name does not resolve, or its endpoints are empty.
+    NoHost,
+    /// The route's matcher has no entry for the backend.
+    NoRoute,
+    /// The route leads to another backend's cluster.
+    WrongCluster,
 }
 
 /// What an attempt came to.
@@ -74,6 +92,8 @@ pub enum Outcome {
         /// What it answered.
         status: u16,
     },
+    /// There is no way to the backend, so nothing was sent to it.
+    Misrouted(Misroute),
     /// It serves.
     Success,
     /// The backend is full.

@@ -144,6 +144,7 @@ pub fn is_worth_another(outcome: &Outcome) -> bool {
         Outcome::Throttled { .. }
         | Outcome::Fault { .. }
         | Outcome::Misconfigured { .. }
+        | Outcome::Misrouted(_)
         | Outcome::Elsewhere { .. } => true,
     }
 }
@@ -153,7 +154,10 @@ pub fn result_in_trail(outcome: &Outcome, status: u16) -> Option<AttemptResult> 
     match outcome {
         Outcome::Cancelled => None,
         Outcome::Throttled { .. } if status < 400 => Some(AttemptResult::InBand),
+        Outcome::Misrouted(misroute) => Some(AttemptResult::Misrouted(*misroute)),
         Outcome::Fault { fault: Fault::Connect, .. } => Some(AttemptResult::Connect),
+        Outcome::Fault { fault: Fault::ConnectTimeout, .. } => Some(AttemptResult::ConnectTimeout),
+        Outcome::Fault { fault: Fault::Tls, .. } => Some(AttemptResult::Tls),
         Outcome::Fault { fault: Fault::Reset, .. } => Some(AttemptResult::Reset),
         Outcome::Fault { fault: Fault::StreamError, .. } => Some(AttemptResult::StreamError),
         Outcome::Fault { fault: Fault::Timeout, .. } => Some(AttemptResult::Timeout),

@@ -33,7 +33,7 @@ impl Observed {
         match outcome {
             Outcome::Success => Self::Success,
             Outcome::Fault { fault, .. } => Self::Fault(*fault),
-            Outcome::Misconfigured { .. } => Self::Misconfigured,
+            Outcome::Misconfigured { .. } | Outcome::Misrouted(_) => Self::Misconfigured,
             Outcome::Throttled { .. }
                 if settings.rules.iter().any(|rule| rule.statuses.contains(429)) =>
             {
@@ -129,7 +129,9 @@ fn rule_counts(rule: &Rule, observed: Observed, elapsed: Millis) -> bool {
 pub(super) fn is_fault(rule: &Rule, observed: Observed, elapsed: Millis) -> bool {
     let slow = rule.reasons.slow.is_some_and(|limit| elapsed > limit);
     match observed {
-        Observed::Fault(Fault::Connect) => rule.reasons.connect || slow,
+        Observed::Fault(Fault::Connect | Fault::ConnectTimeout | Fault::Tls) => {
+            rule.reasons.connect || slow
+        }
         Observed::Fault(Fault::Timeout) => rule.reasons.timeout || slow,
         Observed::Fault(Fault::Reset) => rule.reasons.reset || slow,
         Observed::Fault(Fault::StreamError) => rule.reasons.stream_error || slow,

@@ -8,7 +8,9 @@
 //! ```
 //!
 //! - An attempt has its result: the status, or `connect`, `timeout`, `reset`, `in-band` (a throttle
-//!   within a 200), `stream-error`; and `gate=`, for how long it closed the gate.
+//!   within a 200), `stream-error`; and `gate=`, for how long it closed the gate. A `connect` that is
+//!   more than a refusal says `reason=tls` or `reason=timeout`. A backend to which Envoy has no way has
+//!   `no-route`, `no-cluster`, `no-host` or `wrong-cluster`.
 //! - A backend that was passed over has `skip=` with the reason: `gate`, `breaker`, `budget`,
 //!   `credential`, `ramp`, `operation`, `prompt-length`; and with the first three, after how long
 //!   it is back.
@@ -16,6 +18,7 @@
 //! The trail is bounded, because it becomes a header: what is beyond [`MAX_ENTRIES`] is only
 //! counted, as in `, +3`. A backend that stays out for the same reason is not repeated.
 
+use super::classify::Misroute;
 use super::pool::BackendIndex;
 use super::select::Ineligible;
 use super::time::{Millis, Timestamp};
@@ -29,8 +32,12 @@ pub const MAX_ENTRIES: usize = 24;
 pub enum AttemptResult {
     /// No connection.
     Connect,
+    /// No connection in time.
+    ConnectTimeout,
     /// A throttle within a 200.
     InBand,
+    /// Envoy has no way to it.
+    Misrouted(Misroute),
     /// The connection broke.
     Reset,
     /// An answer with this status.
@@ -39,6 +46,8 @@ pub enum AttemptResult {
     StreamError,
     /// No first byte in time.
     Timeout,
+    /// No connection, because TLS could not be agreed on.
+    Tls,
 }
 
 /// One event of a request's life.
@@ -149,6 +158,12 @@ fn push_name(text: &mut String, name: Option<&str>) {
 fn push_result(text: &mut String, result: AttemptResult) {
     let word = match result {
         AttemptResult::Connect => "connect",
+        AttemptResult::ConnectTimeout => "connect;reason=timeout",
+        AttemptResult::Tls => "connect;reason=tls",
+        AttemptResult::Misrouted(Misroute::NoCluster) => "no-cluster",
+        AttemptResult::Misrouted(Misroute::NoHost) => "no-host",
+        AttemptResult::Misrouted(Misroute::NoRoute) => "no-route",
+        AttemptResult::Misrouted(Misroute::WrongCluster) => "wrong-cluster",
         AttemptResult::InBand => "in-band",
         AttemptResult::Reset => "reset",
         AttemptResult::StreamError => "stream-error",
@@ -211,6 +226,12 @@ mod tests {
         let mut trail = Trail::default();
         for result in [
             AttemptResult::Connect,
+            AttemptResult::ConnectTimeout,
+            AttemptResult::Tls,
+            AttemptResult::Misrouted(Misroute::NoCluster),
+            AttemptResult::Misrouted(Misroute::NoHost),
+            AttemptResult::Misrouted(Misroute::NoRoute),
+            AttemptResult::Misrouted(Misroute::WrongCluster),
             AttemptResult::Timeout,
             AttemptResult::Reset,
             AttemptResult::InBand,
@@ -230,7 +251,9 @@ mod tests {
         }
         assert_eq!(
             trail.render(name),
-            "france;connect, france;timeout, france;reset, france;in-band, france;stream-error, \
+            "france;connect, france;connect;reason=timeout, france;connect;reason=tls, \
+             france;no-cluster, france;no-host, france;no-route, france;wrong-cluster, \
+             france;timeout, france;reset, france;in-band, france;stream-error, \
              sweden;skip=breaker;breaker=5ms, sweden;skip=budget;budget=86ms, \
              sweden;skip=credential, sweden;skip=ramp, sweden;skip=operation, \
              sweden;skip=prompt-length"
