@@ -2,18 +2,30 @@
 
 use super::consumers::consumers;
 use super::credential::Environment;
+use super::duration::{HOUR, duration};
 use super::error::ConfigErrors;
 use super::header::header_or_off;
 use super::json::Json;
+use super::operations;
 use super::pool::pool;
 use super::reader::{Node, Problems};
 use super::unique::Seen;
-use super::{Config, Pool, Response};
+use super::{Config, Pool, RequestBody, Response};
+use crate::policy::time::Millis;
 use std::collections::BTreeMap;
 
 const POOLS_MAX: usize = 64;
 
 const DEFAULT_SERVED_BY_HEADER: &str = "x-served-by";
+
+/// As much as the shipped routes keep for a retry. More than the APIs take in images and sound.
+const DEFAULT_BODY_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Envoy keeps bodies in memory, and counts them in 32 bits.
+const BODY_BYTES_MAX: u64 = 4_294_967_295;
+
+/// The longest body in this time is nine megabits a second.
+const DEFAULT_BODY_TIMEOUT: Millis = Millis::from_secs(60);
 
 /// Reads the configuration from its JSON text.
 pub(super) fn parse(text: &[u8], environment: &Environment<'_>) -> Result<Config, ConfigErrors> {
@@ -33,12 +45,22 @@ fn gateway(node: &Node<'_>, environment: &Environment<'_>) -> Option<Config> {
         });
         let pools = pools.unwrap_or_default();
         let default_pool = fields.optional("default_pool", |n| position_of(n, &pools));
+        let allowed = fields.optional("allow_operations", |n| operations::allowed(Some(n)));
+        let request_body = fields.optional("request_body", request_body);
         let response = fields.optional("response", response).unwrap_or_else(default_response);
         let served_by = response.served_by_header.as_deref();
         let consumers = fields.optional("consumers", |n| consumers(n, served_by));
         let pool_by_model = by_model(&pools);
         let default_pool = default_pool.unwrap_or(0);
-        Some(Config { pools, default_pool, response, consumers, pool_by_model })
+        Some(Config {
+            pools,
+            default_pool,
+            allowed_operations: allowed.or_else(|| operations::allowed(None))?,
+            request_body: request_body.unwrap_or(DEFAULT_REQUEST_BODY),
+            response,
+            consumers,
+            pool_by_model,
+        })
     })
 }
 
@@ -57,6 +79,20 @@ fn position_of(node: &Node<'_>, pools: &[Pool]) -> Option<usize> {
         pools.iter().enumerate().map(|(position, pool)| (pool.name.as_str(), position)).collect();
     // Without a readable pool there is nothing to compare with; its own errors say enough.
     if names.is_empty() { None } else { node.choice(&names) }
+}
+
+const DEFAULT_REQUEST_BODY: RequestBody =
+    RequestBody { max_bytes: DEFAULT_BODY_BYTES, timeout: DEFAULT_BODY_TIMEOUT };
+
+fn request_body(node: &Node<'_>) -> Option<RequestBody> {
+    node.object(|fields| {
+        let max_bytes = fields.optional("max_bytes", |n| n.whole(1_024_u64..=BODY_BYTES_MAX));
+        let timeout = fields.optional("timeout", |n| duration(n, Millis::new(10)..=HOUR));
+        Some(RequestBody {
+            max_bytes: max_bytes.unwrap_or(DEFAULT_BODY_BYTES),
+            timeout: timeout.unwrap_or(DEFAULT_BODY_TIMEOUT),
+        })
+    })
 }
 
 fn default_response() -> Response {

@@ -22,7 +22,7 @@ mod text;
 mod unique;
 
 pub use error::{ConfigError, ConfigErrors};
-pub use operations::operation_bit;
+pub use operations::{operation_bit, operation_name};
 
 pub mod plugin_configuration;
 
@@ -30,7 +30,8 @@ pub use crate::policy::consumer::{Class, ConsumerSettings, Period, Quota};
 
 use crate::openai::api::Api;
 use crate::policy::budget::{BudgetSettings, ProvisionedSettings};
-use crate::policy::pool::PoolPolicy;
+use crate::policy::pool::{OperationSet, PoolPolicy};
+use crate::policy::time::Millis;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -42,6 +43,10 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// The pool of requests that name no model, as a position in `pools`.
     pub default_pool: usize,
+    /// The operations that clients may use.
+    pub allowed_operations: OperationSet,
+    /// What is expected of requests whose bodies are held until they are complete.
+    pub request_body: RequestBody,
     /// What responses carry.
     pub response: Response,
     /// What those who call may take; `None`: as much as there is.
@@ -89,6 +94,8 @@ pub struct Pool {
     pub policy: PoolPolicy,
     /// What keeps related requests at one backend.
     pub affinity: Option<Affinity>,
+    /// Whether clients may open WebSockets for responses. Default: not.
+    pub responses_websocket: bool,
 }
 
 /// One deployment of one model at one resource.
@@ -225,6 +232,15 @@ pub enum Affinity {
     Header(String),
     /// The body's `prompt_cache_key`, else its `user`.
     Body,
+}
+
+/// What is expected of requests whose bodies are held until they are complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestBody {
+    /// The longest body, in bytes. Default 64 MiB.
+    pub max_bytes: u64,
+    /// How long a client may take to send it. Default 60 s.
+    pub timeout: Millis,
 }
 
 /// What responses carry besides the backend's answer.

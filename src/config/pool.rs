@@ -56,6 +56,7 @@ pub(super) fn pool(
         let failover = fields.optional("failover", |n| failover(n, members.len()));
         let failover = failover.unwrap_or_else(|| default_failover(members.len()));
         let affinity = fields.optional("affinity", affinity);
+        let responses_websocket = fields.optional("responses_websocket", |n| n.flag());
         let breaker = breaker.unwrap_or_else(breaker::default_settings);
         let name = name?;
         Some(Pool {
@@ -64,6 +65,7 @@ pub(super) fn pool(
             backends,
             policy: PoolPolicy::new(members, throttle, breaker, failover),
             affinity,
+            responses_websocket: responses_websocket.unwrap_or(false),
         })
     })
 }

@@ -5,10 +5,11 @@
 use super::answer::Answer;
 use super::exchange::{Exchange, Flowing, Rendering};
 use super::host::{self, Action, Map};
+use super::plan::BackendPlan;
 use super::records::Begun;
-use super::sanitize::CREDENTIALS;
 use super::timers::StreamId;
 use super::{body, table};
+use crate::openai::credentials::{PASSED, SUBPROTOCOLS};
 use crate::openai::reply;
 use crate::openai::splice::Splices;
 use crate::policy::classify::AttemptTraits;
@@ -136,20 +137,7 @@ fn rewrite(exchange: &mut Exchange, begun: &Begun, rendering: &Rendering) -> Opt
     let (backend, plan) = exchange.backend(begun.backend)?;
     host::set_header(Map::RequestHeaders, ":path", &rendering.path).ok()?;
     host::set_header(Map::RequestHeaders, ":authority", &backend.host).ok()?;
-    let key_name = plan.key_header.as_ref().map(|(name, _)| *name);
-    if exchange.attempts() > 1 {
-        for name in CREDENTIALS.into_iter().filter(|name| Some(*name) != key_name) {
-            host::remove_header(Map::RequestHeaders, name).ok()?;
-        }
-    }
-    match &plan.key_header {
-        Some((name, value)) => host::set_header(Map::RequestHeaders, name, value).ok()?,
-        None => {
-            for (name, value) in &exchange.asked.credentials {
-                host::set_header(Map::RequestHeaders, name, value).ok()?;
-            }
-        }
-    }
+    authenticate(exchange, plan)?;
     let delta = rendering.splices.delta();
     let length = exchange.asked.content_length.map(|length| length.saturating_add_signed(delta));
     if length != exchange.sent_content_length
@@ -157,6 +145,33 @@ fn rewrite(exchange: &mut Exchange, begun: &Begun, rendering: &Rendering) -> Opt
     {
         host::set_header(Map::RequestHeaders, "content-length", length.to_string()).ok()?;
         exchange.sent_content_length = Some(length);
+    }
+    Some(())
+}
+
+/// Gives the request its backend's credential, and takes away what an earlier attempt was given.
+fn authenticate(exchange: &Exchange, plan: &BackendPlan) -> Option<()> {
+    let asked = &exchange.asked;
+    let key_name = plan.key_header.as_ref().map(|(name, _)| *name);
+    if exchange.attempts() > 1 {
+        // Only a backend with passthrough may have been sent more than a key.
+        let given = if asked.credentials.is_empty() { &PASSED[..2] } else { &PASSED[..] };
+        for name in given.iter().filter(|name| Some(**name) != key_name) {
+            host::remove_header(Map::RequestHeaders, name).ok()?;
+        }
+    }
+    if let Some((name, value)) = &plan.key_header {
+        host::set_header(Map::RequestHeaders, name, value).ok()?;
+        if let Some(subprotocols) = &asked.subprotocols {
+            subprotocols.set_clean();
+        }
+        return Some(());
+    }
+    for (name, value) in &asked.credentials {
+        host::set_header(Map::RequestHeaders, name, value).ok()?;
+    }
+    if let Some(subprotocols) = &asked.subprotocols {
+        host::set_header(Map::RequestHeaders, SUBPROTOCOLS, &subprotocols.sent).ok()?;
     }
     Some(())
 }

@@ -3,9 +3,10 @@
 use super::consumers::{Admitted, ConsumersPlan};
 use super::plan::{BackendPlan, Plan, PoolPlan};
 use super::records::{self, Begun, Evidence};
+use super::sanitize::Subprotocols;
 use super::selection::Planned;
 use super::{host, publish};
-use crate::config::{Backend, Pool};
+use crate::config::{Backend, Credential, Pool};
 use crate::openai::body::Body;
 use crate::openai::operation::{Call, Endpoint, model_in_body, render, takes_stream_options};
 use crate::openai::splice::{self, Splices};
@@ -36,6 +37,8 @@ pub(crate) struct Asked {
     pub(crate) content_length: Option<u64>,
     /// The client's own credential headers, when some backend is sent them.
     pub(crate) credentials: Vec<(&'static str, Vec<u8>)>,
+    /// The WebSocket subprotocols, when there are credentials among them that some backend is sent.
+    pub(crate) subprotocols: Option<Subprotocols>,
     pub(crate) needs: Needs,
     pub(crate) size: RequestSize,
     /// The tokens that it is expected to use.
@@ -194,6 +197,7 @@ impl Exchange {
             base_path: &backend.base_path,
             deployment: backend.deployment.as_deref().unwrap_or(&self.asked.model),
             api_version: backend.api_version.as_deref(),
+            passthrough: matches!(backend.credential, Credential::Passthrough),
         };
         let body = self.asked.body.as_ref();
         let model = body
@@ -217,6 +221,11 @@ impl Exchange {
 
     /// Whether the tokens of its answer are counted.
     pub(crate) fn is_metered(&self) -> bool {
+        self.asked.call.is_charged() && self.is_published()
+    }
+
+    /// Whether what it took is published, be it nothing.
+    fn is_published(&self) -> bool {
         self.pool().is_some_and(|(_, plan)| self.plan.is_metered(plan))
     }
 
@@ -251,7 +260,7 @@ impl Exchange {
         if let Some(plan) = spilled_from {
             host::increment(plan.metrics.spills, 1);
         }
-        if let Some((backend, _)) = self.backend(begun.backend).filter(|_| self.is_metered()) {
+        if let Some((backend, _)) = self.backend(begun.backend).filter(|_| self.is_published()) {
             publish::backend(&backend.name);
         }
     }
@@ -267,6 +276,8 @@ impl Exchange {
         self.flowing = None;
         records::write(&self.plan, self.pool, begun, evidence, now);
         let used = match tokens {
+            // What it states is what another request took.
+            _ if !self.asked.call.is_charged() => None,
             Tokens::Stated(usage) => {
                 self.learn(&usage);
                 Some(usage)
@@ -277,7 +288,7 @@ impl Exchange {
         let ending = used.map_or(Spent::Released, Spent::Settled);
         records::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
         self.consumer.conclude(used, now);
-        if self.is_metered() {
+        if self.is_published() {
             publish::tokens(used.unwrap_or_default());
         }
     }

@@ -8,21 +8,22 @@
 //! such headers are switched on, a JSON answer of moderate length is held until it is complete. Envoy
 //! holds it, so VM memory does not grow. Longer answers, and event streams, say what was estimated.
 
+use super::arrival::{Arrival, Intake, pool_of};
 use super::consumers::Admitted;
 use super::exchange::{Asked, Exchange, Finish};
 use super::header_map::HeaderMap;
 use super::host::{self, Action, Map};
 use super::plan::Plan;
-use super::reading::{Known, Reading, Wanted};
+use super::reading::{Known, Reading};
 use super::routed::{self, Routed, send};
+use super::sanitize::{self, Subprotocols};
 use super::timers::StreamId;
-use super::{meter, publish, sanitize, table};
+use super::{meter, publish, table};
 use crate::config::{Affinity, operation_bit};
 use crate::openai::api::Operation;
-use crate::openai::body::{Body, BodyScanner};
-use crate::openai::facts::BodyFacts;
-use crate::openai::models::ModelsQuestion;
-use crate::openai::operation::{self, Call};
+use crate::openai::body::Body;
+use crate::openai::credentials;
+use crate::openai::operation::{Call, Method};
 use crate::openai::reply::{self, Reply};
 use crate::policy::estimate::{Estimate, Estimator, RequestSize};
 use crate::policy::headers::Headers;
@@ -67,36 +68,18 @@ impl Gateway {
         let Ok(headers) = host::header_map(Map::RequestHeaders) else {
             return self.answer(&reply::internal());
         };
-        let method = headers.get(":method").unwrap_or_default();
-        let Some(call) = operation::recognise(method, headers.get(":path").unwrap_or_default())
-        else {
-            return self.answer(&reply::unknown_path());
+        let (arrival, intake) = match Arrival::of(&self.plan, &headers, end_of_stream) {
+            Ok(arrived) => arrived,
+            Err(reply) => return self.answer(&reply),
         };
-        if let Some(question) = call.models_question() {
-            return self.answer(&self.models(&question));
-        }
         sanitize::request(&headers);
-        // An upgraded connection has no body but a stream of frames without an end.
-        let is_upgrade = headers.get("upgrade").is_some();
-        match BodyScanner::new(&call, headers.get("content-type")) {
-            Some(scanner) if !is_upgrade && !end_of_stream => {
-                let wanted = self.wanted(&call);
-                let reading = Reading::new(call, headers, scanner, wanted);
+        match intake {
+            Intake::Hold { scanner, wanted } => {
+                let reading = Reading::new(arrival, headers, scanner, wanted);
                 self.phase = Phase::Reading(Box::new(reading));
                 Action::Pause
             }
-            _ => self.route(call, &headers, Known::Nothing),
-        }
-    }
-
-    /// What must be known of the body of `call`.
-    fn wanted(&self, call: &Call) -> Wanted {
-        if self.plan.reads_bodies || !call.is_below_deployment() {
-            Wanted::All
-        } else if call.deployment.is_none() {
-            Wanted::Model
-        } else {
-            Wanted::Nothing
+            Intake::Pass => self.route(arrival, &headers, Known::Nothing),
         }
     }
 
@@ -185,18 +168,6 @@ impl Gateway {
         }
     }
 
-    /// What the gateway answers itself: which models there are.
-    fn models(&self, question: &ModelsQuestion) -> Reply {
-        let config = &self.plan.config;
-        match question {
-            ModelsQuestion::All => reply::models_list(config.models()),
-            ModelsQuestion::One(name) if config.pool_of_model(name).is_some() => {
-                reply::one_model(name)
-            }
-            ModelsQuestion::One(name) => reply::unknown_model(name),
-        }
-    }
-
     /// Reads what is new of the body; at its end, the request is routed.
     fn read(&mut self, size: usize, end_of_stream: bool) -> Action {
         let Phase::Reading(reading) = &mut self.phase else { return Action::Continue };
@@ -204,19 +175,23 @@ impl Gateway {
             host::log(host::Level::Error, "spillway: a request body could not be read");
             return self.answer(&reply::internal());
         }
+        let length = u64::try_from(size).unwrap_or(u64::MAX);
+        if length > self.plan.config.request_body.max_bytes {
+            return self.answer(&reply::refused(413));
+        }
         if !end_of_stream {
             return Action::Pause;
         }
         let Phase::Reading(reading) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             return Action::Continue;
         };
-        let (call, headers, known) = reading.finish();
-        self.route(call, &headers, known)
+        let (arrival, headers, known) = reading.finish();
+        self.route(arrival, &headers, known)
     }
 
     /// Finds the pool and chooses the first backend.
-    fn route(&mut self, call: Call, headers: &HeaderMap, known: Known) -> Action {
-        let (pool, asked) = match self.understand(call, headers, known) {
+    fn route(&mut self, arrival: Arrival, headers: &HeaderMap, known: Known) -> Action {
+        let (pool, asked) = match self.understand(arrival, headers, known) {
             Ok(understood) => understood,
             Err(reply) => return self.answer(&reply),
         };
@@ -239,13 +214,17 @@ impl Gateway {
     /// The pool, and all that an attempt needs of the request; or what is wrong with it.
     fn understand(
         &self,
-        call: Call,
+        arrival: Arrival,
         headers: &HeaderMap,
         known: Known,
     ) -> Result<(usize, Asked), Reply> {
+        let Arrival { call, pool, needs_body } = arrival;
         let (body, in_body) = match known {
-            Known::All(Err(malformed)) if call.needs_model() => {
+            Known::All(Err(malformed)) if needs_body => {
                 return Err(reply::malformed_body(malformed.problem, malformed.at));
+            }
+            Known::All(Ok(body)) if needs_body && body.facts.is_model_ambiguous => {
+                return Err(reply::ambiguous_model());
             }
             // A body from which nothing is needed is the backend's to judge.
             Known::All(Err(_)) | Known::Nothing => (None, None),
@@ -256,41 +235,34 @@ impl Gateway {
             }
         };
         let model = call.deployment.clone().or(in_body);
-        let pool = self.pool(&call, model.as_deref())?;
-        let size = body
-            .as_ref()
-            .map_or_else(RequestSize::default, |body| request_size(&call, &body.facts));
-        let estimate = self.estimate(pool, &size);
+        let pool = match pool {
+            Some(pool) => pool,
+            None => pool_of(&self.plan, &call, model.as_deref())?,
+        };
+        let size = request_size(&call, body.as_ref());
+        let estimate = if call.is_charged() && call.method == Method::Post {
+            self.estimate(pool, &size)
+        } else {
+            Estimate::default()
+        };
         let needs = Needs {
             operation: operation_bit(call.operation),
             prompt_tokens: estimate.prompt_tokens,
             affinity: self.affinity(pool, headers, body.as_ref()),
         };
+        let (credentials, subprotocols) = self.client_credentials(headers);
         let asked = Asked {
             model: model.unwrap_or_default(),
             body,
             content_length: number(headers, "content-length"),
-            credentials: self.client_credentials(headers),
+            credentials,
+            subprotocols,
             needs,
             size,
             estimate,
             call,
         };
         Ok((pool, asked))
-    }
-
-    /// The pool of a model; of a call that need not name one, the default pool.
-    fn pool(&self, call: &Call, model: Option<&str>) -> Result<usize, Reply> {
-        let config = &self.plan.config;
-        let found = model.and_then(|model| config.pool_of_model(model));
-        match (found, model) {
-            (Some(pool), _) => Ok(pool),
-            (None, Some(model)) if call.needs_model() || call.deployment.is_some() => {
-                Err(reply::unknown_model(model))
-            }
-            (None, None) if call.needs_model() => Err(reply::missing_model()),
-            (None, _) => Ok(config.default_pool),
-        }
     }
 
     /// The tokens that a request of this size is expected to use in `pool`.
@@ -333,12 +305,16 @@ impl Gateway {
     }
 
     /// The client's own credentials, if any backend may be sent them.
-    fn client_credentials(&self, headers: &HeaderMap) -> Vec<(&'static str, Vec<u8>)> {
+    fn client_credentials(
+        &self,
+        headers: &HeaderMap,
+    ) -> (Vec<(&'static str, Vec<u8>)>, Option<Subprotocols>) {
         if !self.plan.keeps_client_credential {
-            return Vec::new();
+            return (Vec::new(), None);
         }
         let named = |name| headers.get(name).map(|value| (name, value.to_vec()));
-        sanitize::CREDENTIALS.into_iter().filter_map(named).collect()
+        let credentials = credentials::PASSED.into_iter().filter_map(named).collect();
+        (credentials, sanitize::subprotocols(headers))
     }
 
     /// Lets the router end an attempt whose first byte takes longer than the pool allows.
@@ -359,7 +335,10 @@ impl Gateway {
     /// Answers in the place of a backend.
     fn answer(&mut self, reply: &Reply) -> Action {
         self.phase = Phase::Replied;
-        send(reply, Vec::new());
+        // RFC 9110, 15.5.22: the answer names a protocol that would do.
+        let upgrade = [("connection", "upgrade"), ("upgrade", "HTTP/1.1")];
+        let own = upgrade.iter().filter(|_| reply.status == 426);
+        send(reply, own.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect());
         Action::Pause
     }
 
@@ -426,15 +405,19 @@ fn envoys_status() -> u16 {
 
 /// What the tokens of a request are estimated from. An operation that completes nothing has no
 /// output of its own to be learned.
-fn request_size(call: &Call, facts: &BodyFacts) -> RequestSize {
+fn request_size(call: &Call, body: Option<&Body>) -> RequestSize {
     let completes = matches!(
         call.operation,
         Operation::ChatCompletions | Operation::Completions | Operation::Responses
     );
+    let without_output = (!completes).then_some(0);
+    let Some(Body { facts, .. }) = body else {
+        return RequestSize { max_output_tokens: without_output, ..RequestSize::default() };
+    };
     RequestSize {
         text_bytes: facts.prompt_text_bytes,
         images: u64::from(facts.images),
-        max_output_tokens: facts.max_output_tokens.or_else(|| (!completes).then_some(0)),
+        max_output_tokens: facts.max_output_tokens.or(without_output),
         choices: facts.choices,
     }
 }

@@ -6,6 +6,7 @@
 //! [`shared`].
 
 mod answer;
+mod arrival;
 mod attempt;
 mod body;
 mod budgets;

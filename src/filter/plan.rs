@@ -9,6 +9,7 @@ use super::metrics::{BackendMetrics, PoolMetrics};
 use super::{host, shared};
 use crate::config::{Affinity, Backend, Config, Credential, Pool};
 use crate::openai::api::Api;
+use crate::openai::operation::Call;
 use crate::policy::estimate::Estimator;
 use crate::policy::records::{self, PoolRecord, Snapshot};
 use crate::policy::retry_budget::Deposits;
@@ -35,6 +36,8 @@ pub(crate) struct PoolPlan {
     pub(crate) deposits: RefCell<Deposits>,
     pub(crate) estimator: RefCell<Estimator>,
     pub(crate) has_budgets: bool,
+    /// Whether some backend reads its model from the body whatever the operation.
+    pub(crate) names_models_in_bodies: bool,
     pub(crate) metrics: PoolMetrics,
     pub(crate) backends: Vec<BackendPlan>,
 }
@@ -117,9 +120,15 @@ impl PoolPlan {
             deposits: RefCell::default(),
             estimator: RefCell::default(),
             metrics: PoolMetrics::define(&pool.name),
+            names_models_in_bodies: pool.backends.iter().any(|backend| backend.api != Api::Azure),
             has_budgets: backends.iter().any(|backend| backend.budget.is_some()),
             backends,
         }
+    }
+
+    /// Whether some backend is told its model in the body of `call`.
+    pub(crate) fn writes_model(&self, call: &Call) -> bool {
+        call.is_model_operation() && (self.names_models_in_bodies || !call.is_below_deployment())
     }
 
     /// Creates the shared records, or fits the pool's to the members as they are now.

@@ -5,22 +5,22 @@
 //! end in any case: a client that is slow to send should not keep a backend waiting, and the choice is as
 //! good as what is known when it is made.
 
+use super::arrival::Arrival;
 use super::body;
 use super::header_map::HeaderMap;
 use super::host::{self, Buffer, Refused};
 use crate::openai::body::{Body, BodyScanner};
 use crate::openai::facts::Malformed;
 use crate::openai::glance::{self, GLANCE_BYTES};
-use crate::openai::operation::Call;
 
 /// The smallest body that is glanced at. In a smaller one there is little to be skipped.
 const GLANCED_AT_BYTES_MIN: usize = 4 * GLANCE_BYTES;
 
 /// A request whose body is held and read.
 pub(crate) struct Reading {
-    call: Call,
+    arrival: Arrival,
     headers: HeaderMap,
-    scanner: BodyScanner,
+    scanner: Option<BodyScanner>,
     /// How many bytes of the body are here.
     shown: usize,
     /// How many of them were read.
@@ -51,12 +51,12 @@ pub(crate) enum Known {
 
 impl Reading {
     pub(crate) fn new(
-        call: Call,
+        arrival: Arrival,
         headers: HeaderMap,
-        scanner: BodyScanner,
+        scanner: Option<BodyScanner>,
         wanted: Wanted,
     ) -> Self {
-        Self { call, headers, scanner, shown: 0, read: 0, wanted, glimpsed: None }
+        Self { arrival, headers, scanner, shown: 0, read: 0, wanted, glimpsed: None }
     }
 
     /// How many bytes of the body are here.
@@ -76,21 +76,21 @@ impl Reading {
             Wanted::Model if size >= GLANCED_AT_BYTES_MIN => self.glimpsed = glance(size)?,
             Wanted::Model | Wanted::All => {}
         }
-        if self.glimpsed.is_none() {
-            body::read(self.read, size, |slice| self.scanner.push(slice))?;
+        if let (None, Some(scanner)) = (&self.glimpsed, &mut self.scanner) {
+            body::read(self.read, size, |slice| scanner.push(slice))?;
             self.read = size;
         }
         Ok(())
     }
 
     /// The request, and what is known of its body, which was read to its end.
-    pub(crate) fn finish(self) -> (Call, HeaderMap, Known) {
-        let known = match (self.wanted, self.glimpsed) {
-            (Wanted::Nothing, _) => Known::Nothing,
-            (_, Some(model)) => Known::Model(model),
-            (_, None) => Known::All(self.scanner.finish()),
+    pub(crate) fn finish(self) -> (Arrival, HeaderMap, Known) {
+        let known = match (self.wanted, self.glimpsed, self.scanner) {
+            (_, Some(model), _) => Known::Model(model),
+            (Wanted::Model | Wanted::All, None, Some(scanner)) => Known::All(scanner.finish()),
+            _ => Known::Nothing,
         };
-        (self.call, self.headers, known)
+        (self.arrival, self.headers, known)
     }
 }
 

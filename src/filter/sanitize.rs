@@ -1,25 +1,53 @@
 //! Headers that must not cross the gateway.
 //!
-//! From the client: its credentials, which belong to no backend; what would steer Envoy's router or
-//! Azure's own spillover in the place of the gateway; and `accept-encoding`, because answers are
-//! read. From a backend: what describes one member and not the pool, and what would steer Envoy's
-//! router here: a backend may stand behind an Envoy of its own, whose `x-envoy-ratelimited` forbids
-//! this one every retry.
+//! From the client: its credentials, which belong to no backend; what would steer Envoy's router, Azure's
+//! own spillover or a backend's routing in the place of the gateway; and `accept-encoding`, because
+//! answers are read. From a backend: what describes one member and not the pool, its cookies, and what
+//! would steer Envoy's router here: a backend may stand behind an Envoy of its own, whose
+//! `x-envoy-ratelimited` forbids this one every retry.
 
 use super::header_map::HeaderMap;
 use super::host::{self, Map};
-
-/// The client's credentials.
-pub(crate) const CREDENTIALS: [&str; 2] = ["api-key", "authorization"];
+use crate::openai::credentials::{self, SUBPROTOCOLS};
 
 /// Removes from the request what a client must not send on.
 pub(crate) fn request(headers: &HeaderMap) {
-    remove(Map::RequestHeaders, headers, |name| {
-        name.starts_with(b"x-spillway-")
-            || name.starts_with(b"x-envoy-")
-            || CREDENTIALS.iter().any(|credential| credential.as_bytes() == name)
-            || matches!(name, b"accept-encoding" | b"x-ms-spillover-deployment")
-    });
+    remove(Map::RequestHeaders, headers, |name| steers(name) || credentials::is_header(name));
+    if let Some(subprotocols) = subprotocols(headers) {
+        subprotocols.set_clean();
+    }
+}
+
+/// The subprotocols that a client offers, when there are credentials among them.
+pub(crate) struct Subprotocols {
+    /// As they came.
+    pub(crate) sent: Vec<u8>,
+    /// Without credentials.
+    clean: Vec<u8>,
+}
+
+impl Subprotocols {
+    /// Offers those that are no credentials.
+    pub(crate) fn set_clean(&self) {
+        // The host refuses only outside of the map's callback, and this is in it.
+        let _ = if self.clean.is_empty() {
+            host::remove_header(Map::RequestHeaders, SUBPROTOCOLS)
+        } else {
+            host::set_header(Map::RequestHeaders, SUBPROTOCOLS, &self.clean)
+        };
+    }
+}
+
+/// What a client offers in all headers with subprotocols; `None` when no credential is there.
+pub(crate) fn subprotocols(headers: &HeaderMap) -> Option<Subprotocols> {
+    let values: Vec<&[u8]> = headers
+        .iter()
+        .filter(|(name, _)| *name == SUBPROTOCOLS.as_bytes())
+        .map(|(_, value)| value)
+        .collect();
+    let sent = values.join(&b", "[..]);
+    let clean = credentials::without_subprotocols(&sent)?;
+    Some(Subprotocols { sent, clean })
 }
 
 /// Removes from the response what only the gateway or its Envoy may say, and what describes one
@@ -46,7 +74,31 @@ pub(crate) fn request_trailers() {
 fn is_unwanted(name: &[u8], keep_rate_limits: bool) -> bool {
     name.starts_with(b"x-spillway-")
         || name.starts_with(b"x-envoy-")
+        || matches!(name, b"set-cookie" | b"set-cookie2")
         || (!keep_rate_limits && is_rate_limit(name))
+}
+
+/// Whether a request header would have Envoy, Azure or a server behind either do something else than
+/// what was asked for.
+fn steers(name: &[u8]) -> bool {
+    match name {
+        [b'x', b'-', rest @ ..] => {
+            rest.starts_with(b"spillway-")
+                || rest.starts_with(b"envoy-")
+                || rest.starts_with(b"http-method")
+                || rest.starts_with(b"original-")
+                || rest.starts_with(b"rewrite-")
+                || matches!(
+                    rest,
+                    b"method-override"
+                        | b"forwarded-prefix"
+                        | b"forwarded-path"
+                        | b"forwarded-uri"
+                        | b"ms-spillover-deployment"
+                )
+        }
+        _ => matches!(name, b"accept-encoding" | b"azureml-model-deployment"),
+    }
 }
 
 fn is_rate_limit(name: &[u8]) -> bool {

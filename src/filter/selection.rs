@@ -164,7 +164,11 @@ impl Exchange {
         let choice = untaken.choice;
         let backend = plan.backends.get(choice.backend.position())?;
         let ceiling = self.ceiling_permille();
-        let reserved = budgets::reserve(backend, &plan.metrics, self.asked.estimate, ceiling, now);
+        let reserved = if self.asked.call.is_charged() {
+            budgets::reserve(backend, &plan.metrics, self.asked.estimate, ceiling, now)
+        } else {
+            Ok(None)
+        };
         let reservation = match reserved {
             Ok(reservation) => reservation,
             Err(until) => {

@@ -25,10 +25,49 @@ pub enum Operation {
     AudioTranscriptions,
     AudioTranslations,
     AudioSpeech,
-    /// A WebSocket upgrade, or the client secrets and calls that go with it.
+    /// The WebSocket of a realtime session.
     Realtime,
     /// `GET /models` and `GET /models/{model}`.
     Models,
-    /// Anything else; it is passed through.
-    Other,
+    /// Reading, cancelling and deleting one stored response or chat completion by its id.
+    StoredResponses,
+    /// Responses over a WebSocket: `GET /responses` with an upgrade.
+    ResponsesSession,
+    Assistants,
+    Batches,
+    Containers,
+    Conversations,
+    Evals,
+    Files,
+    FineTuning,
+    Moderations,
+    /// What goes with realtime sessions: client secrets, and calls over WebRTC or SIP.
+    RealtimeCalls,
+    Threads,
+    Uploads,
+    VectorStores,
+    Videos,
+}
+
+impl Operation {
+    /// The family of operations whose paths begin with this segment; `None` for those that are told
+    /// apart by more than that, and for everything unknown.
+    pub(super) fn of_family(segment: &[u8]) -> Option<Self> {
+        Some(match segment {
+            b"assistants" => Self::Assistants,
+            b"batches" => Self::Batches,
+            b"containers" => Self::Containers,
+            b"conversations" => Self::Conversations,
+            b"evals" => Self::Evals,
+            b"files" => Self::Files,
+            b"fine_tuning" => Self::FineTuning,
+            b"moderations" => Self::Moderations,
+            b"realtime" | b"realtimeapi" => Self::RealtimeCalls,
+            b"threads" => Self::Threads,
+            b"uploads" => Self::Uploads,
+            b"vector_stores" => Self::VectorStores,
+            b"video" | b"videos" => Self::Videos,
+            _ => return None,
+        })
+    }
 }

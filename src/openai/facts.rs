@@ -3,7 +3,8 @@
 //! Facts are read once, in slices, in memory that does not grow with the body. A fact that the body
 //! does not state is `None` or zero; one that it states in a wrong type counts as not stated,
 //! because the backend refuses such a body itself and does so with a better message. When a field
-//! is given twice the last one wins, as in Python's and JavaScript's parsers.
+//! is given twice the last one wins, as in Python's and JavaScript's parsers. For the model that is
+//! not enough: what chooses the pool must be what the backend reads, whichever parser it has.
 
 use std::borrow::Cow;
 
@@ -58,6 +59,9 @@ pub struct StreamOptions {
 pub struct BodyFacts {
     /// The model that the body names.
     pub model: Option<Field>,
+    /// Whether servers could find another model in the body than this one, or one where none is: the
+    /// field is given twice or in another spelling, or the form can be taken apart in two ways.
+    pub is_model_ambiguous: bool,
     /// How to name one when it names none.
     pub model_insertion: Option<Insertion>,
     /// Whether the answer is to be an event stream.

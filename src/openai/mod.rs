@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod body;
+pub mod credentials;
 pub mod facts;
 mod find;
 pub mod glance;

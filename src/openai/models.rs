@@ -47,14 +47,17 @@ mod tests {
 
     #[test]
     fn one_model_may_have_any_name() {
-        for (path, name) in [("/v1/models/gpt-4o", "gpt-4o"), ("/v1/models/a%2Fb", "a/b")] {
+        for (path, name) in [
+            ("/v1/models/gpt-4o", "gpt-4o"),
+            ("/v1/models/a%2Fb", "a/b"),
+            ("/v1/models/a/b", "a/b"),
+        ] {
             assert_eq!(question("GET", path), Some(ModelsQuestion::One(name.to_owned())), "{path}");
         }
     }
 
     #[test]
     fn nothing_else_is_a_question_about_models() {
-        assert_eq!(question("DELETE", "/v1/models/gpt-4o"), None);
         assert_eq!(question("POST", "/v1/chat/completions"), None);
         assert_eq!(question("GET", "/v1/files"), None);
     }

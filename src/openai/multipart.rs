@@ -1,25 +1,33 @@
 //! Reads the facts of a `multipart/form-data` body in slices, in constant memory.
 //!
 //! Audio and image uploads name their model in a form field, before or after a file of any size.
-//! Parts are told apart by a delimiter: a line end, two hyphens and the boundary (RFC 2046, section
-//! 5.1.1). A carriage return cannot be part of a boundary, so it begins a delimiter or none: the
-//! search across slices needs a counter, not a buffer.
+//! Parts are told apart by a line of their own: two hyphens, the boundary, white space (RFC 2046,
+//! section 5.1.1). A line that only begins like that is content. A line end cannot be part of a
+//! boundary, so the search across slices needs a counter, not a buffer.
+//!
+//! Other parsers end lines at a lone carriage return or line feed, or read on behind the end. Where such a
+//! one would find another part, or a header that is not sure, the body is marked: its model cannot be
+//! rewritten with certainty.
 
 use super::facts::{self, BodyFacts, Field, Insertion, Malformed, Span, VALUE_BYTES_MAX};
-use memchr::memchr;
+use disposition::{Line, Name};
+use memchr::memchr2;
 use std::borrow::Cow;
 
+mod disposition;
 #[cfg(test)]
 mod tests;
 
 /// Reads one multipart body.
 #[derive(Debug)]
 pub struct MultipartScanner {
-    /// The line end, the hyphens and the boundary.
-    delimiter: Vec<u8>,
+    /// The hyphens and the boundary.
+    dashes: Vec<u8>,
     /// The offset of the next byte.
     at: u64,
     state: State,
+    /// What came behind the boundary in its line.
+    tail: Vec<u8>,
     part: Part,
     facts: BodyFacts,
 }
@@ -27,38 +35,47 @@ pub struct MultipartScanner {
 /// Where in the body the next byte stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Before the first delimiter or in the content of a part, after so many bytes of a delimiter.
-    Content { matched: usize },
-    /// In the line of a delimiter; so many hyphens were seen right after it.
-    DelimiterLine { hyphens: u8, is_line: bool },
+    /// In content, and in the middle of its line.
+    Content,
+    /// In content, after this line end and so many bytes of a boundary.
+    LineStart { line_end: LineEnd, matched: usize },
+    /// In the rest of the line of a boundary.
+    Boundary,
+    /// In the rest of the line of the last boundary.
+    LastBoundary,
     /// In a header line of a part.
     Headers,
-    /// After the closing delimiter.
-    End,
+}
+
+/// What ended the line before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LineEnd {
+    Cr,
+    Lf,
+    CrLf,
 }
 
 /// The part that is being read.
 #[derive(Debug, Default)]
 struct Part {
+    place: Place,
     name: Name,
+    has_disposition: bool,
     /// The header line that is being read, or the first bytes of the content.
     kept: Vec<u8>,
     /// The offset of the first byte of the content.
     content_at: u64,
-    is_preamble: bool,
 }
 
-/// The fields that matter.
+/// Where in the body a part stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Name {
-    Model,
-    Stream,
-    Prompt,
-    User,
-    N,
-    Image,
+enum Place {
+    /// It is none: it comes before the first boundary.
+    Before,
     #[default]
-    Other,
+    Between,
+    /// It is none: it comes behind the last boundary.
+    Behind,
 }
 
 /// The longest header line that is kept; no `content-disposition` that matters is longer.
@@ -67,15 +84,18 @@ const HEADER_BYTES_MAX: usize = 1_024;
 /// RFC 2046 allows 70; some clients do not care.
 const BOUNDARY_BYTES_MAX: usize = 200;
 
-/// The boundary that a `content-type` of `multipart/form-data` names.
+/// White space behind a boundary is for gateways that pad lines. There are none any more.
+const TAIL_BYTES_MAX: usize = 64;
+
+/// The boundary that a `content-type` of `multipart/form-data` names; `None` when parsers could take
+/// another one from it.
 pub fn boundary(content_type: &[u8]) -> Option<Vec<u8>> {
-    let mut parameters = Parameters { rest: content_type };
-    if !parameters.value_alone().eq_ignore_ascii_case(b"multipart/form-data") {
-        return None;
-    }
-    let boundary = parameters.find(|(name, _)| name == b"boundary").map(|(_, value)| value)?;
+    let boundary = disposition::boundary(content_type)?;
+    // RFC 2046, but for the comma, which joins headers.
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"'()+_-./:=? ".contains(byte);
     let is_usable = (1..=BOUNDARY_BYTES_MAX).contains(&boundary.len())
-        && !boundary.iter().any(u8::is_ascii_control);
+        && boundary.iter().all(is_allowed)
+        && boundary.last() != Some(&b' ');
     is_usable.then_some(boundary)
 }
 
@@ -83,11 +103,12 @@ impl MultipartScanner {
     /// Before the first byte of a body with this `boundary`.
     pub fn new(boundary: &[u8]) -> Self {
         Self {
-            delimiter: [b"\r\n--", boundary].concat(),
+            dashes: [b"--", boundary].concat(),
             at: 0,
-            // The line end before the first delimiter is not there.
-            state: State::Content { matched: 2 },
-            part: Part { is_preamble: true, ..Part::default() },
+            // The line end before the first boundary is not there.
+            state: State::LineStart { line_end: LineEnd::CrLf, matched: 0 },
+            tail: Vec::new(),
+            part: Part { place: Place::Before, ..Part::default() },
             facts: BodyFacts::default(),
         }
     }
@@ -96,21 +117,23 @@ impl MultipartScanner {
     pub fn push(&mut self, slice: &[u8]) {
         let mut rest = slice;
         while let Some((&byte, tail)) = rest.split_first() {
-            if self.state == (State::Content { matched: 0 }) && byte != b'\r' {
-                let run_len = memchr(b'\r', rest).unwrap_or(rest.len());
-                let (run, after) = rest.split_at_checked(run_len).unwrap_or((rest, &[]));
-                self.keep_content(run);
-                self.at = self.at.saturating_add(length(run));
-                rest = after;
-                continue;
-            }
             match self.state {
-                State::Content { matched } => self.content(byte, matched),
-                State::DelimiterLine { hyphens, is_line } => {
-                    self.delimiter_line(byte, hyphens, is_line);
+                State::Content => {
+                    let run_len = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
+                    let (run, after) = rest.split_at_checked(run_len).unwrap_or((rest, &[]));
+                    if run.is_empty() {
+                        self.content(byte);
+                    } else {
+                        self.keep_content(run);
+                        self.at = self.at.saturating_add(length(run));
+                        rest = after;
+                        continue;
+                    }
                 }
+                State::LineStart { line_end, matched } => self.line_start(byte, line_end, matched),
+                State::Boundary => self.boundary(byte),
+                State::LastBoundary => self.last_boundary(byte),
                 State::Headers => self.header(byte),
-                State::End => {}
             }
             self.at = self.at.saturating_add(1);
             rest = tail;
@@ -123,13 +146,8 @@ impl MultipartScanner {
     ///
     /// The closing delimiter did not come.
     pub fn finish(mut self) -> Result<BodyFacts, Malformed> {
-        let is_closed = match self.state {
-            State::End => true,
-            State::DelimiterLine { hyphens, .. } => hyphens == 2,
-            _ => false,
-        };
-        if !is_closed {
-            let problem = if self.part.is_preamble {
+        if self.part.place != Place::Behind {
+            let problem = if self.part.place == Place::Before {
                 "the body does not contain its boundary"
             } else {
                 "the body ends inside a part"
@@ -143,56 +161,140 @@ impl MultipartScanner {
         Ok(self.facts)
     }
 
-    /// One byte of content, or of the delimiter that ends it.
-    fn content(&mut self, byte: u8, matched: usize) {
-        if self.delimiter.get(matched) == Some(&byte) {
-            let matched = matched.saturating_add(1);
-            self.state = State::Content { matched };
-            if matched == self.delimiter.len() {
-                self.end_part();
+    /// One byte of content, in the middle of a line.
+    fn content(&mut self, byte: u8) {
+        let line_end = match byte {
+            b'\r' => LineEnd::Cr,
+            b'\n' => LineEnd::Lf,
+            _ => {
+                self.keep_content(&[byte]);
+                self.state = State::Content;
+                return;
             }
-            return;
-        }
-        // It was content after all, but for a line end that belongs to the headers.
-        let delimiter = std::mem::take(&mut self.delimiter);
-        let behind = self.at.saturating_sub(self.part.content_at);
-        let behind = usize::try_from(behind).unwrap_or(usize::MAX).min(matched);
-        let matched_content =
-            delimiter.get(matched.saturating_sub(behind)..matched).unwrap_or_default();
-        self.keep_content(matched_content);
-        self.delimiter = delimiter;
-        if byte == b'\r' {
-            self.state = State::Content { matched: 1 };
+        };
+        self.state = State::LineStart { line_end, matched: 0 };
+    }
+
+    /// One byte at the beginning of a line, which may be a boundary's.
+    fn line_start(&mut self, byte: u8, line_end: LineEnd, matched: usize) {
+        if self.dashes.get(matched) == Some(&byte) {
+            let matched = matched.saturating_add(1);
+            self.state = State::LineStart { line_end, matched };
+            if matched < self.dashes.len() {
+                return;
+            }
+            if line_end == LineEnd::CrLf && self.part.place != Place::Behind {
+                self.tail.clear();
+                self.state = State::Boundary;
+            } else {
+                // A boundary for those who end lines otherwise, or do not heed the last one.
+                self.facts.is_model_ambiguous = true;
+                self.keep_line_start(line_end, matched, self.at.saturating_add(1));
+                self.state = State::Content;
+            }
+        } else if (line_end, matched, byte) == (LineEnd::Cr, 0, b'\n') {
+            self.state = State::LineStart { line_end: LineEnd::CrLf, matched };
         } else {
-            self.keep_content(&[byte]);
-            self.state = State::Content { matched: 0 };
+            self.keep_line_start(line_end, matched, self.at);
+            self.content(byte);
         }
     }
 
-    /// The delimiter is complete with the byte at the current offset.
-    fn end_part(&mut self) {
-        let end = self.at.saturating_add(1).saturating_sub(length(&self.delimiter));
-        let first = self.part.content_at;
-        let span = Span { at: first, len: end.saturating_sub(first) };
-        if self.part.is_preamble {
-            self.facts.model_insertion = Some(self.model_part());
+    /// The beginning of a line, up to the offset `end`, was content after all, but for a line end that
+    /// belongs to the headers.
+    fn keep_line_start(&mut self, line_end: LineEnd, matched: usize, end: u64) {
+        let line_end: &[u8] = match line_end {
+            LineEnd::Cr => b"\r",
+            LineEnd::Lf => b"\n",
+            LineEnd::CrLf => b"\r\n",
+        };
+        let line = [line_end, self.dashes.get(..matched).unwrap_or_default()].concat();
+        let behind = end.saturating_sub(self.part.content_at);
+        let behind = usize::try_from(behind).unwrap_or(usize::MAX).min(line.len());
+        self.keep_content(line.get(line.len().saturating_sub(behind)..).unwrap_or_default());
+    }
+
+    /// One byte behind a boundary: white space and a line end, or the hyphens of the last one.
+    fn boundary(&mut self, byte: u8) {
+        match (self.tail.as_slice(), byte) {
+            ([b'-'], b'-') => {
+                self.end_part();
+                self.part.place = Place::Behind;
+                self.state = State::LastBoundary;
+            }
+            ([.., b'\r'], b'\n') => {
+                self.end_part();
+                self.state = State::Headers;
+            }
+            ([] | [.., b' ' | b'\t'], b'\n') => {
+                self.facts.is_model_ambiguous = true;
+                self.end_part();
+                self.state = State::Headers;
+            }
+            ([], b'-') | ([] | [.., b' ' | b'\t'], b'\r' | b' ' | b'\t')
+                if self.tail.len() < TAIL_BYTES_MAX =>
+            {
+                self.tail.push(byte);
+            }
+            _ => self.no_boundary(byte),
+        }
+    }
+
+    /// The line only began like a boundary: all of it is content.
+    fn no_boundary(&mut self, byte: u8) {
+        let mut tail = std::mem::take(&mut self.tail);
+        let end = self.at.saturating_sub(length(&tail));
+        self.keep_line_start(LineEnd::CrLf, self.dashes.len(), end);
+        let ends_line = tail.pop_if(|last| *last == b'\r').is_some();
+        // The end of a boundary's line, for those who end lines so.
+        self.facts.is_model_ambiguous |= ends_line;
+        self.keep_content(&tail);
+        if ends_line {
+            self.line_start(byte, LineEnd::Cr, 0);
         } else {
-            self.read_field(span);
+            self.content(byte);
+        }
+    }
+
+    /// One byte behind the last boundary.
+    fn last_boundary(&mut self, byte: u8) {
+        match byte {
+            b'\n' => self.state = State::LineStart { line_end: LineEnd::CrLf, matched: 0 },
+            b' ' | b'\t' | b'\r' => {}
+            _ => {
+                // No last boundary, for those who want the whole line.
+                self.facts.is_model_ambiguous = true;
+                self.content(byte);
+            }
+        }
+    }
+
+    /// The boundary that ended before the current offset, less its tail, is one.
+    fn end_part(&mut self) {
+        let before = length(&self.dashes).saturating_add(length(&self.tail));
+        let boundary_at = self.at.saturating_sub(before);
+        let first = self.part.content_at;
+        let end = boundary_at.saturating_sub(2); // the line end
+        if self.part.place == Place::Before {
+            self.facts.model_insertion = Some(self.model_part(boundary_at));
+        } else {
+            self.read_field(Span { at: first, len: end.saturating_sub(first) });
         }
         self.part = Part { kept: std::mem::take(&mut self.part.kept), ..Part::default() };
         self.part.kept.clear();
-        self.state = State::DelimiterLine { hyphens: 0, is_line: false };
     }
 
-    /// A part that names a model, before the delimiter that ends at the current offset.
-    fn model_part(&self) -> Insertion {
-        let dashes = self.delimiter.get(2..).unwrap_or_default();
+    /// A part that names a model, before the boundary at this offset.
+    fn model_part(&self, at: u64) -> Insertion {
         Insertion {
-            at: self.at.saturating_add(1).saturating_sub(length(dashes)),
+            at,
             remove: 0,
-            prefix: [dashes, b"\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n"]
-                .concat()
-                .into(),
+            prefix: [
+                self.dashes.as_slice(),
+                b"\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n",
+            ]
+            .concat()
+            .into(),
             suffix: Cow::Borrowed(b"\r\n"),
         }
     }
@@ -203,6 +305,7 @@ impl MultipartScanner {
         match self.part.name {
             Name::Model => {
                 let value = facts::text(value, is_cut);
+                self.facts.is_model_ambiguous |= self.facts.model.is_some();
                 self.facts.model = Some(Field { value, span });
             }
             Name::Stream => {
@@ -219,18 +322,6 @@ impl MultipartScanner {
         }
     }
 
-    /// The rest of the line of a delimiter: hyphens when it is the last one, else white space.
-    fn delimiter_line(&mut self, byte: u8, hyphens: u8, is_line: bool) {
-        self.state = match byte {
-            b'-' if hyphens < 2 && !is_line => {
-                State::DelimiterLine { hyphens: hyphens.saturating_add(1), is_line: false }
-            }
-            _ if hyphens == 2 => State::End,
-            b'\n' => State::Headers,
-            _ => State::DelimiterLine { hyphens: 0, is_line: true },
-        };
-    }
-
     fn header(&mut self, byte: u8) {
         if byte != b'\n' {
             if self.part.kept.len() < HEADER_BYTES_MAX {
@@ -238,15 +329,34 @@ impl MultipartScanner {
             }
             return;
         }
-        let line = self.part.kept.trim_ascii_end();
-        if line.is_empty() {
+        let is_cut = self.part.kept.len() >= HEADER_BYTES_MAX;
+        let kept = std::mem::take(&mut self.part.kept);
+        let line = kept.strip_suffix(b"\r").unwrap_or(&kept);
+        let mut is_sure = line.len() < kept.len() || is_cut;
+        if line.trim_ascii_end().is_empty() {
+            is_sure &= line.is_empty();
             self.part.content_at = self.at.saturating_add(1);
-            // The blank line may itself be the line end of the next delimiter.
-            self.state = State::Content { matched: 2 };
-        } else if let Some(name) = Name::of_header(line) {
-            self.part.name = name;
+            // The blank line may itself be the line end before the next boundary.
+            self.state = State::LineStart { line_end: LineEnd::CrLf, matched: 0 };
+        } else {
+            is_sure &= self.header_line(line, is_cut);
         }
+        self.facts.is_model_ambiguous |= !is_sure;
+        self.part.kept = kept;
         self.part.kept.clear();
+    }
+
+    /// Reads a header line; whether it is sure what it says.
+    fn header_line(&mut self, line: &[u8], is_cut: bool) -> bool {
+        match Line::read(line) {
+            Line::Harmless => true,
+            Line::Unsure => false,
+            Line::Disposition { name, is_sure } => {
+                self.part.name = name;
+                let is_first = !std::mem::replace(&mut self.part.has_disposition, true);
+                is_sure && is_first && !is_cut
+            }
+        }
     }
 
     fn keep_content(&mut self, run: &[u8]) {
@@ -255,80 +365,6 @@ impl MultipartScanner {
         }
         let room = VALUE_BYTES_MAX.saturating_sub(self.part.kept.len());
         self.part.kept.extend_from_slice(run.get(..room).unwrap_or(run));
-    }
-}
-
-impl Name {
-    /// The field that a header line names, if it is a `content-disposition`.
-    fn of_header(line: &[u8]) -> Option<Self> {
-        let colon = memchr(b':', line)?;
-        let (header, value) = line.split_at_checked(colon)?;
-        if !header.trim_ascii().eq_ignore_ascii_case(b"content-disposition") {
-            return None;
-        }
-        let mut parameters = Parameters { rest: value.get(1..)? };
-        let _disposition = parameters.value_alone();
-        let name = parameters.find(|(name, _)| name == b"name").map(|(_, value)| value)?;
-        Some(match name.as_slice() {
-            b"model" => Self::Model,
-            b"stream" => Self::Stream,
-            b"prompt" => Self::Prompt,
-            b"user" => Self::User,
-            b"n" => Self::N,
-            b"image" | b"image[]" => Self::Image,
-            _ => Self::Other,
-        })
-    }
-}
-
-/// The parameters of a header value: `; name=value; name="quoted \"value\""`.
-struct Parameters<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Parameters<'a> {
-    /// What stands before the first parameter.
-    fn value_alone(&mut self) -> &'a [u8] {
-        let len = memchr(b';', self.rest).unwrap_or(self.rest.len());
-        let (value, rest) = self.rest.split_at_checked(len).unwrap_or((self.rest, &[]));
-        self.rest = rest;
-        value.trim_ascii()
-    }
-
-    /// The value that begins at the current place, quoted or not.
-    fn value(&mut self) -> Vec<u8> {
-        self.rest = self.rest.trim_ascii_start();
-        let Some(quoted) = self.rest.strip_prefix(b"\"") else {
-            return self.value_alone().to_vec();
-        };
-        let mut value = Vec::new();
-        let mut bytes = quoted.iter();
-        while let Some(&byte) = bytes.next() {
-            match byte {
-                b'"' => break,
-                b'\\' => value.extend(bytes.next()),
-                _ => value.push(byte),
-            }
-        }
-        self.rest = bytes.as_slice();
-        value
-    }
-}
-
-impl Iterator for Parameters<'_> {
-    /// A name in lower case and its value.
-    type Item = (Vec<u8>, Vec<u8>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let semicolon = memchr(b';', self.rest)?;
-        self.rest = self.rest.get(semicolon.saturating_add(1)..)?;
-        let len = self.rest.iter().position(|byte| matches!(byte, b'=' | b';'));
-        let (name, rest) = self.rest.split_at_checked(len.unwrap_or(self.rest.len()))?;
-        let name = name.trim_ascii().to_ascii_lowercase();
-        self.rest = rest;
-        let Some(after) = rest.strip_prefix(b"=") else { return Some((name, Vec::new())) };
-        self.rest = after;
-        Some((name, self.value()))
     }
 }
 

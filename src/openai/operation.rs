@@ -8,10 +8,11 @@
 //! - A deployment in the path wins over a `model` in the body: the Azure SDKs copy the model into
 //!   the path and leave it in the body.
 //! - Only the segment after `/deployments/` is a deployment, so one may be called `chat`.
-//! - A path with `.` or `..` segments, escaped or not, is no API path: a backend must never resolve
-//!   it to something else than what was recognised here.
+//! - A path is of the API, or it is refused: the gateway's key must open no door that nobody thought
+//!   of. What is recognised is written anew, so a backend never resolves it to something else.
 
 use super::api::{Api, Operation};
+use super::credentials;
 use super::multipart;
 use super::percent;
 use std::borrow::Cow;
@@ -28,14 +29,16 @@ pub struct Call {
     pub operation: Operation,
     /// How.
     pub method: Method,
-    /// The path below the base, without a leading slash, still percent-encoded.
+    /// The path below the base, without a leading slash. It has no character that needs an escape.
     pub suffix: String,
     /// The deployment in the path, or in a realtime query, percent-decoded.
     pub deployment: Option<String>,
     /// The client's `api-version`.
     pub api_version: Option<String>,
-    /// The rest of the query, still percent-encoded.
+    /// The rest of the query without credentials, still percent-encoded.
     pub query: String,
+    /// The parameter of the query with the client's key, still percent-encoded.
+    pub key_parameter: Option<String>,
 }
 
 /// The request method, as far as it matters.
@@ -78,6 +81,8 @@ pub struct Endpoint<'a> {
     pub deployment: &'a str,
     /// The `api-version` that it is to be sent, when it has its own.
     pub api_version: Option<&'a str>,
+    /// Whether it is sent the client's own credentials.
+    pub passthrough: bool,
 }
 
 /// The newest generally available version of the classic API (Azure, data plane reference).
@@ -90,30 +95,24 @@ pub const API_VERSION_PREVIEW: &str = "2025-04-01-preview";
 /// Room for nearly every path, so that it is allocated once.
 const PATH_BYTES: usize = 128;
 
-/// How many segments tell what a path is: those of the longest base, and those of an operation and what
-/// follows it.
-const NAMES: usize = 6;
+/// How many segments tell what a path is: those of the longest base, and those of the longest operation
+/// that is recognised by more than its first, with the place after it.
+const NAMES: usize = 8;
 
-/// Recognises a call by its `:method` and `:path`; `None` when the path is not one of the API.
+/// Recognises a call by its `:method` and `:path`; `None` when it is no operation of the API.
 pub fn recognise(method: &[u8], path: &[u8]) -> Option<Call> {
     let method = match method {
         b"GET" | b"HEAD" => Method::Get,
         b"POST" => Method::Post,
         b"DELETE" => Method::Delete,
-        _ => Method::Other,
+        _ => return None,
     };
     let (path, query) = split_at_byte(path, b'?');
     let segments = || path.split(|&byte| byte == b'/').filter(|segment| !segment.is_empty());
     // No segment is empty, so an empty name is none.
     let mut names: [Cow<'_, [u8]>; NAMES] = Default::default();
-    for (at, segment) in segments().enumerate() {
-        let name = percent::decode_bytes(segment);
-        if matches!(&*name, b"." | b"..") {
-            return None;
-        }
-        if let Some(slot) = names.get_mut(at) {
-            *slot = name;
-        }
+    for (slot, segment) in names.iter_mut().zip(segments()) {
+        *slot = percent::decode_bytes(segment);
     }
     let (api, deployment, base_len) = match names.each_ref().map(|name| &**name) {
         [b"openai", b"deployments", deployment, next, ..] if !next.is_empty() => {
@@ -124,14 +123,19 @@ pub fn recognise(method: &[u8], path: &[u8]) -> Option<Call> {
         [b"v1", next, ..] if !next.is_empty() => (Api::OpenAi, None, 1),
         _ => return None,
     };
-    let operation = operation(method, names.get(base_len..).unwrap_or_default());
-    let query = Query::parse(query, operation == Operation::Realtime);
+    let operation = operation(method, names.get(base_len..).unwrap_or_default())?;
+    let query = Query::parse(query, operation);
     let mut suffix = String::with_capacity(path.len());
     for segment in segments().skip(base_len) {
         if !suffix.is_empty() {
             suffix.push('/');
         }
-        percent::push_sanitised(&mut suffix, segment);
+        // The name of a model may have any character: it goes nowhere.
+        if operation == Operation::Models {
+            percent::push_sanitised(&mut suffix, segment);
+        } else {
+            push_plain(&mut suffix, segment)?;
+        }
     }
     Some(Call {
         api,
@@ -141,20 +145,42 @@ pub fn recognise(method: &[u8], path: &[u8]) -> Option<Call> {
         deployment: deployment.or(query.deployment),
         api_version: query.api_version,
         query: query.rest,
+        key_parameter: query.key,
     })
+}
+
+/// Appends a segment without its escapes; `None` when servers could read it in different ways.
+///
+/// Allowed is what ids are made of, so that nothing is left to be decoded a second time, to end the
+/// segment, to begin parameters, or to be a place relative to another.
+fn push_plain(path: &mut String, segment: &[u8]) -> Option<()> {
+    let name = percent::decode_bytes(segment);
+    let is_plain = |byte: &u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'@' | b'+' | b'=' | b',')
+    };
+    if !name.iter().all(is_plain) || name.iter().all(|byte| *byte == b'.') {
+        return None;
+    }
+    path.push_str(std::str::from_utf8(&name).ok()?);
+    Some(())
 }
 
 impl Call {
     /// How the facts of the body are read, given the request's `content-type`.
     ///
     /// Operations that take JSON are read as JSON under any content type but multipart, for curl
-    /// labels its data as a form unless told otherwise.
+    /// labels its data as a form unless told otherwise. What could be read in two ways is not read:
+    /// a charset that is not UTF-8, a multipart without one clear boundary, two types at once.
     pub fn body_kind(&self, content_type: Option<&[u8]>) -> BodyKind {
         if matches!(self.method, Method::Get | Method::Delete) {
             return BodyKind::None;
         }
         let content_type = content_type.unwrap_or_default();
-        if is_multipart(content_type) {
+        if !is_utf_8(content_type) {
+            return BodyKind::Opaque;
+        }
+        if mentions_multipart(content_type) {
             return match multipart::boundary(content_type) {
                 Some(boundary) if self.is_model_operation() => BodyKind::Multipart { boundary },
                 _ => BodyKind::Opaque,
@@ -175,17 +201,13 @@ impl Call {
     ///
     /// Such a call cannot go to any backend but the one that created the object.
     pub fn names_stored_object(&self) -> bool {
-        let (first, rest) = match self.suffix.split_once('/') {
-            Some((first, rest)) => (first, Some(rest)),
-            None => (self.suffix.as_str(), None),
-        };
-        match first {
-            "responses" => self.operation != Operation::Responses && rest.is_some(),
-            "chat" => self.operation != Operation::ChatCompletions,
-            "realtime" => rest.is_some_and(|rest| rest.starts_with("calls/")),
-            "assistants" | "batches" | "containers" | "conversations" | "evals" | "files"
-            | "fine_tuning" | "threads" | "uploads" | "vector_stores" | "video" | "videos" => true,
-            _ => false,
+        match self.operation {
+            Operation::Realtime
+            | Operation::ResponsesSession
+            | Operation::Models
+            | Operation::Moderations => false,
+            Operation::RealtimeCalls => self.suffix.starts_with("realtime/calls/"),
+            _ => !self.is_model_operation(),
         }
     }
 
@@ -208,16 +230,52 @@ impl Call {
     }
 
     /// Whether a model does the work, named in the path or in the body.
-    fn is_model_operation(&self) -> bool {
-        !matches!(self.operation, Operation::Realtime | Operation::Models | Operation::Other)
+    pub fn is_model_operation(&self) -> bool {
+        matches!(
+            self.operation,
+            Operation::ChatCompletions
+                | Operation::Completions
+                | Operation::Embeddings
+                | Operation::Responses
+                | Operation::ImagesGenerations
+                | Operation::ImagesEdits
+                | Operation::AudioTranscriptions
+                | Operation::AudioTranslations
+                | Operation::AudioSpeech
+        )
+    }
+
+    /// Whether the call makes a model work, so that it takes part of a budget. Reading what is stored
+    /// does not, and neither does counting the tokens of a request.
+    pub fn is_charged(&self) -> bool {
+        match self.operation {
+            Operation::Realtime | Operation::ResponsesSession => true,
+            Operation::Responses => self.suffix != "responses/input_tokens",
+            _ => self.is_model_operation(),
+        }
+    }
+
+    /// Whether the call may be made a second time when nobody knows whether the first one was carried
+    /// out.
+    ///
+    /// Another upload, batch or fine-tuning job is there twice, and costs twice. An answer of a model
+    /// is thrown away instead, and what a client waits for is worth more than that.
+    pub fn is_repeatable(&self) -> bool {
+        self.method != Method::Post
+            || self.is_model_operation()
+            || matches!(self.operation, Operation::StoredResponses | Operation::Moderations)
     }
 
     /// Whether the classic API has this operation below a deployment, whose name stands in the path.
     pub fn is_below_deployment(&self) -> bool {
         match self.operation {
-            Operation::Responses | Operation::Realtime | Operation::Models => false,
-            Operation::Other => self.deployment.is_some(),
-            _ => true,
+            Operation::Responses
+            | Operation::StoredResponses
+            | Operation::ResponsesSession
+            | Operation::Realtime
+            | Operation::RealtimeCalls
+            | Operation::Models => false,
+            _ => self.is_model_operation() || self.deployment.is_some(),
         }
     }
 }
@@ -227,9 +285,14 @@ pub fn render(call: &Call, endpoint: &Endpoint<'_>) -> String {
     let deployment = percent::encode(endpoint.deployment);
     let version = api_version(call, endpoint).map(percent::encode);
     // The WebSocket has no body that could name the model; what goes with it may name one here.
-    let names_deployment = call.operation == Operation::Realtime
-        && (call.suffix == "realtime" || call.deployment.is_some());
+    let names_deployment = match call.operation {
+        Operation::Realtime => true,
+        Operation::RealtimeCalls => call.deployment.is_some(),
+        _ => false,
+    };
     let base = match endpoint.api {
+        // The classic API has no such session, but every resource has both forms.
+        Api::Azure if call.operation == Operation::ResponsesSession => ["/openai/v1", ""],
         Api::Azure if call.is_below_deployment() => ["/openai/deployments/", &deployment],
         Api::Azure => ["/openai", ""],
         Api::AzureV1 => ["/openai/v1", ""],
@@ -241,6 +304,7 @@ pub fn render(call: &Call, endpoint: &Endpoint<'_>) -> String {
             if endpoint.api == Api::Azure { "deployment=" } else { "model=" },
             names_deployment.then_some(&*deployment),
         ),
+        ("", call.key_parameter.as_deref().filter(|_| endpoint.passthrough)),
         ("", Some(call.query.as_str()).filter(|query| !query.is_empty())),
     ];
     let mut path = String::with_capacity(PATH_BYTES);
@@ -280,6 +344,7 @@ fn api_version<'a>(call: &'a Call, endpoint: &Endpoint<'a>) -> Option<&'a str> {
     let is_date = |version: &&str| version.starts_with(|first: char| first.is_ascii_digit());
     match endpoint.api {
         Api::OpenAi => None,
+        Api::Azure if call.operation == Operation::ResponsesSession => None,
         Api::AzureV1 => endpoint.api_version.or_else(|| client.filter(|it| !is_date(it))),
         Api::Azure => Some(endpoint.api_version.or_else(|| client.filter(is_date)).unwrap_or(
             match call.operation {
@@ -296,44 +361,66 @@ fn api_version<'a>(call: &'a Call, endpoint: &Endpoint<'a>) -> Option<&'a str> {
 }
 
 /// The operation of the path whose first segments below the base are these, decoded.
-fn operation(method: Method, below: &[Cow<'_, [u8]>]) -> Operation {
+fn operation(method: Method, below: &[Cow<'_, [u8]>]) -> Option<Operation> {
     let name = |at: usize| below.get(at).map(|name| &**name).unwrap_or_default();
-    match (method, [name(0), name(1), name(2)]) {
-        (_, [b"realtime" | b"realtimeapi", ..]) => Operation::Realtime,
-        (Method::Get, [b"models", _, b""]) => Operation::Models,
-        (Method::Post, [b"chat", b"completions", b""]) => Operation::ChatCompletions,
-        (Method::Post, [b"completions", b"", _]) => Operation::Completions,
-        (Method::Post, [b"embeddings", b"", _]) => Operation::Embeddings,
+    Some(match (method, [name(0), name(1), name(2), name(3), name(4)]) {
+        (Method::Post, [b"chat", b"completions", b"", ..]) => Operation::ChatCompletions,
+        (Method::Post, [b"completions", b"", ..]) => Operation::Completions,
+        (Method::Post, [b"embeddings", b"", ..]) => Operation::Embeddings,
         // Compacting and counting take the same body and keep nothing.
-        (Method::Post, [b"responses", b"" | b"compact" | b"input_tokens", b""]) => {
+        (Method::Post, [b"responses", b"" | b"compact" | b"input_tokens", b"", ..]) => {
             Operation::Responses
         }
-        (Method::Post, [b"images", b"generations", b""]) => Operation::ImagesGenerations,
+        (Method::Post, [b"images", b"generations", b"", ..]) => Operation::ImagesGenerations,
         // A variation is an edit without a prompt; the suffix keeps them apart.
-        (Method::Post, [b"images", b"edits" | b"variations", b""]) => Operation::ImagesEdits,
-        (Method::Post, [b"audio", b"transcriptions", b""]) => Operation::AudioTranscriptions,
-        (Method::Post, [b"audio", b"translations", b""]) => Operation::AudioTranslations,
-        (Method::Post, [b"audio", b"speech", b""]) => Operation::AudioSpeech,
-        _ => Operation::Other,
-    }
+        (Method::Post, [b"images", b"edits" | b"variations", b"", ..]) => Operation::ImagesEdits,
+        (Method::Post, [b"audio", b"transcriptions", b"", ..]) => Operation::AudioTranscriptions,
+        (Method::Post, [b"audio", b"translations", b"", ..]) => Operation::AudioTranslations,
+        (Method::Post, [b"audio", b"speech", b"", ..]) => Operation::AudioSpeech,
+        (Method::Get, [b"models", ..]) => Operation::Models,
+        (Method::Get, [b"realtime", b"", ..]) => Operation::Realtime,
+        (Method::Get, [b"responses", b"", ..]) => Operation::ResponsesSession,
+        (Method::Get | Method::Delete, [b"responses", _, b"", ..])
+        | (Method::Get, [b"responses", _, b"input_items", b"", _])
+        | (Method::Post, [b"responses", _, b"cancel", b"", _]) => Operation::StoredResponses,
+        // A list would be of everybody's. An id is known to whoever was told it.
+        (_, [b"chat", b"completions", id, b"", _]) if !id.is_empty() => Operation::StoredResponses,
+        (Method::Get, [b"chat", b"completions", id, b"messages", b""]) if !id.is_empty() => {
+            Operation::StoredResponses
+        }
+        (_, [first, ..]) => Operation::of_family(first)?,
+    })
 }
 
-/// A query taken apart: what the gateway sets itself, and the rest.
+/// A query taken apart: what the gateway sets itself, the client's key, and the rest.
 #[derive(Default)]
 struct Query {
     api_version: Option<String>,
     deployment: Option<String>,
+    key: Option<String>,
     rest: String,
 }
 
 impl Query {
-    fn parse(raw: &[u8], is_realtime: bool) -> Self {
+    fn parse(raw: &[u8], operation: Operation) -> Self {
         let mut query = Self::default();
+        let chooses_model = matches!(
+            operation,
+            Operation::Realtime | Operation::RealtimeCalls | Operation::ResponsesSession
+        );
         for parameter in raw.split(|&byte| byte == b'&').filter(|it| !it.is_empty()) {
             let (name, value) = split_at_byte(parameter, b'=');
             let slot = match &*percent::decode_bytes(name) {
                 b"api-version" => &mut query.api_version,
-                b"deployment" | b"model" if is_realtime => &mut query.deployment,
+                b"deployment" | b"model" if chooses_model => &mut query.deployment,
+                _ if credentials::is_parameter(parameter) => {
+                    if name == b"api-key" && query.key.is_none() {
+                        let mut key = String::with_capacity(parameter.len());
+                        percent::push_sanitised(&mut key, parameter);
+                        query.key = Some(key);
+                    }
+                    continue;
+                }
                 _ => {
                     if !query.rest.is_empty() {
                         query.rest.push('&');
@@ -361,8 +448,25 @@ fn media_type(content_type: &[u8]) -> &[u8] {
     content_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii()
 }
 
-fn is_multipart(content_type: &[u8]) -> bool {
-    media_type(content_type).eq_ignore_ascii_case(b"multipart/form-data")
+fn mentions_multipart(content_type: &[u8]) -> bool {
+    content_type.windows(9).any(|window| window.eq_ignore_ascii_case(b"multipart"))
+}
+
+/// Whether no other charset than UTF-8, or a part of it, is named.
+fn is_utf_8(content_type: &[u8]) -> bool {
+    const NAME: &[u8] = b"charset";
+    let starts = content_type.windows(NAME.len()).enumerate();
+    starts.filter(|(_, window)| window.eq_ignore_ascii_case(NAME)).all(|(at, _)| {
+        let rest = content_type.get(at.saturating_add(NAME.len())..).unwrap_or_default();
+        let value =
+            rest.trim_ascii_start().strip_prefix(b"=").unwrap_or_default().trim_ascii_start();
+        let value = value.strip_prefix(b"\"").unwrap_or(value);
+        let len = value.iter().position(|byte| matches!(byte, b';' | b',' | b'"' | b' ' | b'\t'));
+        let value = value.get(..len.unwrap_or(value.len())).unwrap_or_default();
+        [&b"utf-8"[..], b"utf8", b"us-ascii", b"ascii"]
+            .into_iter()
+            .any(|known| value.eq_ignore_ascii_case(known))
+    })
 }
 
 fn is_json(content_type: &[u8]) -> bool {

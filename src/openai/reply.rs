@@ -81,9 +81,56 @@ pub fn missing_model() -> Reply {
     bad_request(400, message, Some("model"), "missing_required_parameter")
 }
 
-/// 404: the path is not one of the API.
+/// 400: the body names its model in a way that servers read differently.
+pub fn ambiguous_model() -> Reply {
+    let message = "The request body must name its `model` once, and in lower case.";
+    bad_request(400, message, Some("model"), "ambiguous_model")
+}
+
+/// 400: the model in the body must be read or written, and the body has no format in which it can be.
+pub fn unreadable_body() -> Reply {
+    let message = "The gateway must read the `model` in the request body, which it can in JSON and in \
+                   multipart/form-data with one boundary, both in UTF-8. Check the content-type.";
+    bad_request(400, message, None, "unreadable_body")
+}
+
+/// 415: the model in the body must be read or written, and the body is compressed.
+pub fn encoded_body() -> Reply {
+    let message = "The gateway must read the `model` in the request body. Send it without a \
+                   content-encoding.";
+    bad_request(415, message, None, "unsupported_content_encoding")
+}
+
+/// 404: the path is not one of the API, or not with this method.
 pub fn unknown_path() -> Reply {
-    bad_request(404, "Resource not found: this is not a path of the API.", None, "404")
+    bad_request(404, "Resource not found: the gateway knows no such operation.", None, "404")
+}
+
+/// 404: the operation called `name` in the configuration is not among those that clients may use.
+pub fn operation_not_allowed(name: &str) -> Reply {
+    let message = format!(
+        "The gateway does not allow this operation. Whoever runs it can, with \
+         \"allow_operations\": [\"{name}\"]."
+    );
+    bad_request(404, &message, None, "operation_not_allowed")
+}
+
+/// 404: no backend of the request's pool takes the operation called `name` in the configuration.
+pub fn operation_not_served(name: &str) -> Reply {
+    let message = format!("No backend of this model takes the operation `{name}`.");
+    bad_request(404, &message, None, "operation_not_served")
+}
+
+/// 426: the pool takes responses over HTTP only. A client that hears of it at once falls back to that.
+pub fn no_websocket() -> Reply {
+    let message = "Responses over a WebSocket are not allowed here. Use POST over HTTP.";
+    bad_request(426, message, None, "websocket_not_allowed")
+}
+
+/// 400: the operation has no such upgrade.
+pub fn no_such_upgrade() -> Reply {
+    let message = "This operation cannot be upgraded to another protocol.";
+    bad_request(400, message, None, "unsupported_upgrade")
 }
 
 /// What Envoy refused by itself, with the `status` that it chose.
@@ -208,6 +255,13 @@ mod tests {
             (malformed_body("a comma is expected", 7), 400, "malformed_body"),
             (missing_model(), 400, "missing_required_parameter"),
             (unknown_path(), 404, "404"),
+            (ambiguous_model(), 400, "ambiguous_model"),
+            (unreadable_body(), 400, "unreadable_body"),
+            (encoded_body(), 415, "unsupported_content_encoding"),
+            (operation_not_allowed("files"), 404, "operation_not_allowed"),
+            (operation_not_served("embeddings"), 404, "operation_not_served"),
+            (no_websocket(), 426, "websocket_not_allowed"),
+            (no_such_upgrade(), 400, "unsupported_upgrade"),
             (refused(413), 413, "413"),
             (refused(400), 400, "400"),
             (consumer_over_limit(1_500), 429, "rate_limit_exceeded"),

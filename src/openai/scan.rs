@@ -45,6 +45,8 @@ pub struct JsonScanner {
     members_at: u64,
     /// With a member in the object, an inserted one needs a comma.
     has_member: bool,
+    /// Whether a member came that some server takes for the model.
+    has_model: bool,
 }
 
 /// Where in a token the next byte stands.
@@ -115,6 +117,7 @@ impl JsonScanner {
             facts: BodyFacts::default(),
             members_at: 0,
             has_member: false,
+            has_model: false,
         }
     }
 
@@ -407,6 +410,10 @@ impl JsonScanner {
     fn end_top_text(&mut self, head: &[u8], len: u64, end: u64) {
         if self.slot == Slot::Key {
             self.member.key = TopLevelKey::of(head);
+            if member::resembles_model(head) {
+                let is_first = !std::mem::replace(&mut self.has_model, true);
+                self.facts.is_model_ambiguous |= !is_first || self.member.key != TopLevelKey::Model;
+            }
             if self.member.key == TopLevelKey::StreamOptions {
                 self.facts.stream_options_at = None;
             }

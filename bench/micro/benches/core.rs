@@ -233,7 +233,13 @@ fn heads(criterion: &mut Criterion) {
     }
     let (call, endpoint) = (
         call(),
-        Endpoint { api: Api::Azure, base_path: "", deployment: "my-deployment", api_version: None },
+        Endpoint {
+            api: Api::Azure,
+            base_path: "",
+            deployment: "my-deployment",
+            api_version: None,
+            passthrough: false,
+        },
     );
     criterion.bench_function("render a path", |bencher| {
         bencher.iter(|| render(black_box(&call), &endpoint));

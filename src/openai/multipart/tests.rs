@@ -83,9 +83,62 @@ fn an_absent_model_can_be_inserted_as_the_first_part() {
 }
 
 #[test]
-fn of_two_models_the_last_wins() {
+fn of_two_models_the_last_wins_and_neither_is_sure() {
     let body = part("model", "a") + &part("model", "b") + "--xyz--";
-    assert_eq!(facts(&body).model.unwrap().value, "b");
+    let facts = facts(&body);
+    assert_eq!(facts.model.unwrap().value, "b");
+    assert!(facts.is_model_ambiguous);
+}
+
+#[test]
+fn a_line_that_only_begins_like_the_boundary_is_content() {
+    let hidden = "Content-Disposition: form-data; name=\"model\"\r\n\r\nhidden";
+    for tail in ["abc", "-", "-x", " x", "\t-", "_"] {
+        let content = format!("RIFF\r\n--xyz{tail}\r\n{hidden}");
+        let body = file(&content) + &part("model", "m") + "--xyz--\r\n";
+        let found = facts(&body);
+        assert!(!found.is_model_ambiguous, "{tail}");
+        let model = found.model.unwrap();
+        assert_eq!((model.value.as_str(), raw(&body, model.span)), ("m", &b"m"[..]), "{tail}");
+        let value = format!("a\r\n--xyz{tail}b");
+        let body = part("model", &value) + "--xyz--";
+        let model = facts(&body).model.unwrap();
+        assert_eq!(
+            (model.value.as_bytes(), raw(&body, model.span)),
+            (value.as_bytes(), value.as_bytes())
+        );
+    }
+}
+
+#[test]
+fn a_form_as_sdks_write_it_is_sure() {
+    let body =
+        file("RIFF\r\n--xy\n--x\r--z") + &part("model", "m") + &part("n", "1") + "--xyz--\r\n";
+    assert!(!facts(&body).is_model_ambiguous);
+}
+
+#[test]
+fn where_another_parser_would_find_another_part_nothing_is_sure() {
+    let model = part("model", "m");
+    let hidden = "Content-Disposition: form-data; name=\"model\"\r\n\r\nhidden";
+    for body in [
+        file(&format!("RIFF\n--xyz\r\n{hidden}")) + &model + "--xyz--",
+        file(&format!("RIFF\r--xyz\r\n{hidden}")) + &model + "--xyz--",
+        file(&format!("RIFF\r\n--xyz\r{hidden}")) + &model + "--xyz--",
+        format!("{model}--xyz\n{hidden}\r\n--xyz--"),
+        format!("{model}--xyz--\r\n--xyz\r\n{hidden}\r\n--xyz--"),
+        format!("{model}--xyz--x\r\n{hidden}\r\n--xyz--"),
+        format!("{}Model", part("Model", "n")) + &model + "--xyz--",
+        part("model[]", "n") + &model + "--xyz--",
+        model.replace("\r\n\r\n", "\r\n x: y\r\n\r\n") + "--xyz--",
+        model.replace("\r\n\r\n", "\r\n \r\n\r\n") + "--xyz--",
+        model.replace("\r\nContent", "\nContent") + "--xyz--",
+        model.replace("\r\n\r\n", "\n\r\n") + "--xyz--",
+        model.replace("\r\n\r\n", "\r\nContent-Disposition: form-data; name=x\r\n\r\n") + "--xyz--",
+        model.replace("\r\n\r\n", "\r\nContent-Transfer-Encoding: base64\r\n\r\n") + "--xyz--",
+    ] {
+        assert!(facts(&body).is_model_ambiguous, "{body}");
+    }
 }
 
 #[test]
@@ -172,9 +225,15 @@ fn images_are_counted() {
 fn a_boundary_is_read_from_the_content_type() {
     for (content_type, expected) in [
         ("multipart/form-data; boundary=xyz", Some("xyz")),
-        ("Multipart/Form-Data;charset=utf-8;BOUNDARY=\"x y;z\"", Some("x y;z")),
+        ("Multipart/Form-Data;charset=utf-8;BOUNDARY=\"x y:z\"", Some("x y:z")),
         ("multipart/form-data; boundary = a ; x=y", Some("a")),
-        ("multipart/form-data; x=\"boundary=no\"; boundary=yes", Some("yes")),
+        ("multipart/form-data; x=\"boundary=no\"; boundary=yes", None),
+        ("multipart/form-data; boundary=a; boundary=b", None),
+        ("multipart/form-data; boundary=a; boundary*=b", None),
+        ("multipart/form-data; boundary=\"a;b\"", None),
+        ("multipart/form-data; boundary=\"a\\b\"", None),
+        ("multipart/form-data; boundary=\"a \"", None),
+        ("multipart/form-data; boundary=a, multipart/form-data", None),
         ("multipart/form-data", None),
         ("multipart/form-data; boundary=", None),
         ("multipart/form-data; boundary", None),

@@ -10,12 +10,27 @@ fn get(path: &str) -> Call {
     recognise(b"GET", path.as_bytes()).unwrap_or_else(|| panic!("{path} is not recognised"))
 }
 
-const AZURE: Endpoint<'static> =
-    Endpoint { api: Api::Azure, base_path: "", deployment: "ptu", api_version: None };
-const AZURE_V1: Endpoint<'static> =
-    Endpoint { api: Api::AzureV1, base_path: "", deployment: "ptu", api_version: None };
-const OPENAI: Endpoint<'static> =
-    Endpoint { api: Api::OpenAi, base_path: "/v1", deployment: "ptu", api_version: None };
+const AZURE: Endpoint<'static> = Endpoint {
+    api: Api::Azure,
+    base_path: "",
+    deployment: "ptu",
+    api_version: None,
+    passthrough: false,
+};
+const AZURE_V1: Endpoint<'static> = Endpoint {
+    api: Api::AzureV1,
+    base_path: "",
+    deployment: "ptu",
+    api_version: None,
+    passthrough: false,
+};
+const OPENAI: Endpoint<'static> = Endpoint {
+    api: Api::OpenAi,
+    base_path: "/v1",
+    deployment: "ptu",
+    api_version: None,
+    passthrough: false,
+};
 
 #[test]
 fn every_operation_of_the_sdks_is_recognised_in_all_three_shapes() {
@@ -31,9 +46,14 @@ fn every_operation_of_the_sdks_is_recognised_in_all_three_shapes() {
         ("audio/transcriptions", Operation::AudioTranscriptions),
         ("audio/translations", Operation::AudioTranslations),
         ("audio/speech", Operation::AudioSpeech),
-        ("realtime/client_secrets", Operation::Realtime),
-        ("files", Operation::Other),
-        ("threads/thread_1/runs", Operation::Other),
+        ("responses/resp_1/cancel", Operation::StoredResponses),
+        ("chat/completions/chatcmpl-1", Operation::StoredResponses),
+        ("realtime/client_secrets", Operation::RealtimeCalls),
+        ("files", Operation::Files),
+        ("batches", Operation::Batches),
+        ("threads/thread_1/runs", Operation::Threads),
+        ("fine_tuning/checkpoints/ft:gpt-4o:org::1/permissions", Operation::FineTuning),
+        ("vector_stores/vs_1/file_batches/vsfb_1/files", Operation::VectorStores),
     ];
     for (suffix, operation) in table {
         let classic = post(&format!("/openai/deployments/gpt-4o/{suffix}?api-version=2024-10-21"));
@@ -59,9 +79,99 @@ fn every_operation_of_the_sdks_is_recognised_in_all_three_shapes() {
 fn a_method_decides_between_creating_and_reading() {
     assert_eq!(get("/v1/models").operation, Operation::Models);
     assert_eq!(get("/openai/models/gpt-4o?api-version=1").operation, Operation::Models);
-    assert_eq!(recognise(b"DELETE", b"/v1/models/m").unwrap().operation, Operation::Other);
-    assert_eq!(get("/v1/chat/completions").operation, Operation::Other);
+    assert_eq!(get("/v1/responses/resp_1").operation, Operation::StoredResponses);
     assert_eq!(get("/v1/responses/resp_1/input_items").suffix, "responses/resp_1/input_items");
+    assert_eq!(get("/v1/responses").operation, Operation::ResponsesSession);
+    assert_eq!(recognise(b"HEAD", b"/v1/models").unwrap().method, Method::Get);
+}
+
+#[test]
+fn what_no_operation_is_known_for_is_not_recognised() {
+    for (method, path) in [
+        ("DELETE", "/v1/models/m"),
+        ("GET", "/v1/chat/completions"),
+        ("DELETE", "/v1/chat/completions"),
+        ("GET", "/openai/deployments/gpt-4o/embeddings"),
+        ("POST", "/openai/deployments/gpt-4o/unknown"),
+        ("POST", "/openai/deployments/gpt-4o/chat"),
+        ("DELETE", "/openai/deployments/gpt-4o"),
+        ("GET", "/openai/deployments"),
+        ("PUT", "/openai/deployments/gpt-4o"),
+        ("POST", "/v1/responses/resp_1"),
+        ("DELETE", "/v1/responses/resp_1/input_items"),
+        ("GET", "/v1/responses/resp_1/input_items/1"),
+        ("POST", "/v1/chat/completions/id/messages"),
+        ("POST", "/v1/organization/users"),
+        ("GET", "/v1/organization/admin_api_keys"),
+        ("POST", "/v1/Chat/Completions"),
+        ("GET", "/v1/Files"),
+        ("GET", "/V1/files"),
+        ("GET", "/OpenAI/v1/files"),
+        ("PATCH", "/v1/files/f"),
+        ("PUT", "/v1/files/f"),
+        ("OPTIONS", "/v1/chat/completions"),
+        ("CONNECT", "/v1/chat/completions"),
+        ("post", "/v1/chat/completions"),
+        ("\u{ff}", "/v1/files"),
+        ("", "/v1/files"),
+    ] {
+        assert_eq!(recognise(method.as_bytes(), path.as_bytes()), None, "{method} {path}");
+    }
+}
+
+#[test]
+fn a_segment_that_servers_could_read_differently_is_no_path() {
+    for id in [
+        "a%2Fb",
+        "a%2fb",
+        "a%252Fb",
+        "a%25252fb",
+        "..%2Ff",
+        "%2e%2e",
+        "%2E.",
+        ".",
+        "...",
+        "a%5Cb",
+        "a\\b",
+        "a;b",
+        "a%3Bb",
+        "a%253bb",
+        "a%00",
+        "a%0a",
+        "a%20b",
+        "a b",
+        "%",
+        "a%2",
+        "%u002f",
+        "%c0%af",
+        "\u{e9}",
+        "a%3Fb",
+        "a%23b",
+        "a#b",
+        "a&b",
+        "a|b",
+        "a%7f",
+    ] {
+        for path in [
+            format!("/v1/files/{id}"),
+            format!("/v1/files/{id}/content"),
+            format!("/openai/v1/responses/{id}"),
+            format!("/openai/deployments/gpt-4o/batches/{id}?api-version=2024-10-21"),
+        ] {
+            assert_eq!(recognise(b"GET", path.as_bytes()), None, "{path}");
+            assert_eq!(recognise(b"DELETE", path.as_bytes()), None, "{path}");
+        }
+    }
+    // What ids are made of passes, and an escape that nobody needs is resolved.
+    for (id, plain) in [
+        ("file-Ab_9.z~", "file-Ab_9.z~"),
+        ("ft%3Agpt-4o:org%3A%3Aid", "ft:gpt-4o:org::id"),
+        ("a@b+c=d,e", "a@b+c=d,e"),
+        ("%66ile", "file"),
+        ("a..b", "a..b"),
+    ] {
+        assert_eq!(get(&format!("/v1/files/{id}")).suffix, format!("files/{plain}"));
+    }
 }
 
 #[test]
@@ -75,6 +185,7 @@ fn slashes_too_many_are_tolerated() {
         let call = post(path);
         assert_eq!(call.operation, Operation::ChatCompletions, "{path}");
         assert_eq!(call.deployment.as_deref(), Some("gpt-4o"), "{path}");
+        assert_eq!(call.suffix, "chat/completions", "{path}");
     }
 }
 
@@ -96,6 +207,7 @@ fn what_is_no_api_path_is_not_recognised() {
         "/chat/completions",
         "/v1/../admin",
         "/openai/deployments/../x/chat",
+        "/v1/realtimeapi/../files",
         "/v1/%2e%2E/admin",
         "/v1/./models",
     ] {
@@ -105,12 +217,80 @@ fn what_is_no_api_path_is_not_recognised() {
 
 #[test]
 fn bytes_that_are_not_text_are_escaped_and_never_a_panic() {
-    let call = recognise(b"\xff", b"/v1/files/\xff\xfe?a=\xff b").unwrap();
-    assert_eq!(call.suffix, "files/%FF%FE");
+    let call = recognise(b"GET", b"/v1/files?a=\xff b").unwrap();
     assert_eq!(call.query, "a=%FF%20b");
-    assert_eq!(call.method, Method::Other);
     let call = recognise(b"POST", b"/openai/deployments/\xff/embeddings").unwrap();
     assert_eq!(call.deployment.as_deref(), Some("\u{fffd}"));
+    assert_eq!(recognise(b"GET", b"/v1/files/\xff"), None);
+    assert_eq!(recognise(b"\xff", b"/v1/files"), None);
+}
+
+#[test]
+fn credentials_in_the_query_go_nowhere_but_with_passthrough() {
+    let call = get("/openai/files?api-version=2024-10-21&api-key=secret&limit=2&code=c&sig=s");
+    assert_eq!(call.query, "limit=2");
+    assert_eq!(render(&call, &AZURE), "/openai/files?api-version=2024-10-21&limit=2");
+    let own = Endpoint { passthrough: true, ..AZURE };
+    assert_eq!(render(&call, &own), "/openai/files?api-version=2024-10-21&api-key=secret&limit=2");
+    let call = get("/v1/realtime?model=m&api%2Dkey=secret&intent=x");
+    assert_eq!((call.query.as_str(), call.key_parameter), ("intent=x", None));
+}
+
+#[test]
+fn a_session_of_responses_is_asked_for_where_a_resource_has_it() {
+    for path in
+        ["/v1/responses?model=m", "/openai/responses?api-version=2025-04-01-preview&model=m"]
+    {
+        let call = get(path);
+        assert_eq!(call.operation, Operation::ResponsesSession);
+        assert_eq!(call.deployment.as_deref(), Some("m"));
+        assert_eq!(render(&call, &AZURE), "/openai/v1/responses");
+        assert_eq!(render(&call, &AZURE_V1), "/openai/v1/responses");
+        assert_eq!(render(&call, &OPENAI), "/v1/responses");
+    }
+}
+
+#[test]
+fn only_what_makes_a_model_work_is_charged() {
+    for path in ["/v1/chat/completions", "/v1/responses", "/v1/responses/compact", "/v1/embeddings"]
+    {
+        assert!(post(path).is_charged(), "{path}");
+    }
+    assert!(get("/v1/realtime?model=m").is_charged());
+    for path in
+        ["/v1/responses/input_tokens", "/v1/responses/resp_1/cancel", "/v1/files", "/v1/batches"]
+    {
+        assert!(!post(path).is_charged(), "{path}");
+    }
+    for path in ["/v1/responses/resp_1", "/v1/responses/resp_1?stream=true", "/v1/files"] {
+        assert!(!get(path).is_charged(), "{path}");
+    }
+}
+
+#[test]
+fn what_creates_something_that_stays_is_not_repeated() {
+    for path in [
+        "/v1/files",
+        "/v1/uploads",
+        "/v1/batches",
+        "/openai/deployments/d/batches",
+        "/v1/fine_tuning/jobs",
+        "/v1/vector_stores",
+        "/v1/threads/t/runs",
+        "/v1/assistants",
+        "/v1/containers",
+        "/v1/conversations",
+        "/v1/evals",
+        "/v1/videos",
+        "/v1/realtime/calls",
+    ] {
+        assert!(!post(path).is_repeatable(), "{path}");
+    }
+    for path in ["/v1/chat/completions", "/v1/responses", "/v1/responses/resp_1/cancel"] {
+        assert!(post(path).is_repeatable(), "{path}");
+    }
+    assert!(get("/v1/files/f").is_repeatable());
+    assert!(recognise(b"DELETE", b"/v1/files/f").unwrap().is_repeatable());
 }
 
 #[test]
@@ -162,10 +342,10 @@ fn a_call_is_rendered_in_each_shape() {
             "/v1/batches",
         ),
         (
-            "/v1/files/file%2F1",
-            "/openai/files/file%2F1?api-version=2025-04-01-preview",
-            "/openai/v1/files/file%2F1",
-            "/v1/files/file%2F1",
+            "/v1/files/file%2D1",
+            "/openai/files/file-1?api-version=2025-04-01-preview",
+            "/openai/v1/files/file-1",
+            "/v1/files/file-1",
         ),
     ];
     for (path, azure, azure_v1, openai) in table {
@@ -218,9 +398,9 @@ fn a_hostile_deployment_stays_one_segment() {
     let call = post("/v1/chat/completions");
     for deployment in ["a/../b", "..", "a?b#c", "ä b"] {
         let path = render(&call, &Endpoint { deployment, ..AZURE });
-        let back = post(path.split('?').next().unwrap().replace("%2E%2E", "dots").as_str());
+        let back = post(path.split('?').next().unwrap());
         assert_eq!(back.operation, Operation::ChatCompletions, "{path}");
-        assert_eq!(back.deployment.unwrap().replace("dots", ".."), deployment);
+        assert_eq!(back.deployment.unwrap(), deployment);
     }
 }
 
@@ -248,8 +428,6 @@ fn the_model_is_needed_unless_the_path_names_a_deployment() {
 #[test]
 fn what_one_resource_keeps_is_told_from_what_any_can_create() {
     for stored in [
-        "responses/resp_1",
-        "responses/resp_1/cancel",
         "files",
         "files/file-1/content",
         "threads",
@@ -261,6 +439,7 @@ fn what_one_resource_keeps_is_told_from_what_any_can_create() {
         "conversations/c/items",
         "chat/completions/c",
         "realtime/calls/c/accept",
+        "responses/resp_1/cancel",
     ] {
         assert!(post(&format!("/v1/{stored}")).names_stored_object(), "{stored}");
     }
@@ -292,6 +471,21 @@ fn the_content_type_decides_how_a_body_is_read() {
     assert_eq!(audio.body_kind(Some(b"multipart/form-data")), BodyKind::Opaque);
     assert_eq!(audio.body_kind(None), BodyKind::Opaque);
     assert_eq!(audio.body_kind(Some(b"APPLICATION/JSON")), BodyKind::Json);
+    for unclear in [
+        "multipart/form-data; boundary=a; boundary=b",
+        "application/json, multipart/form-data; boundary=a",
+        "multipart/mixed; boundary=a",
+        "application/json; charset=utf-16",
+        "application/json; charset=\"UTF-7\"",
+        "multipart/form-data; charset=utf-16; boundary=a",
+        "application/json; charset=utf-8; charset=utf-16",
+        "application/json; charset",
+    ] {
+        assert_eq!(chat.body_kind(Some(unclear.as_bytes())), BodyKind::Opaque, "{unclear}");
+    }
+    for clear in ["application/json;charset=UTF-8", "application/json; charset=\"utf-8\"; x=y"] {
+        assert_eq!(chat.body_kind(Some(clear.as_bytes())), BodyKind::Json, "{clear}");
+    }
     let files = post("/v1/files");
     assert_eq!(files.body_kind(Some(b"multipart/form-data; boundary=x")), BodyKind::Opaque);
     assert_eq!(files.body_kind(Some(b"\xff\xfe")), BodyKind::Opaque);

@@ -118,6 +118,12 @@ fn after_spaces(object: &[u8], at: usize) -> usize {
     at.saturating_add(spaces.count())
 }
 
+/// Whether some server takes `key` for `model`: in any case, and up to a byte that ends texts in C.
+pub(super) fn resembles_model(key: &[u8]) -> bool {
+    matches!(key.get(5), None | Some(b'\0'))
+        && key.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"model"))
+}
+
 impl TopLevelKey {
     pub(super) fn of(text: &[u8]) -> Self {
         match text {

@@ -432,3 +432,29 @@ fn text_bytes(value: &serde_json::Value) -> u64 {
         _ => 0,
     }
 }
+
+#[test]
+fn a_model_is_sure_only_when_no_parser_finds_another_one() {
+    for sure in [
+        r#"{"model":"m"}"#,
+        r#"{"mod\u0065l":"m"}"#,
+        r#"{"n":1}"#,
+        r#"{"model":"m","x":{"model":"n"},"models":1,"mode":2,"a_model":3}"#,
+        r#"{"model":4}"#,
+    ] {
+        assert!(!facts(sure).is_model_ambiguous, "{sure}");
+    }
+    for unsure in [
+        r#"{"model":"m","model":"m"}"#,
+        r#"{"model":"m","model":"n"}"#,
+        r#"{"model":"m","mod\u0065l":"n"}"#,
+        r#"{"model":"m","Model":"n"}"#,
+        r#"{"MODEL":"m"}"#,
+        r#"{"model":"m","model":null}"#,
+        r#"{"model":{},"model":"m"}"#,
+        r#"{"model\u0000":"m"}"#,
+        r#"{"model\u0000x":"n","model":"m"}"#,
+    ] {
+        assert!(facts(unsure).is_model_ambiguous, "{unsure}");
+    }
+}

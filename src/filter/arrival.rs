@@ -1,0 +1,182 @@
+//! What is decided of a request by its head alone: whether it may come in, and what of its body must be
+//! known before a backend can be chosen.
+//!
+//! Whatever can be refused is refused here, before a byte of its body is kept.
+
+use super::header_map::HeaderMap;
+use super::plan::Plan;
+use super::reading::Wanted;
+use crate::config::{operation_bit, operation_name};
+use crate::openai::api::Operation;
+use crate::openai::body::BodyScanner;
+use crate::openai::models::ModelsQuestion;
+use crate::openai::operation::{self, Call, Method};
+use crate::openai::reply::{self, Reply};
+use crate::policy::headers::Headers;
+
+/// A request that may come in.
+pub(crate) struct Arrival {
+    pub(crate) call: Call,
+    /// Its pool, when that does not depend on its body.
+    pub(crate) pool: Option<usize>,
+    /// Whether the model in its body is read, or some backend of its pool is told another one there.
+    pub(crate) needs_body: bool,
+}
+
+/// What is done with the body of a request.
+#[expect(clippy::large_enum_variant, reason = "it is handed on once and not kept")]
+pub(crate) enum Intake {
+    /// There is none, or it passes unread.
+    Pass,
+    /// It is held to its end and read as far as `wanted`.
+    Hold { scanner: Option<BodyScanner>, wanted: Wanted },
+}
+
+impl Arrival {
+    /// Looks at the head of a request.
+    ///
+    /// # Errors
+    /// What the gateway answers itself.
+    pub(crate) fn of(
+        plan: &Plan,
+        headers: &HeaderMap,
+        end_of_stream: bool,
+    ) -> Result<(Self, Intake), Reply> {
+        let method = headers.get(":method").unwrap_or_default();
+        let path = headers.get(":path").unwrap_or_default();
+        let call = operation::recognise(method, path).ok_or_else(reply::unknown_path)?;
+        let upgrades = upgrades(plan, &call, headers)?;
+        if let Some(question) = call.models_question() {
+            return Err(models(plan, &question));
+        }
+        if !plan.config.allowed_operations.covers(operation_bit(call.operation)) {
+            return Err(reply::operation_not_allowed(operation_name(call.operation)));
+        }
+        let pool = match call.needs_model() {
+            true => None,
+            false => Some(pool_of(plan, &call, call.deployment.as_deref())?),
+        };
+        let told = pool.and_then(|pool| plan.pools.get(pool));
+        let needs_body = call.needs_model() || told.is_some_and(|pool| pool.writes_model(&call));
+        let arrival = Self { call, pool, needs_body };
+        let intake = if upgrades || arrival.call.method != Method::Post {
+            Intake::Pass
+        } else {
+            arrival.intake(plan, headers, end_of_stream)?
+        };
+        Ok((arrival, intake))
+    }
+
+    /// What is done with the body of a request that may have one.
+    fn intake(
+        &self,
+        plan: &Plan,
+        headers: &HeaderMap,
+        end_of_stream: bool,
+    ) -> Result<Intake, Reply> {
+        let scanner = BodyScanner::new(&self.call, content_type(headers).as_deref());
+        let is_encoded = is_encoded(headers);
+        if self.needs_body {
+            match &scanner {
+                _ if is_encoded => return Err(reply::encoded_body()),
+                _ if end_of_stream => return Err(reply::malformed_body("the body is empty", 0)),
+                None => return Err(reply::unreadable_body()),
+                Some(_) => {}
+            }
+        }
+        let is_held = !end_of_stream && (scanner.is_some() || self.call.is_model_operation());
+        if !is_held {
+            return Ok(Intake::Pass);
+        }
+        let length = headers.get("content-length").and_then(|it| std::str::from_utf8(it).ok());
+        let length = length.and_then(|length| length.parse::<u64>().ok());
+        if length.is_some_and(|length| length > plan.config.request_body.max_bytes) {
+            return Err(reply::refused(413));
+        }
+        let wanted = match &scanner {
+            None => Wanted::Nothing,
+            Some(_) if is_encoded => Wanted::Nothing,
+            Some(_) if plan.reads_bodies || !self.call.is_below_deployment() => Wanted::All,
+            Some(_) if self.call.deployment.is_none() => Wanted::Model,
+            Some(_) => Wanted::Nothing,
+        };
+        Ok(Intake::Hold { scanner, wanted })
+    }
+}
+
+/// The pool of a model; of a call that need not name one, the default pool.
+///
+/// # Errors
+/// The answer when there is none, or none that takes the call.
+pub(crate) fn pool_of(plan: &Plan, call: &Call, model: Option<&str>) -> Result<usize, Reply> {
+    let config = &plan.config;
+    let found = model.and_then(|model| config.pool_of_model(model));
+    let position = match (found, model) {
+        (Some(position), _) => position,
+        (None, Some(model)) if call.needs_model() || call.deployment.is_some() => {
+            return Err(reply::unknown_model(model));
+        }
+        (None, None) if call.needs_model() => return Err(reply::missing_model()),
+        (None, _) => config.default_pool,
+    };
+    let pool = config.pools.get(position).ok_or_else(reply::internal)?;
+    if call.operation == Operation::ResponsesSession && !pool.responses_websocket {
+        return Err(reply::no_websocket());
+    }
+    let operation = operation_bit(call.operation);
+    if pool.policy.members.iter().any(|member| member.operations.covers(operation)) {
+        Ok(position)
+    } else {
+        Err(reply::operation_not_served(operation_name(call.operation)))
+    }
+}
+
+/// Whether the call becomes a WebSocket.
+///
+/// # Errors
+/// The answer when it cannot, or when it is nothing else.
+fn upgrades(plan: &Plan, call: &Call, headers: &HeaderMap) -> Result<bool, Reply> {
+    let is_session = call.operation == Operation::ResponsesSession;
+    let Some(protocol) = headers.get("upgrade") else {
+        return if is_session { Err(reply::unknown_path()) } else { Ok(false) };
+    };
+    if !(is_session || call.operation == Operation::Realtime)
+        || !protocol.trim_ascii().eq_ignore_ascii_case(b"websocket")
+    {
+        return Err(reply::no_such_upgrade());
+    }
+    if is_session && !plan.config.pools.iter().any(|pool| pool.responses_websocket) {
+        return Err(reply::no_websocket());
+    }
+    Ok(true)
+}
+
+/// Which models there are.
+fn models(plan: &Plan, question: &ModelsQuestion) -> Reply {
+    let config = &plan.config;
+    match question {
+        ModelsQuestion::All => reply::models_list(config.models()),
+        ModelsQuestion::One(name) if config.pool_of_model(name).is_some() => reply::one_model(name),
+        ModelsQuestion::One(name) => reply::unknown_model(name),
+    }
+}
+
+/// Every value of `content-type`, as one: whoever gives it twice may be read in two ways.
+fn content_type(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let mut all = headers.iter().filter(|(name, _)| *name == b"content-type");
+    let (_, first) = all.next()?;
+    let mut joined = first.to_vec();
+    for (_, value) in all {
+        joined.extend_from_slice(b", ");
+        joined.extend_from_slice(value);
+    }
+    Some(joined)
+}
+
+/// Whether the body is compressed, or else not what it will be.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.iter().any(|(name, value)| {
+        let value = value.trim_ascii();
+        name == b"content-encoding" && !value.is_empty() && !value.eq_ignore_ascii_case(b"identity")
+    })
+}
