@@ -24,6 +24,7 @@ Usage: mock-azure [OPTION VALUE]...
   --first-byte-ms N      delay of the response headers (default 0)
   --per-chunk-ms N       delay of each event of a stream (default 0)
   --completion-tokens N  tokens of a text answer (default 16)
+  --refusals N           refuse what is wrong with a request itself, and more than N tokens
 
 Faults, records and settings: see POST /_mock/fault, GET /_mock/records, GET /_mock/stats and
 PUT /_mock/config on the same port.";
@@ -98,6 +99,10 @@ impl Options {
                 }
                 "--per-chunk-ms" => config.latency.per_chunk = Duration::from_millis(number()?),
                 "--completion-tokens" => config.completion_tokens = number()?,
+                "--refusals" => {
+                    config.refusals = true;
+                    config.request_tokens_max = Some(number()?);
+                }
                 _ => return Err(format!("unknown option {option}; --help lists all")),
             }
         }

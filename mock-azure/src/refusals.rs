@@ -41,6 +41,24 @@ pub fn refusal_names() -> impl Iterator<Item = &'static str> {
     QUICK.into_iter().flatten().map(|refusal| refusal.name)
 }
 
+/// A refusal as it goes over the wire, for tests that play the backend themselves.
+#[derive(Debug, Clone)]
+pub struct RefusalAnswer {
+    /// Its name in the catalogue.
+    pub name: &'static str,
+    /// The status; 0 means that the connection ends without an answer.
+    pub status: u16,
+    /// Names and values, `content-type` included.
+    pub headers: Vec<(String, String)>,
+    /// The whole body.
+    pub body: Vec<u8>,
+}
+
+/// All refusals of [`refusal_names`].
+pub fn refusal_answers() -> impl Iterator<Item = RefusalAnswer> {
+    QUICK.into_iter().flatten().map(Refusal::over_the_wire)
+}
+
 /// One refusal in one shape.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Refusal {
@@ -123,6 +141,27 @@ impl Refusal {
 
     const fn with(self, headers: &'static [(&'static str, &'static str)]) -> Self {
         Self { headers, ..self }
+    }
+
+    fn over_the_wire(&self) -> RefusalAnswer {
+        let Effect::Answer(answer) = self.effect() else {
+            return RefusalAnswer {
+                name: self.name,
+                status: 0,
+                headers: Vec::new(),
+                body: Vec::new(),
+            };
+        };
+        let mut headers = answer.headers;
+        if !answer.content_type.is_empty() {
+            headers.push(("content-type".to_owned(), answer.content_type.to_owned()));
+        }
+        let chunk = |step: &Step| match step {
+            Step::Chunk(chunk) => chunk.to_vec(),
+            _ => Vec::new(),
+        };
+        let body = answer.script.0.iter().flat_map(chunk).collect();
+        RefusalAnswer { name: self.name, status: self.status, headers, body }
     }
 
     pub(crate) fn effect(&self) -> Effect {

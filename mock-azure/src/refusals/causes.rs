@@ -59,6 +59,12 @@ const TOO_LARGE: &[&str] = &[
 const ORGANIZATION: &[&str] =
     &["organization", "organization-mismatched", "project-mismatched", "project-403"];
 
+const INVALID: &[&str] = &["invalid-type", "unsupported-value", "null-code", "bad-request"];
+
+/// Answers to one prompt, at most.
+const CHOICES_MAX: u64 = 128;
+const MAXIMA: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
+
 /// What the members of a JSON body refer to, and how it is said that this does not exist.
 const REFERENCES: [(&str, &str, &[&str]); 7] = [
     ("vector_store_ids", "", VECTOR_STORE),
@@ -99,6 +105,12 @@ pub(crate) fn refusal_for(
         Some("priority") => return of(throttles::PRIORITY),
         _ => {}
     }
+    if ["n", "best_of"].iter().any(|name| exceeds(&facts.json[name], CHOICES_MAX)) {
+        return pick(INVALID);
+    }
+    if MAXIMA.iter().any(|name| is_no_maximum(&facts.json[name])) {
+        return pick(INVALID);
+    }
     if config.request_tokens_max.is_some_and(|max| facts.estimate(&route.operation) > max) {
         return pick(TOO_LARGE);
     }
@@ -107,6 +119,16 @@ pub(crate) fn refusal_for(
         return pick(PREVIOUS);
     }
     reference(&facts.json).and_then(pick)
+}
+
+fn exceeds(value: &Value, max: u64) -> bool {
+    value.as_f64().is_some_and(|number| number > max as f64)
+}
+
+/// Whether it is given, and is not a whole number of at least one. A number that no 64 bits hold is one
+/// that is too large.
+fn is_no_maximum(value: &Value) -> bool {
+    !value.is_null() && value.as_u64().is_none_or(|number| number == 0)
 }
 
 /// A number below `bound` that follows from the body.
@@ -169,7 +191,7 @@ mod tests {
 
     #[test]
     fn every_shape_is_in_the_catalogue() {
-        let others = [OPERATION, UNKNOWN_PATH, TOO_LARGE, ORGANIZATION, PREVIOUS];
+        let others = [INVALID, OPERATION, UNKNOWN_PATH, TOO_LARGE, ORGANIZATION, PREVIOUS];
         let references = REFERENCES.iter().map(|(_, _, shapes)| *shapes);
         for name in references.chain(others).flatten() {
             assert!(named(name).is_some(), "{name}");
