@@ -166,20 +166,25 @@ fn a_minimal_configuration_has_the_documented_defaults() {
 }
 
 #[test]
-fn the_default_breaker_is_one_rule() {
+fn the_default_breaker_counts_shares_and_faults_in_a_row() {
     let breaker = good("minimal").pools[0].policy.breaker.clone();
     assert_eq!(breaker.max_trip_duration, Millis::from_secs(300));
     assert_eq!(breaker.probe_timeout, Millis::from_secs(30));
     assert_eq!(breaker.ramp_duration, Millis::from_secs(10));
-    let [rule] = breaker.rules.as_slice() else { panic!("{breaker:?}") };
-    assert_eq!((rule.threshold, rule.interval), (Threshold::Count(5), Millis::from_secs(30)));
-    assert_eq!(rule.trip_duration, Millis::from_secs(30));
-    assert!(rule.accept_retry_after);
-    let counted: Vec<u16> = (100..600).filter(|status| rule.statuses.contains(*status)).collect();
+    let thresholds: Vec<Threshold> = breaker.rules.iter().map(|rule| rule.threshold).collect();
+    let share = Threshold::Percentage { percent: 50, min_requests: 20 };
+    assert_eq!(thresholds, [share, Threshold::Consecutive(5)]);
     let expected: Vec<u16> = std::iter::once(408).chain(500..600).collect();
-    assert_eq!(counted, expected);
     let all = Reasons { connect: true, timeout: true, reset: true, stream_error: true, slow: None };
-    assert_eq!(rule.reasons, all);
+    for rule in &breaker.rules {
+        assert_eq!(rule.interval, Millis::from_secs(30));
+        assert_eq!(rule.trip_duration, Millis::from_secs(30));
+        assert!(rule.accept_retry_after);
+        let counted: Vec<u16> =
+            (100..600).filter(|status| rule.statuses.contains(*status)).collect();
+        assert_eq!(counted, expected);
+        assert_eq!(rule.reasons, all);
+    }
     assert_eq!(good("breaker-defaults").pools[0].policy.breaker, breaker, "an empty object");
 }
 

@@ -10,7 +10,12 @@ use super::statuses;
 use crate::policy::pool::{BreakerSettings, MAX_RULES, Reasons, Rule, StatusSet, Threshold};
 use crate::policy::time::Millis;
 
+/// Of a rule that states no threshold.
 const DEFAULT_COUNT: u32 = 5;
+/// As much as shows that a backend is broken, and not that a few requests are.
+const DEFAULT_PERCENT: u8 = 50;
+/// How many faults in a row show the same where there is too little traffic for a share.
+const DEFAULT_CONSECUTIVE: u32 = 5;
 const DEFAULT_INTERVAL: Millis = Millis::from_secs(30);
 const DEFAULT_STATUSES: [(u16, u16); 2] = [statuses::SERVER_ERRORS, (408, 408)];
 const DEFAULT_TRIP_DURATION: Millis = Millis::from_secs(30);
@@ -31,7 +36,7 @@ const TRIP_DURATION_MAX: Millis = Millis::from_secs(86_400);
 /// What a pool without `circuit_breaker` has.
 pub(super) fn default_settings() -> BreakerSettings {
     BreakerSettings {
-        rules: vec![default_rule(DEFAULT_TRIP_DURATION)],
+        rules: default_rules(DEFAULT_TRIP_DURATION),
         max_trip_duration: DEFAULT_MAX_TRIP_DURATION,
         probe_timeout: DEFAULT_PROBE_TIMEOUT,
         ramp_duration: DEFAULT_RAMP_DURATION,
@@ -55,7 +60,7 @@ pub(super) fn settings(node: &Node<'_>) -> Option<BreakerSettings> {
             .optional("rules", |n| {
                 n.list(0..=MAX_RULES, "rules", |n| rule(n, default_trip, longest))
             })
-            .unwrap_or_else(|| vec![default_rule(default_trip)]);
+            .unwrap_or_else(|| default_rules(default_trip));
         let trips = rules.iter().map(|rule| rule.trip_duration);
         let max_trip_duration =
             longest.unwrap_or_else(|| trips.fold(DEFAULT_MAX_TRIP_DURATION, Millis::max));
@@ -63,6 +68,17 @@ pub(super) fn settings(node: &Node<'_>) -> Option<BreakerSettings> {
     })
 }
 
+/// A share of the attempts, because a number would open the breaker of a busy backend at a rate of
+/// faults that is no trouble to anybody; and a number in a row, for one with little traffic.
+fn default_rules(trip_duration: Millis) -> Vec<Rule> {
+    let share =
+        Threshold::Percentage { percent: DEFAULT_PERCENT, min_requests: DEFAULT_MIN_REQUESTS };
+    [share, Threshold::Consecutive(DEFAULT_CONSECUTIVE)]
+        .map(|threshold| Rule { threshold, ..default_rule(trip_duration) })
+        .into()
+}
+
+/// What a rule is where it says nothing else.
 fn default_rule(trip_duration: Millis) -> Rule {
     Rule {
         threshold: Threshold::Count(DEFAULT_COUNT),

@@ -11,7 +11,7 @@
 use super::exchange::{Exchange, Flowing};
 use super::flow::{Flow, stream_error};
 use super::header_map::HeaderMap;
-use super::held::{Held, Question};
+use super::held::{ErrorBody, Held, Question};
 use super::host::{self, Action, Buffer, Direction, Instant, Map};
 use super::meter::Meter;
 use super::records::{Begun, Evidence, Said};
@@ -106,10 +106,14 @@ impl Answer {
                 }
                 Question::FirstEvent(Box::default())
             }
-            Head::ErrorBody { status } => Question::ErrorBody { status, body: Vec::new() },
+            Head::ErrorBody { otherwise } => {
+                let (deployment, body) = (self.deployment(), Vec::new());
+                Question::ErrorBody(Box::new(ErrorBody { status, otherwise, deployment, body }))
+            }
         };
         let held = Held {
             status,
+            since: now,
             question,
             said,
             meter,
@@ -181,11 +185,11 @@ impl Answer {
             // Without an answer to hold there is nothing in which the request could wait.
             Next::Wait { until } => {
                 let ending = Ending::Exhausted { throttled: false, soonest: Some(until) };
-                exchange.give_up(None, ending);
+                exchange.give_up(None, ending, now);
             }
             Next::Stop(stop) => {
                 let size = exchange.pool_size();
-                exchange.give_up(None, failover::ending(outcome, 0, &stop, size, now));
+                exchange.give_up(None, failover::ending(outcome, 0, &stop, size, now), now);
             }
         }
     }
@@ -228,6 +232,13 @@ impl Answer {
 
     /// A held answer showed what it is.
     fn decide(&self, held: Held, outcome: Outcome, end_of_stream: bool, now: Timestamp) -> Action {
+        let outcome = match outcome {
+            // The time that a 429 names counts from its head.
+            Outcome::Throttled { delay: Some(delay) } => {
+                Outcome::Throttled { delay: Some(held.since.plus(delay).since(now)) }
+            }
+            outcome => outcome,
+        };
         let mut flow = Flow { meter: held.meter, ..Flow::new(held.status, outcome) };
         if let Question::FirstEvent(head) = held.question {
             flow.follow(*head);
@@ -244,6 +255,10 @@ impl Answer {
     /// reopens.
     fn settle(&self, flow: Flow, said: Said, end_of_stream: bool, now: Timestamp) -> Action {
         let Flow { status, outcome, .. } = flow;
+        let outcome = match said.spilled {
+            Some(error) if outcome == Outcome::Success => Outcome::Spilled { error },
+            _ => outcome,
+        };
         let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return Action::Continue };
         let elapsed = now.since(self.begun.at);
         if failover::is_worth_another(&outcome) {
@@ -256,7 +271,7 @@ impl Answer {
         drop(exchange);
         // A session has no outcome of its own: it lasts for as long as both sides like.
         let is_over = end_of_stream || status == SWITCHING_PROTOCOLS;
-        self.flow_on(Flow { elapsed, ..flow }, is_over);
+        self.flow_on(Flow { outcome, elapsed, ..flow }, is_over);
         Action::Continue
     }
 
@@ -273,12 +288,20 @@ impl Answer {
     /// Records what came of an answer that went to the client.
     fn conclude(&self, flow: &Flow) {
         let Flow { status, outcome, elapsed, .. } = *flow;
-        let outcome = if flow.broke_off { stream_error() } else { outcome };
+        let is_own = !matches!(outcome, Outcome::Spilled { .. });
+        let outcome = if flow.broke_off && is_own { stream_error() } else { outcome };
         let evidence = Evidence { outcome, status, elapsed, said: Said::default() };
         if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
             let tokens = flow.tokens(exchange.asked.estimate);
             exchange.conclude(&self.begun, &evidence, tokens, host::now());
         }
+    }
+
+    /// What the backend is asked for.
+    fn deployment(&self) -> String {
+        let Ok(exchange) = self.exchange.try_borrow() else { return String::new() };
+        let backend = exchange.backend(self.begun.backend);
+        backend.map_or_else(String::new, |(backend, _)| exchange.deployment(backend).to_owned())
     }
 
     /// Whether the client sees what a backend says of its limits.
@@ -313,7 +336,7 @@ impl Answer {
             Next::Stop(stop) => {
                 let ending = failover::ending(&outcome, status, &stop, exchange.pool_size(), now);
                 self.state.replace(State::Over);
-                exchange.give_up(Some(self.begun.backend), ending);
+                exchange.give_up(Some(self.begun.backend), ending, now);
             }
         }
         Action::Continue

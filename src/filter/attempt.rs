@@ -108,7 +108,7 @@ impl Attempt {
 
 /// Makes the request fit the backend of an attempt; `None` when it must not go out.
 fn prepare(exchange: &mut Exchange, begun: &Begun) -> Option<(AttemptTraits, Rendering)> {
-    let (backend, plan) = exchange.backend(begun.backend)?;
+    let (backend, _) = exchange.backend(begun.backend)?;
     // A key must not go to a cluster that the route confused with another.
     if host::property(CLUSTER_NAME)? != backend.cluster.as_bytes() {
         let name = &backend.name;
@@ -118,14 +118,7 @@ fn prepare(exchange: &mut Exchange, begun: &Begun) -> Option<(AttemptTraits, Ren
         );
         return None;
     }
-    let traits = AttemptTraits {
-        owns_credential: plan.key_header.is_some(),
-        owns_deployment: !exchange.asked.model.is_empty(),
-        owns_path: exchange.asked.call.is_common_path()
-            && (backend.api_version.is_some() || exchange.asked.call.api_version.is_none()),
-        provisioned: backend.provisioned.is_some(),
-        names_stored_object: exchange.asked.names_stored_object(),
-    };
+    let traits = exchange.traits(begun)?;
     let rendering = exchange.rendering(backend);
     rewrite(exchange, begun, &rendering)?;
     Some((traits, rendering))

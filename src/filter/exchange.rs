@@ -7,14 +7,17 @@ use super::sanitize::Subprotocols;
 use super::selection::Planned;
 use super::{host, publish};
 use crate::config::{Backend, Credential, Pool};
+use crate::openai::api::Operation;
 use crate::openai::body::Body;
+use crate::openai::facts::TOKEN_BYTES;
 use crate::openai::operation::{Call, Endpoint, model_in_body, render, takes_stream_options};
 use crate::openai::splice::{self, Splices};
+use crate::policy::blame::{self, Suspects, Verdict};
 use crate::policy::budget::Ending as Spent;
-use crate::policy::classify::Outcome;
+use crate::policy::classify::{AttemptTraits, Outcome, Seen};
 use crate::policy::estimate::{Estimate, RequestSize, Usage};
 use crate::policy::failover::{self, Ending, Ledger};
-use crate::policy::pool::BackendIndex;
+use crate::policy::pool::{BackendIndex, OperationSet};
 use crate::policy::select::{Denials, Needs, Unavailable};
 use crate::policy::time::{Millis, Timestamp};
 use crate::policy::trail::Trail;
@@ -51,6 +54,30 @@ impl Asked {
         let in_body = self.body.as_ref().is_some_and(|body| body.facts.previous_response);
         self.call.names_stored_object() || in_body
     }
+
+    /// Whether a model does the work.
+    fn is_of_model(&self) -> bool {
+        let is_session =
+            matches!(self.call.operation, Operation::Realtime | Operation::ResponsesSession);
+        is_session || self.call.is_model_operation()
+    }
+
+    /// Whether it asks for a service tier that has a capacity of its own.
+    fn asks_for_tier(&self) -> bool {
+        let tier = self.body.as_ref().and_then(|body| body.facts.service_tier.as_ref());
+        tier.is_some_and(|tier| !matches!(&*tier.value, "auto" | "default"))
+    }
+
+    /// The tokens that it takes at most, as far as it states them. A body that was not read counts by
+    /// its length.
+    fn tokens(&self) -> u64 {
+        if self.body.is_none() {
+            return self.content_length.unwrap_or(0).checked_div(TOKEN_BYTES).unwrap_or(0);
+        }
+        let output = self.size.max_output_tokens.unwrap_or(0);
+        let choices = self.size.choices.unwrap_or(1).max(1);
+        self.estimate.prompt_tokens.saturating_add(output.saturating_mul(choices))
+    }
 }
 
 /// One request in flight.
@@ -61,6 +88,8 @@ pub(crate) struct Exchange {
     pub(super) plan: Rc<Plan>,
     pub(super) pool: usize,
     pub(super) ledger: Ledger,
+    /// The attempts of which it is not known yet who is to blame for them.
+    suspects: Suspects<Suspect>,
     pub(super) planned: Option<Planned>,
     pub(super) trail: Trail,
     /// The backends whose budgets had no room when one was last chosen.
@@ -71,6 +100,13 @@ pub(crate) struct Exchange {
     is_closed: bool,
     /// The answer that is on its way to the client.
     flowing: Option<Weak<dyn Flowing>>,
+}
+
+/// An attempt that failed.
+struct Suspect {
+    begun: Begun,
+    evidence: Evidence,
+    ended: Timestamp,
 }
 
 /// An answer on its way to the client, which holds the exchange itself.
@@ -135,6 +171,7 @@ impl Exchange {
             plan,
             pool,
             ledger: Ledger::default(),
+            suspects: Suspects::default(),
             planned: None,
             trail: Trail::default(),
             denied: Denials::NONE,
@@ -189,13 +226,42 @@ impl Exchange {
         }
     }
 
+    /// What the gateway chose for an attempt at `backend`, and what the request asks for.
+    pub(crate) fn traits(&self, begun: &Begun) -> Option<AttemptTraits> {
+        let (backend, plan) = self.backend(begun.backend)?;
+        let (asked, operation) = (&self.asked, self.asked.call.operation);
+        let (served, needed) = (begun.record.served, asked.needs.operation);
+        let seen = match served {
+            OperationSet::NONE => Seen::Nothing,
+            _ if needed != OperationSet::NONE && served.covers(needed) => Seen::Operation,
+            _ => Seen::Others,
+        };
+        Some(AttemptTraits {
+            owns_credential: plan.key_header.is_some(),
+            owns_deployment: !asked.model.is_empty(),
+            provisioned: backend.provisioned.is_some(),
+            names_stored_object: asked.names_stored_object(),
+            is_model_operation: asked.is_of_model(),
+            may_name_deployments: operation == Operation::Responses,
+            asks_for_tier: asked.asks_for_tier(),
+            seen,
+            tokens: asked.tokens(),
+            token_limit: plan.budget.as_ref().and_then(|budget| budget.settings.token_limit()),
+        })
+    }
+
+    /// The deployment or model that `backend` is asked for.
+    pub(crate) fn deployment<'a>(&'a self, backend: &'a Backend) -> &'a str {
+        backend.deployment.as_deref().unwrap_or(&self.asked.model)
+    }
+
     /// What makes the request fit `backend`.
     pub(crate) fn rendering(&self, backend: &Backend) -> Rendering {
         let call = &self.asked.call;
         let endpoint = Endpoint {
             api: backend.api,
             base_path: &backend.base_path,
-            deployment: backend.deployment.as_deref().unwrap_or(&self.asked.model),
+            deployment: self.deployment(backend),
             api_version: backend.api_version.as_deref(),
             passthrough: matches!(backend.credential, Credential::Passthrough),
         };
@@ -232,13 +298,52 @@ impl Exchange {
     /// An attempt failed before anything of it went to the client.
     pub(crate) fn fail(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
         self.ledger.end(begun.backend, &evidence.outcome);
-        let closed_until = records::write(&self.plan, self.pool, begun, evidence, now);
+        let closed_until = records::note(&self.plan, self.pool, begun, evidence, now);
+        self.blame(begun, evidence, now);
         let ending = match evidence.outcome {
             Outcome::Throttled { delay } => self.throttled(delay),
             _ => Spent::Released,
         };
         records::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
         self.note_attempt(begun, evidence, closed_until.map(|until| until.since(now)));
+    }
+
+    /// Counts a failed attempt against its backend, or remembers it until it is known who is to blame.
+    fn blame(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+        // Of a request that was spilled over, the response is another deployment's.
+        let outcome = match evidence.said.spilled {
+            Some(error) => Outcome::Spilled { error },
+            None => evidence.outcome,
+        };
+        let evidence = Evidence { outcome, ..*evidence };
+        self.suspects.note(begun.backend, &outcome);
+        if !blame::is_open(&outcome) {
+            records::observe(&self.plan, self.pool, begun, &evidence, now);
+            return;
+        }
+        self.suspects.suspect(outcome, Suspect { begun: begun.witness(), evidence, ended: now });
+        if self.is_closed {
+            self.judge(false, now);
+        }
+    }
+
+    /// The fate of the request is known: counts the failed attempts for which their backends are to
+    /// blame.
+    fn judge(&mut self, is_served: bool, now: Timestamp) {
+        if self.suspects.is_empty() {
+            return;
+        }
+        for (Suspect { begun, evidence, ended }, verdict) in self.suspects.judge(is_served) {
+            match verdict {
+                Verdict::Guilty => {
+                    records::convict(&self.plan, self.pool, &begun, &evidence, ended, now);
+                }
+                Verdict::Acquitted if begun.ticket.probe => {
+                    records::release_probe(&self.plan, self.pool, &begun, now);
+                }
+                Verdict::Acquitted => {}
+            }
+        }
     }
 
     /// The answer of an attempt goes to the client.
@@ -251,6 +356,13 @@ impl Exchange {
     ) {
         self.end = End::Served(begun.backend);
         self.flowing = Some(answer);
+        self.suspects.note(begun.backend, &evidence.outcome);
+        let is_served = matches!(evidence.outcome, Outcome::Success | Outcome::Spilled { .. });
+        self.judge(is_served, now);
+        if evidence.outcome == Outcome::Success && self.asked.is_of_model() {
+            let operation = self.asked.needs.operation;
+            records::note_service(&self.plan, self.pool, begun, operation);
+        }
         records::write_head(&self.plan, self.pool, begun, evidence, now);
         self.note_attempt(begun, evidence, None);
         let spilled_from = self.pool().and_then(|(pool, plan)| {
@@ -274,7 +386,11 @@ impl Exchange {
         now: Timestamp,
     ) {
         self.flowing = None;
-        records::write(&self.plan, self.pool, begun, evidence, now);
+        records::note(&self.plan, self.pool, begun, evidence, now);
+        let is_spilled = matches!(evidence.outcome, Outcome::Spilled { .. });
+        if !is_spilled {
+            records::observe(&self.plan, self.pool, begun, evidence, now);
+        }
         let used = match tokens {
             // What it states is what another request took.
             _ if !self.asked.call.is_charged() => None,
@@ -285,7 +401,8 @@ impl Exchange {
             Tokens::Guessed(usage) => Some(usage),
             Tokens::None => None,
         };
-        let ending = used.map_or(Spent::Released, Spent::Settled);
+        // Another deployment took the tokens of a request that was spilled over.
+        let ending = used.filter(|_| !is_spilled).map_or(Spent::Released, Spent::Settled);
         records::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
         self.consumer.conclude(used, now);
         if self.is_published() {
@@ -319,7 +436,13 @@ impl Exchange {
     }
 
     /// Nothing more is tried: `backend` is the last that was, if any.
-    pub(crate) fn give_up(&mut self, backend: Option<BackendIndex>, ending: Ending) {
+    pub(crate) fn give_up(
+        &mut self,
+        backend: Option<BackendIndex>,
+        ending: Ending,
+        now: Timestamp,
+    ) {
+        self.judge(false, now);
         self.end = End::Failed(backend, ending);
         // Should Envoy retry nevertheless, there is nowhere to go.
         let _ = host::set_property(TARGET, NO_TARGET);
@@ -353,7 +476,7 @@ impl Exchange {
                     let now = now();
                     match self.peek(now) {
                         Ok(_) => Finish::Exhausted { throttled: false, soonest: Some(now) },
-                        Err(Unavailable { throttled, soonest }) => {
+                        Err(Unavailable { throttled, soonest, .. }) => {
                             Finish::Exhausted { throttled, soonest }
                         }
                     }
@@ -373,6 +496,9 @@ impl Exchange {
         self.is_closed = true;
         if let Some(planned) = self.planned.take() {
             planned.give_back(&self.plan, self.pool, now());
+        }
+        if !self.suspects.is_empty() {
+            self.judge(false, now());
         }
         self.charge_nothing(now);
     }

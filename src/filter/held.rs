@@ -6,6 +6,8 @@ use super::records::Said;
 use crate::openai::sse::{ErrorWatch, HeadProbe, Probe};
 use crate::openai::usage_chunk::UsageStripper;
 use crate::policy::classify::{self, AttemptTraits, Outcome};
+use crate::policy::refusal;
+use crate::policy::time::Timestamp;
 
 /// How much of a 4xx body is read to classify it.
 const ERROR_BODY_MAX_BYTES: usize = 16 * 1024;
@@ -13,6 +15,8 @@ const ERROR_BODY_MAX_BYTES: usize = 16 * 1024;
 /// Headers and the beginning of a body that are held back.
 pub(super) struct Held {
     pub(super) status: u16,
+    /// When its head came.
+    pub(super) since: Timestamp,
     pub(super) question: Question,
     pub(super) said: Said,
     pub(super) meter: Option<Meter>,
@@ -30,8 +34,18 @@ pub(super) struct Held {
 pub(super) enum Question {
     /// Is the first real event an error?
     FirstEvent(Box<StreamHead>),
-    /// Is this 4xx one that another backend would not give?
-    ErrorBody { status: u16, body: Vec<u8> },
+    /// Does this 4xx mean something else than its head?
+    ErrorBody(Box<ErrorBody>),
+}
+
+/// The body of a 4xx.
+pub(super) struct ErrorBody {
+    pub(super) status: u16,
+    /// What it is unless the body says something else.
+    pub(super) otherwise: Outcome,
+    /// What the backend was asked for.
+    pub(super) deployment: String,
+    pub(super) body: Vec<u8>,
 }
 
 /// The head of an event stream. The watch for later errors reads along, because it must know where
@@ -64,14 +78,16 @@ impl Question {
                 match answer {
                     Probe::More => enough.then_some(Outcome::Success),
                     Probe::Real => Some(Outcome::Success),
-                    Probe::Refused => Some(Outcome::Throttled { delay: None }),
+                    Probe::Refused => Some(refusal::by_request(200, None, &traits)),
                     Probe::Failed => Some(stream_error()),
                 }
             }
-            Self::ErrorBody { status, body } => {
+            Self::ErrorBody(held) => {
+                let ErrorBody { status, otherwise, deployment, body } = &mut **held;
                 body.extend_from_slice(bytes);
                 let complete = end_of_stream || enough || body.len() >= ERROR_BODY_MAX_BYTES;
-                complete.then(|| classify::error_body(*status, body, traits))
+                complete
+                    .then(|| classify::error_body(*status, body, *otherwise, traits, deployment))
             }
         }
     }

@@ -7,7 +7,7 @@ use super::host::{self, Metric, MetricKind};
 use crate::policy::classify::Outcome;
 
 /// How an attempt can end, in the order of [`BackendMetrics::attempts`].
-const OUTCOMES: [&str; 8] = [
+const OUTCOMES: [&str; 10] = [
     "success",
     "client_error",
     "throttled",
@@ -16,6 +16,8 @@ const OUTCOMES: [&str; 8] = [
     "elsewhere",
     "cancelled",
     "misrouted",
+    "denied",
+    "spilled",
 ];
 
 /// The metrics of one backend.
@@ -58,6 +60,8 @@ impl BackendMetrics {
             Outcome::Elsewhere { .. } => 5,
             Outcome::Cancelled => 6,
             Outcome::Misrouted(_) => 7,
+            Outcome::Denied { .. } => 8,
+            Outcome::Spilled { .. } => 9,
         };
         if let Some(&metric) = self.attempts.get(position) {
             host::increment(metric, 1);

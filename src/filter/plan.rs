@@ -13,8 +13,9 @@ use crate::openai::operation::Call;
 use crate::policy::estimate::Estimator;
 use crate::policy::records::{self, PoolRecord, Snapshot};
 use crate::policy::retry_budget::Deposits;
+use crate::policy::rules::Successes;
 use crate::policy::select::Rotation;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// The configuration with what each pool needs to run.
 pub(crate) struct Plan {
@@ -48,6 +49,10 @@ pub(crate) struct BackendPlan {
     pub(crate) key_header: Option<(&'static str, Vec<u8>)>,
     pub(crate) windows_key: String,
     pub(crate) budget: Option<BudgetPlan>,
+    /// Successes that are not in the shared counts of the breaker's rules yet.
+    pub(crate) successes: Cell<Successes>,
+    /// Whether this worker saw it serve since it last refused the credential.
+    pub(crate) has_served: Cell<bool>,
     pub(crate) metrics: BackendMetrics,
 }
 
@@ -59,6 +64,8 @@ impl BackendPlan {
             key_header: key_header(backend),
             windows_key: records::windows_key(&backend.name),
             budget: settings.is_limited().then_some(BudgetPlan { key, settings }),
+            successes: Cell::default(),
+            has_served: Cell::default(),
             metrics: BackendMetrics::define(&pool.name, &backend.name),
         }
     }

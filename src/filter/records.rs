@@ -3,18 +3,20 @@
 use super::budgets::{self, SaidOfLimits};
 use super::header_map::HeaderMap;
 use super::host;
-use super::plan::{BackendPlan, Plan};
+use super::plan::{BackendPlan, Plan, PoolPlan};
 use super::{shared, worker};
 use crate::config::Backend;
+use crate::policy::blame;
 use crate::policy::breaker::{Observation, Observed, RulesMet, Ticket, Transition, needs_count};
 use crate::policy::budget::{Ending, Reservation};
-use crate::policy::classify::{Misroute, Outcome};
+use crate::policy::classify::{Fault, Misroute, Outcome};
 use crate::policy::headroom::Headroom;
-use crate::policy::pool::{BackendIndex, PoolPolicy};
+use crate::policy::pool::{BackendIndex, BreakerSettings, OperationSet, PoolPolicy};
 use crate::policy::rate_limits::RateLimits;
 use crate::policy::records::{
     BackendRecord, NotUpdated, PoolRecord, Records, Snapshot, WindowsRecord,
 };
+use crate::policy::rules;
 use crate::policy::time::{Millis, Timestamp};
 use std::cell::RefCell;
 
@@ -30,7 +32,16 @@ pub(crate) struct Begun {
     pub(crate) reservation: RefCell<Option<Reservation>>,
 }
 
+impl Begun {
+    /// What is needed of it to judge its result later. What it held is concluded.
+    pub(crate) fn witness(&self) -> Self {
+        let Self { backend, at, ticket, record, .. } = *self;
+        Self { backend, at, ticket, record, reservation: RefCell::default() }
+    }
+}
+
 /// What an attempt showed.
+#[derive(Clone, Copy)]
 pub(crate) struct Evidence {
     pub(crate) outcome: Outcome,
     /// The status of the answer; 0: none came.
@@ -46,49 +57,107 @@ pub(crate) struct Said {
     /// The thousandths of its capacity that are left.
     pub(crate) headroom_permille: Option<u16>,
     pub(crate) limits: SaidOfLimits,
+    /// The status with which the backend refused what another deployment of its resource answered.
+    pub(crate) spilled: Option<u16>,
 }
 
 impl Said {
     pub(crate) fn read(headers: &HeaderMap) -> Self {
         let limits = RateLimits::read(headers);
+        if let Some(error) = limits.spilled() {
+            // The headers speak of the other deployment. This one has nothing left, unless it failed.
+            let headroom_permille = (error < 500).then_some(0);
+            return Self { headroom_permille, spilled: Some(error), ..Self::default() };
+        }
         Self {
             headroom_permille: limits.left_permille(),
             limits: SaidOfLimits {
                 utilization_permille: limits.utilization_permille(),
                 tokens_per_minute: limits.token_limit(),
             },
+            spilled: None,
         }
     }
 }
 
-/// Writes `evidence` of an attempt at a backend of `pool`. Returns until when the backend's throttle
-/// gate is closed, if this closed it.
-pub(crate) fn write(
+/// Writes what an attempt showed of how much its backend has left. Returns until when the backend's
+/// throttle gate is closed, if this closed it.
+pub(crate) fn note(
     plan: &Plan,
     pool: usize,
     begun: &Begun,
     evidence: &Evidence,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let (configured, pool_plan) = plan.pool(pool)?;
-    let backend = configured.backends.get(begun.backend.position())?;
-    let backend_plan = pool_plan.backends.get(begun.backend.position())?;
-    backend_plan.metrics.count(&evidence.outcome);
-    if let Outcome::Misconfigured { status } = evidence.outcome {
-        let name = &backend.name;
-        host::log(
-            host::Level::Error,
-            &format!(
-                "spillway: backend {name} answered {status}: check its credential and deployment"
-            ),
-        );
-    }
-    observe(plan, pool, begun, evidence, now);
+    backend_plan(plan, pool, begun.backend)?.metrics.count(&evidence.outcome);
     note_headroom(plan, pool, begun, evidence, now);
     match evidence.outcome {
         Outcome::Throttled { delay } => close_gates(plan, pool, begun.backend, delay, now),
         _ => None,
     }
+}
+
+/// Keeps that a backend served an operation, if that is news, and that it took the credential.
+pub(crate) fn note_service(plan: &Plan, pool: usize, begun: &Begun, operation: OperationSet) {
+    if let Some(backend) = backend_plan(plan, pool, begun.backend) {
+        backend.has_served.set(true);
+    }
+    if begun.record.served.covers(operation) && begun.record.denied == 0 {
+        return;
+    }
+    update(plan, pool, begun.backend, |record| {
+        record.served.0 |= operation.0;
+        record.denied = 0;
+    });
+}
+
+/// Counts an attempt for which its backend is to blame; it ended at `ended`.
+pub(crate) fn convict(
+    plan: &Plan,
+    pool: usize,
+    begun: &Begun,
+    evidence: &Evidence,
+    ended: Timestamp,
+    now: Timestamp,
+) {
+    let is_probe = begun.ticket.probe;
+    match evidence.outcome {
+        Outcome::Denied { status } => {
+            complain(plan, pool, begun.backend, status, "credential");
+            let is_first =
+                backend_plan(plan, pool, begun.backend).is_some_and(|it| it.has_served.take());
+            let is_enough =
+                update(plan, pool, begun.backend, |record| blame::count_denial(record, is_first));
+            if is_probe || is_enough == Some(true) {
+                let outcome = Outcome::Misconfigured { status };
+                observe(plan, pool, begun, &Evidence { outcome, ..*evidence }, now);
+            }
+        }
+        Outcome::Misconfigured { status } => {
+            complain(plan, pool, begun.backend, status, "deployment");
+            observe(plan, pool, begun, evidence, now);
+        }
+        Outcome::Fault { fault: Fault::Reset, .. } if !is_probe => {
+            let is_known = update(plan, pool, begun.backend, |record| {
+                blame::is_same_reset(record, begun.at, ended)
+            });
+            if is_known != Some(true) {
+                observe(plan, pool, begun, evidence, now);
+            }
+        }
+        _ => observe(plan, pool, begun, evidence, now),
+    }
+}
+
+/// Says in the log that something is wrong that only the operator can put right.
+fn complain(plan: &Plan, pool: usize, backend: BackendIndex, status: u16, what: &str) {
+    let Some((configured, _)) = plan.pool(pool) else { return };
+    let Some(Backend { name, .. }) = configured.backends.get(backend.position()) else { return };
+    let text = format!(
+        "spillway: backend {name} answered {status} to a request that another backend served: \
+         check its {what}"
+    );
+    host::log(host::Level::Error, &text);
 }
 
 /// Writes what the head of an answer shows before it is known how the answer ends: how much the
@@ -215,7 +284,13 @@ fn show_gates(plan: &Plan, pool: usize, records: &Snapshot, now: Timestamp) {
 }
 
 /// Lets the circuit breaker see how an attempt ended.
-fn observe(plan: &Plan, pool: usize, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+pub(crate) fn observe(
+    plan: &Plan,
+    pool: usize,
+    begun: &Begun,
+    evidence: &Evidence,
+    now: Timestamp,
+) {
     let Some((configured, pool_plan)) = plan.pool(pool) else { return };
     let settings = &configured.policy.breaker;
     let observed = Observed::of(&evidence.outcome, settings);
@@ -226,20 +301,19 @@ fn observe(plan: &Plan, pool: usize, begun: &Begun, evidence: &Evidence, now: Ti
     let Some(backend_plan) = pool_plan.backends.get(begun.backend.position()) else { return };
     let is_counted = begun.record.breaker.counts_ordinary(begun.ticket)
         && needs_count(settings, observed, elapsed);
-    let met = if is_counted {
-        shared::update(&backend_plan.windows_key, |bytes| {
-            let (bytes, met) = WindowsRecord::update(bytes, settings, |windows| {
-                windows.count(settings, begun.ticket.epoch, observed, elapsed, now)
-            });
-            (Some(bytes), met)
-        })
-        .unwrap_or_else(|_| {
-            host::increment(pool_plan.metrics.lost_updates, 1);
-            RulesMet::default()
-        })
+    let is_plain = rules::is_plain_success(settings, observed, elapsed);
+    let met = if is_counted && (!is_plain || count_later(backend_plan, settings, begun, now)) {
+        let result = Counted { epoch: begun.ticket.epoch, observed, elapsed, is_plain };
+        count(pool_plan, backend_plan, settings, &result, now)
     } else {
         RulesMet::default()
     };
+    if is_counted
+        && is_plain
+        && !begun.record.breaker.counts_in_row_change(settings, observed, elapsed)
+    {
+        return;
+    }
     let retry_after = match evidence.outcome {
         Outcome::Fault { retry_after, .. } => retry_after,
         _ => None,
@@ -275,6 +349,56 @@ fn tell_misroute(backend: &Backend, outcome: &Outcome) {
         }
     };
     host::log(host::Level::Error, &format!("spillway: backend {name} cannot be reached: {why}"));
+}
+
+/// A result that belongs into the counts of some rule.
+struct Counted {
+    epoch: u32,
+    observed: Observed,
+    elapsed: Millis,
+    /// It is among the successes that the worker counted for itself.
+    is_plain: bool,
+}
+
+/// Counts a plain success for this worker. Whether it is time to add them to the shared counts.
+fn count_later(
+    plan: &BackendPlan,
+    settings: &BreakerSettings,
+    begun: &Begun,
+    now: Timestamp,
+) -> bool {
+    let mut successes = plan.successes.get();
+    let is_due = successes.count(settings, begun.ticket.epoch, now);
+    plan.successes.set(successes);
+    is_due
+}
+
+/// Adds a result to the shared counts, and with it the successes of this worker.
+fn count(
+    pool: &PoolPlan,
+    backend: &BackendPlan,
+    settings: &BreakerSettings,
+    result: &Counted,
+    now: Timestamp,
+) -> RulesMet {
+    let Counted { epoch, observed, elapsed, is_plain } = *result;
+    let successes = backend.successes.take().of(epoch);
+    let counted = shared::update(&backend.windows_key, |bytes| {
+        let (bytes, met) = WindowsRecord::update(bytes, settings, |windows| {
+            if successes > 0 {
+                windows.add(settings, epoch, successes, now);
+            }
+            if is_plain {
+                return RulesMet::default();
+            }
+            windows.count(settings, epoch, observed, elapsed, now)
+        });
+        (Some(bytes), met)
+    });
+    counted.unwrap_or_else(|_| {
+        host::increment(pool.metrics.lost_updates, 1);
+        RulesMet::default()
+    })
 }
 
 /// Says in log and metrics that a circuit breaker changed.

@@ -59,7 +59,7 @@ impl Routed {
                 self.exhausted(&mut exchange, unavailable.throttled, unavailable.soonest, now);
                 false
             }
-            Next::Stop(Stop::Limited) => {
+            Next::Stop(Stop::Limited | Stop::Refused) => {
                 self.exhausted(&mut exchange, false, Some(now), now);
                 false
             }

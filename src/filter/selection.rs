@@ -29,7 +29,7 @@ use std::rc::Rc;
 const CHOICES_MAX: usize = MAX_BACKENDS + 4;
 
 /// What a pool that cannot be looked at has.
-const NOBODY: Unavailable = Unavailable { soonest: None, throttled: false };
+const NOBODY: Unavailable = Unavailable { soonest: None, throttled: false, is_undecided: true };
 
 /// A backend that was chosen, before its attempt begins.
 pub(crate) struct Planned {
@@ -57,29 +57,34 @@ impl Exchange {
     /// instead.
     pub(crate) fn go_on(&mut self, now: Timestamp) -> Next {
         self.denied = Denials::NONE;
-        // The first attempt is free, so what is chosen for it is taken at once. A failover must
-        // first be granted by the retry budget.
-        let next = if self.ledger.attempts() == 0 {
+        let has_attempts_left = self
+            .pool()
+            .is_none_or(|(pool, _)| self.ledger.has_attempts_left(&pool.policy.failover));
+        let next = if has_attempts_left {
             self.take(now)
         } else {
             let selected = self.peek(now);
-            match self.next(selected, now) {
-                Next::Retry => self.take(now),
-                next => next,
-            }
+            self.next(selected, now)
         };
-        if let (Next::Stop(Stop::Limited), Some((_, plan))) = (&next, self.pool()) {
+        if let (Next::Stop(Stop::Limited | Stop::Refused), Some((_, plan))) = (&next, self.pool()) {
             host::increment(plan.metrics.limited, 1);
         }
         next
     }
 
-    /// Takes hold of a backend for the next attempt, if there is one.
+    /// Takes hold of a backend for the next attempt, if there is one. The retry budget is asked when
+    /// it is held, so that a failover is only counted when it is made.
     fn take(&mut self, now: Timestamp) -> Next {
         match self.select(now) {
             Ok(planned) => {
-                self.plan_attempt(planned);
-                Next::Retry
+                let next = self.next(Ok(planned.choice), now);
+                match next {
+                    Next::Retry => self.plan_attempt(planned),
+                    Next::Wait { .. } | Next::Stop(_) => {
+                        planned.give_back(&self.plan, self.pool, now);
+                    }
+                }
+                next
             }
             Err(unavailable) => self.next(Err(unavailable), now),
         }
@@ -193,6 +198,7 @@ impl Exchange {
         Request {
             needs: &self.asked.needs,
             tried: self.ledger.tried(),
+            judged: self.ledger.judged(),
             denied: &self.denied,
             now,
             roll,

@@ -216,19 +216,6 @@ impl Call {
         self.is_model_operation() && self.deployment.is_none()
     }
 
-    /// Whether every resource has this path, so that only the deployment can be missing.
-    ///
-    /// The same operations go by a few paths that Azure lacks (variations of images) or that not
-    /// every version has (the token count of a response).
-    pub fn is_common_path(&self) -> bool {
-        match self.operation {
-            Operation::Realtime => self.suffix == "realtime",
-            Operation::Responses => self.suffix == "responses",
-            Operation::ImagesEdits => self.suffix == "images/edits",
-            _ => self.is_model_operation(),
-        }
-    }
-
     /// Whether a model does the work, named in the path or in the body.
     pub fn is_model_operation(&self) -> bool {
         matches!(

@@ -196,9 +196,19 @@ impl Breaker {
             State::Closed { .. } => {
                 observed == Observed::Misconfigured
                     || needs_count(settings, observed, elapsed)
-                    || self.counts_in_row(settings, observed, elapsed) != self.consecutive
+                    || self.counts_in_row_change(settings, observed, elapsed)
             }
         }
+    }
+
+    /// Whether a result changes how many faults there were in a row.
+    pub fn counts_in_row_change(
+        &self,
+        settings: &BreakerSettings,
+        observed: Observed,
+        elapsed: Millis,
+    ) -> bool {
+        self.counts_in_row(settings, observed, elapsed) != self.consecutive
     }
 
     /// Counts a result and changes state accordingly; `roll` is any random number.

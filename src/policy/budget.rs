@@ -67,6 +67,13 @@ impl BudgetSettings {
         *self != Self::default()
     }
 
+    /// The tokens that it takes in a minute at most, of whatever kind its limits are.
+    pub fn token_limit(&self) -> Option<u64> {
+        let provisioned = self.provisioned.map(|settings| settings.tokens_per_minute.get());
+        let limit = self.tokens_per_minute.map(|limit| u64::from(limit.get()));
+        provisioned.into_iter().chain(limit).min()
+    }
+
     /// The `limit` of tokens per minute that a response states, if it is below the configured one.
     pub fn lowered(&self, limit: i64) -> Option<u32> {
         let configured = self.tokens_per_minute?.get();

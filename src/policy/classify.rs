@@ -4,35 +4,65 @@
 //! gate closes, nothing is counted. *Is the backend broken?* A fault: the circuit breaker counts
 //! it. *Would another backend answer differently?* Then the request goes elsewhere.
 //!
-//! The status decides wherever it can, because a proxy on the way may answer HTML or nothing. Two
-//! kinds of answer need a look at the body: an event stream with status 200, whose first event may
-//! be an error, and a 400 that only this backend gives (provisioned capacity takes shorter prompts
-//! than the model; an object that lives at one resource is unknown at the others). A refusal by
-//! the content filter is the caller's affair, wherever it is asked.
+//! The status decides wherever it can, because a proxy on the way may answer HTML or nothing. These
+//! need a look at the body: an event stream with status 200, whose first event may be an error; a 400
+//! that only this backend gives (provisioned capacity takes shorter prompts than the model, and an
+//! object that lives at one resource is unknown at the others); a 404, which may say that the
+//! deployment is missing; a 429, which may be about this request alone (see [`super::refusal`]). A
+//! refusal by the content filter is the caller's affair, wherever it is asked.
 //!
-//! Who chose the credential and the deployment decides who is to blame for 401, 403 and 404: the
-//! gateway's own choice is a fault of that backend, the client's is the client's. A 404 for a path
-//! of which the client chose a part says in its body what is missing: a client must not be able to
-//! open the breakers of a pool with an operation or an `api-version` that does not exist.
+//! # What the gateway chose
+//! Clients choose most of what a backend is asked: the operation, the `api-version`, the objects that
+//! a body refers to. A 403 or 404 is about any of these, and then another backend may answer, but no
+//! backend is to blame. Only two things are the gateway's own choice:
+//!
+//! - *The deployment.* A 404 says that it is missing, by its code.
+//! - *The credential.* A 401, or a 403 of an operation of a model.
+//!
+//! Even these may be the client's doing: a deployment can lack an operation that others have, and a
+//! key can lack a right. A backend that was seen to serve, but never this operation, is not to blame.
+//! Whether the others are is decided by contrast (see [`super::blame`]).
 
 use super::headers::Headers;
-use super::retry_after;
 use super::time::{Millis, Timestamp};
+use super::{refusal, retry_after};
 use memchr::memmem;
 
-/// What the gateway chose for an attempt, and what the request refers to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What the gateway chose for an attempt, and what the request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttemptTraits {
     /// The gateway sent a credential of its own, not the client's.
     pub owns_credential: bool,
     /// The gateway named the deployment, not the client.
     pub owns_deployment: bool,
-    /// Every resource has the rest of the path: operation and `api-version` are not the client's.
-    pub owns_path: bool,
     /// The backend is provisioned capacity.
     pub provisioned: bool,
     /// The request names an object that lives at one resource: a stored response, a file.
     pub names_stored_object: bool,
+    /// A model does the work.
+    pub is_model_operation: bool,
+    /// The client can name further deployments in the request, such as one for images.
+    pub may_name_deployments: bool,
+    /// The request asks for a service tier other than the default.
+    pub asks_for_tier: bool,
+    /// What the backend was seen to serve.
+    pub seen: Seen,
+    /// The tokens that the request takes at most, as far as it states them.
+    pub tokens: u64,
+    /// The tokens per minute that the backend is configured to have.
+    pub token_limit: Option<u64>,
+}
+
+/// What a backend was seen to serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing yet.
+    #[default]
+    Nothing,
+    /// The operation of the request.
+    Operation,
+    /// Other operations only.
+    Others,
 }
 
 /// What went wrong at a backend.
@@ -75,6 +105,11 @@ pub enum Outcome {
     Cancelled,
     /// The client's affair: passed on, counted nowhere.
     ClientError,
+    /// The credential that the gateway chose was refused, or may have been.
+    Denied {
+        /// What it answered.
+        status: u16,
+    },
     /// Another backend may answer differently; nothing is wrong with this one.
     Elsewhere {
         /// What it answered.
@@ -87,13 +122,18 @@ pub enum Outcome {
         /// The time that it named.
         retry_after: Option<Millis>,
     },
-    /// The credential or the deployment that the gateway chose is wrong: nothing will succeed here.
+    /// The deployment that the gateway chose does not exist: nothing will succeed here.
     Misconfigured {
         /// What it answered.
         status: u16,
     },
     /// There is no way to the backend, so nothing was sent to it.
     Misrouted(Misroute),
+    /// Another deployment of the backend's resource served the request.
+    Spilled {
+        /// The status with which the backend itself had refused it; 0: not known.
+        error: u16,
+    },
     /// It serves.
     Success,
     /// The backend is full.
@@ -110,11 +150,34 @@ pub enum Head {
     Decided(Outcome),
     /// Nothing yet: [`error_body`] decides.
     ErrorBody {
-        /// What it answered.
-        status: u16,
+        /// What it is unless the body says something else.
+        otherwise: Outcome,
     },
     /// Nothing yet: the first event of the stream decides.
     FirstEvent,
+}
+
+impl AttemptTraits {
+    /// Of an attempt of which nothing is known.
+    pub const NONE: Self = Self {
+        owns_credential: false,
+        owns_deployment: false,
+        provisioned: false,
+        names_stored_object: false,
+        is_model_operation: false,
+        may_name_deployments: false,
+        asks_for_tier: false,
+        seen: Seen::Nothing,
+        tokens: 0,
+        token_limit: None,
+    };
+
+    /// Whether the request is larger than the whole limit of tokens per minute: the configured one, or
+    /// the one that the response `stated`, if it is one.
+    pub fn is_larger_than(&self, stated: Option<i64>) -> bool {
+        let stated = stated.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0);
+        stated.into_iter().chain(self.token_limit).any(|limit| self.tokens > limit)
+    }
 }
 
 /// Judges a response by its status and headers.
@@ -124,25 +187,30 @@ pub fn head(
     traits: AttemptTraits,
     now: Timestamp,
 ) -> Head {
-    let throttled = || Outcome::Throttled { delay: retry_after::delay(headers, now) };
     let outcome = match status {
         200..=299 if is_event_stream(headers) => {
             if !names_a_retry(headers) {
                 return Head::FirstEvent;
             }
-            throttled()
+            refusal::outcome(status, headers, &traits, now)
         }
         100..=399 => Outcome::Success,
-        429 => throttled(),
+        429 => match refusal::outcome(status, headers, &traits, now) {
+            otherwise @ Outcome::Throttled { .. } => return Head::ErrorBody { otherwise },
+            decided => decided,
+        },
         400 if traits.provisioned || traits.names_stored_object => {
-            return Head::ErrorBody { status };
+            return Head::ErrorBody { otherwise: Outcome::ClientError };
         }
         // Some front ends call a prompt too large that another deployment would take.
-        413 if traits.provisioned => return Head::ErrorBody { status },
-        401 | 403 if traits.owns_credential => Outcome::Misconfigured { status },
-        404 if traits.names_stored_object => Outcome::Elsewhere { status },
-        404 if traits.owns_deployment && traits.owns_path => Outcome::Misconfigured { status },
-        404 if traits.owns_deployment => return Head::ErrorBody { status },
+        413 if traits.provisioned => {
+            return Head::ErrorBody { otherwise: Outcome::ClientError };
+        }
+        401 | 403 if traits.owns_credential => credential_refused(status, traits),
+        404 if traits.names_stored_object || !traits.owns_deployment => {
+            Outcome::Elsewhere { status }
+        }
+        404 => return Head::ErrorBody { otherwise: Outcome::Elsewhere { status } },
         424 if is_model_error(headers) => fault(status, headers, now),
         408 | 500..=599 => fault(status, headers, now),
         _ => Outcome::ClientError,
@@ -151,32 +219,74 @@ pub fn head(
 }
 
 /// Judges a response of which [`head`] said [`Head::ErrorBody`], by the first bytes of its body.
+/// `deployment` is what the gateway asked for.
 ///
 /// The bytes are searched, not parsed: the prefix may end anywhere, and need not be JSON.
-pub fn error_body(status: u16, body_prefix: &[u8], traits: AttemptTraits) -> Outcome {
+pub fn error_body(
+    status: u16,
+    body_prefix: &[u8],
+    otherwise: Outcome,
+    traits: AttemptTraits,
+    deployment: &str,
+) -> Outcome {
+    let decided = match status {
+        404 => missing(status, body_prefix, traits, deployment),
+        429 => refusal::is_of_request(body_prefix).then_some(Outcome::Elsewhere { status }),
+        _ => not_here(status, body_prefix, traits),
+    };
+    decided.unwrap_or(otherwise)
+}
+
+/// What a 401 or 403 means for a credential of the gateway's.
+fn credential_refused(status: u16, traits: AttemptTraits) -> Outcome {
+    let is_about_request = status == 403 && !traits.is_model_operation;
+    if is_about_request || traits.seen == Seen::Others {
+        Outcome::Elsewhere { status }
+    } else {
+        Outcome::Denied { status }
+    }
+}
+
+/// What a 404 means that may be about the deployment; `None`: it is about something else.
+fn missing(status: u16, body: &[u8], traits: AttemptTraits, deployment: &str) -> Option<Outcome> {
+    const CODES: [&str; 2] = ["DeploymentNotFound", "model_not_found"];
+    /// What comes before the name of a model in a message.
+    const NAMES: [&str; 3] = ["`", "model '", "deployment '"];
+    if traits.seen == Seen::Others || !has_any_code(body, &CODES) {
+        return None;
+    }
+    if has_word(body, deployment) {
+        return Some(Outcome::Misconfigured { status });
+    }
+    let names_another = NAMES.iter().any(|mark| memmem::find(body, mark.as_bytes()).is_some());
+    match traits.may_name_deployments {
+        _ if names_another => None,
+        true => Some(Outcome::Denied { status }),
+        false => Some(Outcome::Misconfigured { status }),
+    }
+}
+
+/// What a 400 or 413 means that another backend may not give; `None`: all would give it.
+fn not_here(status: u16, body: &[u8], traits: AttemptTraits) -> Option<Outcome> {
     const REFUSALS: [&str; 3] =
         ["content_filter", "ResponsibleAIPolicyViolation", "content_policy_violation"];
     const TOO_LONG: [&str; 1] = ["context_length_exceeded"];
     const TOO_LONG_PHRASES: [&str; 3] = ["context length", "context window", "long context"];
-    const UNKNOWN_DEPLOYMENT: [&str; 2] = ["DeploymentNotFound", "model_not_found"];
     const UNKNOWN_OBJECT: [&str; 3] =
         ["previous_response_not_found", "invalid_encrypted_content", "not_found"];
     const UNKNOWN_OBJECT_PHRASES: [&str; 2] = ["not found", "No such"];
 
-    let any_code = |codes: &[&str]| codes.iter().any(|code| has_code(body_prefix, code));
     let any_phrase = |phrases: &[&str]| {
-        phrases.iter().any(|phrase| memmem::find(body_prefix, phrase.as_bytes()).is_some())
+        phrases.iter().any(|phrase| memmem::find(body, phrase.as_bytes()).is_some())
     };
-    if any_code(&REFUSALS) {
-        return Outcome::ClientError;
+    if has_any_code(body, &REFUSALS) {
+        return None;
     }
-    if status == 404 && any_code(&UNKNOWN_DEPLOYMENT) {
-        return Outcome::Misconfigured { status };
-    }
-    let too_long = traits.provisioned && (any_code(&TOO_LONG) || any_phrase(&TOO_LONG_PHRASES));
+    let too_long =
+        traits.provisioned && (has_any_code(body, &TOO_LONG) || any_phrase(&TOO_LONG_PHRASES));
     let unknown_object = traits.names_stored_object
-        && (any_code(&UNKNOWN_OBJECT) || any_phrase(&UNKNOWN_OBJECT_PHRASES));
-    if too_long || unknown_object { Outcome::Elsewhere { status } } else { Outcome::ClientError }
+        && (has_any_code(body, &UNKNOWN_OBJECT) || any_phrase(&UNKNOWN_OBJECT_PHRASES));
+    (too_long || unknown_object).then_some(Outcome::Elsewhere { status })
 }
 
 fn fault(status: u16, headers: &(impl Headers + ?Sized), now: Timestamp) -> Outcome {
@@ -207,6 +317,24 @@ fn is_model_error(headers: &(impl Headers + ?Sized)) -> bool {
         .any(|name| headers.get(name).is_some())
 }
 
+fn has_any_code(body: &[u8], codes: &[&str]) -> bool {
+    codes.iter().any(|code| has_code(body, code))
+}
+
+/// Whether `name` stands in the body by itself and not as a part of a longer name.
+fn has_word(body: &[u8], name: &str) -> bool {
+    let is_of_name =
+        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/');
+    !name.is_empty()
+        && memmem::find_iter(body, name.as_bytes()).any(|at| {
+            let before = at.checked_sub(1).and_then(|at| body.get(at));
+            let after = body.get(at.saturating_add(name.len())..).unwrap_or_default();
+            // A full stop ends a sentence more often than it belongs to a name.
+            let after = after.strip_prefix(b".").unwrap_or(after).first();
+            !before.is_some_and(is_of_name) && !after.is_some_and(is_of_name)
+        })
+}
+
 /// Whether there is a member `"code"` of this value, at any depth and with any spacing.
 ///
 /// Looking for the member keeps prompts that a message quotes from being taken for codes: quotes
@@ -225,177 +353,4 @@ fn has_code(body: &[u8], code: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::policy::fixtures::{at, ms};
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    const NOTHING: AttemptTraits = AttemptTraits {
-        owns_credential: false,
-        owns_deployment: false,
-        owns_path: false,
-        provisioned: false,
-        names_stored_object: false,
-    };
-    const OWNED: AttemptTraits =
-        AttemptTraits { owns_credential: true, owns_deployment: true, owns_path: true, ..NOTHING };
-    const PROVISIONED: AttemptTraits = AttemptTraits { provisioned: true, ..OWNED };
-    const STORED: AttemptTraits = AttemptTraits { names_stored_object: true, ..OWNED };
-
-    fn by_status(status: u16, traits: AttemptTraits) -> Head {
-        head(status, &[] as &[(&str, &str)], traits, at(0))
-    }
-
-    fn by_headers(status: u16, headers: &[(&str, &str)]) -> Head {
-        head(status, headers, OWNED, at(0))
-    }
-
-    #[test]
-    fn a_404_for_a_path_that_the_client_chose_says_whether_the_deployment_is_missing() {
-        let traits = AttemptTraits { owns_path: false, ..OWNED };
-        assert_eq!(by_status(404, traits), Head::ErrorBody { status: 404 });
-        let judged = |body: &str| error_body(404, body.as_bytes(), traits);
-        for code in ["DeploymentNotFound", "model_not_found"] {
-            let body = format!(r#"{{"error":{{"code":"{code}","message":"no"}}}}"#);
-            assert_eq!(judged(&body), Outcome::Misconfigured { status: 404 }, "{code}");
-        }
-        for body in ["", "<html>", r#"{"error":{"code":"404","message":"Resource not found"}}"#] {
-            assert_eq!(judged(body), Outcome::ClientError, "{body}");
-        }
-        let theirs = AttemptTraits { owns_deployment: false, ..traits };
-        assert_eq!(by_status(404, theirs), Head::Decided(Outcome::ClientError));
-    }
-
-    #[test]
-    fn success_is_a_matter_of_the_status_unless_it_streams() {
-        for status in [101, 200, 201, 204, 206, 301, 304] {
-            assert_eq!(by_status(status, OWNED), Head::Decided(Outcome::Success), "{status}");
-        }
-        let json = [("content-type", "application/json"), ("retry-after", "4")];
-        assert_eq!(by_headers(200, &json), Head::Decided(Outcome::Success));
-        for stream in ["text/event-stream", "Text/Event-Stream; charset=utf-8"] {
-            assert_eq!(by_headers(200, &[("content-type", stream)]), Head::FirstEvent, "{stream}");
-        }
-    }
-
-    #[test]
-    fn a_429_and_a_200_stream_with_a_retry_time_are_throttles() {
-        let stream = ("content-type", "text/event-stream");
-        let refused = |name, value| by_headers(200, &[stream, (name, value)]);
-        let throttled = |delay| Head::Decided(Outcome::Throttled { delay });
-        assert_eq!(refused("retry-after", "4"), throttled(Some(ms(4_000))));
-        assert_eq!(refused("retry-after-ms", "312"), throttled(Some(ms(312))));
-        assert_eq!(refused("x-ms-retry-after-ms", "7"), throttled(Some(ms(7))));
-        assert_eq!(refused("retry-after", "soon"), throttled(None));
-        assert_eq!(refused("x-ratelimit-reset-tokens", "64"), Head::FirstEvent);
-        assert_eq!(
-            by_headers(429, &[("x-ratelimit-reset-tokens", "64")]),
-            throttled(Some(ms(64_000)))
-        );
-        assert_eq!(by_status(429, NOTHING), throttled(None));
-    }
-
-    #[test]
-    fn the_backend_is_to_blame_for_5xx_and_408_and_model_errors() {
-        for status in [408, 500, 502, 503, 504, 599] {
-            let expected = Outcome::Fault { fault: Fault::Status(status), retry_after: None };
-            assert_eq!(by_status(status, NOTHING), Head::Decided(expected), "{status}");
-        }
-        let model_error = by_headers(424, &[("ms-azureml-model-error-statuscode", "500")]);
-        let expected = Outcome::Fault { fault: Fault::Status(424), retry_after: None };
-        assert_eq!(model_error, Head::Decided(expected));
-        assert_eq!(by_status(424, OWNED), Head::Decided(Outcome::ClientError));
-    }
-
-    #[test]
-    fn a_fault_names_its_time_only_by_retry_after() {
-        let headers = [("retry-after", "3"), ("x-ratelimit-reset-tokens", "64")];
-        let after = |headers: &[(&str, &str)]| match by_headers(503, headers) {
-            Head::Decided(Outcome::Fault { retry_after, .. }) => retry_after,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(after(&headers), Some(ms(3_000)));
-        assert_eq!(after(&headers[1..]), None);
-    }
-
-    #[test]
-    fn who_chose_the_credential_answers_for_it() {
-        for status in [401, 403] {
-            assert_eq!(by_status(status, OWNED), Head::Decided(Outcome::Misconfigured { status }));
-            assert_eq!(by_status(status, NOTHING), Head::Decided(Outcome::ClientError));
-        }
-    }
-
-    #[test]
-    fn a_404_is_the_deployment_the_object_or_the_client() {
-        assert_eq!(by_status(404, OWNED), Head::Decided(Outcome::Misconfigured { status: 404 }));
-        assert_eq!(by_status(404, STORED), Head::Decided(Outcome::Elsewhere { status: 404 }));
-        assert_eq!(by_status(404, NOTHING), Head::Decided(Outcome::ClientError));
-    }
-
-    #[test]
-    fn only_a_400_that_others_may_not_give_needs_its_body() {
-        assert_eq!(by_status(400, OWNED), Head::Decided(Outcome::ClientError));
-        assert_eq!(by_status(400, PROVISIONED), Head::ErrorBody { status: 400 });
-        assert_eq!(by_status(413, PROVISIONED), Head::ErrorBody { status: 413 });
-        assert_eq!(by_status(400, STORED), Head::ErrorBody { status: 400 });
-        for status in [402, 405, 409, 413, 415, 422, 499] {
-            assert_eq!(by_status(status, OWNED), Head::Decided(Outcome::ClientError), "{status}");
-        }
-    }
-
-    #[test]
-    fn a_prompt_too_long_for_provisioned_capacity_goes_elsewhere() {
-        let body =
-            br#"{"error":{"message":"m","param":"messages","code" : "context_length_exceeded"}}"#;
-        assert_eq!(error_body(400, body, PROVISIONED), Outcome::Elsewhere { status: 400 });
-        assert_eq!(error_body(400, body, STORED), Outcome::ClientError);
-        let message = br#"{"error":{"code":"400","message":"exceeds the maximum context length"}}"#;
-        assert_eq!(error_body(400, message, PROVISIONED), Outcome::Elsewhere { status: 400 });
-    }
-
-    #[test]
-    fn an_object_that_lives_elsewhere_is_looked_for_elsewhere() {
-        for body in [
-            r#"{"error":{"code":"previous_response_not_found","message":"m"}}"#,
-            r#"{"error":{"message":"Previous response with id 'resp_1' not found."}}"#,
-            r#"{"error":{"code": "invalid_encrypted_content"}}"#,
-        ] {
-            let outcome = error_body(400, body.as_bytes(), STORED);
-            assert_eq!(outcome, Outcome::Elsewhere { status: 400 }, "{body}");
-            assert_eq!(
-                error_body(400, body.as_bytes(), PROVISIONED),
-                Outcome::ClientError,
-                "{body}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_refusal_by_the_content_filter_is_never_taken_elsewhere() {
-        let both = AttemptTraits { provisioned: true, ..STORED };
-        for body in [
-            "{\"error\":{\"message\":\"context length not found\",\"code\":\n \"content_filter\"}}",
-            r#"{"error":{"message":"context length","innererror":{"code":"ResponsibleAIPolicyViolation"}}}"#,
-            r#"{"error":{"code":"content_policy_violation","message":"long context"}}"#,
-        ] {
-            assert_eq!(error_body(400, body.as_bytes(), both), Outcome::ClientError, "{body}");
-        }
-    }
-
-    #[test]
-    fn a_quoted_prompt_is_no_code_and_other_bodies_are_the_clients() {
-        let quoted =
-            br#"{"error":{"message":"bad: {\"code\":\"context_length_exceeded\"}","code":"x"}}"#;
-        assert_eq!(error_body(400, quoted, PROVISIONED), Outcome::ClientError);
-        for body in ["", "<html>", "{\"code\"", "{\"code\":", "{\"code\":\"context_length_exceeded"]
-        {
-            assert_eq!(
-                error_body(400, body.as_bytes(), PROVISIONED),
-                Outcome::ClientError,
-                "{body}"
-            );
-        }
-    }
-}
+mod tests;

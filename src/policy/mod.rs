@@ -4,6 +4,7 @@
 //! arguments; what workers share is a record that a caller reads, lets a function change, and
 //! writes back. A function may therefore run several times for one event (a lost race re-runs it).
 
+pub mod blame;
 pub mod breaker;
 pub mod budget;
 mod calendar;
@@ -20,6 +21,7 @@ mod http_date;
 pub mod pool;
 pub mod rate_limits;
 pub mod records;
+pub mod refusal;
 pub mod retry_after;
 pub mod retry_budget;
 pub mod rotation;

@@ -72,11 +72,14 @@ impl BackendSet {
     }
 }
 
-/// A set of operations, one bit each; what a bit means is the caller's affair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A set of operations, one bit each; what a bit means is the caller's affair. The default is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OperationSet(pub u32);
 
 impl OperationSet {
+    /// No operation.
+    pub const NONE: Self = Self(0);
+
     /// Every operation.
     pub const ALL: Self = Self(u32::MAX);
 

@@ -18,6 +18,10 @@ pub struct RateLimits<'a> {
     pub(super) reset_tokens: Value<'a>,
     /// How much of provisioned throughput is used.
     pub(super) utilization: Value<'a>,
+    /// Whether another deployment of the resource answered for the backend.
+    is_spilled: bool,
+    /// The status for which the backend spilled the request over.
+    spillover_error: Value<'a>,
 }
 
 /// The value of one kind of header.
@@ -27,6 +31,9 @@ pub(super) struct Value<'a> {
     /// By the spelling that Azure documents.
     is_usual: bool,
 }
+
+/// Followed by `deployment`, or in older documentation by the deployment's name.
+const SPILLED_FROM: &[u8] = b"x-ms-spillover-from-";
 
 const USUAL: &[u8] = b"x-ratelimit-";
 
@@ -51,7 +58,10 @@ impl<'a> RateLimits<'a> {
                 self.utilization.note(value, true);
                 return;
             }
-            (None, None) => return,
+            (None, None) => {
+                self.note_spillover(name, value);
+                return;
+            }
         };
         let slot = match kind {
             b"remaining-requests" => &mut self.remaining_requests,
@@ -63,6 +73,26 @@ impl<'a> RateLimits<'a> {
             _ => return,
         };
         slot.note(value, is_usual);
+    }
+
+    fn note_spillover(&mut self, name: &[u8], value: &'a [u8]) {
+        if name == b"x-ms-spillover-error" {
+            self.spillover_error.note(value, true);
+        } else if name.starts_with(SPILLED_FROM) {
+            self.is_spilled = true;
+        }
+    }
+
+    /// The status for which the backend had another deployment of its resource answer, 0 when none is
+    /// stated; `None`: it answered itself.
+    pub fn spilled(&self) -> Option<u16> {
+        let status = || self.spillover_error.text().and_then(|status| status.parse().ok());
+        self.is_spilled.then(|| status().unwrap_or(0))
+    }
+
+    /// Whether requests are left, as far as is known.
+    pub fn has_requests_left(&self) -> bool {
+        self.remaining_requests.number() != Some(0.0)
     }
 }
 

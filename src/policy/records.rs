@@ -17,16 +17,16 @@ use super::breaker::{Breaker, RuleWindows, State};
 use super::codec::Reader;
 use super::gate::Gate;
 use super::headroom::Headroom;
-use super::pool::{BackendIndex, BreakerSettings, Member, PoolPolicy};
+use super::pool::{BackendIndex, BreakerSettings, Member, OperationSet, PoolPolicy};
 use super::time::{Millis, Timestamp};
 use super::window::Window;
 use std::hash::{Hash, Hasher};
 
-const POOL_VERSION: u8 = 1;
+const POOL_VERSION: u8 = 2;
 const WINDOWS_VERSION: u8 = 1;
 const POOL_HEAD_BYTES: usize = 2;
 const KEY_BYTES: usize = 8;
-const BACKEND_BYTES: usize = 49;
+const BACKEND_BYTES: usize = 65;
 const ENTRY_BYTES: usize = KEY_BYTES + BACKEND_BYTES;
 const NO_RULE: u8 = u8::MAX;
 
@@ -42,6 +42,12 @@ pub struct BackendRecord {
     pub breaker: Breaker,
     /// What it said is left.
     pub headroom: Headroom,
+    /// The operations that it was seen to serve.
+    pub served: OperationSet,
+    /// How often in a row it refused the gateway's credential.
+    pub denied: u32,
+    /// When a connection to it was last reset; zero: never.
+    pub last_reset: Timestamp,
 }
 
 /// The records of a pool's members, wherever they are.
@@ -301,6 +307,9 @@ fn encode_backend(record: &BackendRecord, bytes: &mut Vec<u8>) {
     breaker.consecutive.iter().for_each(|count| bytes.extend(count.to_le_bytes()));
     bytes.extend(record.headroom.permille.to_le_bytes());
     bytes.extend(record.headroom.at.as_ms().to_le_bytes());
+    bytes.extend(record.served.0.to_le_bytes());
+    bytes.extend(record.denied.to_le_bytes());
+    bytes.extend(record.last_reset.as_ms().to_le_bytes());
 }
 
 #[inline]
@@ -323,7 +332,9 @@ fn decode_backend(bytes: &[u8; BACKEND_BYTES]) -> Option<BackendRecord> {
     let rule = Some(rule).filter(|rule| *rule != NO_RULE);
     let breaker = Breaker { state, epoch, consecutive, rule };
     let headroom = Headroom { permille: reader.u16()?, at: Timestamp::from_ms(reader.u64()?) };
-    Some(BackendRecord { gate, breaker, headroom })
+    let served = OperationSet(reader.u32()?);
+    let (denied, last_reset) = (reader.u32()?, Timestamp::from_ms(reader.u64()?));
+    Some(BackendRecord { gate, breaker, headroom, served, denied, last_reset })
 }
 
 fn decode_windows(bytes: &[u8], settings: &BreakerSettings) -> Option<RuleWindows> {

@@ -5,13 +5,21 @@
 //! are counted only where a percentage needs them. A throttle is a fault only to a rule that names
 //! 429, and what is the client's affair counts nowhere.
 //!
+//! Nearly all attempts are successes, and a write that all workers contend for would cost each of them
+//! more than the rest of the filter. So a worker counts its successes for itself ([`Successes`]) and
+//! adds them to the shared counts when it counts a fault, and else once in [`ADDED_AFTER`]. A share can
+//! be taken for larger than it is by what other workers served in that time, never for smaller.
+//!
 //! Faults in a row are counted in the breaker itself, because a success must be able to see, without
 //! another read, that there is nothing to reset.
 
 use super::classify::{Fault, Outcome};
 use super::pool::{BreakerSettings, MAX_RULES, Rule, Threshold};
 use super::time::{Millis, Timestamp};
-use super::window::{Counts, Window};
+use super::window::{Counts, SLOTS, Window};
+
+/// After which time at most a worker adds its successes to the shared counts.
+pub const ADDED_AFTER: Millis = Millis::from_secs(1);
 
 /// What an attempt came to, as the breaker sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +42,8 @@ impl Observed {
             Outcome::Success => Self::Success,
             Outcome::Fault { fault, .. } => Self::Fault(*fault),
             Outcome::Misconfigured { .. } | Outcome::Misrouted(_) => Self::Misconfigured,
+            // What the backend did itself, although another deployment of its resource answered.
+            Outcome::Spilled { error: error @ 500.. } => Self::Fault(Fault::Status(*error)),
             Outcome::Throttled { .. }
                 if settings.rules.iter().any(|rule| rule.statuses.contains(429)) =>
             {
@@ -42,6 +52,9 @@ impl Observed {
             Outcome::Throttled { .. }
             | Outcome::Cancelled
             | Outcome::ClientError
+            // Counted in a row, in the backend's record.
+            | Outcome::Denied { .. }
+            | Outcome::Spilled { .. }
             | Outcome::Elsewhere { .. } => Self::Ignored,
         }
     }
@@ -104,6 +117,58 @@ impl RuleWindows {
         }
         met
     }
+
+    /// Adds `successes` that a worker counted for itself in the breaker's current `epoch`.
+    pub fn add(&mut self, settings: &BreakerSettings, epoch: u32, successes: u32, now: Timestamp) {
+        if self.epoch != epoch {
+            *self = Self { epoch, windows: Default::default() };
+        }
+        for (rule, window) in settings.rules.iter().zip(self.windows.iter_mut()) {
+            if matches!(rule.threshold, Threshold::Percentage { .. }) {
+                window.add(Counts { faults: 0, total: successes }, rule.interval, now);
+            }
+        }
+    }
+}
+
+/// The successes at one backend that one worker has not added to the shared counts yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Successes {
+    /// The epoch that they belong to.
+    epoch: u32,
+    count: u32,
+    /// When the first of them was counted.
+    since: Timestamp,
+}
+
+impl Successes {
+    /// Counts one more of this `epoch`. Whether it is time to add them to the shared counts.
+    pub fn count(&mut self, settings: &BreakerSettings, epoch: u32, now: Timestamp) -> bool {
+        if self.epoch != epoch || self.count == 0 {
+            *self = Self { epoch, count: 0, since: now };
+        }
+        self.count = self.count.saturating_add(1);
+        // A clock that was put back must not keep them here.
+        let age = now.since(self.since).max(self.since.since(now));
+        age >= ADDED_AFTER.min(shortest_slot(settings))
+    }
+
+    /// How many are of this `epoch`.
+    pub fn of(&self, epoch: u32) -> u32 {
+        if self.epoch == epoch { self.count } else { 0 }
+    }
+}
+
+/// The least time over which a rule counts as a whole.
+fn shortest_slot(settings: &BreakerSettings) -> Millis {
+    let slots = settings.rules.iter().map(|rule| rule.interval.scale(1, SLOTS as u64));
+    slots.min().unwrap_or(ADDED_AFTER)
+}
+
+/// Whether a success is one of which a rule counts only the number, so that a worker may add it later.
+pub fn is_plain_success(settings: &BreakerSettings, observed: Observed, elapsed: Millis) -> bool {
+    observed == Observed::Success
+        && !settings.rules.iter().any(|rule| is_fault(rule, observed, elapsed))
 }
 
 /// Whether a result belongs into the counts of some rule.

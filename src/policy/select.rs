@@ -47,6 +47,8 @@ pub struct Request<'a> {
     pub needs: &'a Needs,
     /// The backends that it was at.
     pub tried: BackendSet,
+    /// The backends among them that gave it a 4xx, and would do so again.
+    pub judged: BackendSet,
     /// The backends whose budget or credential denied it.
     pub denied: &'a Denials,
     /// The time of the selection.
@@ -115,6 +117,9 @@ pub struct Unavailable {
     /// Whether every backend that could serve the request is out for throttling alone: for what it
     /// said itself, or for its budget.
     pub throttled: bool,
+    /// Whether there is a backend that could serve the request and gave it no 4xx yet. The others
+    /// decide neither `soonest` nor `throttled`.
+    pub is_undecided: bool,
 }
 
 /// Chooses a backend for the next attempt of a request. If it was its turn, that is yet to be taken
@@ -295,8 +300,9 @@ impl<R: Records + ?Sized> Pool<'_, R> {
 
     fn unavailable(&self) -> Unavailable {
         let mut soonest: Option<Timestamp> = None;
-        let mut throttled = true;
-        for backend in self.suitable() {
+        let (mut throttled, mut is_undecided) = (true, false);
+        for backend in self.suitable().filter(|it| !self.request.judged.contains(*it)) {
+            is_undecided = true;
             let has_credential = !self.request.denied.lacks_credential(backend);
             let (throttle, breaker) = self.closed_until(backend);
             throttled &= throttle.is_some() && breaker.is_none() && has_credential;
@@ -305,7 +311,7 @@ impl<R: Records + ?Sized> Pool<'_, R> {
                 soonest = Some(soonest.map_or(recovers, |soonest| soonest.min(recovers)));
             }
         }
-        Unavailable { soonest, throttled: throttled && soonest.is_some() }
+        Unavailable { soonest, throttled: throttled && soonest.is_some(), is_undecided }
     }
 
     /// The backends that could ever serve the request.

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! - An attempt has its result: the status, or `connect`, `timeout`, `reset`, `in-band` (a throttle
-//!   within a 200), `stream-error`; and `gate=`, for how long it closed the gate. A `connect` that is
+//!   within a 200), `stream-error`, `spilled` (another deployment of the resource
+//!   answered); and `gate=`, for how long it closed the gate. A `connect` that is
 //!   more than a refusal says `reason=tls` or `reason=timeout`. A backend to which Envoy has no way has
 //!   `no-route`, `no-cluster`, `no-host` or `wrong-cluster`.
 //! - A backend that was passed over has `skip=` with the reason: `gate`, `breaker`, `budget`,
@@ -40,6 +41,8 @@ pub enum AttemptResult {
     Misrouted(Misroute),
     /// The connection broke.
     Reset,
+    /// Another deployment of the backend's resource answered.
+    Spilled,
     /// An answer with this status.
     Status(u16),
     /// An error within the event stream.
@@ -166,6 +169,7 @@ fn push_result(text: &mut String, result: AttemptResult) {
         AttemptResult::Misrouted(Misroute::WrongCluster) => "wrong-cluster",
         AttemptResult::InBand => "in-band",
         AttemptResult::Reset => "reset",
+        AttemptResult::Spilled => "spilled",
         AttemptResult::StreamError => "stream-error",
         AttemptResult::Timeout => "timeout",
         AttemptResult::Status(status) => {
@@ -236,6 +240,7 @@ mod tests {
             AttemptResult::Reset,
             AttemptResult::InBand,
             AttemptResult::StreamError,
+            AttemptResult::Spilled,
         ] {
             trail.attempt(backend(1), result, None);
         }
@@ -253,7 +258,7 @@ mod tests {
             trail.render(name),
             "france;connect, france;connect;reason=timeout, france;connect;reason=tls, \
              france;no-cluster, france;no-host, france;no-route, france;wrong-cluster, \
-             france;timeout, france;reset, france;in-band, france;stream-error, \
+             france;timeout, france;reset, france;in-band, france;stream-error, france;spilled, \
              sweden;skip=breaker;breaker=5ms, sweden;skip=budget;budget=86ms, \
              sweden;skip=credential, sweden;skip=ramp, sweden;skip=operation, \
              sweden;skip=prompt-length"

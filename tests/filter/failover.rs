@@ -135,7 +135,7 @@ fn with_max_wait_a_request_waits_for_the_gate_and_then_goes() {
         let in_request = envoy.send(Request::chat_v1());
         envoy.pass(149);
         assert!(envoy.is_open(in_response) && envoy.is_open(in_request));
-        envoy.run();
+        envoy.pass(1);
         assert_eq!(process.monotonic_ms() - start_ms, 200);
         for request in [in_response, in_request] {
             let answer = envoy.take(request);
@@ -166,13 +166,16 @@ fn a_request_that_waits_can_be_cancelled() {
 }
 
 #[test]
-fn the_retry_budget_bounds_failovers() {
+fn the_retry_budget_bounds_failovers_beyond_the_first_of_a_request() {
     let process = Process::new("retry budget");
+    let third = r#"{"name": "c", "host": "c.example", "priority": 3}]}]"#;
     let settings = two_tiers(
         r#""circuit_breaker": {"rules": []},
            "failover": {"retry_budget": {"percent": 0, "min_per_second": 1}}"#,
-    );
+    )
+    .replace("}]}]", &format!("}}, {third}"));
     process.script("a", vec![Script::status(500); 15]);
+    process.script("b", vec![Script::status(500); 15]);
     worker(&process, &settings, |envoy| {
         let ok = (0..15).filter(|_| envoy.ask(Request::chat()).status() == 200).count();
         assert_eq!(ok, 10, "one per second, over ten seconds");

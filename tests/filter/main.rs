@@ -21,6 +21,7 @@ mod host;
 
 mod admission;
 mod any_order;
+mod blame;
 mod budgets;
 mod clock;
 mod configuring;

@@ -9,5 +9,6 @@
 
 mod model;
 mod selection;
+mod shipped;
 mod state;
 mod workers;

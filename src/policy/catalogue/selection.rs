@@ -29,7 +29,8 @@ impl Bench {
     fn choose(&mut self, tried: BackendSet, now: u64) -> Result<Choice, Unavailable> {
         let (policy, records) = (&self.policy, &self.records);
         let denied = Denials::none();
-        let request = Request { needs: &ANY, tried, denied, now: at(now), roll: 0 };
+        let judged = BackendSet::EMPTY;
+        let request = Request { needs: &ANY, tried, judged, denied, now: at(now), roll: 0 };
         let choice = select(policy, records, &request, &mut self.rotation);
         self.rotation.take();
         choice
@@ -120,7 +121,10 @@ fn item_30_backends_that_were_tried_are_not_chosen_again() {
         tried = tried.with(choice.backend);
     }
     let unavailable = bench.choose(tried, NOW).unwrap_err();
-    assert_eq!(unavailable, Unavailable { soonest: Some(at(NOW)), throttled: false });
+    assert_eq!(
+        unavailable,
+        Unavailable { soonest: Some(at(NOW)), throttled: false, is_undecided: true }
+    );
 }
 
 #[test]
@@ -148,7 +152,7 @@ fn item_31_the_same_arguments_give_the_same_choice() {
 #[test]
 fn item_32_an_empty_pool_and_missing_records_are_safe() {
     let mut empty = Bench::new(&[]);
-    let nothing = Unavailable { soonest: None, throttled: false };
+    let nothing = Unavailable { soonest: None, throttled: false, is_undecided: false };
     assert_eq!(empty.choose(BackendSet::EMPTY, NOW), Err(nothing));
     let mut bench = Bench::new(&[(1, 1), (1, 1)]);
     bench.records.clear();

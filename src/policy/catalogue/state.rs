@@ -165,7 +165,7 @@ fn item_06_a_success_between_faults_resets_faults_in_a_row() {
 #[test]
 fn item_07_ignored_outcomes_change_nothing() {
     let settings = breaker(vec![rule(Threshold::Count(1))]);
-    let client = AttemptTraits::default();
+    let client = AttemptTraits::NONE;
     let none: &[(&str, &str)] = &[];
     let mut bench = Bench::with(Threshold::Count(1));
     let filtered = br#"{"error":{"code":"content_filter"}}"#;
@@ -173,7 +173,13 @@ fn item_07_ignored_outcomes_change_nothing() {
         Outcome::Cancelled,
         Outcome::Elsewhere { status: 400 },
         Outcome::Throttled { delay: Some(ms(300)) },
-        error_body(400, filtered, AttemptTraits { provisioned: true, ..client }),
+        error_body(
+            400,
+            filtered,
+            Outcome::ClientError,
+            AttemptTraits { provisioned: true, ..client },
+            "gpt-4o",
+        ),
     ];
     for status in [400, 401, 403, 404, 409, 422, 429] {
         let Head::Decided(outcome) = head(status, none, client, at(0)) else { panic!("{status}") };

@@ -210,7 +210,8 @@ fn item_25_damaged_records_read_safely_and_leave_a_pool_that_serves() {
         let now = at(1_800_000_000_000);
         let mut rotation = Rotation::new(&policy);
         let (tried, denied, roll) = (BackendSet::EMPTY, Denials::none(), dice.roll());
-        let request = Request { needs: &needs, tried, denied, now, roll };
+        let judged = BackendSet::EMPTY;
+        let request = Request { needs: &needs, tried, judged, denied, now, roll };
         let choice = select(&policy, &records, &request, &mut rotation);
         assert!(choice.is_ok(), "seed {seed}: {records:?}");
     }

@@ -20,6 +20,9 @@ fn busy(seed: u64) -> BackendRecord {
             rule: seed.is_multiple_of(2).then_some(2),
         },
         headroom: Headroom { permille: 77, at: at(seed | 32) },
+        served: OperationSet(7),
+        denied: 2,
+        last_reset: at(seed | 64),
     }
 }
 
@@ -75,7 +78,7 @@ fn an_update_by_an_older_configuration_is_dropped() {
     let bytes = filled(&pool(&[(1, 1)]));
     let result = PoolRecord::update(Some(&bytes), 99, |_| ());
     assert_eq!(result.map(|_| ()), Err(NotUpdated::UnknownBackend));
-    for damaged in [None, Some(&bytes[..40]), Some(&b""[..]), Some(&b"\x02\x00"[..])] {
+    for damaged in [None, Some(&bytes[..40]), Some(&b""[..]), Some(&b"\x09\x00"[..])] {
         let result = PoolRecord::update(damaged, 1, |_| ());
         assert_eq!(result.map(|_| ()), Err(NotUpdated::Unreadable), "{damaged:?}");
     }
@@ -113,7 +116,7 @@ fn a_record_that_cannot_be_read_is_fresh() {
         assert_eq!(PoolRecord::decode(&bytes[..length], &policy), fresh, "{length} bytes");
     }
     let mut other_version = bytes.clone();
-    other_version[0] = 2;
+    other_version[0] = 9;
     assert_eq!(PoolRecord::decode(&other_version, &policy), fresh);
     let mut bad_state = bytes;
     bad_state[POOL_HEAD_BYTES + KEY_BYTES + 8] = 3;

@@ -10,7 +10,7 @@ const NOW: Timestamp = Timestamp::from_ms(100_000);
 const ANY: Needs = Needs { operation: OperationSet(1), prompt_tokens: 0, affinity: None };
 
 fn asking(needs: &Needs, tried: BackendSet, roll: u64) -> Request<'_> {
-    Request { needs, tried, denied: Denials::none(), now: NOW, roll }
+    Request { needs, tried, judged: BackendSet::EMPTY, denied: Denials::none(), now: NOW, roll }
 }
 
 fn pick(policy: &PoolPolicy, records: &[BackendRecord], needs: &Needs, roll: u64) -> usize {
@@ -63,7 +63,7 @@ fn a_pool_with_one_backend_does_not_enforce_its_gate() {
     let policy = pool(&[(1, 1)]);
     assert_eq!(pick(&policy, &[gated(160_000)], &ANY, 0), 0);
     let tried = BackendSet::EMPTY.with(backend(0));
-    let expected = Unavailable { soonest: Some(at(160_000)), throttled: true };
+    let expected = Unavailable { soonest: Some(at(160_000)), throttled: true, is_undecided: true };
     assert_eq!(exhausted(&policy, &[gated(160_000)], tried), expected);
 }
 
@@ -101,7 +101,11 @@ fn a_backend_whose_open_time_is_over_is_chosen_as_a_probe() {
 fn the_soonest_recovery_is_told_and_whether_throttling_is_all() {
     let policy = pool(&[(1, 1), (2, 1)]);
     let none = BackendSet::EMPTY;
-    let unavailable = |soonest, throttled| Unavailable { soonest: Some(at(soonest)), throttled };
+    let unavailable = |soonest, throttled| Unavailable {
+        soonest: Some(at(soonest)),
+        throttled,
+        is_undecided: true,
+    };
     let throttled = [gated(104_000), gated(102_000)];
     assert_eq!(exhausted(&policy, &throttled, none), unavailable(102_000, true));
     let mixed = [gated(104_000), open(103_000)];
@@ -115,13 +119,29 @@ fn the_soonest_recovery_is_told_and_whether_throttling_is_all() {
 }
 
 #[test]
+fn who_refused_the_request_does_not_decide_when_to_come_back() {
+    let policy = pool(&[(1, 1), (2, 1)]);
+    let unavailable = |judged: BackendSet, tried, records: &[BackendRecord]| {
+        let request = Request { judged, ..asking(&ANY, tried, 0) };
+        select(&policy, records, &request, &mut Rotation::new(&policy)).unwrap_err()
+    };
+    let first = BackendSet::EMPTY.with(backend(0));
+    let gate = [BackendRecord::default(), gated(104_000)];
+    let left = Unavailable { soonest: Some(at(104_000)), throttled: true, is_undecided: true };
+    assert_eq!(unavailable(first, first, &gate), left);
+    let both = first.with(backend(1));
+    let nobody = Unavailable { soonest: None, throttled: false, is_undecided: false };
+    assert_eq!(unavailable(both, both, &[]), nobody);
+}
+
+#[test]
 fn backends_that_could_never_serve_the_request_do_not_decide_the_reply() {
     let mut policy = pool(&[(1, 1), (2, 1)]);
     policy.members[1].operations = OperationSet(2);
-    let expected = Unavailable { soonest: Some(at(104_000)), throttled: true };
+    let expected = Unavailable { soonest: Some(at(104_000)), throttled: true, is_undecided: true };
     assert_eq!(exhausted(&policy, &[gated(104_000)], BackendSet::EMPTY), expected);
     policy.members[0].operations = OperationSet(2);
-    let never = Unavailable { soonest: None, throttled: false };
+    let never = Unavailable { soonest: None, throttled: false, is_undecided: false };
     assert_eq!(exhausted(&policy, &[], BackendSet::EMPTY), never);
 }
 
@@ -193,9 +213,9 @@ fn a_budget_without_room_moves_the_request_and_counts_as_throttling() {
     let (choice, reasons) = ask(&denied, &[]);
     assert_eq!(choice.unwrap().backend, backend(1));
     assert_eq!(reasons, [(backend(0), Ineligible::Budget { until: at(103_000) })]);
-    let both = Unavailable { soonest: Some(at(103_000)), throttled: true };
+    let both = Unavailable { soonest: Some(at(103_000)), throttled: true, is_undecided: true };
     assert_eq!(ask(&denied, &[gated(100_500), gated(109_000)]).0, Err(both));
-    let faulty = Unavailable { soonest: Some(at(103_000)), throttled: false };
+    let faulty = Unavailable { soonest: Some(at(103_000)), throttled: false, is_undecided: true };
     assert_eq!(ask(&denied, &[gated(100_500), open(109_000)]).0, Err(faulty));
     denied.budget(backend(0), NOW);
     assert_eq!(ask(&denied, &[]).0.unwrap().backend, backend(0), "it has room again");
@@ -209,7 +229,10 @@ fn a_pool_with_one_backend_enforces_its_budget() {
     let request = Request { denied: &denied, ..asking(&ANY, BackendSet::EMPTY, 0) };
     let mut rotation = Rotation::new(&policy);
     let none = select(&policy, &[], &request, &mut rotation);
-    assert_eq!(none, Err(Unavailable { soonest: Some(at(103_000)), throttled: true }));
+    assert_eq!(
+        none,
+        Err(Unavailable { soonest: Some(at(103_000)), throttled: true, is_undecided: true })
+    );
 }
 
 #[test]
@@ -225,5 +248,8 @@ fn a_backend_without_credential_is_passed_over_and_is_not_throttled() {
     assert_eq!(reasons, [(backend(0), Ineligible::Credential)]);
     let gated = [BackendRecord::default(), gated(104_000)];
     let none = select(&policy, &gated, &request, &mut rotation);
-    assert_eq!(none, Err(Unavailable { soonest: Some(at(104_000)), throttled: false }));
+    assert_eq!(
+        none,
+        Err(Unavailable { soonest: Some(at(104_000)), throttled: false, is_undecided: true })
+    );
 }

@@ -109,10 +109,12 @@ impl Envoy {
         self.last_id
     }
 
-    /// Sends a request and waits until nothing happens any more.
+    /// Sends a request and waits until it is answered, or nothing happens any more. A timer that is left
+    /// over does not make time pass.
     pub(crate) fn ask(&mut self, request: Request) -> Answer {
         let id = self.send(request);
-        self.run();
+        self.run_while(u64::MAX, |envoy| envoy.is_open(id));
+        self.run_while(self.process.monotonic_ms(), |_| true);
         self.take(id)
     }
 
@@ -164,7 +166,14 @@ impl Envoy {
     }
 
     fn run_until(&mut self, limit_ms: u64) {
+        self.run_while(limit_ms, |_| true);
+    }
+
+    fn run_while(&mut self, limit_ms: u64, goes_on: impl Fn(&Self) -> bool) {
         for _ in 0..STEPS_MAX {
+            if !goes_on(self) {
+                return;
+            }
             let event = self.events.keys().next().copied();
             let tick = with(|state| {
                 let ticks = state.roots.iter();

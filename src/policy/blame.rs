@@ -1,0 +1,268 @@
+//! Who is to blame when an attempt failed: the backend, or the request that it was given.
+//!
+//! A client decides what a backend is asked, so a client can make a backend fail: with a prompt that
+//! takes longer than every time limit, with a body that crashes the server, with an object that lives
+//! elsewhere. One such request visits several backends of a pool. If each visit counted as a fault,
+//! a few requests of one client would open every circuit breaker.
+//!
+//! So most faults are judged by contrast, when the fate of the request is known:
+//!
+//! - A backend that *failed what another one served* is to blame.
+//! - A backend that failed alone, because no other one came to a judgement, is to blame for a fault:
+//!   there is nobody else to compare with. It is not to blame for refusing a credential or a
+//!   deployment, which may as well be the request's doing.
+//! - When two backends judged a request and none served it, the request is to blame, and nothing is
+//!   counted.
+//!
+//! A connection that cannot be made needs no contrast, because nothing of the request was sent.
+//! Throttles, cancels and errors of the client are no faults at all.
+//!
+//! # Refused credentials
+//! A key can lack a right that only some requests need. So it takes [`DENIALS_TO_TRIP`] refusals in a
+//! row, with no success between them, before a circuit breaker opens.
+//!
+//! # Resets
+//! A backend that closes its idle connections at once resets all requests that were on their way on
+//! them. That is one event, so it counts once: see [`is_same_reset`].
+
+use super::classify::{Fault, Outcome};
+use super::pool::{BackendIndex, BackendSet};
+use super::records::BackendRecord;
+use super::time::{Millis, Timestamp};
+
+/// How often in a row a backend refuses the gateway's credential before its circuit breaker opens.
+pub const DENIALS_TO_TRIP: u32 = 3;
+
+/// Resets further apart than this are never one event: what closes many connections at once takes
+/// milliseconds.
+const SAME_EVENT: Millis = Millis::from_secs(1);
+
+/// What becomes of an attempt's outcome in the circuit breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The backend is to blame: it counts.
+    Guilty,
+    /// The request is to blame, or it is not known who: it does not count.
+    Acquitted,
+}
+
+/// The attempts of one request that failed in a way that the request may have caused, with what is
+/// kept of each until it is judged.
+#[derive(Debug)]
+pub struct Suspects<T> {
+    open: Vec<(Outcome, T)>,
+    /// The backends that said something about the request itself.
+    judged: BackendSet,
+}
+
+impl<T> Default for Suspects<T> {
+    fn default() -> Self {
+        Self { open: Vec::new(), judged: BackendSet::EMPTY }
+    }
+}
+
+impl<T> Suspects<T> {
+    /// An attempt at `backend` came to `outcome`.
+    pub fn note(&mut self, backend: BackendIndex, outcome: &Outcome) {
+        if is_judgement(outcome) {
+            self.judged = self.judged.with(backend);
+        }
+    }
+
+    /// Keeps what is known of an attempt whose blame is open.
+    pub fn suspect(&mut self, outcome: Outcome, attempt: T) {
+        self.open.push((outcome, attempt));
+    }
+
+    /// Whether nobody is suspected.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Judges all suspects, now that it is known whether another backend served the request. Each is
+    /// judged once.
+    pub fn judge(&mut self, is_served: bool) -> impl Iterator<Item = (T, Verdict)> + use<T> {
+        let is_alone = self.judged.len() <= 1;
+        std::mem::take(&mut self.open).into_iter().map(move |(outcome, attempt)| {
+            let is_fault = matches!(outcome, Outcome::Fault { .. });
+            let is_guilty = is_served || (is_fault && is_alone);
+            (attempt, if is_guilty { Verdict::Guilty } else { Verdict::Acquitted })
+        })
+    }
+}
+
+/// Whether it must be judged who is to blame for `outcome`: then it is to be
+/// [suspected](Suspects::suspect). Otherwise it counts as what it is, at once.
+pub fn is_open(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Fault { fault, .. } => was_sent(*fault),
+        Outcome::Misconfigured { .. } | Outcome::Denied { .. } => true,
+        Outcome::Cancelled
+        | Outcome::ClientError
+        | Outcome::Elsewhere { .. }
+        | Outcome::Misrouted(_)
+        | Outcome::Spilled { .. }
+        | Outcome::Success
+        | Outcome::Throttled { .. } => false,
+    }
+}
+
+/// Whether the backend got the request and failed or answered because of what it is.
+fn is_judgement(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Cancelled | Outcome::Misrouted(_) | Outcome::Throttled { .. } => false,
+        Outcome::Fault { fault, .. } => was_sent(*fault),
+        Outcome::ClientError
+        | Outcome::Denied { .. }
+        | Outcome::Elsewhere { .. }
+        | Outcome::Misconfigured { .. }
+        | Outcome::Spilled { .. }
+        | Outcome::Success => true,
+    }
+}
+
+/// Whether something of the request may have been sent before the fault.
+fn was_sent(fault: Fault) -> bool {
+    match fault {
+        Fault::Connect | Fault::ConnectTimeout | Fault::Tls => false,
+        Fault::Reset | Fault::Status(_) | Fault::StreamError | Fault::Timeout => true,
+    }
+}
+
+/// Counts that a backend refused the gateway's credential; `is_first` when this worker saw it serve
+/// since the last refusal. Whether the refusals in a row are enough for its circuit breaker to open.
+pub fn count_denial(record: &mut BackendRecord, is_first: bool) -> bool {
+    let before = if is_first { 0 } else { record.denied };
+    record.denied = before.saturating_add(1);
+    record.denied >= DENIALS_TO_TRIP
+}
+
+/// Whether a reset is the same event as the last one that counted: the attempt had begun before that
+/// one, and ended at nearly the same time. Notes the reset when it is another event.
+pub fn is_same_reset(record: &mut BackendRecord, began: Timestamp, ended: Timestamp) -> bool {
+    let last = record.last_reset;
+    let apart = ended.since(last).max(last.since(ended));
+    // In one millisecond attempts can follow each other, so an equal time is no proof.
+    let is_same = began < last && apart <= SAME_EVENT;
+    if !is_same {
+        record.last_reset = ended;
+    }
+    is_same
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::fixtures::{at, backend};
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    const CONNECT: Outcome = Outcome::Fault { fault: Fault::Connect, retry_after: None };
+    const RESET: Outcome = Outcome::Fault { fault: Fault::Reset, retry_after: None };
+    const TIMEOUT: Outcome = Outcome::Fault { fault: Fault::Timeout, retry_after: None };
+    const BROKEN: Outcome = Outcome::Fault { fault: Fault::Status(503), retry_after: None };
+    const STREAM: Outcome = Outcome::Fault { fault: Fault::StreamError, retry_after: None };
+    const FAULTS: [Outcome; 4] = [RESET, TIMEOUT, BROKEN, STREAM];
+    const WRONG: Outcome = Outcome::Misconfigured { status: 404 };
+    const DENIED: Outcome = Outcome::Denied { status: 401 };
+    const ELSEWHERE: Outcome = Outcome::Elsewhere { status: 404 };
+    const THROTTLED: Outcome = Outcome::Throttled { delay: None };
+
+    /// What counts of the attempts of one request at one backend after the other: at once, and when
+    /// its fate is known.
+    fn counted(outcomes: &[Outcome], is_served: bool) -> Vec<Outcome> {
+        let mut suspects = Suspects::default();
+        let mut counted = Vec::new();
+        for (position, outcome) in outcomes.iter().enumerate() {
+            suspects.note(backend(position), outcome);
+            if is_open(outcome) {
+                suspects.suspect(*outcome, *outcome);
+            } else if *outcome == CONNECT {
+                counted.push(*outcome);
+            }
+        }
+        let guilty = suspects.judge(is_served).filter(|(_, verdict)| *verdict == Verdict::Guilty);
+        counted.extend(guilty.map(|(outcome, _)| outcome));
+        assert_eq!(suspects.judge(true).count(), 0, "judged twice");
+        counted
+    }
+
+    #[test]
+    fn who_failed_what_another_served_is_to_blame() {
+        for outcome in FAULTS.into_iter().chain([WRONG, DENIED]) {
+            assert_eq!(counted(&[outcome, Outcome::Success], true), [outcome]);
+            assert_eq!(counted(&[outcome, BROKEN, Outcome::Success], true), [outcome, BROKEN]);
+        }
+    }
+
+    #[test]
+    fn what_nobody_could_serve_is_the_fault_of_the_request() {
+        for first in FAULTS.into_iter().chain([WRONG, DENIED, ELSEWHERE]) {
+            for second in FAULTS.into_iter().chain([WRONG, DENIED, ELSEWHERE]) {
+                assert_eq!(counted(&[first, second], false), [], "{first:?}, {second:?}");
+                assert_eq!(counted(&[first, second, THROTTLED], false), []);
+            }
+            assert_eq!(counted(&[first, Outcome::ClientError], false), [], "{first:?}");
+        }
+    }
+
+    #[test]
+    fn a_fault_without_anybody_to_compare_with_counts() {
+        for fault in FAULTS {
+            assert_eq!(counted(&[fault], false), [fault]);
+            assert_eq!(counted(&[fault, THROTTLED, Outcome::Cancelled], false), [fault]);
+            assert_eq!(counted(&[CONNECT, fault], false), [CONNECT, fault]);
+        }
+        for refusal in [WRONG, DENIED] {
+            assert_eq!(counted(&[refusal], false), []);
+            assert_eq!(counted(&[refusal, THROTTLED], false), []);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_was_not_made_counts_whatever_becomes_of_the_request() {
+        for is_served in [false, true] {
+            assert_eq!(counted(&[CONNECT, CONNECT], is_served), [CONNECT, CONNECT]);
+        }
+    }
+
+    #[test]
+    fn three_refusals_of_the_credential_in_a_row_are_enough() {
+        let mut record = BackendRecord::default();
+        assert!(!count_denial(&mut record, false));
+        assert!(!count_denial(&mut record, false));
+        // A success came in between.
+        assert!(!count_denial(&mut record, true));
+        assert!(!count_denial(&mut record, false));
+        assert!(count_denial(&mut record, false));
+    }
+
+    #[test]
+    fn resets_of_attempts_that_ran_side_by_side_are_one_event() {
+        let mut record = BackendRecord::default();
+        assert!(!is_same_reset(&mut record, at(1_000), at(5_000)));
+        for began in [0, 1_000, 4_999] {
+            assert!(is_same_reset(&mut record, at(began), at(5_003)), "{began}");
+        }
+        assert_eq!(record.last_reset, at(5_000));
+    }
+
+    #[test]
+    fn resets_one_after_the_other_count_one_by_one() {
+        let mut record = BackendRecord::default();
+        for time in [5_000, 5_000, 5_001, 5_001] {
+            assert!(!is_same_reset(&mut record, at(time), at(time)), "{time}");
+        }
+    }
+
+    #[test]
+    fn long_attempts_that_are_reset_at_different_times_are_several_events() {
+        let mut record = BackendRecord::default();
+        assert!(!is_same_reset(&mut record, at(0), at(30_000)));
+        assert!(!is_same_reset(&mut record, at(10), at(32_000)));
+        // The clock was put back by an hour.
+        let mut record = BackendRecord { last_reset: at(3_600_000), ..BackendRecord::default() };
+        assert!(!is_same_reset(&mut record, at(5), at(10)));
+        assert_eq!(record.last_reset, at(10));
+    }
+}

@@ -1,0 +1,141 @@
+//! Who is to blame for what failed: only a backend that another one, or nobody, contradicts.
+
+use crate::envoy::{Envoy, Request, Script, worker};
+use crate::failover::two_tiers;
+use crate::host::Process;
+
+const RULE: &str = r#""circuit_breaker": {"rules": [{"failure_condition": {"count": 1}}]}"#;
+
+fn not_found(code: &str) -> Script {
+    Script::status(404).body(&format!(r#"{{"error":{{"code":"{code}","message":"none"}}}}"#))
+}
+
+fn open_until(process: &Process, backend: &str) -> u64 {
+    process.metric(&format!("breaker_open_until_ms.pool.gpt.backend.{backend}"))
+}
+
+/// Asks once, with what the first and the second backend answer, and returns whose breakers are open.
+fn opened(scenario: &str, first: Script, second: Script) -> [bool; 2] {
+    let process = Process::new(scenario);
+    process.script("a", [first]);
+    process.script("b", [second]);
+    worker(&process, &two_tiers(RULE), |envoy| drop(envoy.ask(Request::chat())));
+    ["a", "b"].map(|backend| open_until(&process, backend) != 0)
+}
+
+#[test]
+fn a_backend_that_failed_what_another_served_is_to_blame() {
+    for (script, name) in [
+        (Script::status(503), "status"),
+        (Script::reset(), "reset"),
+        (Script::connect_failure(), "connect"),
+        (Script::events(&["data: {\"error\":{\"code\":\"x\"}}\n\n"]), "stream"),
+        (not_found("DeploymentNotFound"), "deployment"),
+    ] {
+        assert_eq!(opened(name, script, Script::ok()), [true, false], "{name}");
+    }
+}
+
+#[test]
+fn what_no_backend_could_serve_opens_nothing() {
+    for (first, second, name) in [
+        (Script::status(503), Script::status(500), "two statuses"),
+        (Script::reset(), Script::reset(), "two resets"),
+        (Script::status(500), Script::status(400), "a fault and a 400"),
+        (Script::status(500), Script::status(404), "a fault and a 404"),
+        (Script::status(401), Script::status(403), "two credentials"),
+        (not_found("model_not_found"), not_found("model_not_found"), "two deployments"),
+        (not_found("x"), Script::ok(), "an object that lives elsewhere"),
+    ] {
+        assert_eq!(opened(name, first, second), [false, false], "{name}");
+    }
+}
+
+#[test]
+fn a_fault_counts_when_the_other_backend_said_nothing_of_the_request() {
+    let throttled = || Script::throttled(1_000);
+    assert_eq!(opened("throttled", Script::status(503), throttled()), [true, false]);
+    assert_eq!(opened("throttled first", throttled(), Script::status(503)), [false, true]);
+    let both = opened("no connection", Script::connect_failure(), Script::status(503));
+    assert_eq!(both, [true, true]);
+}
+
+#[test]
+fn a_client_that_leaves_decides_nothing_but_that_one_backend_failed() {
+    let process = Process::new("client left");
+    process.script("a", [Script::status(503)]);
+    process.script("b", [Script::silence()]);
+    worker(&process, &two_tiers(RULE), |envoy| {
+        let request = envoy.send(Request::chat());
+        envoy.pass(5);
+        envoy.cancel(request);
+        envoy.run();
+    });
+    assert_eq!(["a", "b"].map(|name| open_until(&process, name) != 0), [true, false]);
+}
+
+#[test]
+fn the_credential_is_wrong_after_three_refusals_in_a_row() {
+    let process = Process::new("denied");
+    let denied = |count: usize| vec![Script::status(401); count];
+    worker(&process, &two_tiers(RULE), |envoy| {
+        let mut ask = |scripts: Vec<Script>| {
+            let count = scripts.len().max(1);
+            process.script("a", scripts);
+            for _ in 0..count {
+                assert_eq!(envoy.ask(Request::chat()).status(), 200);
+            }
+        };
+        ask(denied(2));
+        ask(vec![Script::ok()]);
+        ask(denied(2));
+        assert_eq!(open_until(&process, "a"), 0);
+        ask(denied(1));
+        assert_ne!(open_until(&process, "a"), 0);
+    });
+    assert!(process.logged().contains("backend a answered 401"), "{}", process.logged());
+}
+
+#[test]
+fn an_operation_that_a_backend_was_never_seen_to_serve_is_not_its_fault() {
+    let process = Process::new("lacks an operation");
+    worker(&process, &two_tiers(RULE), |envoy| {
+        assert_eq!(envoy.ask(Request::chat()).served_by(), "a");
+        for _ in 0..4 {
+            process.script("a", [not_found("DeploymentNotFound"), Script::status(403)]);
+            for _ in 0..2 {
+                let speech =
+                    Request::new("POST", "/openai/deployments/gpt/audio/speech").body("{}");
+                assert_eq!(envoy.ask(speech).served_by(), "b");
+            }
+        }
+    });
+    assert_eq!(open_until(&process, "a"), 0);
+}
+
+#[test]
+fn connections_that_were_closed_at_once_are_one_fault() {
+    let process = Process::new("bulk close");
+    let settings =
+        two_tiers(r#""circuit_breaker": {"rules": [{"failure_condition": {"consecutive": 2}}]}"#);
+    let resets = || vec![Script::reset().after_ms(20); 8];
+    worker(&process, &settings, |envoy| {
+        process.script("a", resets());
+        let side_by_side: Vec<u32> = (0..8).map(|_| envoy.send(Request::chat())).collect();
+        finish(envoy, &side_by_side);
+        assert_eq!(open_until(&process, "a"), 0);
+        process.script("a", resets());
+        for _ in 0..2 {
+            let one = envoy.send(Request::chat());
+            finish(envoy, &[one]);
+        }
+        assert_ne!(open_until(&process, "a"), 0);
+    });
+}
+
+fn finish(envoy: &mut Envoy, requests: &[u32]) {
+    envoy.run();
+    for request in requests {
+        assert_eq!(envoy.take(*request).served_by(), "b");
+    }
+}
