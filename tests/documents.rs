@@ -74,6 +74,67 @@ fn every_metric_that_a_document_names_exists() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+#[test]
+fn every_table_is_one() {
+    let broken = complaints(|text| broken_tables(text));
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn a_table_that_is_broken_is_found() {
+    let whole = "| a | b |\n|---|---|\n| `x\\|y` | 2 |\n";
+    assert!(broken_tables(whole).is_empty());
+    assert!(broken_tables(&format!("```\n| no table |\n```\n{whole}")).is_empty());
+    for broken in [
+        "| a | b |\n|---|---|\n| 1 | 2 |\n\n| 3 | 4 |\n",
+        "| a | b |\n|---|---|\n| 1 | 2 | 3 |\n",
+        "| a | b |\n|---|\n| 1 | 2 |\n",
+    ] {
+        assert!(!broken_tables(broken).is_empty(), "{broken}");
+    }
+}
+
+/// The rows that no reader of Markdown shows as rows: of tables without a head, which a blank line within a table
+/// makes of the rest, and those with more or fewer cells than the head.
+fn broken_tables(text: &str) -> Vec<String> {
+    let mut broken = Vec::new();
+    let mut is_code = false;
+    let mut table: Vec<&str> = Vec::new();
+    for line in text.lines().chain([""]) {
+        is_code ^= line.trim_start().starts_with("```");
+        if !is_code && line.starts_with('|') {
+            table.push(line);
+            continue;
+        }
+        let is_rule = |line: &&str| line.chars().all(|found| "|-: ".contains(found));
+        if !table.is_empty() && !table.get(1).is_some_and(is_rule) {
+            broken.push(table.join("\n"));
+        }
+        let columns = table.first().map(|head| cells(head));
+        broken.extend(table.drain(..).filter(|row| Some(cells(row)) != columns).map(str::to_owned));
+    }
+    broken
+}
+
+fn cells(row: &str) -> usize {
+    row.replace("\\|", "").matches('|').count()
+}
+
+#[test]
+fn the_readme_shows_the_configuration_that_is_shipped() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let (readme, azure) = (read("README.md"), read("envoy/azure.yaml"));
+    let shown = readme.split("```json\n").nth(1).and_then(|rest| rest.split("```").next());
+    let shipped = azure.split("value: |\n").nth(1).and_then(|rest| rest.split("- name:").next());
+    let words = |text: Option<&str>| -> Vec<String> {
+        text.unwrap().split_whitespace().map(str::to_owned).collect()
+    };
+    assert_eq!(words(shown), words(shipped));
+    for key in ["UKSOUTH_KEY", "SWEDEN_KEY", "FRANCE_KEY"] {
+        assert!(readme.contains(&format!("{key}=...")), "{key} is not set");
+    }
+}
+
 fn complaints(look: impl Fn(&str) -> Vec<String>) -> Vec<String> {
     let mut found = Vec::new();
     for document in documents() {

@@ -40,6 +40,7 @@ mod rewriting;
 mod sdk;
 mod settling;
 mod shapes;
+mod shipped;
 mod streams;
 mod throttling;
 mod usage;

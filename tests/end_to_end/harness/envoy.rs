@@ -134,6 +134,21 @@ impl Envoy {
         Ok(envoy)
     }
 
+    /// Starts Envoy with this configuration, which says on which ports it listens.
+    pub(crate) async fn start_with(
+        whole: &Value,
+        port: u16,
+        admin_port: u16,
+        settings: &Settings,
+    ) -> Result<Self, String> {
+        let folder = temporary_folder();
+        let process = spawn(&folder, &whole.to_string(), settings);
+        let (more_ports, backends, settings) = (Vec::new(), Vec::new(), settings.clone());
+        let mut envoy = Self { process, folder, port, more_ports, admin_port, backends, settings };
+        envoy.wait_until_ready().await?;
+        Ok(envoy)
+    }
+
     /// Gives a `reloadable` Envoy another configuration for Spillway; it takes effect soon after.
     pub(crate) fn replace(&self, configuration: &Value) {
         assert!(self.settings.reloadable);

@@ -9,6 +9,7 @@ mod listeners;
 mod names;
 pub(crate) mod raw;
 mod setup;
+pub(crate) mod shipped;
 
 pub(crate) use asking::{Asking, assert_for, first_and_second, forgetful};
 pub(crate) use client::{Answer, Client, Event};

@@ -129,6 +129,15 @@ impl Setup {
 }
 
 impl Gateway {
+    pub(super) fn new(
+        client: Client,
+        envoy: Envoy,
+        configuration: Value,
+        mocks: Vec<(String, Mock)>,
+    ) -> Self {
+        Self { client, envoy, configuration, mocks }
+    }
+
     /// The mock behind a backend.
     pub(crate) fn mock(&self, name: &str) -> &Mock {
         let found = self.mocks.iter().find(|(found, _)| found == name);
