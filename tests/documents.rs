@@ -76,7 +76,7 @@ fn every_metric_that_a_document_names_exists() {
 
 #[test]
 fn every_table_is_one() {
-    let broken = complaints(|text| broken_tables(text));
+    let broken = complaints(broken_tables);
     assert!(broken.is_empty(), "{broken:#?}");
 }
 

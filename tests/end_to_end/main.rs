@@ -27,6 +27,7 @@ mod curl;
 mod exhausted;
 mod failover;
 mod faults;
+mod filters_before;
 mod headers;
 mod hosts;
 mod memory;
