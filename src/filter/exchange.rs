@@ -98,6 +98,8 @@ pub(crate) struct Exchange {
     end: End,
     /// Whether the request is over, for the client as for the gateway.
     is_closed: bool,
+    /// Whether a backend may have carried it out already, so that no other is asked to.
+    pub(super) may_be_done: bool,
     /// The answer that is on its way to the client.
     flowing: Option<Weak<dyn Flowing>>,
 }
@@ -154,6 +156,8 @@ pub(crate) enum Finish {
         /// The status that Envoy chose.
         status: u16,
     },
+    /// It is replaced: nobody knows whether the request was carried out.
+    MayBeDone,
     /// It is replaced: the pool is exhausted.
     Exhausted {
         /// Whether throttling is the only reason.
@@ -178,6 +182,7 @@ impl Exchange {
             consumer,
             end: End::Open,
             is_closed: false,
+            may_be_done: false,
             flowing: None,
         }
     }
@@ -298,6 +303,8 @@ impl Exchange {
     /// An attempt failed before anything of it went to the client.
     pub(crate) fn fail(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
         self.ledger.end(begun.backend, &evidence.outcome);
+        self.may_be_done |=
+            !self.asked.call.is_repeatable() && failover::may_be_done(&evidence.outcome);
         let closed_until = records::note(&self.plan, self.pool, begun, evidence, now);
         self.blame(begun, evidence, now);
         let ending = match evidence.outcome {
@@ -465,6 +472,7 @@ impl Exchange {
             End::Failed(backend, Ending::PassOnError) => {
                 Finish::Pass { backend, soonest: Some(now()) }
             }
+            End::Failed(_, Ending::MayBeDone) => Finish::MayBeDone,
             End::Failed(_, Ending::Exhausted { throttled, soonest }) => {
                 Finish::Exhausted { throttled, soonest }
             }

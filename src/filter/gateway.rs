@@ -14,7 +14,7 @@ use super::exchange::{Asked, Exchange, Finish};
 use super::header_map::HeaderMap;
 use super::host::{self, Action, Map};
 use super::plan::Plan;
-use super::reading::{Known, Reading};
+use super::reading::{Deadline, Known, Reading};
 use super::routed::{self, Routed, send};
 use super::sanitize::{self, Subprotocols};
 use super::timers::StreamId;
@@ -75,7 +75,9 @@ impl Gateway {
         sanitize::request(&headers);
         match intake {
             Intake::Hold { scanner, wanted } => {
-                let reading = Reading::new(arrival, headers, scanner, wanted);
+                let timeout = self.plan.config.request_body.timeout;
+                let deadline = Deadline::set(self.stream, timeout);
+                let reading = Reading::new(arrival, headers, deadline, scanner, wanted);
                 self.phase = Phase::Reading(Box::new(reading));
                 Action::Pause
             }
@@ -86,6 +88,7 @@ impl Gateway {
     /// A part of the body came; while it is held, `size` counts from its beginning.
     pub(crate) fn request_body(&mut self, size: usize, end_of_stream: bool) -> Action {
         match &self.phase {
+            Phase::Reading(reading) if reading.is_overdue() => Action::Pause,
             Phase::Reading(_) => self.read(size, end_of_stream),
             Phase::Routed(routed) if routed.is_held() => Action::Pause,
             Phase::Replied => Action::Pause,
@@ -98,6 +101,7 @@ impl Gateway {
     pub(crate) fn request_trailers(&mut self) -> Action {
         sanitize::request_trailers();
         match &self.phase {
+            Phase::Reading(reading) if reading.is_overdue() => Action::Pause,
             Phase::Reading(reading) => self.read(reading.shown(), true),
             Phase::Routed(routed) if routed.is_held() => Action::Pause,
             Phase::Replied => Action::Pause,
@@ -109,6 +113,7 @@ impl Gateway {
     pub(crate) fn response_headers(&mut self) -> Action {
         match &self.phase {
             Phase::Routed(routed) if !routed.has_replied() => self.finish(routed),
+            Phase::Reading(reading) if reading.is_overdue() => Action::Continue,
             // No backend was asked, so Envoy answered: the body is too large to be read.
             Phase::Reading(_) => self.answer(&reply::refused(envoys_status())),
             _ => Action::Continue,
@@ -348,6 +353,10 @@ impl Gateway {
         match exchange.finish(envoys_status, host::now) {
             Finish::Refused { status } => {
                 routed.refused(&mut exchange, status);
+                Action::Pause
+            }
+            Finish::MayBeDone => {
+                routed.may_be_done(&mut exchange);
                 Action::Pause
             }
             Finish::Exhausted { throttled, soonest } => {

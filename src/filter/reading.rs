@@ -9,9 +9,15 @@ use super::arrival::Arrival;
 use super::body;
 use super::header_map::HeaderMap;
 use super::host::{self, Buffer, Refused};
+use super::routed::send;
+use super::timers::{self, StreamId, TimerId, Wake};
 use crate::openai::body::{Body, BodyScanner};
 use crate::openai::facts::Malformed;
 use crate::openai::glance::{self, GLANCE_BYTES};
+use crate::openai::reply;
+use crate::policy::time::{Millis, Timestamp};
+use std::cell::Cell;
+use std::rc::Rc;
 
 /// The smallest body that is glanced at. In a smaller one there is little to be skipped.
 const GLANCED_AT_BYTES_MIN: usize = 4 * GLANCE_BYTES;
@@ -20,6 +26,7 @@ const GLANCED_AT_BYTES_MIN: usize = 4 * GLANCE_BYTES;
 pub(crate) struct Reading {
     arrival: Arrival,
     headers: HeaderMap,
+    deadline: Rc<Deadline>,
     scanner: Option<BodyScanner>,
     /// How many bytes of the body are here.
     shown: usize,
@@ -53,10 +60,16 @@ impl Reading {
     pub(crate) fn new(
         arrival: Arrival,
         headers: HeaderMap,
+        deadline: Rc<Deadline>,
         scanner: Option<BodyScanner>,
         wanted: Wanted,
     ) -> Self {
-        Self { arrival, headers, scanner, shown: 0, read: 0, wanted, glimpsed: None }
+        Self { arrival, headers, deadline, scanner, shown: 0, read: 0, wanted, glimpsed: None }
+    }
+
+    /// Whether the time for the body is over, so that the request was answered.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.deadline.is_over.get()
     }
 
     /// How many bytes of the body are here.
@@ -91,6 +104,37 @@ impl Reading {
             _ => Known::Nothing,
         };
         (self.arrival, self.headers, known)
+    }
+}
+
+/// Answers a request whose body does not come in time. It is kept by whoever waits for the body.
+pub(crate) struct Deadline {
+    is_over: Cell<bool>,
+    timer: Cell<Option<TimerId>>,
+}
+
+impl Deadline {
+    /// The body of the current request must come within `timeout`.
+    pub(crate) fn set(stream: StreamId, timeout: Millis) -> Rc<Self> {
+        let deadline = Rc::new(Self { is_over: Cell::new(false), timer: Cell::new(None) });
+        let sleeper = Rc::downgrade(&deadline);
+        deadline.timer.set(timers::set_after(stream, timeout, sleeper));
+        deadline
+    }
+}
+
+impl Wake for Deadline {
+    fn wake(&self, _now: Timestamp) {
+        self.is_over.set(true);
+        send(&reply::refused(408), Vec::new());
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        if let Some(timer) = self.timer.take() {
+            timers::cancel(timer);
+        }
     }
 }
 

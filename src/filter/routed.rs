@@ -59,7 +59,7 @@ impl Routed {
                 self.exhausted(&mut exchange, unavailable.throttled, unavailable.soonest, now);
                 false
             }
-            Next::Stop(Stop::Limited | Stop::Refused) => {
+            Next::Stop(Stop::Limited | Stop::Refused | Stop::MayBeDone) => {
                 self.exhausted(&mut exchange, false, Some(now), now);
                 false
             }
@@ -96,6 +96,16 @@ impl Routed {
         self.progress.set(Progress::Replied);
         exchange.charge_nothing(host::now);
         send(&reply::refused(status), own_headers(exchange));
+    }
+
+    /// Answers that nobody knows whether the request was carried out.
+    pub(crate) fn may_be_done(&self, exchange: &mut Exchange) {
+        self.progress.set(Progress::Replied);
+        exchange.charge_nothing(host::now);
+        let mut headers = own_headers(exchange);
+        // The SDKs repeat a 502 unless they are told not to.
+        headers.push(("x-should-retry".to_owned(), "false".to_owned()));
+        send(&reply::may_be_done(), headers);
     }
 
     /// Answers that the pool is exhausted.

@@ -56,6 +56,9 @@ impl Exchange {
     /// Chooses the backend of the next attempt and points the route at it, or says what to do
     /// instead.
     pub(crate) fn go_on(&mut self, now: Timestamp) -> Next {
+        if self.may_be_done {
+            return Next::Stop(Stop::MayBeDone);
+        }
         self.denied = Denials::NONE;
         let has_attempts_left = self
             .pool()

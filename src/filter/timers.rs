@@ -47,9 +47,25 @@ thread_local! {
     static QUEUES: RefCell<BTreeMap<u32, Queue>> = RefCell::default();
 }
 
+/// A timer that was set, and can be taken back.
+#[derive(Clone, Copy)]
+pub(crate) struct TimerId {
+    root: u32,
+    at: Instant,
+    number: u64,
+}
+
 /// Wakes `sleeper` after the time from `now` to `at`, as `stream`, which must be the current one.
 pub(crate) fn set(stream: StreamId, at: Timestamp, now: Timestamp, sleeper: Weak<dyn Wake>) {
-    let length = at.since(now);
+    set_after(stream, at.since(now), sleeper);
+}
+
+/// Wakes `sleeper` after `length`, as `stream`, which must be the current one.
+pub(crate) fn set_after(
+    stream: StreamId,
+    length: Millis,
+    sleeper: Weak<dyn Wake>,
+) -> Option<TimerId> {
     let now = host::instant();
     let at = now.plus(length);
     with_queue(stream.root, |queue| {
@@ -59,6 +75,19 @@ pub(crate) fn set(stream: StreamId, at: Timestamp, now: Timestamp, sleeper: Weak
         // Arming anew may postpone a tick that is due sooner, so it is done only when it must be.
         if queue.armed_for.is_none_or(|armed| at < armed) {
             queue.arm(Some(at), now);
+        }
+        TimerId { root: stream.root, at, number }
+    })
+}
+
+/// Takes a timer back. The tick that it was for may still come, and fires nothing: timers that hardly
+/// ever fire must not cost two calls of the host each.
+pub(crate) fn cancel(timer: TimerId) {
+    let _ = QUEUES.try_with(|queues| {
+        if let Ok(mut queues) = queues.try_borrow_mut()
+            && let Some(queue) = queues.get_mut(&timer.root)
+        {
+            queue.timers.remove(&(timer.at, timer.number));
         }
     });
 }

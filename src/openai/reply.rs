@@ -144,6 +144,13 @@ pub fn refused(status: u16) -> Reply {
     bad_request(status, message, None, &status.to_string())
 }
 
+/// 502: a call that must not be made twice broke off after it was sent.
+pub fn may_be_done() -> Reply {
+    let message = "The backend did not answer, and may have carried out the request all the same. \
+                   Look whether it did before you repeat it.";
+    error(502, message, "server_error", None, "outcome_unknown")
+}
+
 /// 429 when every backend is `throttled` (or over budget), else 503; either with a delay.
 pub fn exhausted(throttled: bool, retry_after_ms: u64) -> Reply {
     let seconds = retry_after_ms.div_ceil(1_000);
@@ -261,6 +268,7 @@ mod tests {
             (operation_not_allowed("files"), 404, "operation_not_allowed"),
             (operation_not_served("embeddings"), 404, "operation_not_served"),
             (no_websocket(), 426, "websocket_not_allowed"),
+            (may_be_done(), 502, "outcome_unknown"),
             (no_such_upgrade(), 400, "unsupported_upgrade"),
             (refused(413), 413, "413"),
             (refused(400), 400, "400"),

@@ -65,6 +65,8 @@ pub enum Stop {
     Limited,
     /// One is left, but `max_attempts` forbids it, and all that were asked gave the request a 4xx.
     Refused,
+    /// The request may have been carried out, and must not be a second time.
+    MayBeDone,
 }
 
 /// What the client gets after the last attempt failed.
@@ -74,6 +76,8 @@ pub enum Ending {
     PassOn,
     /// The backend's own error, with the pool's time to come back in the place of the backend's.
     PassOnError,
+    /// The gateway's answer: nobody knows whether the request was carried out.
+    MayBeDone,
     /// The gateway's answer: the pool is exhausted.
     Exhausted {
         /// Whether throttling or a budget is the only reason.
@@ -213,6 +217,16 @@ fn is_429(outcome: &Outcome) -> bool {
     }
 }
 
+/// Whether the backend may have carried out the request before `outcome`.
+pub fn may_be_done(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Fault { fault, .. } => {
+            !matches!(fault, Fault::Connect | Fault::ConnectTimeout | Fault::Tls)
+        }
+        _ => false,
+    }
+}
+
 /// What the trail says of `outcome`, which came with `status`; `None` when the client left first.
 pub fn result_in_trail(outcome: &Outcome, status: u16) -> Option<AttemptResult> {
     match outcome {
@@ -260,11 +274,13 @@ pub fn ending(
         && match stop {
             Stop::Exhausted(unavailable) => !unavailable.is_undecided,
             Stop::Refused => true,
-            Stop::Limited => false,
+            Stop::Limited | Stop::MayBeDone => false,
         };
     match stop {
         _ if is_refused_by_all && (status != 429 || pool_size == 1) => Ending::PassOn,
         _ if is_refused_by_all => Ending::PassOnError,
+        Stop::MayBeDone if is_error_of_backend => Ending::PassOn,
+        Stop::MayBeDone => Ending::MayBeDone,
         _ if is_error_of_backend && pool_size == 1 => Ending::PassOn,
         Stop::Limited | Stop::Refused if is_error_of_backend => Ending::PassOnError,
         Stop::Limited | Stop::Refused => Ending::Exhausted { throttled: false, soonest: Some(now) },

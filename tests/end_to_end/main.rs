@@ -16,10 +16,13 @@ mod support;
 
 mod harness;
 
+mod allowed_operations;
 mod bad_input;
+mod bodies;
 mod breaker;
 mod budgets;
 mod choosing;
+mod client_credentials;
 mod consumers;
 mod consumers_sharing;
 mod credentials;
@@ -33,6 +36,7 @@ mod hosts;
 mod memory;
 mod models;
 mod operations;
+mod polling;
 mod provisioned;
 mod realtime;
 mod reload;
@@ -46,4 +50,5 @@ mod streams;
 mod throttling;
 mod usage;
 mod waiting;
+mod websockets;
 mod workers;

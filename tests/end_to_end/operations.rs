@@ -1,4 +1,4 @@
-//! What is passed through: everything of the API that no model is named for.
+//! What no model is named for: stored objects, which are passed through as they are.
 
 use crate::harness::raw::Connection;
 use crate::harness::{Gateway, Setup, eventually, key_of};
@@ -9,6 +9,7 @@ async fn two_equal_backends() -> Gateway {
     Setup::new()
         .backend("north", json!({"api": "azure_v1"}))
         .backend("south", json!({"api": "azure_v1"}))
+        .whole(json!({"allow_operations": ["files"]}))
         .start()
         .await
 }
@@ -78,28 +79,6 @@ async fn files_go_to_the_default_pool_as_they_are() {
 }
 
 #[tokio::test]
-async fn an_unknown_operation_and_any_method_are_passed_on() {
-    let gateway = Setup::new().backend("north", json!({"api": "openai"})).start().await;
-    let body = r#"{"model":"not ours", "x":1}"#;
-    for method in ["POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS"] {
-        gateway.mock("north").clear_records();
-        let method: Method = method.parse().unwrap();
-        let path = "/openai/v1/some/new%20thing?x=1";
-        let headers = [("content-type", "application/json"), ("openai-beta", "new=v2")];
-        let answer =
-            gateway.client.send(method.clone(), path, &headers, body.into()).await.unwrap();
-        // The mock knows no such operation; what counts is that it was asked.
-        assert_eq!(answer.status, 404, "{method}: {}", answer.text());
-        assert_eq!(answer.served_by(), "north", "{method}");
-        let record = gateway.records("north").pop().unwrap();
-        assert_eq!(record.path, "/v1/some/new%20thing?x=1", "{method}");
-        assert_eq!((&*record.method, &*record.body), (method.as_str(), body.as_bytes()));
-        assert_eq!(record.header("openai-beta"), Some("new=v2"), "{method}");
-    }
-    gateway.assert_alive("operations that the backend lacks").await;
-}
-
-#[tokio::test]
 async fn the_default_pool_takes_what_names_no_model() {
     let pools = json!({"pools": [
         {"name": "chat", "models": ["gpt-4o"], "backends": [
@@ -108,7 +87,7 @@ async fn the_default_pool_takes_what_names_no_model() {
         {"name": "rest", "models": ["other"], "backends": [
             {"name": "south", "host": "south.openai.azure.com", "deployment": "gpt-4o-south",
              "credential": {"api_key": {"env": "KEY_SOUTH"}}}]}
-    ], "default_pool": "rest"});
+    ], "default_pool": "rest", "allow_operations": ["files"]});
     let gateway = Setup::new()
         .backend("north", json!({}))
         .backend("south", json!({}))
@@ -121,9 +100,10 @@ async fn the_default_pool_takes_what_names_no_model() {
 }
 
 #[tokio::test]
-async fn a_large_upload_to_an_unknown_operation_is_streamed_and_not_held() {
+async fn a_large_upload_of_a_file_is_streamed_and_not_held() {
     let gateway = Setup::new()
         .backend("north", json!({}))
+        .whole(json!({"allow_operations": ["files"]}))
         .settings(|settings| settings.body_limit_bytes = 256 * 1024)
         .start()
         .await;

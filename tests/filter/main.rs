@@ -30,6 +30,7 @@ mod estimates;
 mod failover;
 mod hostile;
 mod instructions;
+mod late_bodies;
 mod leaks;
 mod random;
 mod reading;

@@ -153,7 +153,8 @@ impl Envoy {
         self.streams[&id].chunks
     }
 
-    /// Lets time pass until nothing more happens.
+    /// Lets time pass until nothing more happens. Ticks that are left when every request is done fire
+    /// nothing, and time need not pass for them.
     pub(crate) fn run(&mut self) {
         self.run_until(u64::MAX);
     }
@@ -175,6 +176,10 @@ impl Envoy {
                 return;
             }
             let event = self.events.keys().next().copied();
+            let is_idle = event.is_none() && self.streams.values().all(Stream::is_done);
+            if is_idle && limit_ms == u64::MAX {
+                return;
+            }
             let tick = with(|state| {
                 let ticks = state.roots.iter();
                 ticks.filter_map(|(id, root)| Some((root.tick_at_ms?, *id))).min()

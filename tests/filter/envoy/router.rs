@@ -90,6 +90,16 @@ fn change<R>(id: u32, change: impl FnOnce(&mut Context) -> R) -> R {
 impl Envoy {
     /// Sends a request: the head, then the body chunk by chunk. Returns its id.
     pub(crate) fn send(&mut self, request: Request) -> u32 {
+        let end = request.chunks.is_empty() && request.trailers.is_empty();
+        self.send_up_to(request, end)
+    }
+
+    /// Sends the head of a request whose body does not come.
+    pub(crate) fn send_head_of(&mut self, request: Request) -> u32 {
+        self.send_up_to(Request { chunks: Vec::new(), ..request }, false)
+    }
+
+    fn send_up_to(&mut self, request: Request, end: bool) -> u32 {
         let id = self.id();
         let mut gateway = context(self.gateway, id, Role::Gateway);
         let count = request.headers.len();
@@ -97,7 +107,6 @@ impl Envoy {
         gateway.request_headers = Some(request.headers);
         with(|state| state.contexts.insert(id, gateway));
         Module::create(id, self.gateway);
-        let end = request.chunks.is_empty() && request.trailers.is_empty();
         self.stream(id).is_request_complete = end;
         let action = Module::request_headers(id, count, end);
         self.apply_deferred();
