@@ -3,22 +3,26 @@
 //! The router retries on one header only, [`RETRY`], which nobody but this role sets. It can do so
 //! until response headers went on to the client, so headers are held back where the status does not
 //! tell everything: the head of an event stream until its first real event, the body of a 4xx that
-//! another backend might not give, and a refusal while the request waits for a gate.
+//! another backend might not give, and a refusal while the request waits for a gate. Where headers say
+//! what a request took, a JSON answer of moderate length is held until it is complete: then it is
+//! known, and an answer that breaks off before is another backend's. Envoy holds it, so VM memory does
+//! not grow; longer answers, and event streams, say what was estimated.
 //!
 //! An attempt that ends without headers (connect failure, reset, timeout) is retried by Envoy itself;
 //! [`Answer::done`] comes before that retry is routed, in time to say where it goes.
 
+use super::details;
 use super::exchange::{Exchange, Flowing};
 use super::flow::{Flow, stream_error};
 use super::header_map::HeaderMap;
-use super::held::{ErrorBody, Held, Question};
+use super::held::{ErrorBody, Held, Question, WHOLE_BYTES_MAX};
 use super::host::{self, Action, Buffer, Direction, Instant, Map};
-use super::meter::Meter;
+use super::meter::{self, Meter};
 use super::records::{Begun, Evidence, Said};
 use super::sanitize;
 use super::timers::{self, StreamId, Wake};
 use crate::openai::usage_chunk::Edit;
-use crate::policy::classify::{self, AttemptTraits, Fault, Head, Outcome};
+use crate::policy::classify::{self, AttemptTraits, Fault, Head, Misroute, Outcome};
 use crate::policy::failover::{self, Ending, Next};
 use crate::policy::headers::Headers;
 use crate::policy::time::{Millis, Timestamp};
@@ -27,9 +31,6 @@ use std::rc::{Rc, Weak};
 
 /// The response header that makes the router retry.
 pub(crate) const RETRY: &str = "x-spillway-retry";
-
-/// Why an attempt's connection was not made; empty when it was.
-const TRANSPORT_FAILURE: &str = "upstream\0transport_failure_reason";
 
 /// Envoy's flags of how the stream ended, as a little-endian number.
 const RESPONSE_FLAGS: &str = "response\0flags";
@@ -49,6 +50,8 @@ pub(crate) struct Answer {
     /// Whether the gateway asked for the usage of a stream, so that the client must not see it.
     strips_usage: bool,
     state: RefCell<State>,
+    /// Why nothing of it may be believed: it comes from no backend.
+    misroute: Option<Misroute>,
     /// For timers, which hold it weakly.
     itself: Weak<Self>,
 }
@@ -75,6 +78,28 @@ impl Answer {
         traits: AttemptTraits,
         strips_usage: bool,
     ) -> Rc<Self> {
+        Self::awaited(stream, exchange, begun, traits, strips_usage, None)
+    }
+
+    /// To an attempt that cannot reach its backend. It fails like one that could not connect.
+    pub(crate) fn misrouted(
+        stream: StreamId,
+        exchange: Rc<RefCell<Exchange>>,
+        begun: Begun,
+        traits: AttemptTraits,
+        misroute: Misroute,
+    ) -> Rc<Self> {
+        Self::awaited(stream, exchange, begun, traits, false, Some(misroute))
+    }
+
+    fn awaited(
+        stream: StreamId,
+        exchange: Rc<RefCell<Exchange>>,
+        begun: Begun,
+        traits: AttemptTraits,
+        strips_usage: bool,
+        misroute: Option<Misroute>,
+    ) -> Rc<Self> {
         Rc::new_cyclic(|itself| Self {
             stream,
             exchange,
@@ -82,6 +107,7 @@ impl Answer {
             traits,
             strips_usage,
             state: RefCell::new(State::Awaited),
+            misroute,
             itself: Weak::clone(itself),
         })
     }
@@ -92,9 +118,16 @@ impl Answer {
         let now = host::now();
         let status = status(&headers);
         sanitize::response(&headers, self.keeps_rate_limits());
+        if let Some(misroute) = self.misroute {
+            let flow = Flow::new(status, Outcome::Misrouted(misroute));
+            return self.settle(flow, Said::default(), end_of_stream, now);
+        }
         let said = Said::read(&headers);
         let meter = self.meter(&headers);
         let question = match classify::head(status, &headers, self.traits, now) {
+            Head::Decided(Outcome::Success) if !end_of_stream && self.is_held_whole(&headers) => {
+                Question::Whole
+            }
             Head::Decided(outcome) => {
                 let flow = Flow { meter, ..Flow::new(status, outcome) };
                 return self.settle(flow, said, end_of_stream, now);
@@ -111,6 +144,7 @@ impl Answer {
                 Question::ErrorBody(Box::new(ErrorBody { status, otherwise, deployment, body }))
             }
         };
+        let waits_for_all = matches!(question, Question::Whole);
         let held = Held {
             status,
             since: now,
@@ -126,8 +160,22 @@ impl Answer {
             return self.look_at(held, 0, true);
         }
         self.state.replace(State::Held(held));
-        self.wake_at(now.plus(self.hold_limits().time), now);
+        if !waits_for_all {
+            self.wake_at(now.plus(self.hold_limits().time), now);
+        }
         Action::Pause
+    }
+
+    /// Whether headers will say what an answer with these headers took, and it can be held until that is
+    /// known.
+    fn is_held_whole(&self, headers: &HeaderMap) -> bool {
+        let is_told = self.exchange.try_borrow().is_ok_and(|exchange| exchange.awaits_tokens());
+        let length = headers
+            .get("content-length")
+            .and_then(|length| std::str::from_utf8(length).ok()?.parse::<usize>().ok());
+        is_told
+            && headers.get("content-type").is_some_and(meter::is_json)
+            && length.is_none_or(|length| length <= WHOLE_BYTES_MAX)
     }
 
     /// A part of the body came; while it is held, `size` counts from its beginning.
@@ -181,7 +229,7 @@ impl Answer {
     fn retry_elsewhere(&self, outcome: &Outcome, now: Timestamp) {
         let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return };
         match exchange.go_on(now) {
-            Next::Retry => {}
+            Next::Retry => exchange.expect_retry(self.begun.backend, *outcome, 0),
             // Without an answer to hold there is nothing in which the request could wait.
             Next::Wait { until } => {
                 let ending = Ending::Exhausted { throttled: false, soonest: Some(until) };
@@ -194,18 +242,26 @@ impl Answer {
         }
     }
 
-    /// Why no answer came. A reset and a timeout look alike but for the time that passed; Envoy's
-    /// timer runs on a clock of its own, which may be early by what a turn of its loop takes.
-    fn silent_fault(&self, now: Timestamp) -> Fault {
+    /// What came of an attempt without an answer. Once connected, a reset and a timeout look alike but
+    /// for the time that passed; Envoy's timer runs on a clock of its own, which may be early by what a
+    /// turn of its loop takes.
+    fn silence(&self, now: Timestamp) -> Outcome {
+        if let Some(misroute) = self.misroute {
+            return Outcome::Misrouted(misroute);
+        }
+        if let Some((connect, words)) = details::no_connection() {
+            if let Ok(exchange) = self.exchange.try_borrow() {
+                exchange.tell_connection(self.begun.backend, connect, words.as_deref(), now);
+            }
+            return fault(connect);
+        }
         let timeout = self.exchange.try_borrow().ok().and_then(|exchange| {
             exchange.pool().and_then(|(pool, _)| pool.policy.failover.first_byte_timeout)
         });
-        if host::property(TRANSPORT_FAILURE).is_some_and(|reason| !reason.is_empty()) {
-            Fault::Connect
-        } else if timeout.is_some_and(|timeout| now.since(self.begun.at) >= timeout.scale(9, 10)) {
-            Fault::Timeout
+        if timeout.is_some_and(|timeout| now.since(self.begun.at) >= timeout.scale(9, 10)) {
+            fault(Fault::Timeout)
         } else {
-            Fault::Reset
+            fault(Fault::Reset)
         }
     }
 
@@ -216,7 +272,12 @@ impl Answer {
         let bytes = host::buffer(Buffer::ResponseBody, held.seen, fresh).unwrap_or_default();
         held.seen = held.seen.saturating_add(bytes.len());
         let limits = self.hold_limits();
-        let enough = held.seen >= limits.bytes || held.is_overdue;
+        let enough = match held.question {
+            Question::Whole => held.seen > WHOLE_BYTES_MAX,
+            Question::FirstEvent(_) | Question::ErrorBody(_) => {
+                held.seen >= limits.bytes || held.is_overdue
+            }
+        };
         if let Some(meter) = &mut held.meter {
             meter.push(&bytes);
         }
@@ -240,6 +301,9 @@ impl Answer {
             outcome => outcome,
         };
         let mut flow = Flow { meter: held.meter, ..Flow::new(held.status, outcome) };
+        if matches!(held.question, Question::Whole) {
+            flow.elapsed = Some(held.since.since(self.begun.at));
+        }
         if let Question::FirstEvent(head) = held.question {
             flow.follow(*head);
             if !held.must_be_edited {
@@ -260,7 +324,7 @@ impl Answer {
             _ => outcome,
         };
         let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return Action::Continue };
-        let elapsed = now.since(self.begun.at);
+        let elapsed = flow.elapsed.unwrap_or_else(|| now.since(self.begun.at));
         if failover::is_worth_another(&outcome) {
             let evidence = Evidence { outcome, status, elapsed, said };
             exchange.fail(&self.begun, &evidence, now);
@@ -271,7 +335,7 @@ impl Answer {
         drop(exchange);
         // A session has no outcome of its own: it lasts for as long as both sides like.
         let is_over = end_of_stream || status == SWITCHING_PROTOCOLS;
-        self.flow_on(Flow { outcome, elapsed, ..flow }, is_over);
+        self.flow_on(Flow { outcome, elapsed: Some(elapsed), ..flow }, is_over);
         Action::Continue
     }
 
@@ -290,6 +354,7 @@ impl Answer {
         let Flow { status, outcome, elapsed, .. } = *flow;
         let is_own = !matches!(outcome, Outcome::Spilled { .. });
         let outcome = if flow.broke_off && is_own { stream_error() } else { outcome };
+        let elapsed = elapsed.unwrap_or_default();
         let evidence = Evidence { outcome, status, elapsed, said: Said::default() };
         if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
             let tokens = flow.tokens(exchange.asked.estimate);
@@ -326,6 +391,7 @@ impl Answer {
         match exchange.go_on(now) {
             Next::Retry => {
                 self.state.replace(State::Over);
+                exchange.expect_retry(self.begun.backend, outcome, status);
                 ask_for_retry(status);
             }
             Next::Wait { until } => {
@@ -355,6 +421,50 @@ impl Answer {
         }
     }
 
+    /// The attempt is over, with or without an answer.
+    pub(crate) fn done(&self) {
+        let state = self.state.replace(State::Over);
+        match state {
+            State::Over => return,
+            // The first byte went out, so nothing can be retried. Why it broke off, only the gateway hears.
+            State::Flowing(_) => {
+                self.state.replace(state);
+                let is_kept = self
+                    .exchange
+                    .try_borrow_mut()
+                    .is_ok_and(|mut exchange| exchange.interrupt(self.flowing()));
+                if !is_kept {
+                    self.end(false);
+                }
+                return;
+            }
+            State::Awaited | State::Held(_) | State::Waiting { .. } => {}
+        }
+        let cancelled = flags() & DOWNSTREAM_DISCONNECT != 0;
+        // When the request is over before its attempt, Envoy ended it: a time limit of its own, say.
+        let is_over = self.exchange.try_borrow().is_ok_and(|exchange| exchange.is_closed());
+        let now = host::now();
+        match state {
+            State::Awaited | State::Held(_) if cancelled || is_over => {
+                self.fail(&Outcome::Cancelled, now);
+            }
+            State::Awaited | State::Held(_) => {
+                let outcome = self.silence(now);
+                self.fail(&outcome, now);
+                self.retry_elsewhere(&outcome, now);
+            }
+            // Envoy's time for the attempt ran out while its refusal was held.
+            State::Waiting { outcome, .. } if !cancelled && !is_over => {
+                self.retry_elsewhere(&outcome, now);
+            }
+            State::Waiting { .. } | State::Flowing(_) | State::Over => {}
+        }
+    }
+
+    fn flowing(&self) -> Option<Rc<dyn Flowing>> {
+        self.itself.upgrade().map(|itself| itself as Rc<dyn Flowing>)
+    }
+
     fn wake_at(&self, at: Timestamp, now: Timestamp) {
         timers::set(self.stream, at, now, self.itself.clone());
     }
@@ -378,37 +488,13 @@ struct HoldLimits {
 }
 
 impl Flowing for Answer {
-    /// The attempt is over, with or without an answer.
-    fn done(&self) {
-        let state = self.state.replace(State::Over);
-        if matches!(state, State::Over) {
-            return;
+    fn end(&self, broke_off: bool) {
+        let State::Flowing(flow) = self.state.replace(State::Over) else { return };
+        if flow.outcome != Outcome::Success || flow.broke_off {
+            return self.conclude(&flow);
         }
-        let cancelled = flags() & DOWNSTREAM_DISCONNECT != 0;
-        // When the request is over before its attempt, Envoy ended it: a time limit of its own, say.
-        let is_over = self.exchange.try_borrow().is_ok_and(|exchange| exchange.is_closed());
-        let now = host::now();
-        match state {
-            State::Awaited | State::Held(_) if cancelled || is_over => {
-                self.fail(&Outcome::Cancelled, now)
-            }
-            State::Awaited | State::Held(_) => {
-                let outcome = fault(self.silent_fault(now));
-                self.fail(&outcome, now);
-                self.retry_elsewhere(&outcome, now);
-            }
-            // Envoy's time for the attempt ran out while its refusal was held.
-            State::Waiting { outcome, .. } if !cancelled && !is_over => {
-                self.retry_elsewhere(&outcome, now)
-            }
-            // The first byte went out: nothing can be retried, the fault is recorded.
-            State::Flowing(flow) if flow.outcome == Outcome::Success && !flow.broke_off => {
-                let outcome = if cancelled { Outcome::Cancelled } else { fault(Fault::Reset) };
-                self.conclude(&Flow { outcome, ..flow });
-            }
-            State::Flowing(flow) => self.conclude(&flow),
-            State::Waiting { .. } | State::Over => {}
-        }
+        let outcome = if broke_off { fault(Fault::Reset) } else { Outcome::Cancelled };
+        self.conclude(&Flow { outcome, ..flow });
     }
 }
 

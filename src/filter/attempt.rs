@@ -3,7 +3,7 @@
 //! Here the request is made to fit its backend; [`super::answer`] watches what comes back.
 
 use super::answer::Answer;
-use super::exchange::{Exchange, Flowing, Rendering};
+use super::exchange::{Exchange, Rendering};
 use super::host::{self, Action, Map};
 use super::plan::BackendPlan;
 use super::records::Begun;
@@ -12,11 +12,16 @@ use super::{body, table};
 use crate::openai::credentials::{PASSED, SUBPROTOCOLS};
 use crate::openai::reply;
 use crate::openai::splice::Splices;
-use crate::policy::classify::AttemptTraits;
+use crate::policy::classify::{AttemptTraits, Misroute};
+use crate::policy::failover::Ending;
 use std::rc::Rc;
 
 /// Where the cluster of an attempt can be read.
 const CLUSTER_NAME: &str = "xds\0cluster_name";
+
+/// The cluster of what the route's matcher does not know, as the shipped files name it: of a target of
+/// nobody, and of a backend without an entry. Its only endpoint is one where nobody listens.
+const CATCH_ALL: &[u8] = b"spillway_exhausted";
 
 /// The filter of one attempt.
 pub(crate) struct Attempt {
@@ -95,6 +100,27 @@ impl Attempt {
         let mut borrowed = exchange.try_borrow_mut().ok()?;
         let now = host::now();
         let begun = borrowed.begin(now)?;
+        match way_to(&borrowed, &begun) {
+            Some(Way::Backend) => {}
+            Some(Way::Nowhere) => {
+                let traits = borrowed.traits(&begun)?;
+                strip(&borrowed);
+                drop(borrowed);
+                let misroute = Misroute::NoRoute;
+                let answer = Answer::misrouted(self.stream, exchange, begun, traits, misroute);
+                return Some(Running { answer, splices: Splices::default(), offset: 0 });
+            }
+            Some(Way::Stranger) => {
+                borrowed.misrouted(&begun, Misroute::WrongCluster, now);
+                let ending = Ending::Exhausted { throttled: false, soonest: Some(now) };
+                borrowed.give_up(None, ending, now);
+                return None;
+            }
+            None => {
+                borrowed.abandon(&begun, now);
+                return None;
+            }
+        }
         let Some((traits, rendering)) = prepare(&mut borrowed, &begun) else {
             borrowed.abandon(&begun, now);
             return None;
@@ -106,18 +132,45 @@ impl Attempt {
     }
 }
 
+/// Where the route leads.
+enum Way {
+    /// To the attempt's backend.
+    Backend,
+    /// To the cluster for what the route's matcher does not know, in which nobody answers.
+    Nowhere,
+    /// To some other cluster, which must not see the backend's key.
+    Stranger,
+}
+
+/// Where the route leads; `None` when the host does not say.
+fn way_to(exchange: &Exchange, begun: &Begun) -> Option<Way> {
+    let (backend, _) = exchange.backend(begun.backend)?;
+    let cluster = host::property(CLUSTER_NAME)?;
+    Some(if cluster == backend.cluster.as_bytes() {
+        Way::Backend
+    } else if cluster == CATCH_ALL {
+        Way::Nowhere
+    } else {
+        Way::Stranger
+    })
+}
+
+/// Takes from a request that goes nowhere what must not be read there, should somebody listen. The
+/// headers are those of all attempts, so what each attempt sets anew is all that can be taken.
+fn strip(exchange: &Exchange) {
+    for name in PASSED {
+        let _ = host::remove_header(Map::RequestHeaders, name);
+    }
+    if let Some(subprotocols) = &exchange.asked.subprotocols {
+        subprotocols.set_clean();
+    }
+    let _ = host::set_header(Map::RequestHeaders, ":path", "/");
+    let _ = host::set_header(Map::RequestHeaders, ":authority", "spillway.invalid");
+}
+
 /// Makes the request fit the backend of an attempt; `None` when it must not go out.
 fn prepare(exchange: &mut Exchange, begun: &Begun) -> Option<(AttemptTraits, Rendering)> {
     let (backend, _) = exchange.backend(begun.backend)?;
-    // A key must not go to a cluster that the route confused with another.
-    if host::property(CLUSTER_NAME)? != backend.cluster.as_bytes() {
-        let name = &backend.name;
-        host::log(
-            host::Level::Error,
-            &format!("spillway: the route sent backend {name} to a cluster that is not its own"),
-        );
-        return None;
-    }
     let traits = exchange.traits(begun)?;
     let rendering = exchange.rendering(backend);
     rewrite(exchange, begun, &rendering)?;

@@ -2,7 +2,7 @@
 
 use super::consumers::{Admitted, ConsumersPlan};
 use super::plan::{BackendPlan, Plan, PoolPlan};
-use super::records::{self, Begun, Evidence};
+use super::records::{self, Begun, Evidence, Said};
 use super::sanitize::Subprotocols;
 use super::selection::Planned;
 use super::{host, publish};
@@ -14,9 +14,9 @@ use crate::openai::operation::{Call, Endpoint, model_in_body, render, takes_stre
 use crate::openai::splice::{self, Splices};
 use crate::policy::blame::{self, Suspects, Verdict};
 use crate::policy::budget::Ending as Spent;
-use crate::policy::classify::{AttemptTraits, Outcome, Seen};
+use crate::policy::classify::{AttemptTraits, Fault, Misroute, Outcome, Seen};
 use crate::policy::estimate::{Estimate, RequestSize, Usage};
-use crate::policy::failover::{self, Ending, Ledger};
+use crate::policy::failover::{self, Ending, Ledger, Stop};
 use crate::policy::pool::{BackendIndex, OperationSet};
 use crate::policy::select::{Denials, Needs, Unavailable};
 use crate::policy::time::{Millis, Timestamp};
@@ -102,6 +102,8 @@ pub(crate) struct Exchange {
     pub(super) may_be_done: bool,
     /// The answer that is on its way to the client.
     flowing: Option<Weak<dyn Flowing>>,
+    /// The same when its attempt is over and it is not: only the gateway will learn why it ended early.
+    interrupted: Option<Rc<dyn Flowing>>,
 }
 
 /// An attempt that failed.
@@ -113,8 +115,9 @@ struct Suspect {
 
 /// An answer on its way to the client, which holds the exchange itself.
 pub(crate) trait Flowing {
-    /// Nothing more of it reaches the client: what it took is concluded, unless it was.
-    fn done(&self);
+    /// Nothing more of it reaches the client: what it took is concluded, unless it was. `broke_off`:
+    /// because the backend ended it early.
+    fn end(&self, broke_off: bool);
 }
 
 /// What makes a request fit a backend.
@@ -138,8 +141,29 @@ pub(crate) enum Tokens {
 /// How the request ends, as far as it is known.
 enum End {
     Open,
+    /// Envoy was told to make another attempt, and did not begin it yet.
+    Retrying(LastAttempt),
     Served(BackendIndex),
     Failed(Option<BackendIndex>, Ending),
+}
+
+/// An attempt that failed, of which another backend was to make good.
+#[derive(Clone, Copy)]
+struct LastAttempt {
+    backend: BackendIndex,
+    outcome: Outcome,
+    status: u16,
+}
+
+/// A response that no attempt let through: Envoy's own, or one that was to be followed by a retry.
+pub(crate) struct Unexpected {
+    pub(crate) status: u16,
+    /// Whether it is an attempt's, which asked for a retry that Envoy did not make.
+    pub(crate) asks_for_retry: bool,
+    /// Why there was no way to the backend that was chosen, if that is why.
+    pub(crate) misroute: Option<Misroute>,
+    /// Whether an attempt's filter found nothing of the request in its VM.
+    pub(crate) is_apart: bool,
 }
 
 /// What the gateway does with the response that is about to reach the client.
@@ -151,13 +175,15 @@ pub(crate) enum Finish {
         /// The time to come back that replaces the backend's own.
         soonest: Option<Timestamp>,
     },
-    /// It is replaced: Envoy refused the request by itself.
+    /// It is replaced: Envoy or one of its filters refused the request by itself.
     Refused {
-        /// The status that Envoy chose.
+        /// The status that it chose, 400 to 499.
         status: u16,
     },
     /// It is replaced: nobody knows whether the request was carried out.
     MayBeDone,
+    /// It is replaced: the two roles run in different VMs.
+    Apart,
     /// It is replaced: the pool is exhausted.
     Exhausted {
         /// Whether throttling is the only reason.
@@ -165,6 +191,17 @@ pub(crate) enum Finish {
         /// When the soonest backend is expected back.
         soonest: Option<Timestamp>,
     },
+}
+
+impl Finish {
+    fn of(backend: Option<BackendIndex>, ending: Ending, now: impl FnOnce() -> Timestamp) -> Self {
+        match ending {
+            Ending::PassOn => Self::Pass { backend, soonest: None },
+            Ending::PassOnError => Self::Pass { backend, soonest: Some(now()) },
+            Ending::MayBeDone => Self::MayBeDone,
+            Ending::Exhausted { throttled, soonest } => Self::Exhausted { throttled, soonest },
+        }
+    }
 }
 
 impl Exchange {
@@ -184,6 +221,7 @@ impl Exchange {
             is_closed: false,
             may_be_done: false,
             flowing: None,
+            interrupted: None,
         }
     }
 
@@ -211,6 +249,7 @@ impl Exchange {
     /// Begins the attempt that was planned; `None` when none was.
     pub(crate) fn begin(&mut self, now: Timestamp) -> Option<Begun> {
         let Planned { choice, ticket, record, reservation } = self.planned.take()?;
+        self.end = End::Open;
         let reservation = RefCell::new(reservation);
         self.ledger.begin(choice.backend);
         let (_, plan) = self.plan.pool(self.pool)?;
@@ -442,6 +481,39 @@ impl Exchange {
         }
     }
 
+    /// The attempt at `backend` failed, and Envoy was told to make another one.
+    pub(crate) fn expect_retry(&mut self, backend: BackendIndex, outcome: Outcome, status: u16) {
+        self.end = End::Retrying(LastAttempt { backend, outcome, status });
+    }
+
+    /// There is no way to the backend of an attempt that began or was to begin, and none elsewhere for
+    /// this request: the next ones pass the backend over.
+    pub(crate) fn misrouted(&mut self, begun: &Begun, misroute: Misroute, now: Timestamp) {
+        let outcome = Outcome::Misrouted(misroute);
+        let elapsed = now.since(begun.at);
+        let evidence = Evidence { outcome, status: 0, elapsed, said: Said::default() };
+        self.fail(begun, &evidence, now);
+    }
+
+    /// Says in the log why a connection to a backend was not made: once for each reason, and again after a
+    /// minute.
+    pub(crate) fn tell_connection(
+        &self,
+        backend: BackendIndex,
+        fault: Fault,
+        words: Option<&str>,
+        now: Timestamp,
+    ) {
+        let Some((backend, plan)) = self.backend(backend) else { return };
+        let words = words.unwrap_or("no connection in time");
+        if plan.connection_words.is_news(words, now) {
+            let what = if fault == Fault::Tls { "TLS failed" } else { "no connection" };
+            let name = &backend.name;
+            let text = format!("spillway: {what} at backend {name}: {words}");
+            host::log(host::Level::Warn, &text);
+        }
+    }
+
     /// Nothing more is tried: `backend` is the last that was, if any.
     pub(crate) fn give_up(
         &mut self,
@@ -463,34 +535,71 @@ impl Exchange {
     /// What becomes of the response that is about to reach the client.
     pub(crate) fn finish(
         &mut self,
-        status: impl FnOnce() -> u16,
+        unexpected: impl FnOnce() -> Unexpected,
         now: impl FnOnce() -> Timestamp,
     ) -> Finish {
         match std::mem::replace(&mut self.end, End::Open) {
             End::Served(backend) => Finish::Pass { backend: Some(backend), soonest: None },
-            End::Failed(backend, Ending::PassOn) => Finish::Pass { backend, soonest: None },
-            End::Failed(backend, Ending::PassOnError) => {
-                Finish::Pass { backend, soonest: Some(now()) }
+            End::Failed(backend, ending) => Finish::of(backend, ending, now),
+            End::Retrying(last) => self.finish_unexpected(Some(last), &unexpected(), now()),
+            End::Open => self.finish_unexpected(None, &unexpected(), now()),
+        }
+    }
+
+    /// What becomes of a response that no attempt let through; `last` is the attempt that was to be
+    /// followed by another one.
+    fn finish_unexpected(
+        &mut self,
+        last: Option<LastAttempt>,
+        response: &Unexpected,
+        now: Timestamp,
+    ) -> Finish {
+        let soon = Finish::Exhausted { throttled: false, soonest: Some(now) };
+        if response.is_apart {
+            return Finish::Apart;
+        }
+        if let Some(misroute) = response.misroute.filter(|_| !response.asks_for_retry)
+            && let Some(begun) = self.begin(now)
+        {
+            self.misrouted(&begun, misroute, now);
+            return soon; // others may serve, and the next request asks them
+        }
+        if let Some(LastAttempt { backend, outcome, status }) = last {
+            if let Some((_, plan)) = self.pool() {
+                host::increment(plan.metrics.limited, 1);
             }
-            End::Failed(_, Ending::MayBeDone) => Finish::MayBeDone,
-            End::Failed(_, Ending::Exhausted { throttled, soonest }) => {
-                Finish::Exhausted { throttled, soonest }
-            }
-            // Too large, or malformed.
-            End::Open => match status() {
-                status @ ..500 => Finish::Refused { status },
-                // Envoy did not make the attempt that was planned, or not the retry.
-                _ => {
-                    let now = now();
-                    match self.peek(now) {
-                        Ok(_) => Finish::Exhausted { throttled: false, soonest: Some(now) },
-                        Err(Unavailable { throttled, soonest, .. }) => {
-                            Finish::Exhausted { throttled, soonest }
-                        }
-                    }
+            let size = self.pool_size();
+            let ending = failover::ending(&outcome, status, &Stop::Limited, size, now);
+            return Finish::of(Some(backend), ending, || now);
+        }
+        match response.status {
+            // The route itself answers: a redirect, a page.
+            ..400 if self.attempts() == 0 => Finish::Pass { backend: None, soonest: None },
+            ..400 => soon,
+            status @ 400..500 => Finish::Refused { status },
+            // Envoy ended the attempt or did not begin it: a time limit, a circuit breaker of its own.
+            _ => match self.peek(now) {
+                Ok(_) => soon,
+                Err(Unavailable { throttled, soonest, .. }) => {
+                    Finish::Exhausted { throttled, soonest }
                 }
             },
         }
+    }
+
+    /// The attempt of an answer that is on its way ended, and not the answer: keeps it until the gateway
+    /// learns why. Not when the gateway is gone.
+    pub(crate) fn interrupt(&mut self, answer: Option<Rc<dyn Flowing>>) -> bool {
+        if self.is_closed {
+            return false;
+        }
+        self.interrupted = answer;
+        self.interrupted.is_some()
+    }
+
+    /// Lets go of an answer that was kept.
+    pub(crate) fn forget_interrupted(&mut self) {
+        self.interrupted = None;
     }
 
     /// The answer that is on its way to the client.
@@ -525,7 +634,7 @@ impl Exchange {
 
     /// Whether the response says something of tokens that is known only when the answer ends.
     pub(crate) fn awaits_tokens(&self) -> bool {
-        self.flowing.is_some()
+        self.asked.call.is_charged()
             && self.plan.consumers.as_ref().is_some_and(ConsumersPlan::has_headers)
     }
 

@@ -89,7 +89,7 @@ fn request_trailers(context: u32) -> Option<Action> {
 
 fn response_trailers(context: u32) -> Option<Action> {
     on_stream(context, |stream| match stream {
-        Stream::Gateway(gateway) => gateway.response_trailers(),
+        Stream::Gateway(_) => Action::Continue,
         Stream::Attempt(attempt) => attempt.response_trailers(),
     })
 }
@@ -103,7 +103,7 @@ fn response_headers(context: u32, end_of_stream: bool) -> Option<Action> {
 
 fn response_body(context: u32, size: usize, end_of_stream: bool) -> Option<Action> {
     on_stream(context, |stream| match stream {
-        Stream::Gateway(gateway) => gateway.response_body(size, end_of_stream),
+        Stream::Gateway(_) => Action::Continue,
         Stream::Attempt(attempt) => attempt.response_body(size, end_of_stream),
     })
 }

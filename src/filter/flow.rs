@@ -17,8 +17,8 @@ pub(super) struct Flow {
     pub(super) outcome: Outcome,
     /// Whether an error event came in it.
     pub(super) broke_off: bool,
-    /// How long its first byte took.
-    pub(super) elapsed: Millis,
+    /// How long its first byte took, once it is known that it goes on.
+    pub(super) elapsed: Option<Millis>,
     /// Looks for an error event, in an event stream in which none was found yet.
     pub(super) watch: Option<ErrorWatch>,
     /// Counts the tokens, where they matter.
@@ -33,7 +33,7 @@ impl Flow {
             status,
             outcome,
             broke_off: false,
-            elapsed: Millis::ZERO,
+            elapsed: None,
             watch: None,
             meter: None,
             stripper: None,

@@ -3,14 +3,11 @@
 //! It recognises the call, takes the client's credential away, reads the body where the pool or a
 //! backend needs something out of it, chooses the first backend, and at the end finishes the
 //! response. What happens in between is the attempts' affair.
-//!
-//! What a request took is known when its answer ends, and said in headers, which go before. So where
-//! such headers are switched on, a JSON answer of moderate length is held until it is complete. Envoy
-//! holds it, so VM memory does not grow. Longer answers, and event streams, say what was estimated.
 
+use super::answer::RETRY;
 use super::arrival::{Arrival, Intake, pool_of};
 use super::consumers::Admitted;
-use super::exchange::{Asked, Exchange, Finish};
+use super::exchange::{Asked, Exchange, Finish, Unexpected};
 use super::header_map::HeaderMap;
 use super::host::{self, Action, Map};
 use super::plan::Plan;
@@ -18,7 +15,8 @@ use super::reading::{Deadline, Known, Reading};
 use super::routed::{self, Routed, send};
 use super::sanitize::{self, Subprotocols};
 use super::timers::StreamId;
-use super::{meter, publish, table};
+use super::told::Told;
+use super::{details, publish, table};
 use crate::config::{Affinity, operation_bit};
 use crate::openai::api::Operation;
 use crate::openai::body::Body;
@@ -35,9 +33,10 @@ use std::rc::Rc;
 /// The request header with which Envoy's router limits the time to an attempt's first byte.
 const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
 
-/// The longest answer that is held. No answer with text is longer; embeddings, images and sound can
-/// be, and cost memory for nothing: what they took is nearly their estimate.
-const HELD_ANSWER_BYTES_MAX: u64 = 1024 * 1024;
+thread_local! {
+    /// Whether the log has it that the roles run in different VMs.
+    static APART: Told = Told::default();
+}
 
 /// The filter of one request.
 pub(crate) struct Gateway {
@@ -120,46 +119,12 @@ impl Gateway {
         }
     }
 
-    /// A part of the answer's body came; while it is held, `size` counts from its beginning.
-    pub(crate) fn response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
-        let Phase::Routed(routed) = &self.phase else { return Action::Continue };
-        if !routed.is_counting() {
-            return Action::Continue;
-        }
-        if !end_of_stream && is_moderate(u64::try_from(size).unwrap_or(u64::MAX)) {
-            return Action::Pause;
-        }
-        self.count(routed);
-        Action::Continue
-    }
-
-    /// The answer ends with trailers: a held one is complete.
-    pub(crate) fn response_trailers(&mut self) -> Action {
-        if let Phase::Routed(routed) = &self.phase
-            && routed.is_counting()
-        {
-            self.count(routed);
-        }
-        Action::Continue
-    }
-
-    /// Lets a held answer go, with headers that say what it took.
-    fn count(&self, routed: &Routed) {
-        routed.counted();
-        // The attempt saw the end before, if it is here.
-        if let Ok(exchange) = routed.exchange.try_borrow() {
-            exchange.consumer_headers(set_response_header);
-        }
-    }
-
-    /// The request is over and will be logged. An attempt whose client went away hears of it only
-    /// afterwards, too late for access logs to show what it took.
+    /// The request is over and will be logged. An answer that is still on its way ended early, and only
+    /// here does Envoy say why. An attempt whose client went away hears of it only afterwards, too late
+    /// for access logs to show what it took.
     pub(crate) fn log(&self) {
         if let Phase::Routed(routed) = &self.phase {
-            let flowing = routed.exchange.try_borrow().ok().and_then(|exchange| exchange.flowing());
-            if let Some(answer) = flowing {
-                answer.done();
-            }
+            routed.end_flow(details::backend_broke_off);
         }
     }
 
@@ -167,6 +132,7 @@ impl Gateway {
     pub(crate) fn end(self) {
         if let Phase::Routed(routed) = self.phase {
             table::leave(self.stream.context);
+            routed.end_flow(|| false); // a host that does not log
             if let Ok(mut exchange) = routed.exchange.try_borrow_mut() {
                 exchange.close(host::now);
             }
@@ -350,9 +316,17 @@ impl Gateway {
     /// Finishes the response that is about to reach the client.
     fn finish(&self, routed: &Routed) -> Action {
         let Ok(mut exchange) = routed.exchange.try_borrow_mut() else { return Action::Continue };
-        match exchange.finish(envoys_status, host::now) {
+        match exchange.finish(unexpected, host::now) {
             Finish::Refused { status } => {
-                routed.refused(&mut exchange, status);
+                let (reply, kept) = refusal(status);
+                routed.replace(&mut exchange, &reply, kept);
+                Action::Pause
+            }
+            Finish::Apart => {
+                if APART.with(|told| told.is_news(reply::APART, host::now())) {
+                    host::log(host::Level::Error, &format!("spillway: {}", reply::APART));
+                }
+                routed.replace(&mut exchange, &reply::apart(), Vec::new());
                 Action::Pause
             }
             Finish::MayBeDone => {
@@ -376,15 +350,7 @@ impl Gateway {
                 }
                 exchange.charge_nothing(host::now);
                 exchange.own_headers(set_response_header);
-                let holds = exchange.awaits_tokens()
-                    && host::header_map(Map::ResponseHeaders)
-                        .is_ok_and(|headers| is_holdable(&headers));
-                if holds {
-                    routed.count();
-                    Action::Pause
-                } else {
-                    Action::Continue
-                }
+                Action::Continue
             }
         }
     }
@@ -395,14 +361,46 @@ fn set_response_header(name: &str, value: &str) {
     let _ = host::set_header(Map::ResponseHeaders, name, value);
 }
 
-/// Whether an answer with these headers states its tokens and can be held.
-fn is_holdable(headers: &HeaderMap) -> bool {
-    headers.get("content-type").is_some_and(meter::is_json)
-        && number(headers, "content-length").is_none_or(is_moderate)
+/// Looks at a response that no attempt let through.
+fn unexpected() -> Unexpected {
+    let headers = host::header_map(Map::ResponseHeaders).ok();
+    let asks_for_retry = headers.as_ref().is_some_and(|headers| headers.get(RETRY).is_some());
+    if asks_for_retry {
+        let _ = host::remove_header(Map::ResponseHeaders, RETRY); // it is no client's affair
+    }
+    let status = headers.and_then(|headers| number(&headers, ":status"));
+    Unexpected {
+        status: status.and_then(|status| u16::try_from(status).ok()).unwrap_or(500),
+        asks_for_retry,
+        misroute: details::misroute(),
+        is_apart: table::is_apart(),
+    }
 }
 
-fn is_moderate(length: u64) -> bool {
-    length <= HELD_ANSWER_BYTES_MAX
+/// The answer to a request that Envoy or one of its filters refused with `status`, and the headers of
+/// theirs that say what a client should do.
+fn refusal(status: u16) -> (Reply, Vec<(String, String)>) {
+    let headers = host::header_map(Map::ResponseHeaders).ok();
+    let is_kept = |name: &[u8]| {
+        name == b"www-authenticate"
+            || name.starts_with(b"retry-after")
+            || name.starts_with(b"x-ratelimit-")
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let kept: Vec<(String, String)> = headers
+        .iter()
+        .flat_map(HeaderMap::iter)
+        .filter(|(name, _)| is_kept(name))
+        .map(|(name, value)| (text(name), text(value)))
+        .collect();
+    // Rate limit filters say when in their own header, and SDKs look for this one.
+    let resets = headers.as_ref().and_then(|headers| number(headers, "x-ratelimit-reset"));
+    let names_a_time = kept.iter().any(|(name, _)| name.starts_with("retry-after"));
+    let wait_ms = resets.filter(|_| status == 429 && !names_a_time);
+    let reply = reply::refused(status);
+    let retry_after_ms =
+        wait_ms.map(|seconds| seconds.saturating_mul(1_000)).or(reply.retry_after_ms);
+    (Reply { retry_after_ms, ..reply }, kept)
 }
 
 /// The status of an answer that Envoy made.

@@ -12,6 +12,10 @@ use crate::policy::time::Timestamp;
 /// How much of a 4xx body is read to classify it.
 const ERROR_BODY_MAX_BYTES: usize = 16 * 1024;
 
+/// The longest answer that is held as a whole. No answer with text is longer; embeddings, images and
+/// sound can be, and cost memory for nothing: what they took is nearly their estimate.
+pub(super) const WHOLE_BYTES_MAX: usize = 1024 * 1024;
+
 /// Headers and the beginning of a body that are held back.
 pub(super) struct Held {
     pub(super) status: u16,
@@ -36,6 +40,8 @@ pub(super) enum Question {
     FirstEvent(Box<StreamHead>),
     /// Does this 4xx mean something else than its head?
     ErrorBody(Box<ErrorBody>),
+    /// None: it is held until it is complete, because headers will say what it took.
+    Whole,
 }
 
 /// The body of a 4xx.
@@ -89,6 +95,7 @@ impl Question {
                 complete
                     .then(|| classify::error_body(*status, body, *otherwise, traits, deployment))
             }
+            Self::Whole => (end_of_stream || enough).then_some(Outcome::Success),
         }
     }
 }

@@ -6,6 +6,7 @@
 use super::budgets::BudgetPlan;
 use super::consumers::ConsumersPlan;
 use super::metrics::{BackendMetrics, PoolMetrics};
+use super::told::Told;
 use super::{host, shared};
 use crate::config::{Affinity, Backend, Config, Credential, Pool};
 use crate::openai::api::Api;
@@ -48,6 +49,8 @@ pub(crate) struct BackendPlan {
     /// The request header with the backend's key; `None`: it is sent the client's own credential.
     pub(crate) key_header: Option<(&'static str, Vec<u8>)>,
     pub(crate) windows_key: String,
+    /// Why the last connection was not made, as the log has it.
+    pub(crate) connection_words: Told,
     pub(crate) budget: Option<BudgetPlan>,
     /// Successes that are not in the shared counts of the breaker's rules yet.
     pub(crate) successes: Cell<Successes>,
@@ -63,6 +66,7 @@ impl BackendPlan {
         Self {
             key_header: key_header(backend),
             windows_key: records::windows_key(&backend.name),
+            connection_words: Told::default(),
             budget: settings.is_limited().then_some(BudgetPlan { key, settings }),
             successes: Cell::default(),
             has_served: Cell::default(),

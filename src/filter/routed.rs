@@ -24,8 +24,6 @@ enum Progress {
     Sent,
     /// The request is held until a backend reopens.
     Waiting { since: Instant },
-    /// The answer is held until its tokens are counted.
-    Counting,
     /// The gateway itself answered.
     Replied,
 }
@@ -71,19 +69,15 @@ impl Routed {
         matches!(self.progress.get(), Progress::Waiting { .. } | Progress::Replied)
     }
 
-    /// From here on the answer is held until its tokens are counted.
-    pub(crate) fn count(&self) {
-        self.progress.set(Progress::Counting);
-    }
-
-    /// The answer is no longer held.
-    pub(crate) fn counted(&self) {
-        self.progress.set(Progress::Sent);
-    }
-
-    /// Whether the answer is held until its tokens are counted.
-    pub(crate) fn is_counting(&self) -> bool {
-        self.progress.get() == Progress::Counting
+    /// Concludes an answer that did not come to its end, if there is one; `broke_off` says whether its
+    /// backend ended it.
+    pub(crate) fn end_flow(&self, broke_off: impl FnOnce() -> bool) {
+        let flowing = self.exchange.try_borrow().ok().and_then(|exchange| exchange.flowing());
+        let Some(answer) = flowing else { return };
+        answer.end(broke_off());
+        if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
+            exchange.forget_interrupted();
+        }
     }
 
     /// Whether the gateway answered, so that the response is its own.
@@ -91,11 +85,18 @@ impl Routed {
         self.progress.get() == Progress::Replied
     }
 
-    /// Answers what Envoy refused by itself.
-    pub(crate) fn refused(&self, exchange: &mut Exchange, status: u16) {
+    /// Answers in the place of a response that Envoy or one of its filters made; `kept` are its headers
+    /// that the client still gets.
+    pub(crate) fn replace(
+        &self,
+        exchange: &mut Exchange,
+        reply: &Reply,
+        kept: Vec<(String, String)>,
+    ) {
         self.progress.set(Progress::Replied);
         exchange.charge_nothing(host::now);
-        send(&reply::refused(status), own_headers(exchange));
+        let headers = own_headers(exchange).into_iter().chain(kept).collect();
+        send(reply, headers);
     }
 
     /// Answers that nobody knows whether the request was carried out.

@@ -13,6 +13,9 @@ use std::rc::Rc;
 /// The property with the id of the request's entry.
 const REQUEST: &str = "spillway.request";
 
+/// The property that an attempt sets when its VM has no such entry.
+const APART: &str = "spillway.apart";
+
 thread_local! {
     static REQUESTS: RefCell<Contexts<Rc<RefCell<Exchange>>>> =
         const { RefCell::new(Contexts::new()) };
@@ -34,7 +37,17 @@ pub(crate) fn enter(id: u32, exchange: Exchange) -> Rc<RefCell<Exchange>> {
 /// The request that the current attempt belongs to.
 pub(crate) fn current() -> Option<Rc<RefCell<Exchange>>> {
     let id = u32::from_le_bytes(host::property(REQUEST)?.try_into().ok()?);
-    REQUESTS.with(|requests| requests.try_borrow().ok()?.get(id).cloned())
+    let found = REQUESTS.with(|requests| requests.try_borrow().ok()?.get(id).cloned());
+    if found.is_none() {
+        // A gateway made the entry, and not in this VM. It learns of that when the reply passes it.
+        let _ = host::set_property(APART, b"1");
+    }
+    found
+}
+
+/// Whether an attempt of the current request was made in another VM, which has no entry.
+pub(crate) fn is_apart() -> bool {
+    host::property(APART).is_some()
 }
 
 /// The request of gateway context `id` is over. Attempts that still end keep their own reference.

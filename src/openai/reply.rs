@@ -26,6 +26,9 @@ const DELAY_MS_MIN: u64 = 1_000;
 /// The longest delay that a client is told: older Python and Node SDKs ignore longer ones.
 const DELAY_MS_MAX: u64 = 60_000;
 
+/// The type of an error that is the caller's fault.
+const INVALID_REQUEST: &str = "invalid_request_error";
+
 /// How much of what a client sent is repeated to it.
 const ECHO_CHARS_MAX: usize = 100;
 
@@ -133,15 +136,31 @@ pub fn no_such_upgrade() -> Reply {
     bad_request(400, message, None, "unsupported_upgrade")
 }
 
-/// What Envoy refused by itself, with the `status` that it chose.
+/// What Envoy or one of its filters refused, with the `status` that it chose.
 pub fn refused(status: u16) -> Reply {
-    let message = match status {
-        408 => "The request was not received in time.",
-        413 => "The request body is larger than the gateway takes.",
-        431 => "The request headers are larger than the gateway takes.",
-        _ => "The request was refused.",
+    let code = status.to_string();
+    let (message, r#type, code) = match status {
+        401 => ("The request is not authenticated.", "authentication_error", &*code),
+        403 => ("The request is not permitted.", "permission_error", &*code),
+        408 => ("The request was not received in time.", INVALID_REQUEST, &*code),
+        413 => ("The request body is larger than the gateway takes.", INVALID_REQUEST, &*code),
+        429 => {
+            ("The gateway's rate limit is exceeded.", "rate_limit_exceeded", "rate_limit_exceeded")
+        }
+        431 => ("The request headers are larger than the gateway takes.", INVALID_REQUEST, &*code),
+        _ => ("The request was refused.", INVALID_REQUEST, &*code),
     };
-    bad_request(status, message, None, &status.to_string())
+    error(status, message, r#type, None, code)
+}
+
+/// What is wrong when the two roles do not find each other.
+pub const APART: &str = "The gateway's filter and the backends' filters run in different VMs: give them the same vm_config \
+     (vm_id, code, environment) and load both anew.";
+
+/// 503: the roles run in different VMs.
+pub fn apart() -> Reply {
+    let reply = error(503, APART, "service_unavailable", None, "503");
+    Reply { retry_after_ms: Some(DELAY_MS_MIN), ..reply }
 }
 
 /// 502: a call that must not be made twice broke off after it was sent.
@@ -225,7 +244,7 @@ pub fn exhausted_delay_ms(soonest_ms_from_now: Option<u64>, roll: u64) -> u64 {
 
 /// An error that is the caller's fault.
 fn bad_request(status: u16, message: &str, param: Option<&str>, code: &str) -> Reply {
-    error(status, message, "invalid_request_error", param, code)
+    error(status, message, INVALID_REQUEST, param, code)
 }
 
 fn error(status: u16, message: &str, r#type: &str, param: Option<&str>, code: &str) -> Reply {
@@ -272,6 +291,9 @@ mod tests {
             (no_such_upgrade(), 400, "unsupported_upgrade"),
             (refused(413), 413, "413"),
             (refused(400), 400, "400"),
+            (refused(401), 401, "401"),
+            (refused(429), 429, "rate_limit_exceeded"),
+            (apart(), 503, "503"),
             (consumer_over_limit(1_500), 429, "rate_limit_exceeded"),
             (consumer_over_quota(1_000), 403, "quota_exceeded"),
             (exhausted(true, 1_000), 429, "429"),

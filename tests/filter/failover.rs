@@ -202,22 +202,6 @@ fn an_exhausted_pool_answers_for_itself() {
 }
 
 #[test]
-fn retries_that_envoy_does_not_make_end_in_an_answer() {
-    let process = Process::new("no retries left");
-    worker(&process, TWO_TIERS, |envoy| {
-        envoy.retries_max = 0;
-        for script in [Script::throttled(300), Script::status(500), Script::connect_failure()] {
-            process.script("a", [script]);
-            let answer = envoy.ask(Request::chat());
-            assert!(matches!(answer.status(), 429 | 503), "{answer:?}");
-            assert_eq!(answer.header("x-spillway-retry"), None);
-            envoy.pass(1_000);
-        }
-    });
-    assert_eq!(process.take_clusters(), ["a", "a", "a"]);
-}
-
-#[test]
 fn a_prompt_too_long_for_provisioned_capacity_goes_elsewhere_and_counts_nowhere() {
     let process = Process::new("long prompt");
     let provisioned = r#""provisioned": {"ptus": 15, "input_tokens_per_minute_per_ptu": 2500},"#;

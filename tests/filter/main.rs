@@ -26,6 +26,7 @@ mod budgets;
 mod clock;
 mod configuring;
 mod costs;
+mod endings;
 mod estimates;
 mod failover;
 mod hostile;

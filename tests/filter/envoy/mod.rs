@@ -27,6 +27,11 @@ pub(crate) struct Envoy {
     last_number: u64,
     /// `num_retries` of the route.
     pub(crate) retries_max: u32,
+    /// A filter behind the gateway answers the next request in the router's place, with this status and
+    /// these headers.
+    pub(crate) filter_behind: Option<(u16, Vec<(&'static str, &'static str)>)>,
+    /// What Envoy says of a target without a cluster.
+    pub(crate) no_cluster: &'static str,
     /// Which cluster the route's matcher has for a target.
     pub(crate) clusters: BTreeMap<String, String>,
 }
@@ -64,6 +69,8 @@ impl Envoy {
             events: BTreeMap::new(),
             last_number: 0,
             retries_max: 10,
+            filter_behind: None,
+            no_cluster: "cluster_not_found",
             clusters: clusters.into(),
         };
         envoy.attempt = envoy.plugin(r#"{"role": "attempt"}"#).expect("the attempts' plugin");

@@ -212,11 +212,18 @@ impl Envoy {
         let written = with(|state| {
             state.filter_state.get(&id).and_then(|all| all.get("spillway.target").cloned())
         });
+        if let Some((status, headers)) = self.filter_behind.take() {
+            self.detail(id, "of_a_filter");
+            let mut all = vec![(b":status".to_vec(), status.to_string().into_bytes())];
+            all.extend(headers.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+            return self.reply(id, all, b"in the filter's words".to_vec());
+        }
         let stream = self.stream(id);
         stream.attempts += 1;
         let target = written.filter(|_| stream.knows_target || stream.attempts > 1);
         let target = target.and_then(|target| String::from_utf8(target).ok());
         let Some(cluster) = target.and_then(|target| self.clusters.get(&target).cloned()) else {
+            self.detail(id, self.no_cluster);
             return self.local_reply(id, 503, b"no healthy upstream");
         };
         let attempt = self.id();
@@ -346,6 +353,10 @@ impl Envoy {
         let stale = self.streams.get(&id).is_none_or(|stream| stream.attempt != Some(attempt));
         if stale {
             return;
+        }
+        if !matches!(event, Event::ConnectFailure) {
+            let address = ("upstream\0local_address".to_owned(), b"127.0.0.1:40000".to_vec());
+            change(attempt, |context| context.properties.extend([address]));
         }
         match event {
             Event::Head { headers, end } => self.response_head(id, attempt, headers, end),
@@ -516,6 +527,7 @@ impl Envoy {
         let retries_max = self.retries_max;
         let stream = self.stream(id);
         if stream.has_response {
+            self.detail(id, "upstream_reset_after_response_started{connection_termination}");
             return self.end_stream(id, End::Reset);
         }
         let may_retry = stream.attempts <= retries_max;
@@ -525,6 +537,18 @@ impl Envoy {
         } else {
             self.local_reply(id, status, b"upstream connect error");
         }
+    }
+
+    /// A timer of Envoy's ends an answer of which something went to the client: first its attempt.
+    pub(crate) fn break_off(&mut self, id: u32, details: &str) {
+        self.detail(id, details);
+        self.end_stream(id, End::Reset);
+    }
+
+    /// What Envoy's access log would say of the stream.
+    fn detail(&mut self, id: u32, details: &str) {
+        let details = ("response\0code_details".to_owned(), details.as_bytes().to_vec());
+        change(id, |context| context.properties.extend([details]));
     }
 
     fn local_reply(&mut self, id: u32, status: u16, body: &[u8]) {

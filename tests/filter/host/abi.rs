@@ -184,8 +184,13 @@ unsafe extern "C" fn proxy_get_property(
     data: *mut *mut u8,
     size: *mut usize,
 ) -> u32 {
-    const KNOWN: [&str; 3] =
-        ["xds\0cluster_name", "upstream\0transport_failure_reason", "response\0flags"];
+    const KNOWN: [&str; 5] = [
+        "xds\0cluster_name",
+        "upstream\0transport_failure_reason",
+        "upstream\0local_address",
+        "response\0flags",
+        "response\0code_details",
+    ];
     // SAFETY: the contract of this file.
     let path = unsafe { text(path, path_size) };
     call("get_property", |state| {

@@ -1,0 +1,104 @@
+//! What Envoy says of why a stream ended or an attempt failed, in the core's words.
+//!
+//! Envoy's words are those of its access logs: "response code details" for streams, a sentence for a
+//! connection that was not made.
+
+use super::host;
+use crate::policy::classify::{Fault, Misroute};
+
+/// How the current stream ended, or where a response that is no backend's comes from.
+const CODE_DETAILS: &str = "response\0code_details";
+
+/// Why an attempt's connection was not made; empty when it was.
+const TRANSPORT_FAILURE: &str = "upstream\0transport_failure_reason";
+
+/// Envoy's own address in the connection to a backend; missing as long as there is no connection.
+const LOCAL_ADDRESS: &str = "upstream\0local_address";
+
+/// The most of Envoy's words that is repeated in the log.
+const QUOTED_CHARS_MAX: usize = 200;
+
+/// Why there was no way to the backend whose attempt never began, if Envoy says so.
+pub(super) fn misroute() -> Option<Misroute> {
+    match &*host::property(CODE_DETAILS)? {
+        b"no_healthy_upstream" => Some(Misroute::NoHost),
+        b"cluster_not_found" => Some(Misroute::NoCluster),
+        _ => None,
+    }
+}
+
+/// Whether the backend broke off an answer of which something had gone to the client. Anything else
+/// that ends one early is not the backend's doing: a client that does not read holds it back until one of
+/// Envoy's timers fires, and a backend that stalls looks the same.
+pub(super) fn backend_broke_off() -> bool {
+    host::property(CODE_DETAILS).is_some_and(|details| is_reset(&details))
+}
+
+fn is_reset(details: &[u8]) -> bool {
+    details.starts_with(b"upstream_reset_after_response_started")
+}
+
+/// Why the current attempt has no connection, and Envoy's own words for it; `None` when it has one.
+pub(super) fn no_connection() -> Option<(Fault, Option<String>)> {
+    let reason = host::property(TRANSPORT_FAILURE).unwrap_or_default();
+    if !reason.is_empty() {
+        return Some((fault_of(&reason), Some(quoted(&reason))));
+    }
+    let is_connected = host::property(LOCAL_ADDRESS).is_some_and(|address| !address.is_empty());
+    (!is_connected).then_some((Fault::ConnectTimeout, None))
+}
+
+/// What kind of failure a sentence of Envoy's tells of.
+fn fault_of(reason: &[u8]) -> Fault {
+    let says =
+        |word: &[u8]| reason.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word));
+    if says(b"tls") || says(b"ssl") || says(b"certificate") {
+        Fault::Tls
+    } else if says(b"timeout") || says(b"timed out") {
+        Fault::ConnectTimeout
+    } else {
+        Fault::Connect
+    }
+}
+
+/// The words as a log line can have them. Names from a peer's certificate may be among them.
+fn quoted(reason: &[u8]) -> String {
+    let text = String::from_utf8_lossy(reason);
+    let is_plain = |c: char| c.is_ascii_graphic() || c == ' ';
+    text.chars().take(QUOTED_CHARS_MAX).map(|c| if is_plain(c) { c } else { '_' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_tls_is_told_from_a_refusal_and_from_a_silence() {
+        for reason in [
+            "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:TLS_error_end",
+            "delayed connect error: SSL handshake",
+        ] {
+            assert_eq!(fault_of(reason.as_bytes()), Fault::Tls, "{reason}");
+        }
+        for reason in ["delayed connect error: Connection refused", "immediate connect error", "?"]
+        {
+            assert_eq!(fault_of(reason.as_bytes()), Fault::Connect, "{reason}");
+        }
+        let slow = b"delayed connect error: Connection timed out";
+        assert_eq!(fault_of(slow), Fault::ConnectTimeout);
+    }
+
+    #[test]
+    fn what_a_peer_says_cannot_break_the_log() {
+        assert_eq!(quoted(b"a\r\nb\0\xffc"), "a__b__c");
+        assert_eq!(quoted(&[b'x'; 1_000]).len(), QUOTED_CHARS_MAX);
+    }
+
+    #[test]
+    fn only_a_reset_of_the_backend_breaks_an_answer_off() {
+        assert!(is_reset(b"upstream_reset_after_response_started{connection_termination}"));
+        for other in ["upstream_per_try_idle_timeout", "stream_idle_timeout", "via_upstream", ""] {
+            assert!(!is_reset(other.as_bytes()), "{other}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Responses that no attempt let through: a retry that Envoy did not make, and what its own filters
+//! refuse behind the gateway.
+
+use crate::harness::raw::RawBackend;
+use crate::harness::{Answer, Gateway, Setup, first_and_second, forgetful};
+use mock_azure::{ErrorShape, Fault};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// The part of Envoy's configuration below which routes and filters are.
+fn connection_manager(bootstrap: &mut Value) -> &mut Value {
+    &mut bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+}
+
+/// Puts a filter between Spillway and the router.
+async fn behind(filter: Value) -> Gateway {
+    first_and_second()
+        .settings(|settings| {
+            settings.adjust = Some(Arc::new(move |bootstrap| {
+                let filters = &mut connection_manager(bootstrap)["http_filters"];
+                let filters = filters.as_array_mut().unwrap();
+                let router = filters.len() - 1;
+                filters.insert(router, filter.clone());
+            }));
+        })
+        .start()
+        .await
+}
+
+fn assert_error(answer: &Answer, status: u16, r#type: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    let error = &answer.json()["error"];
+    assert_eq!(error["type"], r#type, "{}", answer.text());
+    assert!(error["message"].is_string() && error["code"].is_string(), "{}", answer.text());
+    assert_eq!(answer.header("x-spillway-retry"), None);
+}
+
+fn assert_says_when(answer: &Answer) {
+    let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test]
+async fn a_retry_that_envoy_does_not_make_ends_with_the_last_attempts_error() {
+    let gateway = first_and_second()
+        .settings(|settings| {
+            settings.adjust = Some(Arc::new(|bootstrap| {
+                let hosts = &mut connection_manager(bootstrap)["route_config"]["virtual_hosts"];
+                hosts[0]["routes"][0]["route"]["retry_policy"]["num_retries"] = json!(0);
+            }));
+        })
+        .start()
+        .await;
+    let own = r#"{"error":{"code":"500","message":"in the backend's own words"}}"#;
+    let error = Fault::Status { status: 500, headers: vec![], body: Some(own.to_owned()) };
+    gateway.mock("first").push_fault(error);
+    let answer = gateway.chat().await;
+    assert_eq!((answer.status, answer.text()), (500, own.to_owned()));
+    assert_says_when(&answer);
+    assert_eq!(answer.header("x-spillway-retry"), None);
+
+    // A refusal within a 200 must not look like a success.
+    let shape = ErrorShape::Chat;
+    gateway.mock("first").push_fault(Fault::ErrorFirstEvent { shape, code: "x".to_owned() });
+    let answer = gateway.chat_stream().await;
+    assert_error(&answer, 503, "service_unavailable");
+    assert_says_when(&answer);
+
+    gateway.mock("first").push_fault(Fault::ResetBeforeHeaders);
+    let answer = gateway.chat().await;
+    assert_error(&answer, 503, "service_unavailable");
+    assert_says_when(&answer);
+    assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
+    assert_eq!(gateway.counts(), [3, 0]);
+}
+
+#[tokio::test]
+async fn an_interim_response_ends_retries_and_the_error_after_it_is_told_as_such() {
+    // Envoy's router makes no retry once an interim response went to the client.
+    let backend = RawBackend::start(
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\n\
+         content-length: 2\r\nconnection: close\r\n\r\n{}",
+    )
+    .await;
+    let gateway = Setup::new()
+        .backend("second", json!({"priority": 2}))
+        .backend_elsewhere("first", json!({"priority": 1}), backend.port())
+        .pool(forgetful())
+        .start()
+        .await;
+    let answer = gateway.chat().await;
+    assert_eq!(answer.header("x-spillway-retry"), None);
+    assert!(answer.status == 200 || answer.status == 429, "{}: {}", answer.status, answer.text());
+    if answer.status == 429 {
+        assert_says_when(&answer);
+    }
+}
+
+#[tokio::test]
+async fn a_rate_limit_of_envoys_own_keeps_its_status_and_its_time() {
+    let all = json!({"default_value": {"numerator": 100, "denominator": "HUNDRED"}});
+    let gateway = behind(json!({
+        "name": "rate-limit",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+            "stat_prefix": "rate_limit",
+            "token_bucket": {"max_tokens": 1, "tokens_per_fill": 1, "fill_interval": "50s"},
+            "filter_enabled": all,
+            "filter_enforced": all,
+            "enable_x_ratelimit_headers": "DRAFT_VERSION_03"
+        }
+    }))
+    .await;
+    assert_eq!(gateway.chat().await.status, 200);
+    let answer = gateway.chat().await;
+    assert_error(&answer, 429, "rate_limit_exceeded");
+    let reset = answer.header("x-ratelimit-reset").unwrap();
+    assert_eq!(answer.header("retry-after"), Some(reset));
+    assert_eq!(answer.header("x-ratelimit-remaining"), Some("0"));
+    assert_eq!(answer.header("x-spillway-attempts"), Some("0"));
+    assert_eq!(gateway.counts(), [1, 0]);
+}
+
+#[tokio::test]
+async fn a_refusal_of_envoys_own_is_told_in_the_shape_that_sdks_read() {
+    let gateway = behind(json!({
+        "name": "rbac",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+            "rules": {"action": "ALLOW", "policies": {}}
+        }
+    }))
+    .await;
+    assert_error(&gateway.chat().await, 403, "permission_error");
+    assert_eq!(gateway.counts(), [0, 0]);
+}
+
+#[tokio::test]
+async fn a_backend_behind_an_envoy_of_its_own_cannot_forbid_the_failover() {
+    let backend = RawBackend::start(
+        "HTTP/1.1 429 Too Many Requests\r\nx-envoy-ratelimited: true\r\nretry-after: 1\r\n\
+         content-length: 2\r\nconnection: close\r\n\r\n{}",
+    )
+    .await;
+    let gateway = Setup::new()
+        .backend("second", json!({"priority": 2}))
+        .backend_elsewhere("first", json!({"priority": 1}), backend.port())
+        .start()
+        .await;
+    let answer = gateway.chat().await;
+    assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
+    assert_eq!(backend.requests(), 1);
+}

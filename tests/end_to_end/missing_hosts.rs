@@ -1,0 +1,98 @@
+//! A backend to which Envoy has no way: it is told at the first sight, and then left alone.
+
+use crate::harness::{Gateway, Hosts, Setup, first_and_second, host_of};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+const MISROUTED: &str =
+    "wasmcustom.spillway_attempts_total.pool.gpt.backend.first.outcome.misrouted";
+
+async fn assert_second_serves_alone(gateway: &Gateway) {
+    for _ in 0..5 {
+        let answer = gateway.chat().await;
+        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
+        assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
+        let trail = answer.header("x-spillway-trail").unwrap();
+        assert!(trail.starts_with("first;skip=breaker;breaker="), "{trail}");
+    }
+    assert_eq!(gateway.envoy.stat(MISROUTED).await, 1);
+    let log = gateway.envoy.log();
+    assert_eq!(log.matches("backend first cannot be reached").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn a_backend_that_the_matcher_lacks_fails_over_and_its_key_goes_nowhere() {
+    let gateway = first_and_second()
+        .settings(|settings| settings.cluster("first", |cluster| cluster.is_in_matcher = false))
+        .start()
+        .await;
+    let answer = gateway.chat().await;
+    assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
+    assert_eq!(answer.header("x-spillway-attempts"), Some("2"));
+    assert_eq!(answer.header("x-spillway-trail"), Some("first;no-route, second;200"));
+    assert_second_serves_alone(&gateway).await;
+    assert_eq!(gateway.counts(), [0, 6]);
+}
+
+/// Envoy answers by itself, so one request is told to come back at once.
+async fn costs_one_request(setup: Setup, word: &str) {
+    let gateway = setup.start().await;
+    let answer = gateway.chat().await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(matches!(answer.header("retry-after"), Some("1" | "2")), "{:?}", answer.headers);
+    assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
+    assert_eq!(answer.header("x-spillway-trail"), Some(&*format!("first;{word}")));
+    assert_second_serves_alone(&gateway).await;
+    assert_eq!(gateway.counts(), [0, 5]);
+}
+
+#[tokio::test]
+async fn a_cluster_that_does_not_exist_costs_one_request() {
+    let setup = first_and_second()
+        .settings(|settings| settings.cluster("first", |cluster| cluster.exists = false));
+    costs_one_request(setup, "no-cluster").await;
+}
+
+#[tokio::test]
+async fn a_cluster_without_any_endpoint_costs_one_request() {
+    let setup = first_and_second().settings(|settings| {
+        settings.cluster("first", |cluster| {
+            cluster.hosts = Hosts::None;
+            cluster.has_dead_endpoint = false;
+        });
+    });
+    costs_one_request(setup, "no-host").await;
+}
+
+#[tokio::test]
+async fn a_route_that_confuses_two_backends_costs_one_request_and_shows_no_key() {
+    let setup = first_and_second().settings(|settings| {
+        settings.adjust = Some(Arc::new(|bootstrap: &mut Value| {
+            let manager = &mut bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]
+                ["filters"][0]["typed_config"];
+            let route =
+                &mut manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"];
+            let matcher = &mut route["inline_cluster_specifier_plugin"]["extension"]["typed_config"]
+                ["cluster_matcher"]["matcher_tree"]["exact_match_map"]["map"];
+            matcher["first"] = matcher["second"].clone();
+        }));
+    });
+    costs_one_request(setup, "wrong-cluster").await;
+}
+
+#[tokio::test]
+async fn a_target_of_nobody_is_answered_when_the_catch_all_cluster_exists_and_when_not() {
+    for has_catch_all in [true, false] {
+        let gateway = Setup::new()
+            .backend("first", json!({"host": host_of("first")}))
+            .settings(|settings| settings.has_catch_all = has_catch_all)
+            .start()
+            .await;
+        gateway.mock("first").stop().await.unwrap();
+        let answer = gateway.chat().await;
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
+        assert!(answer.header("retry-after-ms").is_some());
+        assert!(answer.json()["error"]["message"].is_string());
+    }
+}

@@ -1,0 +1,110 @@
+//! Answers that stop in the middle: whose doing that is, and how long a head is held for what follows.
+
+use crate::harness::{CHAT, Gateway, Setup, chat_body, eventually};
+use bytes::Bytes;
+use hyper::Method;
+use serde_json::json;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+const HEAD: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+const EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n";
+
+/// What a backend does after the head of its answer.
+#[derive(Clone)]
+enum Then {
+    /// Sends more than anything on the way can take, and goes on when it is taken.
+    Pours,
+    /// Waits for this before the body.
+    WaitsFor(Arc<Notify>),
+}
+
+async fn backend(then: Then) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let then = then.clone();
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                if !matches!(stream.read(&mut request).await, Ok(1..)) {
+                    return;
+                }
+                let _ = stream.write_all(HEAD.as_bytes()).await;
+                match then {
+                    Then::Pours => {
+                        let events = EVENT.repeat(1_000);
+                        for _ in 0..1_000 {
+                            if stream.write_all(events.as_bytes()).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                    Then::WaitsFor(sign) => {
+                        sign.notified().await;
+                        let _ = stream.write_all(EVENT.as_bytes()).await;
+                    }
+                }
+                let _ = stream.shutdown().await;
+            });
+        }
+    });
+    port
+}
+
+fn setup(port: u16) -> Setup {
+    Setup::new()
+        .backend("second", json!({"priority": 2}))
+        .backend_elsewhere("first", json!({"priority": 1}), port)
+        .pool(json!({
+            "circuit_breaker": {"rules": [{"failure_condition": {"count": 1, "interval": "60s"}}]},
+            "failover": {"hold": {"time": "200ms"}}
+        }))
+}
+
+/// Asks for a stream and returns when its head is there.
+async fn open(gateway: &Gateway) -> hyper::Response<hyper::body::Incoming> {
+    let mut body = chat_body();
+    body["stream"] = json!(true);
+    let headers = [("content-type", "application/json")];
+    let body = Bytes::from(body.to_string());
+    gateway.another_client().open(Method::POST, CHAT, &headers, body).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_harms_no_backend() {
+    let gateway = setup(backend(Then::Pours).await)
+        .settings(|settings| settings.per_try_idle_timeout = Duration::from_secs(1))
+        .start()
+        .await;
+    let mut unread = Vec::new();
+    for _ in 0..3 {
+        unread.push(open(&gateway).await);
+    }
+    eventually("Envoy's idle timer fires for all of them", async || {
+        gateway.envoy.stat("cluster.first.upstream_rq_per_try_idle_timeout").await >= 3
+    })
+    .await;
+    let response = open(&gateway).await;
+    assert_eq!(response.headers()["x-served-by"], "first");
+    let fault = "wasmcustom.spillway_attempts_total.pool.gpt.backend.first.outcome.fault";
+    assert_eq!(gateway.envoy.stat(fault).await, 0);
+    drop(unread);
+}
+
+#[tokio::test]
+async fn a_head_that_nothing_follows_is_let_go_after_the_hold_time() {
+    let sign = Arc::new(Notify::new());
+    let gateway = setup(backend(Then::WaitsFor(Arc::clone(&sign))).await).start().await;
+    // The backend waits for the client to have the head.
+    let response = open(&gateway).await;
+    assert_eq!(response.headers()["x-served-by"], "first");
+    sign.notify_one();
+    let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
+    assert_eq!(body.to_bytes(), EVENT);
+}

@@ -1,0 +1,75 @@
+//! Why a connection was not made is told in the trail and in the log.
+
+use crate::harness::{Gateway, Setup, eventually, forgetful};
+use serde_json::{Value, json};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+/// A first backend that is spoken to in TLS, and a second one.
+async fn start(port: u16) -> Gateway {
+    Setup::new()
+        .backend("second", json!({"priority": 2}))
+        .backend_elsewhere("first", json!({"priority": 1}), port)
+        .pool(forgetful())
+        .settings(|settings| {
+            settings.adjust = Some(Arc::new(|bootstrap: &mut Value| {
+                let clusters = bootstrap["static_resources"]["clusters"].as_array_mut().unwrap();
+                let first = clusters.iter_mut().find(|cluster| cluster["name"] == "first").unwrap();
+                first["transport_socket"] = json!({
+                    "name": "tls",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+                    }
+                });
+            }));
+        })
+        .start()
+        .await
+}
+
+async fn fails_over(gateway: &Gateway, trail: &str, log: &str) {
+    for _ in 0..3 {
+        let answer = gateway.chat().await;
+        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
+        assert_eq!(answer.header("x-spillway-trail"), Some(trail));
+    }
+    eventually("the log says why", async || gateway.envoy.log().contains(log)).await;
+    assert_eq!(gateway.envoy.log().matches(log).count(), 1, "{}", gateway.envoy.log());
+}
+
+#[tokio::test]
+async fn a_failure_of_tls_is_told_as_such() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let plain = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let gateway = start(port).await;
+    fails_over(&gateway, "first;connect;reason=tls, second;200", "TLS failed at backend first")
+        .await;
+    plain.abort();
+}
+
+#[tokio::test]
+async fn a_handshake_that_hangs_is_a_connection_that_was_not_made() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let silent = tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            open.push(stream);
+        }
+    });
+    let gateway = start(port).await;
+    fails_over(
+        &gateway,
+        "first;connect;reason=timeout, second;200",
+        "no connection at backend first",
+    )
+    .await;
+    silent.abort();
+}
