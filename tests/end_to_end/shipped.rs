@@ -80,7 +80,9 @@ async fn a_host_with_addresses_of_both_kinds_is_reached_where_ipv6_does_not_work
 
 #[tokio::test]
 async fn a_host_that_is_known_later_serves_from_then_on() {
-    let azure = shipped_file("envoy/azure.yaml");
+    // What failed while there was no address must not keep the backend away for longer than this test waits.
+    let open = r#""circuit_breaker": {"rules": []}, "models": ["#;
+    let azure = shipped_file("envoy/azure.yaml").replace(r#""models": ["#, open);
     let none = Name::At(Vec::new());
     let nobody = ["payg-sweden", "payg-france"].map(|name| (name, none.clone()));
     let shipped = run_azure(&azure, &nobody).await;

@@ -6,7 +6,7 @@
 
 use super::bootstrap::{address, name_server};
 use super::envoy::free_port;
-use super::{Client, Envoy, Gateway, Name, NameServer, Settings};
+use super::{Client, Envoy, Gateway, Name, NameServer, Settings, eventually};
 use crate::support::{module_path, root};
 use mock_azure::{Mock, MockConfig};
 use serde_json::{Value, json};
@@ -39,8 +39,8 @@ pub(crate) fn shipped_file(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// Runs the text of `envoy/azure.yaml`, in which a reader may have changed something. What `unknown`
-/// names is not resolved.
+/// Runs the text of `envoy/azure.yaml`, in which a reader may have changed something, with names that
+/// are known differently: the others are this machine's. Returns when what has an address is resolved.
 pub(crate) async fn run_azure(text: &str, names: &[(&str, Name)]) -> Shipped {
     let (mocks, mut settings) = mocks().await;
     let server = NameServer::start().await;
@@ -55,9 +55,20 @@ pub(crate) async fn run_azure(text: &str, names: &[(&str, Name)]) -> Shipped {
     for (backend, name) in names {
         server.set(&shipped_host(backend), name.clone());
     }
+    let is_resolved = |backend: &str| {
+        let told = names.iter().find(|(found, _)| *found == backend);
+        told.is_none_or(|(_, name)| matches!(name, Name::At(addresses) if !addresses.is_empty()))
+    };
+    let resolved: Vec<String> =
+        mocks.iter().map(|(name, _)| name.clone()).filter(|name| is_resolved(name)).collect();
     let tls = start_tls(&tls_ports, &mocks).await;
     whole["typed_dns_resolver_config"] = name_server(server.port());
     let gateway = start(whole, mocks, &mut settings).await;
+    // A request that comes before the name server's first answer finds no host, and counts as a fault.
+    for name in resolved {
+        let hosts = format!("cluster.{name}.membership_total");
+        eventually("a host and the dead one", async || gateway.envoy.stat(&hosts).await == 2).await;
+    }
     Shipped { gateway, names: server, _tls: tls }
 }
 
