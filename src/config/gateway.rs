@@ -9,6 +9,7 @@ use super::json::Json;
 use super::operations;
 use super::pool::pool;
 use super::reader::{Node, Problems};
+use super::text::name;
 use super::unique::Seen;
 use super::{Config, Pool, RequestBody, Response};
 use crate::policy::time::Millis;
@@ -39,6 +40,7 @@ fn gateway(node: &Node<'_>, environment: &Environment<'_>) -> Option<Config> {
     node.object(|fields| {
         // The filter reads the role before it reads the rest, so here it can only be this one.
         fields.optional("role", |n| n.choice(&[("gateway", ())]));
+        let namespace = fields.optional("namespace", name);
         let mut seen = Seen::default();
         let pools = fields.required("pools", |n| {
             n.list(1..=POOLS_MAX, "pools", |n| pool(n, &mut seen, environment))
@@ -53,6 +55,7 @@ fn gateway(node: &Node<'_>, environment: &Environment<'_>) -> Option<Config> {
         let pool_by_model = by_model(&pools);
         let default_pool = default_pool.unwrap_or(0);
         Some(Config {
+            namespace,
             pools,
             default_pool,
             allowed_operations: allowed.or_else(|| operations::allowed(None))?,

@@ -39,6 +39,9 @@ use std::num::{NonZeroU32, NonZeroU64};
 /// A complete, checked configuration of the gateway.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// What keeps the state of this document apart from that of others in the same Envoy; `None`: what has
+    /// the same name is the same thing.
+    pub namespace: Option<String>,
     /// At least one.
     pub pools: Vec<Pool>,
     /// The pool of requests that name no model, as a position in `pools`.

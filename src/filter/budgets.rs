@@ -39,7 +39,7 @@ pub(crate) fn reserve(
 ) -> Result<Option<Reservation>, Timestamp> {
     let Some(BudgetPlan { key, settings }) = &plan.budget else { return Ok(None) };
     let mut is_unusable = false;
-    let reserved = shared::count(key, |record| {
+    let reserved = shared::count(key, budget::VERSION, |record| {
         is_unusable = budget::is_unusable(record);
         match budget::reserve(record, settings, estimate, ceiling_permille, now) {
             Verdict::Granted(reservation) => (true, Ok(Some(reservation))),
@@ -62,7 +62,7 @@ pub(crate) fn conclude(
 ) {
     let Some(BudgetPlan { key, settings }) = &plan.budget else { return };
     let concluded = reservation.conclude(ending, settings, now, |change| {
-        shared::count(key, |record| (true, change(record)))
+        shared::count(key, budget::VERSION, |record| (true, change(record)))
     });
     if concluded.is_err() {
         host::increment(metrics.lost_updates, 1);
@@ -81,7 +81,7 @@ pub(crate) fn correct(
     if let Some(permille) = said.utilization_permille
         && settings.provisioned.is_some()
     {
-        let _ = shared::count(key, |record| {
+        let _ = shared::count(key, budget::VERSION, |record| {
             (budget::utilization(record, settings, reservation, permille, now), ())
         });
     }
@@ -89,7 +89,8 @@ pub(crate) fn correct(
     if let Some(limit) = said.tokens_per_minute
         && settings.lowered(limit).is_some()
     {
-        let _ =
-            shared::count(key, |record| (budget::limit_header(record, settings, limit, now), ()));
+        let _ = shared::count(key, budget::VERSION, |record| {
+            (budget::limit_header(record, settings, limit, now), ())
+        });
     }
 }

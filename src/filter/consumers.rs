@@ -5,14 +5,15 @@
 //! number of records, because the number of keys in shared data must not grow with the callers.
 
 use super::metrics::PoolMetrics;
-use super::{host, shared};
+use super::{host, shared, worker};
 use crate::config::Consumers;
 use crate::openai::reply::{self, Reply};
 use crate::policy::consumer::{
-    self, Admission, Class, ConsumerReservation, ConsumerSettings, Limit, Remaining, UNLISTED_SLOTS,
+    self, Admission, Class, ConsumerReservation, ConsumerSettings, Limit, Remaining, SlotSecret,
+    UNLISTED_SLOTS,
 };
 use crate::policy::estimate::{Estimate, Usage};
-use crate::policy::records::{consumer_key, consumer_slot_key};
+use crate::policy::keys::Keys;
 use crate::policy::time::Timestamp;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -23,6 +24,7 @@ pub(crate) struct ConsumersPlan {
     pub(crate) header: String,
     listed: HashMap<String, Record>,
     unlisted: Vec<Record>,
+    slot_secret: SlotSecret,
     batch_ceiling_permille: u16,
     headers: Headers,
 }
@@ -60,19 +62,21 @@ enum Count {
 
 impl ConsumersPlan {
     /// Prepares `consumers` and seeds their records.
-    pub(crate) fn new(consumers: &Consumers) -> Self {
-        let listed = consumers.by_name.iter().map(|(name, settings)| {
-            (name.clone(), Record { key: consumer_key(name).into(), settings: *settings })
-        });
+    pub(crate) fn new(consumers: &Consumers, keys: &Keys) -> Self {
+        let record = |key: String, settings: &ConsumerSettings| {
+            let key = if is_limited(settings) { seeded(key) } else { key };
+            Record { key: key.into(), settings: *settings }
+        };
+        let listed = consumers.by_name.iter();
+        let listed =
+            listed.map(|(name, settings)| (name.clone(), record(keys.consumer(name), settings)));
         let slots = if is_limited(&consumers.default) { UNLISTED_SLOTS } else { 1 };
-        let unlisted = (0..slots).map(|slot| Record {
-            key: consumer_slot_key(slot).into(),
-            settings: consumers.default,
-        });
-        let plan = Self {
+        let unlisted = (0..slots).map(|slot| record(keys.consumer_slot(slot), &consumers.default));
+        Self {
             header: consumers.header.clone(),
             listed: listed.collect(),
             unlisted: unlisted.collect(),
+            slot_secret: slot_secret(&keys.slot_secret()),
             batch_ceiling_permille: u16::from(consumers.batch_max_utilization_percent)
                 .saturating_mul(10),
             headers: Headers {
@@ -80,14 +84,7 @@ impl ConsumersPlan {
                 consumed_tokens: consumers.consumed_tokens_header.clone(),
                 remaining_quota: consumers.remaining_quota_header.clone(),
             },
-        };
-        for record in plan.listed.values().chain(&plan.unlisted) {
-            if is_limited(&record.settings) {
-                // An empty record reads as fresh; one that is there stays.
-                let _ = shared::update(&record.key, |old| (old.is_none().then(Vec::new), ()));
-            }
         }
-        plan
     }
 
     /// Admits a request of the consumer called `name`; one without a name is not listed.
@@ -111,7 +108,7 @@ impl ConsumersPlan {
             return Ok(admitted);
         }
         let mut is_unusable = false;
-        let admission = shared::count(&record.key, |bytes| {
+        let admission = shared::count(&record.key, consumer::VERSION, |bytes| {
             is_unusable = consumer::is_unusable(bytes);
             match consumer::admit(bytes, &record.settings, estimate, now) {
                 Admission::Granted { reservation, remaining } => {
@@ -179,7 +176,7 @@ impl ConsumersPlan {
 
     fn record(&self, name: &str) -> Option<&Record> {
         self.listed.get(name).or_else(|| {
-            let slot = consumer::unlisted_slot(name);
+            let slot = consumer::unlisted_slot(name, &self.slot_secret);
             let slots = u64::try_from(self.unlisted.len()).ok()?;
             self.unlisted.get(usize::try_from(slot.checked_rem(slots)?).ok()?)
         })
@@ -211,7 +208,7 @@ impl Admitted {
         let Some((record, reservation)) = self.held.take() else { return };
         let Record { key, settings } = &record;
         let concluded = reservation.conclude(usage, settings, now, |change| {
-            shared::count(key, |record| (true, change(record)))
+            shared::count(key, consumer::VERSION, |record| (true, change(record)))
         });
         match concluded {
             Ok(remaining) => self.remaining = remaining,
@@ -220,6 +217,28 @@ impl Admitted {
             }
         }
     }
+}
+
+/// The key of a consumer's record, which is there then.
+fn seeded(key: String) -> String {
+    let key = shared::own_key(key, consumer::VERSION);
+    shared::seed(&key);
+    key
+}
+
+/// The secret of all workers, made by the first of them. It lasts as long as the process, so a new
+/// configuration leaves everyone in the same slot.
+fn slot_secret(key: &str) -> SlotSecret {
+    let key = shared::own_key(key.to_owned(), SlotSecret::VERSION);
+    let own = SlotSecret::new([worker::secret(), worker::secret()]);
+    let agreed = shared::update(&key, SlotSecret::VERSION, |record| {
+        match record.and_then(SlotSecret::decode) {
+            Some(agreed) => (None, agreed),
+            None => (Some(own.encode()), own),
+        }
+    });
+    // Without an agreement each worker counts by itself, which still no client can aim at.
+    agreed.unwrap_or(own)
 }
 
 fn is_limited(settings: &ConsumerSettings) -> bool {

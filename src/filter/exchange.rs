@@ -265,7 +265,7 @@ impl Exchange {
     pub(crate) fn abandon(&mut self, begun: &Begun, now: Timestamp) {
         let held = &begun.reservation;
         records::conclude(&self.plan, self.pool, begun.backend, held, Spent::Released, now);
-        if begun.ticket.probe {
+        if begun.ticket.is_probe() {
             records::release_probe(&self.plan, self.pool, begun, now);
         }
     }
@@ -384,7 +384,7 @@ impl Exchange {
                 Verdict::Guilty => {
                     records::convict(&self.plan, self.pool, &begun, &evidence, ended, now);
                 }
-                Verdict::Acquitted if begun.ticket.probe => {
+                Verdict::Acquitted if begun.ticket.is_probe() => {
                     records::release_probe(&self.plan, self.pool, &begun, now);
                 }
                 Verdict::Acquitted => {}

@@ -25,7 +25,7 @@ use crate::openai::operation::{Call, Method};
 use crate::openai::reply::{self, Reply};
 use crate::policy::estimate::{Estimate, Estimator, RequestSize};
 use crate::policy::headers::Headers;
-use crate::policy::records::key_of;
+use crate::policy::keys::key_of;
 use crate::policy::select::Needs;
 use crate::policy::time::Timestamp;
 use std::rc::Rc;

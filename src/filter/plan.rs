@@ -7,13 +7,15 @@ use super::budgets::BudgetPlan;
 use super::consumers::ConsumersPlan;
 use super::metrics::{BackendMetrics, PoolMetrics};
 use super::told::Told;
-use super::{host, shared};
+use super::{host, shared, worker};
 use crate::config::{Affinity, Backend, Config, Credential, Pool};
 use crate::openai::api::Api;
 use crate::openai::operation::Call;
+use crate::policy::budget;
 use crate::policy::estimate::Estimator;
-use crate::policy::records::{self, PoolRecord, Snapshot};
-use crate::policy::retry_budget::Deposits;
+use crate::policy::keys::Keys;
+use crate::policy::records::{PoolRecord, Reseated, Snapshot, WindowsRecord};
+use crate::policy::retry_budget::{self, Deposits};
 use crate::policy::rules::Successes;
 use crate::policy::select::Rotation;
 use std::cell::{Cell, RefCell};
@@ -60,14 +62,15 @@ pub(crate) struct BackendPlan {
 }
 
 impl BackendPlan {
-    fn new(pool: &Pool, backend: &Backend) -> Self {
+    fn new(pool: &Pool, backend: &Backend, keys: &Keys) -> Self {
         let settings = backend.budget();
-        let key = records::budget_key(&backend.name);
+        let windows_key = keys.windows(&pool.name, &backend.name);
+        let budget_key = || shared::own_key(keys.budget(&backend.name), budget::VERSION);
         Self {
             key_header: key_header(backend),
-            windows_key: records::windows_key(&backend.name),
+            windows_key: shared::own_key(windows_key, WindowsRecord::VERSION),
             connection_words: Told::default(),
-            budget: settings.is_limited().then_some(BudgetPlan { key, settings }),
+            budget: settings.is_limited().then(|| BudgetPlan { key: budget_key(), settings }),
             successes: Cell::default(),
             has_served: Cell::default(),
             metrics: BackendMetrics::define(&pool.name, &backend.name),
@@ -86,7 +89,9 @@ fn key_header(backend: &Backend) -> Option<(&'static str, Vec<u8>)> {
 impl Plan {
     /// Prepares `config` and seeds its shared records.
     pub(crate) fn new(config: Config) -> Self {
-        let pools: Vec<PoolPlan> = config.pools.iter().map(PoolPlan::new).collect();
+        let keys = Keys::new(config.namespace.as_deref());
+        let pools: Vec<PoolPlan> =
+            config.pools.iter().map(|pool| PoolPlan::new(pool, &keys)).collect();
         for (pool, plan) in config.pools.iter().zip(&pools) {
             plan.seed(pool);
         }
@@ -95,7 +100,8 @@ impl Plan {
             .iter()
             .flat_map(|pool| &pool.backends)
             .any(|backend| matches!(backend.credential, Credential::Passthrough));
-        let consumers = config.consumers.as_ref().map(ConsumersPlan::new);
+        let consumers =
+            config.consumers.as_ref().map(|consumers| ConsumersPlan::new(consumers, &keys));
         let reads_bodies = consumers.is_some()
             || pools.iter().any(|plan| plan.has_budgets)
             || config.pools.iter().any(needs_more_than_model);
@@ -121,13 +127,15 @@ fn needs_more_than_model(pool: &Pool) -> bool {
 }
 
 impl PoolPlan {
-    fn new(pool: &Pool) -> Self {
+    fn new(pool: &Pool, keys: &Keys) -> Self {
+        let backends = pool.backends.iter();
         let backends: Vec<BackendPlan> =
-            pool.backends.iter().map(|backend| BackendPlan::new(pool, backend)).collect();
+            backends.map(|backend| BackendPlan::new(pool, backend, keys)).collect();
+        let retry_budget_key = keys.retry_budget(&pool.name);
         Self {
-            record_key: records::pool_key(&pool.name),
-            retry_budget_key: records::retry_budget_key(&pool.name),
-            rotation: RefCell::new(Rotation::new(&pool.policy)),
+            record_key: shared::own_key(keys.pool(&pool.name), PoolRecord::VERSION),
+            retry_budget_key: shared::own_key(retry_budget_key, retry_budget::VERSION),
+            rotation: RefCell::new(Rotation::starting_anywhere(&pool.policy, worker::random())),
             deposits: RefCell::default(),
             estimator: RefCell::default(),
             metrics: PoolMetrics::define(&pool.name),
@@ -144,18 +152,20 @@ impl PoolPlan {
 
     /// Creates the shared records, or fits the pool's to the members as they are now.
     fn seed(&self, pool: &Pool) {
-        let seeded = shared::update(&self.record_key, |old| {
-            (Some(PoolRecord::reseat(old, &pool.policy)), ())
+        let now = host::now();
+        let seeded = shared::update(&self.record_key, PoolRecord::VERSION, |old| {
+            let Reseated { bytes, dropped } = PoolRecord::reseat(old, &pool.policy, now);
+            (Some(bytes), dropped)
         });
-        if seeded.is_err() {
-            host::increment(self.metrics.lost_updates, 1);
+        let lost = seeded.map_or(1, |dropped| i64::try_from(dropped).unwrap_or(i64::MAX));
+        if lost > 0 {
+            host::increment(self.metrics.lost_updates, lost);
         }
         let windows = self.backends.iter().map(|backend| &backend.windows_key);
         let budgets = self.backends.iter().filter_map(|backend| backend.budget.as_ref());
         let budgets = budgets.map(|budget| &budget.key);
         for key in windows.chain(budgets).chain([&self.retry_budget_key]) {
-            // An empty record reads as fresh; one that is there stays.
-            let _ = shared::update(key, |old| (old.is_none().then(Vec::new), ()));
+            shared::seed(key);
         }
     }
 

@@ -3,18 +3,20 @@
 use super::budgets::{self, SaidOfLimits};
 use super::header_map::HeaderMap;
 use super::host;
-use super::plan::{BackendPlan, Plan, PoolPlan};
+use super::plan::{BackendPlan, Plan};
 use super::{shared, worker};
 use crate::config::Backend;
 use crate::policy::blame;
-use crate::policy::breaker::{Observation, Observed, RulesMet, Ticket, Transition, needs_count};
+use crate::policy::breaker::{
+    Breaker, Observation, Observed, RulesMet, Ticket, Transition, needs_count,
+};
 use crate::policy::budget::{Ending, Reservation};
 use crate::policy::classify::{Fault, Misroute, Outcome};
 use crate::policy::headroom::Headroom;
 use crate::policy::pool::{BackendIndex, BreakerSettings, OperationSet, PoolPolicy};
 use crate::policy::rate_limits::RateLimits;
 use crate::policy::records::{
-    BackendRecord, NotUpdated, PoolRecord, Records, Snapshot, WindowsRecord,
+    BackendRecord, NotUpdated, PoolRecord, Records, Reseated, Snapshot, WindowsRecord,
 };
 use crate::policy::rules;
 use crate::policy::time::{Millis, Timestamp};
@@ -120,7 +122,7 @@ pub(crate) fn convict(
     ended: Timestamp,
     now: Timestamp,
 ) {
-    let is_probe = begun.ticket.probe;
+    let is_probe = begun.ticket.is_probe();
     match evidence.outcome {
         Outcome::Denied { status } => {
             complain(plan, pool, begun.backend, status, "credential");
@@ -170,7 +172,7 @@ pub(crate) fn write_head(
     evidence: &Evidence,
     now: Timestamp,
 ) {
-    if begun.ticket.probe {
+    if begun.ticket.is_probe() {
         observe(plan, pool, begun, evidence, now);
     }
     note_headroom(plan, pool, begun, evidence, now);
@@ -295,23 +297,22 @@ pub(crate) fn observe(
     let settings = &configured.policy.breaker;
     let observed = Observed::of(&evidence.outcome, settings);
     let elapsed = evidence.elapsed;
-    if !begun.ticket.probe && !begun.record.breaker.needs_window(settings, observed, elapsed) {
+    let breaker = &begun.record.breaker;
+    let ends_run = || ends_run(plan, pool, begun, observed, elapsed);
+    let is_needed = begun.ticket.is_probe() || breaker.needs_window(settings, observed, elapsed);
+    if !is_needed && !ends_run() {
         return;
     }
     let Some(backend_plan) = pool_plan.backends.get(begun.backend.position()) else { return };
-    let is_counted = begun.record.breaker.counts_ordinary(begun.ticket)
-        && needs_count(settings, observed, elapsed);
+    let is_counted =
+        breaker.counts_ordinary(begun.ticket) && needs_count(settings, observed, elapsed);
     let is_plain = rules::is_plain_success(settings, observed, elapsed);
     let met = if is_counted && (!is_plain || count_later(backend_plan, settings, begun, now)) {
-        let result = Counted { epoch: begun.ticket.epoch, observed, elapsed, is_plain };
-        count(pool_plan, backend_plan, settings, &result, now)
+        count(plan, pool, begun, &Counted { observed, elapsed, is_plain }, now)
     } else {
         RulesMet::default()
     };
-    if is_counted
-        && is_plain
-        && !begun.record.breaker.counts_in_row_change(settings, observed, elapsed)
-    {
+    if is_counted && is_plain && !ends_run() {
         return;
     }
     let retry_after = match evidence.outcome {
@@ -351,9 +352,20 @@ fn tell_misroute(backend: &Backend, outcome: &Outcome) {
     host::log(host::Level::Error, &format!("spillway: backend {name} cannot be reached: {why}"));
 }
 
+/// Whether a success ends a run of faults that some rule counts. The run may have begun after the
+/// attempt was chosen, by the record that it carries. To see that takes one more read, and no write.
+fn ends_run(plan: &Plan, pool: usize, begun: &Begun, observed: Observed, elapsed: Millis) -> bool {
+    let Some((configured, _)) = plan.pool(pool) else { return false };
+    let settings = &configured.policy.breaker;
+    let is_run = |breaker: &Breaker| breaker.counts_in_row_change(settings, observed, elapsed);
+    settings.ends_runs(observed, elapsed)
+        && (is_run(&begun.record.breaker)
+            || present(plan, pool, begun.backend)
+                .is_some_and(|breaker| breaker.counts_ordinary(begun.ticket) && is_run(&breaker)))
+}
+
 /// A result that belongs into the counts of some rule.
 struct Counted {
-    epoch: u32,
     observed: Observed,
     elapsed: Millis,
     /// It is among the successes that the worker counted for itself.
@@ -373,32 +385,55 @@ fn count_later(
     is_due
 }
 
-/// Adds a result to the shared counts, and with it the successes of this worker.
-fn count(
-    pool: &PoolPlan,
-    backend: &BackendPlan,
-    settings: &BreakerSettings,
-    result: &Counted,
-    now: Timestamp,
-) -> RulesMet {
-    let Counted { epoch, observed, elapsed, is_plain } = *result;
+/// Adds a result to the shared counts, and with it the successes of this worker. Says which rules it
+/// reached.
+fn count(plan: &Plan, pool: usize, begun: &Begun, result: &Counted, now: Timestamp) -> RulesMet {
+    let Some((configured, pool_plan)) = plan.pool(pool) else { return RulesMet::default() };
+    let Some(backend) = pool_plan.backends.get(begun.backend.position()) else {
+        return RulesMet::default();
+    };
+    let Counted { observed, elapsed, is_plain } = *result;
+    let (settings, epoch) = (&configured.policy.breaker, begun.ticket.epoch);
     let successes = backend.successes.take().of(epoch);
-    let counted = shared::update(&backend.windows_key, |bytes| {
-        let (bytes, met) = WindowsRecord::update(bytes, settings, |windows| {
-            if successes > 0 {
-                windows.add(settings, epoch, successes, now);
-            }
-            if is_plain {
-                return RulesMet::default();
-            }
-            windows.count(settings, epoch, observed, elapsed, now)
-        });
-        (Some(bytes), met)
-    });
-    counted.unwrap_or_else(|_| {
-        host::increment(pool.metrics.lost_updates, 1);
-        RulesMet::default()
-    })
+    let count = |restarts: bool| {
+        shared::update(&backend.windows_key, WindowsRecord::VERSION, |bytes| {
+            let (bytes, met) = WindowsRecord::update(bytes, settings, |windows| {
+                if restarts && windows.is_later_than(epoch) {
+                    windows.restart(epoch);
+                }
+                if successes > 0 {
+                    windows.add(settings, epoch, successes, now);
+                }
+                if is_plain {
+                    return (!windows.is_later_than(epoch)).then_some(RulesMet::default());
+                }
+                windows.count(settings, epoch, observed, elapsed, now)
+            });
+            (met.is_some().then_some(bytes), met)
+        })
+    };
+    let counted = match count(false) {
+        // The counts are of a later epoch, but the breaker's own is still that of the attempt: they were
+        // left by a breaker that was forgotten since, and mean nothing.
+        Ok(None)
+            if present(plan, pool, begun.backend)
+                .is_some_and(|breaker| breaker.counts_ordinary(begun.ticket)) =>
+        {
+            count(true)
+        }
+        counted => counted,
+    };
+    if counted.is_err() {
+        host::increment(pool_plan.metrics.lost_updates, 1);
+    }
+    counted.ok().flatten().unwrap_or_default()
+}
+
+/// The circuit breaker of a backend as it is now.
+fn present(plan: &Plan, pool: usize, backend: BackendIndex) -> Option<Breaker> {
+    let (configured, pool_plan) = plan.pool(pool)?;
+    let member = configured.policy.member(backend)?;
+    Some(pool_plan.records().of(backend, member).breaker)
 }
 
 /// Says in log and metrics that a circuit breaker changed.
@@ -441,20 +476,24 @@ fn change<R>(
 ) -> Option<R> {
     let (configured, pool_plan) = plan.pool(pool)?;
     let policy = &configured.policy;
-    let changed = shared::update(&pool_plan.record_key, |bytes| {
+    let changed = shared::update(&pool_plan.record_key, PoolRecord::VERSION, |bytes| {
         let changed = match with(bytes, policy) {
-            // Damaged or of another version: it reads as fresh, so it is made anew.
-            Err(NotUpdated::Unreadable) => with(Some(&PoolRecord::reseat(None, policy)), policy),
+            // Damaged: it reads as fresh, so it is made anew.
+            Err(NotUpdated::Unreadable) => {
+                let Reseated { bytes, .. } = PoolRecord::reseat(None, policy, Timestamp::ZERO);
+                with(Some(&bytes), policy)
+            }
             changed => changed,
         };
         match changed {
             Ok((bytes, found)) => (Some(bytes), Some(found)),
-            // A newer configuration has no such backend: there is nothing to keep its state for.
+            // There is no room for a backend that the record does not have.
             Err(_) => (None, None),
         }
     });
-    changed.unwrap_or_else(|_| {
+    let changed = changed.ok().flatten();
+    if changed.is_none() {
         host::increment(pool_plan.metrics.lost_updates, 1);
-        None
-    })
+    }
+    changed
 }

@@ -45,7 +45,7 @@ impl Planned {
         let Self { choice, ticket, record, reservation } = self;
         let reservation = RefCell::new(reservation);
         records::conclude(plan, pool, choice.backend, &reservation, Ending::Released, now);
-        if ticket.probe {
+        if ticket.is_probe() {
             let begun = Begun { backend: choice.backend, at: now, ticket, record, reservation };
             records::release_probe(plan, pool, &begun, now);
         }
@@ -111,7 +111,7 @@ impl Exchange {
         });
         self.ledger.next(selected, recovers, settings, now, || {
             let Ok(mut deposits) = plan.deposits.try_borrow_mut() else { return true };
-            let granted = shared::update(&plan.retry_budget_key, |record| {
+            let granted = shared::update(&plan.retry_budget_key, retry_budget::VERSION, |record| {
                 let (record, granted) = retry_budget::withdraw(record, &deposits, settings, now);
                 (Some(record), granted)
             });

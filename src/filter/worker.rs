@@ -1,4 +1,4 @@
-//! What one worker has to itself: a source of random numbers.
+//! What one worker has to itself: sources of random numbers.
 
 use std::cell::Cell;
 use std::collections::hash_map::RandomState;
@@ -6,6 +6,11 @@ use std::hash::{BuildHasher, Hasher};
 
 thread_local! {
     static RANDOM: Cell<u64> = Cell::new(RandomState::new().build_hasher().finish());
+}
+
+/// A random number that nobody outside can guess from what they see: none of [`random`]'s.
+pub(crate) fn secret() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// A random number: spreads picks, probes and retry times. Not for secrets (SplitMix64, seeded by

@@ -10,8 +10,15 @@
 //! over all workers exactly one gets it; it expires, so a probe that never reports (a crashed
 //! worker) frees itself. A probe that proves nothing (a 400, a throttle, a client that left) gives
 //! the lease back. A probe fails by any fault, whether or not a rule counts it: what is let through
-//! to show that the backend works must work. Each failed probe doubles the open time, with up to
-//! 10 % jitter upwards so that many proxies do not return together; `retry-after` may lengthen it.
+//! to show that the backend works must work.
+//!
+//! A lease that expired is renewed for the next request without a transition. The earlier probe may
+//! still be on its way, because its backend is slower than `probe_timeout`: its success closes the
+//! breaker like any other. Its failure reopens nothing: the probe that holds the lease decides.
+//!
+//! Each failed probe doubles the open time. Up to 10 % jitter keeps many proxies from returning
+//! together: upwards, but downwards where it would exceed the longest open time. `retry-after` may
+//! lengthen the time. A `retry-after` of zero names no time: the backend has just failed.
 //!
 //! # Stale results
 //! Every transition increments the epoch. An attempt carries the epoch in which it began, and its
@@ -37,6 +44,13 @@ use super::time::{Millis, Timestamp};
 /// How long a breaker without rules stays open when the gateway's own choice was wrong.
 const TRIP_WITHOUT_RULES: Millis = Millis::from_secs(30);
 
+/// The most jitter of a doubled open time, in thousandths of it.
+const JITTER_PERMILLE_MAX: u64 = 100;
+
+/// The shortest open time that a `retry-after` can name, as for a configured one: it is no pause
+/// below.
+const NAMED_TRIP_MIN: Millis = Millis::new(100);
+
 /// A backend's circuit breaker. The default is closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Breaker {
@@ -58,9 +72,9 @@ pub enum State {
         /// When traffic began to grow; zero: it is not growing.
         since: Timestamp,
     },
-    /// One request is on its way to find out.
+    /// One request is on its way to find out, or was given up.
     HalfOpen {
-        /// When it is given up.
+        /// When the next one may go.
         lease_until: Timestamp,
         /// Probes that failed since the trip.
         failed_probes: u8,
@@ -104,8 +118,15 @@ pub enum Admission {
 pub struct Ticket {
     /// The breaker's epoch when the attempt began.
     pub epoch: u32,
-    /// Whether it is the probe.
-    pub probe: bool,
+    /// When the half-open lease ends that the attempt took; `None`: it is no probe.
+    pub lease: Option<Timestamp>,
+}
+
+impl Ticket {
+    /// Whether the attempt is a probe.
+    pub fn is_probe(&self) -> bool {
+        self.lease.is_some()
+    }
 }
 
 /// A change of the breaker's state, reported exactly once by the call that made it.
@@ -169,7 +190,7 @@ impl Breaker {
 
     /// The ticket of an ordinary attempt.
     pub fn ticket(&self) -> Ticket {
-        Ticket { epoch: self.epoch, probe: false }
+        Ticket { epoch: self.epoch, lease: None }
     }
 
     /// Takes the half-open lease: under CAS, one caller gets a ticket and all others `None`.
@@ -178,8 +199,13 @@ impl Breaker {
             return None;
         }
         let lease_until = now.plus(settings.probe_timeout);
-        self.enter(State::HalfOpen { lease_until, failed_probes: self.failed_probes() });
-        Some(Ticket { epoch: self.epoch, probe: true })
+        let half_open = State::HalfOpen { lease_until, failed_probes: self.failed_probes() };
+        match self.state {
+            // No transition: the success of a probe that is still on its way must count.
+            State::HalfOpen { .. } => self.state = half_open,
+            State::Closed { .. } | State::Open { .. } => self.enter(half_open),
+        }
+        Some(Ticket { epoch: self.epoch, lease: Some(lease_until) })
     }
 
     /// Whether a result can change anything at all, the counts or the breaker. When it cannot,
@@ -228,7 +254,7 @@ impl Breaker {
         roll: u64,
     ) -> Option<Transition> {
         let met = if self.counts_ordinary(ticket) {
-            windows.count(settings, ticket.epoch, observed, elapsed, now)
+            windows.count(settings, ticket.epoch, observed, elapsed, now).unwrap_or_default()
         } else {
             RulesMet::default()
         };
@@ -253,12 +279,15 @@ impl Breaker {
         if observation.ticket.epoch != self.epoch {
             return None;
         }
-        match self.state {
-            State::Closed { .. } if !observation.ticket.probe => {
-                self.conclude_ordinary(observation, met, settings, now)
-            }
-            State::HalfOpen { failed_probes, .. } if observation.ticket.probe => {
-                self.conclude_probe(observation, failed_probes, settings, now, roll)
+        match (self.state, observation.ticket.lease) {
+            (State::Closed { .. }, None) => self.conclude_ordinary(observation, met, settings, now),
+            (State::HalfOpen { lease_until, failed_probes }, Some(lease)) => {
+                let proven = Proven::by_probe(observation, settings);
+                // A probe whose lease was renewed for another can only close the breaker.
+                if lease != lease_until && proven != Proven::Works {
+                    return None;
+                }
+                self.conclude_probe(proven, observation, failed_probes, settings, now, roll)
             }
             _ => None,
         }
@@ -294,30 +323,27 @@ impl Breaker {
 
     fn conclude_probe(
         &mut self,
+        proven: Proven,
         observation: &Observation,
         failed_probes: u8,
         settings: &BreakerSettings,
         now: Timestamp,
         roll: u64,
     ) -> Option<Transition> {
-        let is_slow = settings
-            .rules
-            .iter()
-            .any(|rule| is_fault(rule, observation.observed, observation.elapsed));
-        match observation.observed {
-            Observed::Ignored => {
+        match proven {
+            Proven::Nothing => {
                 // Not a transition: the next request takes the lease.
-                self.state = State::Open { until: now, failed_probes };
+                self.state = State::HalfOpen { lease_until: now, failed_probes };
                 None
             }
-            Observed::Success if !is_slow => {
+            Proven::Works => {
                 let since =
                     if settings.ramp_duration == Millis::ZERO { Timestamp::ZERO } else { now };
                 self.enter(State::Closed { since });
                 self.rule = None;
                 Some(Transition::Closed)
             }
-            Observed::Success | Observed::Fault(_) | Observed::Misconfigured => {
+            Proven::Fails => {
                 let failed_probes = failed_probes.saturating_add(1);
                 let until = now.plus(self.next_trip(failed_probes, observation, settings, roll));
                 self.enter(State::Open { until, failed_probes });
@@ -380,13 +406,42 @@ impl Breaker {
         let rule = self.rule.and_then(|position| settings.rules.get(usize::from(position)));
         let base = base_trip(rule, settings);
         let factor = 1u64.checked_shl(u32::from(failed_probes)).unwrap_or(u64::MAX);
-        let doubled = base.scale(factor, 1);
-        let jitter = doubled.scale(roll.checked_rem(101).unwrap_or(0), 1_000);
-        let named = observation
-            .retry_after
-            .filter(|_| rule.is_some_and(|rule| rule.accept_retry_after))
-            .unwrap_or(Millis::ZERO);
-        doubled.plus(jitter).max(named).min(settings.max_trip_duration.max(base))
+        let named = rule.and_then(|rule| named_trip(rule, observation)).unwrap_or(Millis::ZERO);
+        let longest = settings.max_trip_duration.max(base);
+        let length = spread(base.scale(factor, 1).max(named), longest, roll);
+        // What the backend named is kept, where that is possible at all.
+        if named < longest { length.max(named) } else { length }
+    }
+}
+
+/// What the result of a probe says of its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proven {
+    Works,
+    Fails,
+    Nothing,
+}
+
+impl Proven {
+    fn by_probe(observation: &Observation, settings: &BreakerSettings) -> Self {
+        let Observation { observed, elapsed, .. } = *observation;
+        let is_slow = || settings.rules.iter().any(|rule| is_fault(rule, observed, elapsed));
+        match observed {
+            Observed::Ignored => Self::Nothing,
+            Observed::Success if !is_slow() => Self::Works,
+            Observed::Success | Observed::Fault(_) | Observed::Misconfigured => Self::Fails,
+        }
+    }
+}
+
+/// `length` with up to 10 % of jitter: upwards where even the most stays within `longest`, else
+/// downwards from `longest`.
+fn spread(length: Millis, longest: Millis, roll: u64) -> Millis {
+    let jitter_permille = roll.checked_rem(JITTER_PERMILLE_MAX.saturating_add(1)).unwrap_or(0);
+    if length.plus(length.scale(JITTER_PERMILLE_MAX, 1_000)) <= longest {
+        length.plus(length.scale(jitter_permille, 1_000))
+    } else {
+        longest.scale(1_000_u64.saturating_sub(jitter_permille), 1_000)
     }
 }
 
@@ -405,10 +460,15 @@ fn ramp(since: Timestamp, duration: Millis, now: Timestamp) -> Admission {
 }
 
 fn first_trip(rule: &Rule, observation: &Observation, settings: &BreakerSettings) -> Millis {
-    observation
-        .retry_after
-        .filter(|_| rule.accept_retry_after)
+    named_trip(rule, observation)
         .map_or(rule.trip_duration, |named| named.min(settings.max_trip_duration))
+}
+
+/// The open time that the backend named, if the rule accepts it. Zero says "now", which is what the
+/// backend has just failed at, so it names nothing.
+fn named_trip(rule: &Rule, observation: &Observation) -> Option<Millis> {
+    let named = observation.retry_after.filter(|_| rule.accept_retry_after)?;
+    (named > Millis::ZERO).then(|| named.max(NAMED_TRIP_MIN))
 }
 
 /// The open time that doubling starts from. Without a rule: that of the slowest one.

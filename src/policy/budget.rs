@@ -23,7 +23,8 @@
 //! above the configured one, or none, is ignored.
 //!
 //! The record has a fixed width and room for all kinds of limits; those that are not configured stay
-//! untouched. A record that cannot be read is fresh: it is made anew.
+//! untouched. A record that cannot be read, or is of an older version, is fresh: it is made anew, and what it
+//! counted is missing for a minute.
 
 mod bucket;
 mod minute;
@@ -37,7 +38,8 @@ use super::estimate::{Estimate, Usage};
 use super::time::{Millis, Timestamp};
 use std::num::{NonZeroU32, NonZeroU64};
 
-const VERSION: u8 = 3;
+/// The newest version of a record that can be read.
+pub const VERSION: u8 = 3;
 /// The version, and all that is not a slot of the minute.
 const HEAD_BYTES: usize = 81;
 const RECORD_BYTES: usize = HEAD_BYTES + SLOTS_BYTES;
@@ -181,7 +183,7 @@ pub fn reserve(
     })
 }
 
-/// Whether a record was damaged, or written by another version. An empty one is new.
+/// Whether a record was damaged, or written by an older version. An empty one is new.
 pub fn is_unusable(bytes: &[u8]) -> bool {
     !bytes.is_empty() && !codec::is_sound(bytes, VERSION, RECORD_BYTES)
 }

@@ -12,20 +12,27 @@
 //! *Consumers that are not listed* come by any name that a client can get authenticated, and each
 //! name would be a record for ever. So they share [`UNLISTED_SLOTS`] records by a hash of the name:
 //! two of them in one slot share one budget. Of ten such consumers hardly one in a hundred meets
-//! another, of a hundred one in ten: those who matter should be listed.
+//! another, of a hundred one in ten: those who matter should be listed. The hash is keyed by a secret
+//! of the process, so nobody can find a name that shares the slot of another.
+//!
+//! *Other versions.* A month is long: Envoy may get a newer module meanwhile. So what was used of a
+//! quota is read from the records of older versions, too; the minute of these starts afresh.
 
 use super::budget::{Minute, MinuteHead, SLOTS_BYTES, Taken};
 use super::calendar;
 use super::codec::{self, Reader, Writer};
 use super::estimate::{Estimate, Usage};
-use super::records::key_of;
 use super::time::{Millis, Timestamp};
+use std::hash::Hasher;
 use std::num::{NonZeroU32, NonZeroU64};
 
-const VERSION: u8 = 3;
+/// The newest version of a record that can be read.
+pub const VERSION: u8 = 3;
 /// The version, and all that is not a slot of the minute.
 const HEAD_BYTES: usize = 49;
 const RECORD_BYTES: usize = HEAD_BYTES + SLOTS_BYTES;
+/// What a record has of the quota.
+const USED_BYTES: usize = 24;
 /// The records for consumers that are not listed: at 300 bytes each, a third of a megabyte at most.
 pub const UNLISTED_SLOTS: u64 = 1_024;
 /// Workers may read the clock in one order and write in the other.
@@ -188,9 +195,11 @@ pub fn admit(
     })
 }
 
-/// Whether a record was damaged, or written by another version. An empty one is new.
+/// Whether a record was damaged. An empty one is new; of one of an older version the quota is kept.
 pub fn is_unusable(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && !codec::is_sound(bytes, VERSION, RECORD_BYTES)
+    !bytes.is_empty()
+        && !codec::is_sound(bytes, VERSION, RECORD_BYTES)
+        && used_of_older(bytes).is_none()
 }
 
 /// What a consumer has left in its record now.
@@ -202,15 +211,56 @@ pub fn remaining(bytes: Option<&[u8]>, settings: &ConsumerSettings, now: Timesta
 }
 
 /// The slot, below [`UNLISTED_SLOTS`], of a consumer that is not listed.
-pub fn unlisted_slot(name: &str) -> u64 {
-    key_of(name).checked_rem(UNLISTED_SLOTS).unwrap_or(0)
+pub fn unlisted_slot(name: &str, secret: &SlotSecret) -> u64 {
+    #[expect(deprecated, reason = "the only keyed hash of the standard library, and a sound one")]
+    let mut hash = std::hash::SipHasher::new_with_keys(secret.0[0], secret.0[1]);
+    hash.write(name.as_bytes());
+    hash.finish().checked_rem(UNLISTED_SLOTS).unwrap_or(0)
+}
+
+/// What spreads unlisted consumers over the slots, unknown to them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SlotSecret([u64; 2]);
+
+impl SlotSecret {
+    /// The newest version of its record that can be read.
+    pub const VERSION: u8 = 1;
+
+    /// The secret of these random numbers.
+    pub fn new(random: [u64; 2]) -> Self {
+        Self(random)
+    }
+
+    /// The record that [`Self::decode`] reads.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut record = vec![Self::VERSION];
+        self.0.iter().for_each(|half| record.extend(half.to_le_bytes()));
+        record
+    }
+
+    /// The secret of a record; `None` when it cannot be read.
+    pub fn decode(record: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(record);
+        let is_sound = codec::is_sound(record, Self::VERSION, 17) && reader.u8().is_some();
+        is_sound.then_some(Self([reader.u64()?, reader.u64()?]))
+    }
+}
+
+impl std::fmt::Debug for SlotSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<secret>")
+    }
 }
 
 /// Changes the record in `bytes`, in place as with [`super::budget`].
 fn change<R>(bytes: &mut Vec<u8>, change: impl FnOnce(&mut Record<'_>) -> R) -> R {
+    let older = used_of_older(bytes);
     codec::make_sound(bytes, VERSION, RECORD_BYTES);
     let (head, slots) = bytes.split_at_mut_checked(HEAD_BYTES).unwrap_or_default();
     let mut record = Record::read(head, slots);
+    if let Some(used) = older {
+        record.used = used;
+    }
     let found = change(&mut record);
     let Record { minute, used } = record;
     let mut writer = Writer::new(head);
@@ -220,6 +270,19 @@ fn change<R>(bytes: &mut Vec<u8>, change: impl FnOnce(&mut Record<'_>) -> R) -> 
     writer.u64(used.number);
     writer.u64(used.tokens);
     found
+}
+
+/// What was used of a quota, in a record of an older version. Each version has a length of its own.
+fn used_of_older(bytes: &[u8]) -> Option<Used> {
+    let version = bytes.first().filter(|version| (1..VERSION).contains(*version))?;
+    let used = match (version, bytes.len()) {
+        // Last, after a minute of 60 and of 61 slots.
+        (1, 281) | (2, 285) => bytes.last_chunk::<USED_BYTES>()?.as_slice(),
+        // Labelled as of an older version, with the layout of this one.
+        (_, RECORD_BYTES) => bytes.split_at_checked(HEAD_BYTES)?.0.last_chunk::<USED_BYTES>()?,
+        _ => return None,
+    };
+    Used::decode(&mut Reader::new(used))
 }
 
 /// The shared record, whose slots stay where they are.
@@ -239,8 +302,7 @@ impl<'a> Record<'a> {
         let mut reader = Reader::new(head);
         reader.u8()?;
         let minute = MinuteHead::decode(&mut reader)?;
-        let since = Timestamp::from_ms(reader.u64()?);
-        Some((minute, Used { since, number: reader.u64()?, tokens: reader.u64()? }))
+        Some((minute, Used::decode(&mut reader)?))
     }
 
     /// Moves it to `now`, and says whether the clock went back since it was written.
@@ -302,6 +364,11 @@ struct Drawn {
 }
 
 impl Used {
+    fn decode(reader: &mut Reader<'_>) -> Option<Self> {
+        let since = Timestamp::from_ms(reader.u64()?);
+        Some(Self { since, number: reader.u64()?, tokens: reader.u64()? })
+    }
+
     fn at(mut self, period: Period, now: Timestamp) -> Self {
         let (start, _) = period.bounds(now);
         if start > self.since {

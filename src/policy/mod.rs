@@ -18,6 +18,7 @@ pub mod gate;
 pub mod headers;
 pub mod headroom;
 mod http_date;
+pub mod keys;
 pub mod pool;
 pub mod rate_limits;
 pub mod records;

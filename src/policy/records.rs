@@ -6,29 +6,39 @@
 //! far more often and are needed only when a result is recorded; they are a record per backend.
 //!
 //! Records begin with a version byte, are little endian, and have a fixed width. What cannot be
-//! read (an unknown version, a wrong length, an impossible state) is fresh: better to try a backend
-//! once more than to refuse it because of a damaged record.
+//! read (a wrong length, an impossible state) is fresh: better to try a backend once more than to
+//! refuse it because of a damaged record. A record of an older version is read as far as it goes.
+//! One of a newer version reads as fresh and must not be written (see [`is_newer`]): another module
+//! of the same process uses it, or used it before it was replaced by this one.
 //!
 //! Configuring calls [`PoolRecord::reseat`]. What stays of a backend whose name stays are gate,
-//! breaker and headroom; faults in a row start afresh, because the rules may be others. The counts
-//! start afresh when the rules differ, by their fingerprint.
+//! breaker and headroom; faults in a row start afresh, because the rules may be others. What the
+//! record knows of other backends stays, too: another listener may have a pool of the same name, and
+//! Envoy may refuse the listener for whose sake this was configured.
 
-use super::breaker::{Breaker, RuleWindows, State};
+mod windows;
+
+pub use self::windows::WindowsRecord;
+
+use super::breaker::{Breaker, State};
 use super::codec::Reader;
 use super::gate::Gate;
 use super::headroom::Headroom;
-use super::pool::{BackendIndex, BreakerSettings, Member, OperationSet, PoolPolicy};
+use super::pool::{BackendIndex, MAX_RULES, Member, OperationSet, PoolPolicy};
 use super::time::{Millis, Timestamp};
-use super::window::Window;
-use std::hash::{Hash, Hasher};
 
 const POOL_VERSION: u8 = 2;
-const WINDOWS_VERSION: u8 = 1;
 const POOL_HEAD_BYTES: usize = 2;
 const KEY_BYTES: usize = 8;
 const BACKEND_BYTES: usize = 65;
 const ENTRY_BYTES: usize = KEY_BYTES + BACKEND_BYTES;
+/// Entries of version 1, which end before [`BackendRecord::served`].
+const ENTRY_BYTES_V1: usize = ENTRY_BYTES - 16;
+/// The most entries of a record: its head counts them in one byte.
+const ENTRIES_MAX: usize = 255;
 const NO_RULE: u8 = u8::MAX;
+/// No ramp can be configured to be longer.
+const LONGEST_RAMP: Millis = Millis::from_secs(3_600);
 
 /// The key of a backend, and what is kept of it.
 type Entry = [u8; ENTRY_BYTES];
@@ -50,6 +60,17 @@ pub struct BackendRecord {
     pub last_reset: Timestamp,
 }
 
+impl BackendRecord {
+    /// Whether forgetting it changes nothing that is decided at `now`.
+    fn is_idle(&self, now: Timestamp) -> bool {
+        let is_closed = match self.breaker.state {
+            State::Closed { since } => since.plus(LONGEST_RAMP) <= now,
+            State::Open { .. } | State::HalfOpen { .. } => false,
+        };
+        is_closed && self.gate.until <= now && self.breaker.consecutive == [0; MAX_RULES]
+    }
+}
+
 /// The records of a pool's members, wherever they are.
 pub trait Records {
     /// That of `member`, which is the pool's `backend`; fresh where there is none.
@@ -69,7 +90,21 @@ pub struct Snapshot(Vec<u8>);
 impl Snapshot {
     /// The snapshot of the record `bytes`; of one that cannot be read all members are fresh.
     pub fn new(bytes: Vec<u8>) -> Self {
-        if entries(&bytes).is_some() { Self(bytes) } else { Self::default() }
+        if entries(&bytes).is_some() {
+            Self(bytes)
+        } else {
+            Self(migrated(&bytes).unwrap_or_default())
+        }
+    }
+}
+
+impl Snapshot {
+    /// All backends of the record that can be read, by their keys.
+    fn backends(&self) -> impl Iterator<Item = (u64, BackendRecord)> {
+        entries(&self.0).unwrap_or_default().iter().filter_map(|entry| {
+            let key = u64::from_le_bytes(*entry.first_chunk()?);
+            Some((key, decode_backend(entry.last_chunk()?)?))
+        })
     }
 }
 
@@ -84,27 +119,45 @@ impl Records for Snapshot {
 /// Why an update of a pool's record was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotUpdated {
-    /// The record has no such backend: it belongs to a newer configuration than the caller's.
+    /// The record has no room for one more backend.
+    Full,
+    /// The policy has no such backend or quota group.
     UnknownBackend,
     /// There is no record that can be read. [`PoolRecord::reseat`] makes one.
     Unreadable,
 }
 
-/// The record of a pool: a [`BackendRecord`] for each member.
+/// The record of a pool for a new configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reseated {
+    /// The record.
+    pub bytes: Vec<u8>,
+    /// How many backends of other configurations were dropped for want of room although something
+    /// is known of them that matters.
+    pub dropped: usize,
+}
+
+/// The record of a pool: a [`BackendRecord`] for each backend.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolRecord;
 
 impl PoolRecord {
+    /// The newest version that can be read.
+    pub const VERSION: u8 = POOL_VERSION;
+
     /// The backends' records in the order of the policy's members; fresh where there is none.
     pub fn decode(bytes: &[u8], policy: &PoolPolicy) -> Vec<BackendRecord> {
-        let entries = entries(bytes).unwrap_or_default();
+        let snapshot = Snapshot::new(bytes.to_vec());
         let members = policy.members.iter().enumerate();
         members
-            .map(|(position, member)| find(entries, member.key, position).unwrap_or_default())
+            .filter_map(|(position, member)| {
+                Some(snapshot.of(BackendIndex::new(position)?, member))
+            })
             .collect()
     }
 
-    /// Changes the record of the backend with this key, and leaves all others as they are.
+    /// Changes the record of the backend with this key, and leaves all others as they are. A backend
+    /// that the record does not have is added.
     ///
     /// # Errors
     /// [`NotUpdated`] says why the update is dropped; `change` was not called then.
@@ -115,10 +168,8 @@ impl PoolRecord {
     ) -> Result<(Vec<u8>, R), NotUpdated> {
         let mut change = Some(change);
         let mut result = None;
-        let bytes = Self::update_each(bytes, |entry, record| {
-            if entry == key
-                && let Some(change) = change.take()
-            {
+        let bytes = Self::update_each(bytes, std::iter::once(key), |record| {
+            if let Some(change) = change.take() {
                 result = Some(change(record));
             }
         })?;
@@ -128,7 +179,7 @@ impl PoolRecord {
     /// Closes the gate of `backend`, and with it of all members of its quota group.
     ///
     /// # Errors
-    /// [`NotUpdated::Unreadable`] when there is no record that can be read.
+    /// [`NotUpdated`] says why the update is dropped.
     pub fn close_gate(
         bytes: Option<&[u8]>,
         policy: &PoolPolicy,
@@ -137,16 +188,12 @@ impl PoolRecord {
         now: Timestamp,
     ) -> Result<Vec<u8>, NotUpdated> {
         let throttled = policy.member(backend).ok_or(NotUpdated::UnknownBackend)?;
-        Self::update_each(bytes, |key, record| {
-            let shares_quota = throttled.quota_group.is_some()
-                && policy
-                    .members
-                    .iter()
-                    .any(|member| member.key == key && member.quota_group == throttled.quota_group);
-            if key == throttled.key || shares_quota {
-                record.gate.close(now, delay, &policy.throttle);
-            }
-        })
+        let shares_quota = |member: &&Member| {
+            throttled.quota_group.is_some() && member.quota_group == throttled.quota_group
+        };
+        let others = policy.members.iter().filter(shares_quota).map(|member| member.key);
+        let keys = std::iter::once(throttled.key).chain(others.filter(|key| *key != throttled.key));
+        Self::update_each(bytes, keys, |record| record.gate.close(now, delay, &policy.throttle))
     }
 
     /// Closes the gates of the members of a quota group, when the 429 came in another pool.
@@ -168,33 +215,50 @@ impl PoolRecord {
         Self::close_gate(bytes, policy, backend, delay, now)
     }
 
-    /// The record of a new configuration: members that `old` knows keep their state.
-    pub fn reseat(old: Option<&[u8]>, policy: &PoolPolicy) -> Vec<u8> {
-        let records = Self::decode(old.unwrap_or_default(), policy);
-        let count = u8::try_from(policy.members.len()).unwrap_or(u8::MAX);
-        let mut bytes = vec![POOL_VERSION, count];
-        for (member, mut record) in policy.members.iter().zip(records).take(usize::from(count)) {
-            record.breaker.consecutive = Default::default();
-            bytes.extend(member.key.to_le_bytes());
+    /// The record of a new configuration: members that `old` knows keep their state, and so do
+    /// backends that only other configurations have. When there is no room for all of those, the ones
+    /// go first of which nothing matters at `now`.
+    pub fn reseat(old: Option<&[u8]>, policy: &PoolPolicy, now: Timestamp) -> Reseated {
+        let old = Snapshot::new(old.unwrap_or_default().to_vec());
+        let members = policy.members.iter().take(ENTRIES_MAX).enumerate();
+        let mut entries: Vec<(u64, BackendRecord)> = members
+            .filter_map(|(position, member)| {
+                let mut record = old.of(BackendIndex::new(position)?, member);
+                record.breaker.consecutive = Default::default();
+                Some((member.key, record))
+            })
+            .collect();
+        let others = old.backends().filter(|(key, record)| {
+            *record != BackendRecord::default()
+                && policy.members.iter().all(|member| member.key != *key)
+        });
+        let (idle, busy): (Vec<_>, Vec<_>) = others.partition(|(_, record)| record.is_idle(now));
+        let room = ENTRIES_MAX.saturating_sub(entries.len());
+        let dropped = busy.len().saturating_sub(room);
+        entries.extend(busy.into_iter().chain(idle).take(room));
+        let mut bytes = vec![POOL_VERSION, u8::try_from(entries.len()).unwrap_or(u8::MAX)];
+        for (key, record) in entries {
+            bytes.extend(key.to_le_bytes());
             encode_backend(&record, &mut bytes);
         }
-        bytes
+        Reseated { bytes, dropped }
     }
 
+    /// Changes the records of the backends with these keys; those that are missing are added.
     fn update_each(
         bytes: Option<&[u8]>,
-        mut change: impl FnMut(u64, &mut BackendRecord),
+        keys: impl Iterator<Item = u64>,
+        mut change: impl FnMut(&mut BackendRecord),
     ) -> Result<Vec<u8>, NotUpdated> {
-        let mut updated = bytes.unwrap_or_default().to_vec();
-        if entries(&updated).is_none() {
-            return Err(NotUpdated::Unreadable);
-        }
-        let (_, body) = updated.split_at_mut_checked(POOL_HEAD_BYTES).unwrap_or_default();
-        for entry in body.as_chunks_mut::<ENTRY_BYTES>().0 {
-            let Some((key, state)) = entry.split_first_chunk_mut::<KEY_BYTES>() else { continue };
-            let before = state.first_chunk().and_then(decode_backend);
+        let bytes = bytes.unwrap_or_default();
+        let readable = entries(bytes).map(|_| bytes.to_vec());
+        let mut updated = readable.or_else(|| migrated(bytes)).ok_or(NotUpdated::Unreadable)?;
+        for key in keys {
+            let entry = entry_of(&mut updated, key).ok_or(NotUpdated::Full)?;
+            let Some(state) = entry.last_chunk_mut::<BACKEND_BYTES>() else { continue };
+            let before = decode_backend(state);
             let mut record = before.unwrap_or_default();
-            change(u64::from_le_bytes(*key), &mut record);
+            change(&mut record);
             if before != Some(record) {
                 let mut encoded = Vec::with_capacity(BACKEND_BYTES);
                 encode_backend(&record, &mut encoded);
@@ -205,73 +269,10 @@ impl PoolRecord {
     }
 }
 
-/// The record of one backend's rule windows.
-#[derive(Clone, Copy, Debug)]
-pub struct WindowsRecord;
-
-impl WindowsRecord {
-    /// The counts; fresh when the record is of other rules, or cannot be read.
-    pub fn decode(bytes: Option<&[u8]>, settings: &BreakerSettings) -> RuleWindows {
-        decode_windows(bytes.unwrap_or_default(), settings).unwrap_or_default()
-    }
-
-    /// The bytes that [`Self::decode`] reads.
-    pub fn encode(windows: &RuleWindows, settings: &BreakerSettings) -> Vec<u8> {
-        let mut bytes = vec![WINDOWS_VERSION];
-        bytes.extend(fingerprint(settings).to_le_bytes());
-        bytes.extend(windows.epoch.to_le_bytes());
-        windows.windows.iter().for_each(|window| window.encode(&mut bytes));
-        bytes
-    }
-
-    /// Changes the counts.
-    pub fn update<R>(
-        bytes: Option<&[u8]>,
-        settings: &BreakerSettings,
-        change: impl FnOnce(&mut RuleWindows) -> R,
-    ) -> (Vec<u8>, R) {
-        let mut windows = Self::decode(bytes, settings);
-        let result = change(&mut windows);
-        (Self::encode(&windows, settings), result)
-    }
-}
-
-/// The key of a backend in shared records: FNV-1a (64 bit) of its name, so it is the same in all
-/// workers and under every configuration that has the name.
-pub fn key_of(name: &str) -> u64 {
-    let mut hash = Fnv::default();
-    hash.write(name.as_bytes());
-    hash.finish()
-}
-
-/// The name of a pool's record in shared data.
-pub fn pool_key(pool: &str) -> String {
-    format!("spillway/pool/{pool}")
-}
-
-/// The name of the record of a backend's rule windows in shared data.
-pub fn windows_key(backend: &str) -> String {
-    format!("spillway/windows/{backend}")
-}
-
-/// The name of a pool's retry budget in shared data.
-pub fn retry_budget_key(pool: &str) -> String {
-    format!("spillway/retries/{pool}")
-}
-
-/// The name of a backend's budget in shared data.
-pub fn budget_key(backend: &str) -> String {
-    format!("spillway/budget/{backend}")
-}
-
-/// The name of the budget of a listed consumer in shared data.
-pub fn consumer_key(consumer: &str) -> String {
-    format!("spillway/consumer/{consumer}")
-}
-
-/// The name of the budget that the unlisted consumers of a slot share in shared data.
-pub fn consumer_slot_key(slot: u64) -> String {
-    format!("spillway/consumers/{slot}")
+/// Whether a record was written by a newer version of its kind than `version`. It reads as fresh, and
+/// must not be written. All kinds of records begin with their version.
+pub fn is_newer(record: &[u8], version: u8) -> bool {
+    record.first().is_some_and(|found| *found > version)
 }
 
 /// The entries of a record, `None` when it cannot be read.
@@ -280,6 +281,40 @@ fn entries(bytes: &[u8]) -> Option<&[Entry]> {
     let (entries, rest) = body.as_chunks();
     let is_whole = entries.len() == usize::from(count) && rest.is_empty();
     (version == POOL_VERSION && is_whole).then_some(entries)
+}
+
+/// A record of version 1 as one of this version: what it does not know is fresh.
+fn migrated(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (&[version, count], body) = bytes.split_first_chunk::<POOL_HEAD_BYTES>()?;
+    let (old, rest) = body.as_chunks::<ENTRY_BYTES_V1>();
+    if version != 1 || old.len() != usize::from(count) || !rest.is_empty() {
+        return None;
+    }
+    let mut migrated = vec![POOL_VERSION, count];
+    for entry in old {
+        migrated.extend(entry);
+        migrated.extend([0; ENTRY_BYTES - ENTRY_BYTES_V1]);
+    }
+    Some(migrated)
+}
+
+/// The entry with this key in a record that can be read, added if it is missing; `None`: no room.
+fn entry_of(record: &mut Vec<u8>, key: u64) -> Option<&mut Entry> {
+    let key = key.to_le_bytes();
+    let known = entries(record)?.iter().position(|entry| entry.starts_with(&key));
+    let position = match known {
+        Some(position) => position,
+        None => {
+            let count = record.get_mut(1)?;
+            let position = usize::from(*count);
+            *count = count.checked_add(1)?;
+            record.extend(key);
+            encode_backend(&BackendRecord::default(), record);
+            position
+        }
+    };
+    let (_, body) = record.split_at_mut_checked(POOL_HEAD_BYTES)?;
+    body.as_chunks_mut().0.get_mut(position)
 }
 
 /// Usually the entry is at the member's position; after a change of configuration anywhere.
@@ -325,57 +360,16 @@ fn decode_backend(bytes: &[u8; BACKEND_BYTES]) -> Option<BackendRecord> {
         _ => return None,
     };
     let epoch = reader.u32()?;
-    let mut consecutive = [0; super::pool::MAX_RULES];
+    let mut consecutive = [0; MAX_RULES];
     for count in &mut consecutive {
         *count = reader.u32()?;
     }
     let rule = Some(rule).filter(|rule| *rule != NO_RULE);
     let breaker = Breaker { state, epoch, consecutive, rule };
     let headroom = Headroom { permille: reader.u16()?, at: Timestamp::from_ms(reader.u64()?) };
-    let served = OperationSet(reader.u32()?);
-    let (denied, last_reset) = (reader.u32()?, Timestamp::from_ms(reader.u64()?));
+    let (served, denied) = (OperationSet(reader.u32()?), reader.u32()?);
+    let last_reset = Timestamp::from_ms(reader.u64()?);
     Some(BackendRecord { gate, breaker, headroom, served, denied, last_reset })
-}
-
-fn decode_windows(bytes: &[u8], settings: &BreakerSettings) -> Option<RuleWindows> {
-    let mut reader = Reader::new(bytes);
-    if reader.u8()? != WINDOWS_VERSION || reader.u64()? != fingerprint(settings) {
-        return None;
-    }
-    let mut windows = RuleWindows { epoch: reader.u32()?, ..RuleWindows::default() };
-    for window in &mut windows.windows {
-        *window = Window::decode(&mut reader)?;
-    }
-    Some(windows)
-}
-
-/// Counts of one set of rules mean nothing to another.
-fn fingerprint(settings: &BreakerSettings) -> u64 {
-    let mut hash = Fnv::default();
-    for rule in &settings.rules {
-        (rule.threshold, rule.interval, &rule.statuses, rule.reasons).hash(&mut hash);
-    }
-    hash.finish()
-}
-
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Hasher for Fnv {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use super::pool::FailoverSettings;
 use super::time::{Millis, Timestamp};
 use super::window::{Counts, Window};
 
-const VERSION: u8 = 1;
+/// The newest version of a record that can be read.
+pub const VERSION: u8 = 1;
 const INTERVAL: Millis = Millis::from_secs(10);
 const INTERVAL_SECS: u64 = 10;
 

@@ -23,6 +23,9 @@ const ACCOUNT_LIMIT: i64 = 2 * PICK;
 /// Credits are rounded down: without this margin nobody may reach the threshold.
 const MARGIN: i64 = MAX_BACKENDS as i64;
 
+/// The most picks that a rotation is turned by at its start: configuring must not take long.
+const START_MAX: u32 = 1_024;
+
 /// The accounts of one pool's backends; local to a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rotation {
@@ -42,6 +45,34 @@ impl Rotation {
     pub fn new(policy: &PoolPolicy) -> Self {
         let even = vec![0; policy.members.len()];
         Self { credits: even.clone(), accounts: even, next: None }
+    }
+
+    /// As after a number of picks that `roll`, any random number, decides. Every worker of every proxy
+    /// starts like this: would all begin with the same backend, it would get a pick of each at once, and
+    /// all of a load that is smaller than the number of workers.
+    pub fn starting_anywhere(policy: &PoolPolicy, roll: u64) -> Self {
+        let mut rotation = Self::new(policy);
+        for (tier, roll) in policy.tiers.iter().zip(std::iter::successors(Some(roll), next_roll)) {
+            let weight = |backend| policy.member(backend).map_or(0, |member| member.weight);
+            let weights = tier.members.iter().map(weight).filter(|weight| *weight > 0);
+            // Without weights all are equal.
+            let divisor = weights.reduce(greatest_common_divisor).unwrap_or(1);
+            let is_weightless = tier.members.iter().all(|backend| weight(backend) == 0);
+            let mut shares: Shares = [0; MAX_BACKENDS];
+            for backend in tier.members.iter() {
+                let share = if is_weightless { 1 } else { weight(backend) };
+                if let Some(slot) = shares.get_mut(backend.position()) {
+                    *slot = u32::from(share).div_euclid(u32::from(divisor));
+                }
+            }
+            // The picks repeat after as many as the shares add up to.
+            let period = shares.iter().copied().fold(0, u32::saturating_add).clamp(1, START_MAX);
+            for _ in 0..roll.checked_rem(u64::from(period)).unwrap_or(0) {
+                rotation.next(&shares);
+                rotation.take();
+            }
+        }
+        rotation
     }
 
     /// The candidate whose turn it is, until it is taken; `None` when there is none.
@@ -118,6 +149,19 @@ impl Candidate {
         }
         self.slack.wrapping_mul(other.share) < other.slack.wrapping_mul(self.share)
     }
+}
+
+/// Other bits of a random number.
+fn next_roll(roll: &u64) -> Option<u64> {
+    Some(roll.rotate_left(17))
+}
+
+fn greatest_common_divisor(a: u8, b: u8) -> u8 {
+    let (mut a, mut b) = (a, b);
+    while let Some(rest) = a.checked_rem(b) {
+        (a, b) = (b, rest);
+    }
+    a
 }
 
 /// `share / total` of a pick, rounded down.

@@ -89,8 +89,9 @@ pub struct RuleWindows {
 }
 
 impl RuleWindows {
-    /// Counts the result of an ordinary attempt that began in the breaker's current `epoch`, and
-    /// says which rules it reached. Counts of another epoch are dropped.
+    /// Counts the result of an ordinary attempt that began in the breaker's `epoch`, and says which
+    /// rules it reached. Counts of an earlier epoch are dropped. `None`: the counts are of a later
+    /// epoch, whose affair the result is not, and stay as they are.
     pub fn count(
         &mut self,
         settings: &BreakerSettings,
@@ -98,9 +99,12 @@ impl RuleWindows {
         observed: Observed,
         elapsed: Millis,
         now: Timestamp,
-    ) -> RulesMet {
+    ) -> Option<RulesMet> {
+        if self.is_later_than(epoch) {
+            return None;
+        }
         if self.epoch != epoch {
-            *self = Self { epoch, windows: Default::default() };
+            self.restart(epoch);
         }
         let mut met = RulesMet::default();
         for ((position, rule), window) in
@@ -115,19 +119,45 @@ impl RuleWindows {
                 met = met.with(position);
             }
         }
-        met
+        Some(met)
     }
 
-    /// Adds `successes` that a worker counted for itself in the breaker's current `epoch`.
+    /// Adds `successes` that a worker counted for itself in the breaker's `epoch`. As with
+    /// [`Self::count`], counts of an earlier epoch are dropped, and those of a later one stay.
     pub fn add(&mut self, settings: &BreakerSettings, epoch: u32, successes: u32, now: Timestamp) {
+        if self.is_later_than(epoch) {
+            return;
+        }
         if self.epoch != epoch {
-            *self = Self { epoch, windows: Default::default() };
+            self.restart(epoch);
         }
         for (rule, window) in settings.rules.iter().zip(self.windows.iter_mut()) {
             if matches!(rule.threshold, Threshold::Percentage { .. }) {
                 window.add(Counts { faults: 0, total: successes }, rule.interval, now);
             }
         }
+    }
+
+    /// Whether the counts are of a later epoch than `epoch`. Epochs wrap, so of two the one is later
+    /// that the other reaches in fewer steps.
+    pub fn is_later_than(&self, epoch: u32) -> bool {
+        epoch.wrapping_sub(self.epoch) > u32::MAX / 2
+    }
+
+    /// Drops all counts, and begins those of `epoch`.
+    pub fn restart(&mut self, epoch: u32) {
+        *self = Self { epoch, windows: Default::default() };
+    }
+}
+
+impl BreakerSettings {
+    /// Whether a result ends the runs of faults in a row that some rule counts.
+    pub fn ends_runs(&self, observed: Observed, elapsed: Millis) -> bool {
+        observed == Observed::Success
+            && self.rules.iter().any(|rule| {
+                matches!(rule.threshold, Threshold::Consecutive(_))
+                    && !is_fault(rule, observed, elapsed)
+            })
     }
 }
 

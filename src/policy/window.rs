@@ -14,6 +14,9 @@ use super::time::{Millis, Timestamp};
 /// The number of slots.
 pub const SLOTS: usize = 10;
 
+/// The bytes of a window in a record.
+pub(super) const WINDOW_BYTES: usize = 8 + SLOTS * 8;
+
 /// What was counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -71,7 +74,7 @@ impl Window {
         }
     }
 
-    /// Appends the 88 bytes of the window to a record.
+    /// Appends the [`WINDOW_BYTES`] of the window to a record.
     pub(super) fn encode(&self, record: &mut Vec<u8>) {
         record.extend(self.newest.to_le_bytes());
         for slot in self.slots {

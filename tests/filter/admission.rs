@@ -3,15 +3,15 @@
 use crate::budgets::SETTINGS;
 use crate::envoy::{Envoy, Request, Script, worker};
 use crate::host::Process;
-use spillway::policy::records::{budget_key, consumer_key};
+use spillway::policy::keys::Keys;
 
 const CHAT: &str = "/openai/deployments/gpt/chat/completions?api-version=2024-10-21";
 
 /// What may have happened to a record.
 fn damages(record: &[u8]) -> Vec<Vec<u8>> {
-    let mut all = vec![vec![0], vec![0xff; record.len()], vec![0; record.len() * 3]];
+    let mut all = vec![vec![0], vec![0; record.len()], vec![0; record.len() * 3]];
     all.extend((1..record.len()).step_by(13).map(|length| record[..length].to_vec()));
-    all.push([&[99], &record[1..]].concat());
+    all.push([&[0], &record[1..]].concat());
     all
 }
 
@@ -23,7 +23,7 @@ fn a_damaged_record_admits_is_counted_and_mended() {
             envoy.ask(Request::new("POST", CHAT).body("{}").header("x-consumer", "minute"))
         };
         ask(envoy);
-        for key in [budget_key("a"), consumer_key("minute")] {
+        for key in [Keys::new(None).budget("a"), Keys::new(None).consumer("minute")] {
             let whole = process.shared().read(&key).unwrap().0;
             for damage in damages(&whole) {
                 let before = process.metric("unbudgeted_total");
@@ -33,6 +33,31 @@ fn a_damaged_record_admits_is_counted_and_mended() {
                 ask(envoy);
                 assert_eq!(process.metric("unbudgeted_total") - before, 1, "it is mended");
             }
+        }
+    });
+}
+
+/// A newer module may run beside this one, or may come back: what it counted is not this one's to drop.
+#[test]
+fn a_record_of_a_newer_version_admits_is_counted_and_stays_as_it_is() {
+    let process = Process::new("newer budgets");
+    worker(&process, SETTINGS, |envoy| {
+        let ask = |envoy: &mut Envoy| {
+            envoy.ask(Request::new("POST", CHAT).body("{}").header("x-consumer", "minute"))
+        };
+        ask(envoy);
+        for key in [Keys::new(None).budget("a"), Keys::new(None).consumer("minute")] {
+            let (whole, _) = process.shared().read(&key).unwrap();
+            for version in [whole[0] + 1, 99, u8::MAX] {
+                for newer in [[&[version], &whole[1..]].concat(), vec![version]] {
+                    process.corrupt(&key, &newer);
+                    let before = process.metric("unbudgeted_total");
+                    assert_eq!(ask(envoy).served_by(), "a", "{key}");
+                    assert_eq!(process.metric("unbudgeted_total") - before, 1, "{key}");
+                    assert_eq!(process.shared().read(&key).unwrap().0, newer, "{key}");
+                }
+            }
+            process.corrupt(&key, &whole);
         }
     });
 }

@@ -15,9 +15,11 @@ use crate::host::{Process, Seen};
 use crate::random::Random;
 use crate::usage::first_estimate;
 use spillway::policy::budget::{self, BudgetSettings, ProvisionedSettings};
-use spillway::policy::consumer::{self, ConsumerSettings, Period, Quota, unlisted_slot};
+use spillway::policy::consumer::{
+    self, ConsumerSettings, Period, Quota, SlotSecret, unlisted_slot,
+};
 use spillway::policy::estimate::{Estimate, Usage};
-use spillway::policy::records::{budget_key, consumer_key, consumer_slot_key};
+use spillway::policy::keys::Keys;
 use spillway::policy::time::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::num::{NonZeroU32, NonZeroU64};
@@ -195,10 +197,16 @@ fn consumer_tokens(record: Option<&[u8]>, now_ms: u64) -> (u64, u64) {
     (u64::from(u32::MAX) - left.tokens_per_minute.unwrap(), u64::MAX - left.quota.unwrap())
 }
 
+/// What spreads unlisted consumers in these tests, so that it is known who shares a slot.
+fn secret() -> SlotSecret {
+    SlotSecret::new([3, 4])
+}
+
 fn key_of_consumer(name: &str) -> String {
+    let keys = Keys::new(None);
     match name {
-        "minute" | "quota" | "free" => consumer_key(name),
-        other => consumer_slot_key(unlisted_slot(other)),
+        "minute" | "quota" | "free" => keys.consumer(name),
+        other => keys.consumer_slot(unlisted_slot(other, &secret())),
     }
 }
 
@@ -211,6 +219,7 @@ impl World {
             books: Mutex::default(),
             is_honest: AtomicBool::new(true),
         });
+        world.process.corrupt(&Keys::new(None).slot_secret(), &secret().encode());
         let (watching, responding) = (Arc::downgrade(&world), Arc::downgrade(&world));
         world.process.shared().watch = Some(Box::new(move |key, old, new| {
             if let Some(world) = watching.upgrade() {
@@ -274,7 +283,7 @@ impl World {
         let era = Era::of(epoch);
         let does = Does::random(&mut random, kind.estimate, era, &seen.cluster);
         let mut books = self.books();
-        let number = books.number(&budget_key(&seen.cluster));
+        let number = books.number(&Keys::new(None).budget(&seen.cluster));
         books.made.entry(id).or_default().push(Made {
             cluster: seen.cluster.clone(),
             does,
@@ -361,7 +370,7 @@ impl Traffic<'_> {
             // Without this status nothing of a backend's answer reached the client.
             let Some(last) = last.filter(|_| status == 200) else { continue };
             let usage = last.does.used(self.world.kinds[flight.kind].estimate, parts);
-            books.enter(budget_key(&last.cluster), last.number, usage);
+            books.enter(Keys::new(None).budget(&last.cluster), last.number, usage);
             books.enter(key_of_consumer(flight.consumer), flight.number, usage);
         }
     }
@@ -391,12 +400,12 @@ impl World {
             }
         };
         for backend in ["b", "c"] {
-            let key = budget_key(backend);
+            let key = Keys::new(None).budget(backend);
             let should = books.minute(&key, now_ms).map(Usage::total).sum();
             compare(&key, minute_tokens(read(&key).as_deref(), now_ms), should);
         }
         if Era::of(epoch) != Era::Steps {
-            let key = budget_key("a");
+            let key = Keys::new(None).budget("a");
             let permille = |usage: Usage| {
                 let input = usage.prompt_tokens - usage.cached_tokens;
                 1_000 * (input + OUTPUT_WEIGHT * usage.completion_tokens)
@@ -424,7 +433,7 @@ impl World {
         self.process.advance(61_000);
         let now_ms = self.process.wall_ms();
         let read = |key: &str| self.process.shared().read(key).map(|(record, _)| record);
-        let backends = ["a", "b", "c"].map(budget_key);
+        let backends = ["a", "b", "c"].map(|name| Keys::new(None).budget(name));
         let left = backends.map(|key| minute_tokens(read(&key).as_deref(), now_ms));
         let names = ["minute", "who", "anyone"].map(key_of_consumer);
         let held = names.map(|key| consumer_tokens(read(&key).as_deref(), now_ms).0);
@@ -434,7 +443,11 @@ impl World {
     }
 
     fn quota_used(&self) -> u64 {
-        let record = self.process.shared().read(&consumer_key("quota")).map(|(record, _)| record);
+        let record = self
+            .process
+            .shared()
+            .read(&Keys::new(None).consumer("quota"))
+            .map(|(record, _)| record);
         consumer_tokens(record.as_deref(), self.process.wall_ms()).1
     }
 

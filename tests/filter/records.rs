@@ -1,7 +1,7 @@
 //! Shared records that were damaged, or written by another version.
 
 use crate::envoy::{Request, Script, worker};
-use crate::failover::TWO_TIERS;
+use crate::failover::{TWO_TIERS, two_tiers};
 use crate::host::Process;
 
 const POOL: &str = "spillway/pool/gpt";
@@ -41,12 +41,67 @@ fn damaged_records_read_as_fresh_and_requests_are_served() {
 fn a_damaged_record_is_mended_by_the_next_429() {
     let process = Process::new("mended");
     worker(&process, TWO_TIERS, |envoy| {
-        process.corrupt(POOL, b"\x63garbage");
+        process.corrupt(POOL, b"\x01garbage");
         process.script("a", [Script::throttled(1_000)]);
         assert_eq!(envoy.ask(Request::chat()).served_by(), "b");
         assert_eq!(envoy.ask(Request::chat()).served_by(), "b", "the gate is closed");
         assert_eq!(process.take_clusters(), ["a", "b", "b"]);
     });
+}
+
+/// What shared data holds under every key.
+fn contents(process: &Process) -> Vec<(String, Vec<u8>)> {
+    let keys = process.shared().keys();
+    keys.into_iter().map(|key| (key.clone(), process.shared().read(&key).unwrap().0)).collect()
+}
+
+/// As when two modules share a VM id while the listeners of the older one drain.
+#[test]
+fn records_of_a_newer_version_are_never_written() {
+    let process = Process::new("newer records");
+    let settings = two_tiers(
+        r#""circuit_breaker": {"rules": [{"failure_condition": {"count": 1, "interval": "30s"}}]}"#,
+    );
+    worker(&process, &settings, |envoy| {
+        for (key, _) in contents(&process) {
+            let (record, _) = process.shared().read(&key).unwrap();
+            process.corrupt(&key, &[&[200], record.get(1..).unwrap_or_default()].concat());
+        }
+        let before = contents(&process);
+        process.script("a", [Script::throttled(60_000), Script::status(500), Script::reset()]);
+        for _ in 0..6 {
+            assert_eq!(envoy.ask(Request::chat()).status(), 200);
+        }
+        assert_eq!(contents(&process), before);
+        assert!(process.metric("lost_updates") >= 3, "{}", process.metric("lost_updates"));
+    });
+}
+
+/// As after a downgrade: the older module neither reads nor writes what the newer one left, and is not
+/// without gates and breakers for that.
+#[test]
+fn a_module_that_is_older_than_the_records_keeps_its_own() {
+    let process = Process::new("downgraded");
+    worker(&process, TWO_TIERS, |envoy| drop(envoy.ask(Request::chat())));
+    for (key, _) in contents(&process) {
+        process.corrupt(&key, &[200, 1, 2, 3]);
+    }
+    let before = contents(&process);
+    worker(&process, TWO_TIERS, |envoy| {
+        process.script("a", [Script::throttled(60_000)]);
+        assert_eq!(envoy.ask(Request::chat()).served_by(), "b");
+        assert_eq!(envoy.ask(Request::chat()).served_by(), "b", "the gate is closed");
+        // And so it is after a new configuration, and for other workers.
+        assert!(envoy.configure(TWO_TIERS));
+        assert_eq!(envoy.ask(Request::chat()).served_by(), "b");
+    });
+    worker(&process, TWO_TIERS, |envoy| {
+        assert_eq!(envoy.ask(Request::chat()).served_by(), "b");
+    });
+    for (key, record) in before {
+        assert_eq!(process.shared().read(&key).unwrap().0, record, "{key}");
+    }
+    assert_eq!(process.metric("lost_updates"), 0);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use spillway::openai::operation::recognise;
 use spillway::openai::scan::JsonScanner;
 use spillway::policy::budget::{self, BudgetSettings};
 use spillway::policy::estimate::{Estimate, Estimator, RequestSize};
-use spillway::policy::records::budget_key;
+use spillway::policy::keys::Keys;
 use spillway::policy::time::Timestamp;
 use std::num::NonZeroU32;
 
@@ -61,7 +61,7 @@ pub(crate) fn first_estimate(request: &Request) -> Estimate {
 
 /// The tokens that are reserved or used at a backend.
 pub(crate) fn used(process: &Process, backend: &str, limit: u32) -> u64 {
-    let record = process.shared().read(&budget_key(backend)).map(|(record, _)| record);
+    let record = process.shared().read(&Keys::new(None).budget(backend)).map(|(record, _)| record);
     let settings =
         BudgetSettings { tokens_per_minute: NonZeroU32::new(limit), ..BudgetSettings::default() };
     let now = Timestamp::from_ms(process.wall_ms());

@@ -75,7 +75,7 @@ fn pool(backends: usize) -> Pool {
 fn policy(criterion: &mut Criterion) {
     for size in [3, 16, 64] {
         let pool = pool(size);
-        let record = PoolRecord::reseat(None, &pool.policy);
+        let record = PoolRecord::reseat(None, &pool.policy, NOW).bytes;
         let mut rotation = Rotation::new(&pool.policy);
         let needs = Needs { operation: OperationSet(1), prompt_tokens: 100, affinity: None };
         let request = Request {

@@ -14,7 +14,7 @@ const FAULT: Observed = Observed::Fault(Fault::Timeout);
 enum Phase {
     Closed,
     Open { until: u64 },
-    HalfOpen { until: u64 },
+    HalfOpen { until: u64, holder: Option<u64> },
 }
 
 /// What a reader of the design would write down.
@@ -35,7 +35,7 @@ impl Model {
     }
 
     fn may_probe(&self, now: u64) -> bool {
-        matches!(self.phase, Phase::Open { until } | Phase::HalfOpen { until } if until <= now)
+        matches!(self.phase, Phase::Open { until } | Phase::HalfOpen { until, .. } if until <= now)
     }
 
     fn enter(&mut self, phase: Phase) {
@@ -67,23 +67,25 @@ impl Model {
     /// What is expected to be reported, as a word.
     fn finish(
         &mut self,
-        begun: (u32, bool),
+        begun: (u32, Option<u64>),
         observed: Observed,
         settings: &BreakerSettings,
         now: u64,
     ) -> &'static str {
-        let (generation, is_probe) = begun;
+        let (generation, probe) = begun;
+        let is_probe = probe.is_some();
         if generation != self.generation {
             return "nothing";
         }
         match (self.phase, observed) {
-            (Phase::HalfOpen { .. }, Observed::Ignored) if is_probe => {
-                self.phase = Phase::Open { until: now };
-                "nothing"
-            }
             (Phase::HalfOpen { .. }, Observed::Success) if is_probe => {
                 self.enter(Phase::Closed);
                 "closed"
+            }
+            (Phase::HalfOpen { holder, .. }, _) if is_probe && holder != probe => "nothing",
+            (Phase::HalfOpen { .. }, Observed::Ignored) if is_probe => {
+                self.phase = Phase::HalfOpen { until: now, holder: None };
+                "nothing"
             }
             (Phase::HalfOpen { .. }, _) if is_probe => {
                 self.failed_probes += 1;
@@ -148,7 +150,7 @@ fn the_breaker_agrees_with_the_model_on_any_sequence_of_events() {
             generation: 0,
             slot_ms: interval / 10,
         };
-        let mut running: Vec<(Ticket, (u32, bool))> = Vec::new();
+        let mut running: Vec<(Ticket, (u32, Option<u64>))> = Vec::new();
         let mut now = 1_000_000;
         for step in 0..400 {
             let place = format!("seed {seed}, step {step}");
@@ -162,11 +164,16 @@ fn the_breaker_agrees_with_the_model_on_any_sequence_of_events() {
                     Some(ticket) => ticket,
                     None => breaker.ticket(),
                 };
-                assert_eq!(ticket.probe, is_probe, "{place}");
+                assert_eq!(ticket.is_probe(), is_probe, "{place}");
                 if is_probe {
-                    model.enter(Phase::HalfOpen { until: now + 30_000 });
+                    let phase = Phase::HalfOpen { until: now + 30_000, holder: Some(step) };
+                    if matches!(model.phase, Phase::HalfOpen { .. }) {
+                        model.phase = phase;
+                    } else {
+                        model.enter(phase);
+                    }
                 }
-                running.push((ticket, (model.generation, is_probe)));
+                running.push((ticket, (model.generation, is_probe.then_some(step))));
             } else if !running.is_empty() {
                 let which = dice.below(running.len() as u64) as usize;
                 let (ticket, begun) = running.swap_remove(which);

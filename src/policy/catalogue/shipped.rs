@@ -46,7 +46,7 @@ impl Backend {
             if !is_plain {
                 let counted =
                     self.windows.count(&self.settings, ticket.epoch, observed, ms(10), now);
-                met = counted;
+                met = counted.unwrap();
             }
         }
         let elapsed = ms(10);

@@ -254,7 +254,8 @@ fn item_11_retry_after_replaces_the_trip_duration_where_accepted() {
     assert_eq!(trip(Some(2_500), true), 2_500);
     assert_eq!(trip(Some(45_000), true), 45_000);
     assert_eq!(trip(Some(86_400_000), true), 300_000);
-    assert_eq!(trip(Some(0), true), 0);
+    assert_eq!(trip(Some(0), true), 30_000, "it names no time");
+    assert_eq!(trip(Some(1), true), 100, "a shorter time is no pause");
     assert_eq!(trip(Some(2_500), false), 30_000);
     assert_eq!(trip(None, true), 30_000);
 }
@@ -378,6 +379,39 @@ fn item_15_the_jitter_of_a_doubled_time_is_upwards_and_at_most_a_tenth() {
 }
 
 #[test]
+fn item_15_the_jitter_does_not_vanish_at_the_cap_and_does_not_exceed_it() {
+    for (longest, named) in [(300_000, 0), (300_000, 86_400_000), (62_000, 0), (30_000, 1)] {
+        let times = (0..1_000).map(|roll| {
+            let mut bench = Bench::tripped();
+            bench.settings.max_trip_duration = ms(longest);
+            bench.breaker.state = State::Open { until: at(START), failed_probes: 20 };
+            bench.roll = roll;
+            let ticket = bench.probe().unwrap();
+            match bench.report(ticket, FAULT, FAST, Some(ms(named))) {
+                Some(Transition::Reopened { until, .. }) => until.as_ms() - START,
+                other => panic!("{other:?}"),
+            }
+        });
+        let times: Vec<u64> = times.collect();
+        assert_eq!(times.iter().max(), Some(&longest));
+        assert_eq!(times.iter().min(), Some(&(longest / 10 * 9)));
+    }
+}
+
+#[test]
+fn item_15_jitter_downwards_keeps_to_what_the_backend_named() {
+    for roll in 0..1_000 {
+        let mut bench = Bench::tripped();
+        bench.now += 30_000;
+        bench.roll = roll;
+        let ticket = bench.probe().unwrap();
+        let reopened = bench.report(ticket, FAULT, FAST, Some(ms(290_000)));
+        let Some(Transition::Reopened { until, .. }) = reopened else { panic!("{reopened:?}") };
+        assert!((290_000..=300_000).contains(&(until.as_ms() - bench.now)), "{until:?}");
+    }
+}
+
+#[test]
 fn item_15_a_failed_probe_may_be_told_to_stay_out_longer_but_not_shorter() {
     for (named, expected) in [(1_000, 60_000), (90_000, 90_000), (86_400_000, 300_000)] {
         let mut bench = Bench::tripped();
@@ -393,24 +427,75 @@ fn item_15_a_failed_probe_may_be_told_to_stay_out_longer_but_not_shorter() {
 fn item_16_a_probe_that_never_returns_frees_itself() {
     let mut bench = Bench::tripped();
     bench.now += 30_000;
-    let lost = bench.probe().unwrap();
-    bench.now += 29_999;
-    assert_eq!(bench.probe(), None);
-    bench.now += 1;
-    let next = bench.probe().unwrap();
-    assert_eq!(bench.report(lost, Observed::Success, FAST, None), None, "its lease is another's");
+    bench.probe().unwrap();
+    for _ in 0..3 {
+        bench.now += 29_999;
+        assert_eq!(bench.probe(), None);
+        bench.now += 1;
+        assert_eq!(bench.admission(), Admission::Probe);
+        let next = bench.probe().unwrap();
+        assert_eq!(bench.admission(), Admission::Open { until: at(bench.now + 30_000) });
+        assert!(next.is_probe());
+    }
+    let next = Ticket { epoch: bench.breaker.epoch, lease: Some(at(bench.now + 30_000)) };
     assert_eq!(bench.report(next, Observed::Success, FAST, None), Some(Transition::Closed));
+}
+
+#[test]
+fn item_16_a_backend_that_is_slower_than_the_lease_closes_the_breaker() {
+    for leases in [2, 3, 5] {
+        let mut bench = Bench::tripped();
+        bench.now += 30_000;
+        let slow = bench.probe().unwrap();
+        for _ in 1..leases {
+            bench.now += 30_000;
+            bench.probe().unwrap();
+        }
+        bench.now += 10_000;
+        let closed = bench.report(slow, Observed::Success, ms(40_000), None);
+        assert_eq!(closed, Some(Transition::Closed), "{leases} leases");
+    }
+}
+
+#[test]
+fn item_16_the_failure_of_a_probe_whose_lease_is_another_s_reopens_nothing() {
+    let mut bench = Bench::tripped();
+    bench.now += 30_000;
+    let slow = bench.probe().unwrap();
+    bench.now += 30_000;
+    let present = bench.probe().unwrap();
+    let half_open = bench.breaker;
+    for outcome in [FAULT, Observed::Misconfigured, Observed::Ignored] {
+        assert_eq!(bench.report(slow, outcome, FAST, None), None);
+        assert_eq!(bench.breaker, half_open, "{outcome:?}: the lease stays");
+    }
+    let reopened = bench.report(present, FAULT, FAST, None);
+    assert!(matches!(reopened, Some(Transition::Reopened { failed_probes: 1, .. })));
+    assert_eq!(bench.report(slow, Observed::Success, FAST, None), None, "of an older half-open");
+}
+
+#[test]
+fn item_16_the_failure_of_a_probe_whose_lease_expired_unrenewed_reopens() {
+    let mut bench = Bench::tripped();
+    bench.now += 30_000;
+    let slow = bench.probe().unwrap();
+    bench.now += 45_000;
+    let reopened = bench.report(slow, FAULT, FAST, None);
+    assert!(matches!(reopened, Some(Transition::Reopened { failed_probes: 1, .. })));
 }
 
 #[test]
 fn item_16_a_probe_that_proves_nothing_gives_its_lease_back() {
     let mut bench = Bench::tripped();
     bench.now += 30_000;
-    let ticket = bench.probe().unwrap();
-    assert_eq!(bench.report(ticket, Observed::Ignored, FAST, None), None);
-    assert_eq!(bench.report(ticket, Observed::Success, FAST, None), None, "reported twice");
-    let next = bench.probe().unwrap();
-    assert_eq!(bench.report(next, Observed::Success, FAST, None), Some(Transition::Closed));
+    let slow = bench.probe().unwrap();
+    bench.now += 30_000;
+    let left = bench.probe().unwrap();
+    assert_eq!(bench.report(left, Observed::Ignored, FAST, None), None);
+    assert_eq!(bench.admission(), Admission::Probe);
+    assert_eq!(bench.report(left, FAULT, FAST, None), None, "reported twice");
+    assert!(bench.probe().is_some());
+    assert_eq!(bench.report(slow, Observed::Success, FAST, None), Some(Transition::Closed));
 }
 
 #[test]
@@ -458,9 +543,9 @@ fn item_19_a_reload_keeps_an_open_breaker_and_a_closed_gate() {
     let mut record = BackendRecord::default();
     record.gate.until = at(START + 500);
     record.breaker.state = State::Open { until: at(START + 9), failed_probes: 2 };
-    let bytes = PoolRecord::reseat(None, &policy);
+    let bytes = PoolRecord::reseat(None, &policy, at(0)).bytes;
     let (bytes, ()) = PoolRecord::update(Some(&bytes), 1, |stored| *stored = record).unwrap();
-    let reloaded = PoolRecord::reseat(Some(&bytes), &policy);
+    let reloaded = PoolRecord::reseat(Some(&bytes), &policy, at(0)).bytes;
     assert_eq!(PoolRecord::decode(&reloaded, &policy), [record]);
 }
 
@@ -516,9 +601,31 @@ fn item_21_no_duration_overflows() {
 }
 
 #[test]
+fn item_18_results_from_before_the_trip_leave_the_present_counts_alone() {
+    for wrap in [0, u32::MAX - 1] {
+        let mut bench = Bench::with(Threshold::Count(3));
+        bench.settings.rules[0].interval = Millis::from_secs(3_600);
+        bench.breaker.epoch = wrap;
+        bench.windows.restart(wrap);
+        let early = bench.breaker.ticket();
+        bench.see_times(FAULT, 2);
+        bench.see(FAULT).unwrap();
+        bench.now += 30_000;
+        let probe = bench.probe().unwrap();
+        bench.report(probe, Observed::Success, FAST, None).unwrap();
+        bench.see_times(FAULT, 2);
+        // A worker that read the breaker before the trip counts by what it read.
+        let counted = bench.windows;
+        let late = bench.windows.count(&bench.settings, early.epoch, FAULT, FAST, at(bench.now));
+        assert_eq!((late, bench.windows), (None, counted));
+        assert!(bench.see(FAULT).is_some(), "the third of the present epoch");
+    }
+}
+
+#[test]
 fn item_22_backends_are_isolated() {
     let policy = pool(&[(1, 1), (1, 1)]);
-    let bytes = PoolRecord::reseat(None, &policy);
+    let bytes = PoolRecord::reseat(None, &policy, at(0)).bytes;
     let (bytes, ()) = PoolRecord::update(Some(&bytes), 1, |record| {
         record.gate.close(at(START), None, &policy.throttle);
         let ticket = record.breaker.ticket();

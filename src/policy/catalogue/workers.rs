@@ -68,12 +68,12 @@ fn item_23_no_fault_is_lost_and_one_worker_alone_reports_the_trip() {
         let mut dice = Dice::new(seed);
         let policy = tripping_at(5);
         let settings = &policy.breaker;
-        let mut pool = Store::new(PoolRecord::reseat(None, &policy));
+        let mut pool = Store::new(PoolRecord::reseat(None, &policy, at(0)).bytes);
         let mut windows = Store::new(Vec::new());
         let ticket = PoolRecord::decode(&pool.bytes, &policy)[0].breaker.ticket();
         let met = windows.race(WORKERS, &mut dice, |_, bytes| {
             WindowsRecord::update(Some(bytes), settings, |windows| {
-                windows.count(settings, ticket.epoch, FAULT, ms(5), at(7_000))
+                windows.count(settings, ticket.epoch, FAULT, ms(5), at(7_000)).unwrap()
             })
         });
         let counted = WindowsRecord::decode(Some(&windows.bytes), settings).windows[0];
@@ -100,7 +100,7 @@ fn item_23_no_fault_is_lost_and_one_worker_alone_reports_the_trip() {
 fn item_23_two_workers_that_throttle_at_once_leave_the_later_deadline() {
     for seed in 0..50 {
         let policy = pool(&[(1, 1), (2, 1)]);
-        let mut store = Store::new(PoolRecord::reseat(None, &policy));
+        let mut store = Store::new(PoolRecord::reseat(None, &policy, at(0)).bytes);
         store.race(WORKERS, &mut Dice::new(seed), |worker, bytes| {
             PoolRecord::update(Some(bytes), 1 + worker as u64 % 2, |record| {
                 record.gate.close(at(1_000), Some(ms(100 * worker as u64)), &policy.throttle);
@@ -119,7 +119,7 @@ fn items_23_and_24_of_a_herd_of_workers_one_gets_the_probe() {
         let mut dice = Dice::new(seed);
         let policy = tripping_at(1);
         let settings = &policy.breaker;
-        let mut store = Store::new(PoolRecord::reseat(None, &policy));
+        let mut store = Store::new(PoolRecord::reseat(None, &policy, at(0)).bytes);
         let (bytes, until) = PoolRecord::update(Some(&store.bytes), 1, |record| {
             let ticket = record.breaker.ticket();
             let observed = Observed::Misconfigured;
@@ -141,7 +141,7 @@ fn items_23_and_24_of_a_herd_of_workers_one_gets_the_probe() {
 fn item_24_workers_that_report_one_probe_twice_close_it_once() {
     let policy = tripping_at(1);
     let settings = &policy.breaker;
-    let mut store = Store::new(PoolRecord::reseat(None, &policy));
+    let mut store = Store::new(PoolRecord::reseat(None, &policy, at(0)).bytes);
     let (bytes, ticket) = PoolRecord::update(Some(&store.bytes), 1, |record| {
         record.breaker.state =
             crate::policy::breaker::State::Open { until: at(5), failed_probes: 0 };
@@ -185,8 +185,8 @@ fn item_23_workers_share_one_retry_budget() {
 #[test]
 fn item_25_damaged_records_read_safely_and_leave_a_pool_that_serves() {
     let policy = pool(&[(1, 1), (1, 1), (2, 1)]);
-    let sound = PoolRecord::reseat(None, &policy);
-    let windows = WindowsRecord::encode(&Default::default(), &policy.breaker);
+    let sound = PoolRecord::reseat(None, &policy, at(0)).bytes;
+    let windows = WindowsRecord::update(None, &policy.breaker, |_| ()).0;
     for seed in 0..2_000 {
         let mut dice = Dice::new(seed);
         let mut damage = |bytes: &[u8]| {
@@ -199,7 +199,7 @@ fn item_25_damaged_records_read_safely_and_leave_a_pool_that_serves() {
             bytes
         };
         let (pool_bytes, windows_bytes) = (damage(&sound), damage(&windows));
-        let _ = PoolRecord::reseat(Some(&pool_bytes), &policy);
+        let _ = PoolRecord::reseat(Some(&pool_bytes), &policy, at(7));
         let _ = PoolRecord::update(Some(&pool_bytes), 2, |record| {
             record.breaker.lease_probe(&policy.breaker, at(u64::MAX));
         });

@@ -196,13 +196,64 @@ fn a_record_that_cannot_be_read_is_fresh() {
 
 #[test]
 fn unlisted_consumers_spread_over_a_fixed_number_of_slots() {
-    let slots: HashSet<u64> =
-        (0..20_000).map(|name| unlisted_slot(&format!("tenant-{name}"))).collect();
+    let secret = SlotSecret::new([1, 2]);
+    let slot = |name: String| unlisted_slot(&name, &secret);
+    let slots: HashSet<u64> = (0..20_000).map(|name| slot(format!("tenant-{name}"))).collect();
     assert!(slots.iter().all(|slot| *slot < UNLISTED_SLOTS));
     assert_eq!(slots.len() as u64, UNLISTED_SLOTS);
-    assert_eq!(unlisted_slot("a"), unlisted_slot("a"));
-    let ten: HashSet<u64> = (0..10).map(|name| unlisted_slot(&format!("team-{name}"))).collect();
+    assert_eq!(slot("a".to_owned()), slot("a".to_owned()));
+    let ten: HashSet<u64> = (0..10).map(|name| slot(format!("team-{name}"))).collect();
     assert!(ten.len() >= 9);
+}
+
+/// Whoever knows the hash could look for a name that shares the slot of another. Such a name is good for
+/// one secret in about a thousand.
+#[test]
+fn a_name_that_shares_a_slot_under_one_secret_does_not_under_another() {
+    let known = SlotSecret::new([0, 0]);
+    let victim = unlisted_slot("victim", &known);
+    let mut names = (0..).map(|name| format!("attacker-{name}"));
+    let aimed = names.find(|name| unlisted_slot(name, &known) == victim).unwrap();
+    let mut dice = Dice::new(33);
+    let hits = (0..2_000).filter(|_| {
+        let secret = SlotSecret::new([dice.roll(), dice.roll()]);
+        unlisted_slot(&aimed, &secret) == unlisted_slot("victim", &secret)
+    });
+    assert!(hits.count() < 10);
+}
+
+#[test]
+fn a_secret_outlives_its_record_and_is_not_shown() {
+    let secret = SlotSecret::new([u64::MAX, 7]);
+    let record = secret.encode();
+    assert!(SlotSecret::decode(&record) == Some(secret));
+    for length in 0..record.len() {
+        assert!(SlotSecret::decode(&record[..length]).is_none(), "{length} bytes");
+    }
+    assert_eq!(format!("{secret:?}"), "<secret>");
+}
+
+/// The records of versions 1 and 2 ended with the quota, after a minute of 60 or 61 slots and no sum.
+#[test]
+fn what_was_used_of_a_quota_is_read_from_records_of_older_versions() {
+    let mut bench = Bench::new(limited(1_000, Some((5_000, Period::Month))));
+    bench.hold(900, START);
+    let new = bench.bytes.clone();
+    let quota = &new[HEAD_BYTES - USED_BYTES..HEAD_BYTES];
+    for (version, slots) in [(1, 60), (2, 61)] {
+        let old = [&[version][..], &vec![7; 16 + 4 * slots], quota].concat();
+        assert!(!is_unusable(&old), "version {version}");
+        bench.bytes = old;
+        assert_eq!(bench.remaining(START), (Some(1_000), Some(4_100)), "version {version}");
+        bench.hold(100, START);
+        assert_eq!(bench.bytes.len(), RECORD_BYTES);
+        assert_eq!(bench.remaining(START + 70_000), (Some(1_000), Some(4_000)));
+    }
+    for damaged in [&new[..285], &[1; 285][..284], &[0; 281]] {
+        bench.bytes = damaged.to_vec();
+        assert!(is_unusable(&bench.bytes));
+        assert_eq!(bench.remaining(START), (Some(1_000), Some(5_000)));
+    }
 }
 
 /// A request that was admitted, and its position in the list.
