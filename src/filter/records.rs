@@ -172,7 +172,8 @@ pub(crate) fn write_head(
     evidence: &Evidence,
     now: Timestamp,
 ) {
-    if begun.ticket.is_probe() {
+    // What a backend did that had another deployment answer is known now, too.
+    if begun.ticket.is_probe() || matches!(evidence.outcome, Outcome::Spilled { .. }) {
         observe(plan, pool, begun, evidence, now);
     }
     note_headroom(plan, pool, begun, evidence, now);

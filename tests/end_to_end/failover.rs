@@ -83,24 +83,28 @@ async fn both_ways(gateway: &Gateway, fault: Fault) -> [Answer; 2] {
     [whole, gateway.chat_stream().await]
 }
 
-/// Asserts that a backend that refuses what the gateway chose is left alone at once, and that this
-/// is said in the log.
-async fn is_shouted(gateway: &Gateway, status: u16) {
-    let answer = gateway.chat().await;
-    assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
-    let trail = format!("first;{status}, second;200");
-    assert_eq!(answer.header("x-spillway-trail"), Some(&*trail));
+/// Asserts that a backend that refuses what the gateway chose is left alone after so many requests that
+/// another backend served, and that this is said in the log.
+async fn is_shouted(gateway: &Gateway, status: u16, requests: usize, outcome: &str, what: &str) {
+    for _ in 0..requests {
+        let answer = gateway.chat().await;
+        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
+        let trail = format!("first;{status}, second;200");
+        assert_eq!(answer.header("x-spillway-trail"), Some(&*trail));
+    }
     let answer = gateway.chat().await;
     let trail = answer.header("x-spillway-trail").unwrap();
     assert!(trail.starts_with("first;skip=breaker;breaker="), "{trail}");
-    assert_eq!(gateway.counts(), [1, 2]);
-    assert_eq!(outcomes(gateway, "misconfigured").await, 1);
+    assert_eq!(gateway.counts(), [requests, requests + 1]);
+    assert_eq!(outcomes(gateway, outcome).await, u64::try_from(requests).unwrap());
     assert_eq!(outcomes(gateway, "fault").await, 0);
     let log = gateway.envoy.log();
-    let said =
-        format!("spillway: backend first answered {status}: check its credential and deployment");
+    let said = format!(
+        "spillway: backend first answered {status} to a request that another backend served: check \
+         its {what}"
+    );
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(&said)).collect();
-    assert_eq!(lines.len(), 1, "{log}");
+    assert_eq!(lines.len(), requests, "{log}");
     assert!(lines[0].contains("[error]"), "{}", lines[0]);
     for name in ["first", "second"] {
         assert!(!log.contains(&key_of(name)), "a key is in the log: {log}");
@@ -118,19 +122,33 @@ async fn with_first(change: impl FnOnce(MockConfig) -> MockConfig) -> Gateway {
 
 #[tokio::test]
 async fn a_key_that_is_refused_is_a_fault_of_the_backend() {
-    is_shouted(&with_first(|mock| mock.with_api_key("another-key")).await, 401).await;
+    is_shouted(
+        &with_first(|mock| mock.with_api_key("another-key")).await,
+        401,
+        3,
+        "denied",
+        "credential",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_deployment_that_is_not_there_is_a_fault_of_the_backend() {
-    is_shouted(&with_first(|mock| mock.with_deployments(["another"])).await, 404).await;
+    is_shouted(
+        &with_first(|mock| mock.with_deployments(["another"])).await,
+        404,
+        1,
+        "misconfigured",
+        "deployment",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_network_rule_of_the_resource_is_a_fault_of_the_backend() {
     let gateway = with_first(|mock| mock).await;
-    gateway.mock("first").push_fault(status(403));
-    is_shouted(&gateway, 403).await;
+    gateway.mock("first").set_fault(Some(status(403)));
+    is_shouted(&gateway, 403, 3, "denied", "credential").await;
 }
 
 /// Sends `count` requests at once, all of which must be answered by the second backend although

@@ -18,6 +18,7 @@ mod harness;
 
 mod allowed_operations;
 mod bad_input;
+mod blame;
 mod bodies;
 mod breaker;
 mod budgets;
