@@ -79,11 +79,14 @@ impl Question {
                 head.has_error |= head.watch.push(bytes);
                 let mut answer = head.probe.push(bytes);
                 if answer == Probe::More && end_of_stream {
-                    answer = std::mem::take(&mut head.probe).finish();
+                    answer = head.probe.finish();
                 }
                 match answer {
                     Probe::More => enough.then_some(Outcome::Success),
                     Probe::Real => Some(Outcome::Success),
+                    Probe::Refused if refusal::is_of_request(head.probe.refusal()) => {
+                        Some(Outcome::Elsewhere { status: 200 })
+                    }
                     Probe::Refused => Some(refusal::by_request(200, None, &traits)),
                     Probe::Failed => Some(stream_error()),
                 }

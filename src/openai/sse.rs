@@ -29,6 +29,8 @@ pub struct HeadProbe {
     name: Vec<u8>,
     /// The data of the event so far; `None` before its first data line.
     data: Option<Bounded>,
+    /// The event that refused the request.
+    refusal: Vec<u8>,
 }
 
 /// What the head of a stream says.
@@ -105,7 +107,14 @@ impl HeadProbe {
             line_ends: LineEnds::default(),
             name: Vec::new(),
             data: None,
+            refusal: Vec::new(),
         }
+    }
+
+    /// The data of the event that made it [`Probe::Refused`]: whether only this request is refused is
+    /// told in its message.
+    pub fn refusal(&self) -> &[u8] {
+        &self.refusal
     }
 
     /// Reads the next bytes and says what the stream is, as far as that is known.
@@ -125,7 +134,7 @@ impl HeadProbe {
     }
 
     /// The stream ended. It is never [`Probe::More`].
-    pub fn finish(mut self) -> Probe {
+    pub fn finish(&mut self) -> Probe {
         if self.probe == Probe::More && !self.line.bytes.is_empty() {
             let is_half_a_field = [&b"data"[..], b"event", b"id", b"retry"]
                 .iter()
@@ -139,12 +148,24 @@ impl HeadProbe {
             && let Some(data) = self.data.take()
         {
             self.probe = match judge(&self.name, &data.bytes, data.is_cut) {
-                Verdict::Refused => Probe::Refused,
-                Verdict::Real => Probe::Real,
-                Verdict::Preamble | Verdict::Failed | Verdict::Unreadable => Probe::Failed,
+                // Its last event was not even complete.
+                Verdict::Unreadable => Probe::Failed,
+                verdict => self.probe_of(verdict, &data.bytes),
             };
         }
         if self.probe == Probe::More { Probe::Failed } else { self.probe }
+    }
+
+    fn probe_of(&mut self, verdict: Verdict, data: &[u8]) -> Probe {
+        match verdict {
+            Verdict::Preamble => Probe::More,
+            Verdict::Real | Verdict::Unreadable => Probe::Real,
+            Verdict::Refused => {
+                self.refusal = data.to_vec();
+                Probe::Refused
+            }
+            Verdict::Failed => Probe::Failed,
+        }
     }
 
     fn end_line(&mut self) {
@@ -178,7 +199,9 @@ impl HeadProbe {
                 }
             },
             // No event stream. It may be an error under a wrong content type.
-            _ if bytes.starts_with(b"{") => self.probe = probe_of(judge(b"", bytes, line.is_cut)),
+            _ if bytes.starts_with(b"{") => {
+                self.probe = self.probe_of(judge(b"", bytes, line.is_cut), bytes);
+            }
             _ => self.probe = Probe::Real,
         }
         self.line.reuse(line);
@@ -186,18 +209,9 @@ impl HeadProbe {
 
     fn end_event(&mut self) {
         if let Some(data) = self.data.take() {
-            self.probe = probe_of(judge(&self.name, &data.bytes, data.is_cut));
+            self.probe = self.probe_of(judge(&self.name, &data.bytes, data.is_cut), &data.bytes);
         }
         self.name.clear();
-    }
-}
-
-fn probe_of(verdict: Verdict) -> Probe {
-    match verdict {
-        Verdict::Preamble => Probe::More,
-        Verdict::Real | Verdict::Unreadable => Probe::Real,
-        Verdict::Refused => Probe::Refused,
-        Verdict::Failed => Probe::Failed,
     }
 }
 

@@ -35,6 +35,7 @@ mod faults;
 mod filters_before;
 mod headers;
 mod held_answers;
+mod hostile_clients;
 mod hosts;
 mod memory;
 mod missing_hosts;

@@ -37,6 +37,7 @@ mod random;
 mod reading;
 mod records;
 mod refusals;
+mod refused;
 mod streams;
 mod trailers;
 mod usage;

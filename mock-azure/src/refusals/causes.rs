@@ -1,7 +1,8 @@
 //! What is wrong with a request, as far as a backend can see it.
 //!
 //! The same mistake is worded in several shapes. Which of them a request meets follows from the fingerprint
-//! of its body: as good as random, and the same each time the same bytes arrive.
+//! of its body and the end of its path: as good as random, and the same each time the same request
+//! arrives.
 
 use hyper::http::request::Parts;
 use serde_json::Value;
@@ -83,8 +84,8 @@ pub(crate) fn refusal_for(
     body: &[u8],
     config: &MockConfig,
 ) -> Option<&'static Refusal> {
-    let pick = |shapes: &[&str]| named(shapes.get(turn(body, shapes.len()))?);
-    let of = |refusals: &'static [Refusal]| refusals.get(turn(body, refusals.len()));
+    let pick = |shapes: &[&str]| named(shapes.get(turn(head, body, shapes.len()))?);
+    let of = |refusals: &'static [Refusal]| refusals.get(turn(head, body, refusals.len()));
     let has = |name: &str| head.headers.contains_key(name);
     if has("openai-organization") || has("openai-project") {
         return pick(ORGANIZATION);
@@ -92,7 +93,10 @@ pub(crate) fn refusal_for(
     if has("x-ms-spillover-deployment") {
         return of(throttles::SPILLED);
     }
-    let Some(route) = asked.route else { return pick(UNKNOWN_PATH) };
+    let Some(route) = asked.route else {
+        let is_busy = names_object(head.uri.path()) && turn(head, body, 3) == 0;
+        return if is_busy { of(throttles::OF_OBJECTS) } else { pick(UNKNOWN_PATH) };
+    };
     if matches!(route.operation, Operation::Files) || is_busy(&route.operation) {
         return of(throttles::OF_OBJECTS);
     }
@@ -131,11 +135,31 @@ fn is_no_maximum(value: &Value) -> bool {
     !value.is_null() && value.as_u64().is_none_or(|number| number == 0)
 }
 
-/// A number below `bound` that follows from the body.
-fn turn(body: &[u8], bound: usize) -> usize {
-    let hash = body_hash(body);
+/// A number below `bound` that follows from the body and the end of the path, which is the same in all APIs.
+fn turn(head: &Parts, body: &[u8], bound: usize) -> usize {
+    let name = head.uri.path().rsplit('/').next().unwrap_or_default();
+    let hash = body_hash(&[name.as_bytes(), body].concat());
     let number = hash.get(..6).and_then(|digits| usize::from_str_radix(digits, 16).ok());
     number.unwrap_or_default() % bound.max(1)
+}
+
+/// Whether the path is one of what a resource keeps, whose rate limit is no model's.
+fn names_object(path: &str) -> bool {
+    const KEPT: [&str; 12] = [
+        "files",
+        "uploads",
+        "batches",
+        "vector_stores",
+        "assistants",
+        "threads",
+        "fine_tuning",
+        "containers",
+        "conversations",
+        "evals",
+        "videos",
+        "video",
+    ];
+    path.split('/').any(|segment| KEPT.contains(&segment) || segment.starts_with("resp_"))
 }
 
 /// Polled too often, which the object's name says.

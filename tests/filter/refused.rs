@@ -1,0 +1,109 @@
+//! What clients can make backends answer, in every shape that Azure, OpenAI and the proxies before them have:
+//! after it, the next request is served by the first tier.
+
+use crate::envoy::{Envoy, Request, Script, worker};
+use crate::failover::TWO_TIERS;
+use crate::host::Process;
+use memchr::memmem;
+use mock_azure::{RefusalAnswer, refusal_answers};
+use std::sync::Arc;
+
+const ONE_BACKEND: &str = r#"{"pools": [{"name": "gpt", "backends": [{"name": "a", "host": "a.example"}]}],
+    "response": {"trail_header": "on"}}"#;
+
+/// More than any rule of the breaker asks for.
+const TIMES: usize = 6;
+
+fn script(refusal: &RefusalAnswer) -> Script {
+    if refusal.status == 0 {
+        return Script::reset();
+    }
+    let body = String::from_utf8(refusal.body.clone()).unwrap();
+    let script = Script::status(refusal.status);
+    let script = if body.is_empty() { script.no_body() } else { script.body(&body) };
+    refusal.headers.iter().fold(script, |script, (name, value)| script.header(name, value))
+}
+
+/// What only the odd request says, so that backends know it.
+const ODD: &str = "odd";
+
+fn odd(operation: &str) -> Request {
+    let path = format!("/openai/deployments/gpt/{operation}?api-version=2024-10-21");
+    Request::new("POST", &path)
+        .body(r#"{"input":"odd","messages":[{"role":"user","content":"odd"}]}"#)
+}
+
+/// A process in which these backends refuse odd requests, and serve all others.
+fn refusing(backends: &'static [&'static str], refusal: &RefusalAnswer) -> Arc<Process> {
+    let process = Process::new(refusal.name);
+    let refusal = refusal.clone();
+    process.respond(move |seen| {
+        let is_odd = memmem::find(&seen.body, ODD.as_bytes()).is_some();
+        let refuses = is_odd && backends.contains(&seen.cluster.as_str());
+        if refuses { script(&refusal) } else { Script::ok() }
+    });
+    process
+}
+
+/// What keeps the first tier from serving the next request, if anything does.
+fn harm(envoy: &mut Envoy, process: &Process) -> Option<String> {
+    let answer = envoy.ask(Request::chat());
+    let trail = answer.header("x-spillway-trail").unwrap_or_default();
+    if (answer.status(), trail.as_str()) != (200, "a;200") {
+        return Some(format!(
+            "{}: the next is answered {} by {trail}",
+            process.scenario,
+            answer.status()
+        ));
+    }
+    ["gate_closed_until_ms", "breaker_open_until_ms"]
+        .into_iter()
+        .find(|gauge| process.metric(gauge) != 0)
+        .map(|gauge| format!("{}: {gauge} is set", process.scenario))
+}
+
+/// Asks `operation` six times where these backends refuse it in each of the ways that `counts`; returns
+/// the ways that did harm.
+fn harms(
+    configuration: &str,
+    backends: &'static [&'static str],
+    operation: &str,
+    counts: impl Fn(&RefusalAnswer) -> bool,
+) -> Vec<String> {
+    let mut harms = Vec::new();
+    for refusal in refusal_answers().filter(counts) {
+        let process = refusing(backends, &refusal);
+        let harm = worker(&process, configuration, |envoy| {
+            assert_eq!(harm(envoy, &process), None);
+            for _ in 0..TIMES {
+                envoy.ask(odd(operation));
+            }
+            harm(envoy, &process)
+        });
+        harms.extend(harm);
+    }
+    harms
+}
+
+#[test]
+fn what_every_backend_refuses_alike_costs_the_next_request_nothing() {
+    let harms = harms(TWO_TIERS, &["a", "b"], "chat/completions", |_| true);
+    assert!(harms.is_empty(), "{harms:#?}");
+}
+
+#[test]
+fn what_the_only_backend_of_a_pool_refuses_does_not_close_it() {
+    // A timeout and a failure of the model are the backend's, when there is nobody to compare with.
+    let counts = |refusal: &RefusalAnswer| {
+        (300..500).contains(&refusal.status) && !refusal.name.starts_with("poison")
+    };
+    let harms = harms(ONE_BACKEND, &["a"], "chat/completions", counts);
+    assert!(harms.is_empty(), "{harms:#?}");
+}
+
+#[test]
+fn an_operation_that_only_the_next_backend_has_is_not_held_against_the_first() {
+    let counts = |refusal: &RefusalAnswer| matches!(refusal.status, 400..=407);
+    let harms = harms(TWO_TIERS, &["a"], "embeddings", counts);
+    assert!(harms.is_empty(), "{harms:#?}");
+}
