@@ -402,6 +402,9 @@ impl Exchange {
     ) {
         self.end = End::Served(begun.backend);
         self.flowing = Some(answer);
+        if evidence.outcome == Outcome::ClientError {
+            self.consumer.conclude(None, now); // it costs nothing, whatever follows
+        }
         self.suspects.note(begun.backend, &evidence.outcome);
         let is_served = matches!(evidence.outcome, Outcome::Success | Outcome::Spilled { .. });
         self.judge(is_served, now);

@@ -67,6 +67,10 @@ impl Gateway {
         let Ok(headers) = host::header_map(Map::RequestHeaders) else {
             return self.answer(&reply::internal());
         };
+        #[cfg(feature = "trap")]
+        if headers.get("x-trap").is_some() {
+            std::process::abort();
+        }
         let (arrival, intake) = match Arrival::of(&self.plan, &headers, end_of_stream) {
             Ok(arrived) => arrived,
             Err(reply) => return self.answer(&reply),

@@ -8,16 +8,17 @@
 use super::arrival::Arrival;
 use super::body;
 use super::header_map::HeaderMap;
-use super::host::{self, Buffer, Refused};
+use super::host::{self, Buffer, Map, Refused};
 use super::routed::send;
 use super::timers::{self, StreamId, TimerId, Wake};
+use super::told::Told;
 use crate::openai::body::{Body, BodyScanner};
 use crate::openai::facts::Malformed;
 use crate::openai::glance::{self, GLANCE_BYTES};
 use crate::openai::reply;
 use crate::policy::time::{Millis, Timestamp};
 use std::cell::Cell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 /// The smallest body that is glanced at. In a smaller one there is little to be skipped.
 const GLANCED_AT_BYTES_MIN: usize = 4 * GLANCE_BYTES;
@@ -83,6 +84,7 @@ impl Reading {
     /// When the host does not show it.
     pub(crate) fn read(&mut self, size: usize, end_of_stream: bool) -> Result<(), Refused> {
         self.shown = size;
+        WAS_SHOWN.set(true);
         match self.wanted {
             Wanted::Nothing => return Ok(()),
             Wanted::Model if !end_of_stream => return Ok(()), // its end may be enough
@@ -107,26 +109,82 @@ impl Reading {
     }
 }
 
-/// Answers a request whose body does not come in time. It is kept by whoever waits for the body.
+/// How often it is looked whether a body arrived that Envoy does not show, as long as this VM was never
+/// shown one.
+const HIDDEN_CHECK: Millis = Millis::from_secs(1);
+
+/// How much Envoy received of the current request: its headers and its body.
+const TOTAL_SIZE: &str = "request\0total_size";
+
+thread_local! {
+    /// Whether this VM was ever shown a body that it held the headers for.
+    static WAS_SHOWN: Cell<bool> = const { Cell::new(false) };
+
+    /// Whether the log has it that bodies are not shown.
+    static HIDDEN: Told = Told::default();
+}
+
+/// Answers a request whose body does not come in time, or is never shown. It is kept by whoever waits for
+/// the body.
 pub(crate) struct Deadline {
+    stream: StreamId,
     is_over: Cell<bool>,
     timer: Cell<Option<TimerId>>,
+    /// The time that is left after the timer.
+    left: Cell<Millis>,
+    itself: Weak<Self>,
 }
 
 impl Deadline {
     /// The body of the current request must come within `timeout`.
     pub(crate) fn set(stream: StreamId, timeout: Millis) -> Rc<Self> {
-        let deadline = Rc::new(Self { is_over: Cell::new(false), timer: Cell::new(None) });
-        let sleeper = Rc::downgrade(&deadline);
-        deadline.timer.set(timers::set_after(stream, timeout, sleeper));
+        let deadline = Rc::new_cyclic(|itself| Self {
+            stream,
+            is_over: Cell::new(false),
+            timer: Cell::new(None),
+            left: Cell::new(timeout),
+            itself: Weak::clone(itself),
+        });
+        deadline.sleep();
         deadline
+    }
+
+    fn sleep(&self) {
+        let left = self.left.get();
+        let nap = if WAS_SHOWN.get() { left } else { left.min(HIDDEN_CHECK) };
+        self.left.set(Millis::new(left.as_ms().saturating_sub(nap.as_ms())));
+        self.timer.set(timers::set_after(self.stream, nap, self.itself.clone()));
     }
 }
 
+/// Whether Envoy has something of the current request's body. Without `allow_on_headers_stop_iteration`
+/// it keeps it to itself for as long as the headers are held, and every request hangs.
+fn is_hidden() -> bool {
+    if WAS_SHOWN.get() {
+        return false;
+    }
+    let total = host::property(TOTAL_SIZE).and_then(|bytes| bytes.try_into().ok());
+    let Ok(headers) = host::header_map(Map::RequestHeaders) else { return false };
+    let lengths = headers.iter().map(|(name, value)| name.len().saturating_add(value.len()));
+    let in_headers = lengths.fold(0_usize, usize::saturating_add);
+    total.map(u64::from_le_bytes) > u64::try_from(in_headers).ok()
+}
+
 impl Wake for Deadline {
-    fn wake(&self, _now: Timestamp) {
+    fn wake(&self, now: Timestamp) {
+        self.timer.set(None);
+        let reply = if is_hidden() {
+            if HIDDEN.with(|told| told.is_news(reply::HIDDEN_BODY, now)) {
+                host::log(host::Level::Error, &format!("spillway: {}", reply::HIDDEN_BODY));
+            }
+            reply::hidden_body()
+        } else if self.left.get() > Millis::ZERO {
+            return self.sleep();
+        } else {
+            reply::refused(408)
+        };
         self.is_over.set(true);
-        send(&reply::refused(408), Vec::new());
+        send(&reply, Vec::new());
     }
 }
 

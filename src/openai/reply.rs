@@ -157,6 +157,15 @@ pub fn refused(status: u16) -> Reply {
 pub const APART: &str = "The gateway's filter and the backends' filters run in different VMs: give them the same vm_config \
      (vm_id, code, environment) and load both anew.";
 
+/// What is wrong when a body arrives and is never shown.
+pub const HIDDEN_BODY: &str = "Envoy does not show request bodies to the gateway's filter: its configuration lacks \
+     allow_on_headers_stop_iteration: true.";
+
+/// 503: the filter waits for a body that Envoy keeps to itself.
+pub fn hidden_body() -> Reply {
+    error(503, HIDDEN_BODY, "service_unavailable", None, "503")
+}
+
 /// 503: the roles run in different VMs.
 pub fn apart() -> Reply {
     let reply = error(503, APART, "service_unavailable", None, "503");
@@ -294,6 +303,7 @@ mod tests {
             (refused(401), 401, "401"),
             (refused(429), 429, "rate_limit_exceeded"),
             (apart(), 503, "503"),
+            (hidden_body(), 503, "503"),
             (consumer_over_limit(1_500), 429, "rate_limit_exceeded"),
             (consumer_over_quota(1_000), 403, "quota_exceeded"),
             (exhausted(true, 1_000), 429, "429"),

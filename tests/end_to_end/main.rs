@@ -56,6 +56,7 @@ mod streams;
 mod throttling;
 mod trailers;
 mod transport;
+mod traps;
 mod usage;
 mod vm_config;
 mod waiting;

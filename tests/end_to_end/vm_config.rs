@@ -32,3 +32,27 @@ async fn roles_in_different_vms_are_told_in_answer_and_log() {
     assert_eq!(log.matches("give them the same vm_config").count(), 1, "{log}");
     assert_eq!(gateway.counts(), [0, 0]);
 }
+
+#[tokio::test]
+async fn bodies_that_envoy_does_not_show_are_told_in_answer_and_log() {
+    let gateway = first_and_second()
+        .settings(|settings| {
+            settings.adjust = Some(Arc::new(|bootstrap: &mut Value| {
+                let manager = &mut bootstrap["static_resources"]["listeners"][0]["filter_chains"]
+                    [0]["filters"][0]["typed_config"];
+                let filter = &mut manager["http_filters"][0]["typed_config"]["config"];
+                filter.as_object_mut().unwrap().remove("allow_on_headers_stop_iteration").unwrap();
+            }));
+        })
+        .start()
+        .await;
+    for _ in 0..2 {
+        let answer = gateway.chat().await;
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        let message = answer.json()["error"]["message"].to_string();
+        assert!(message.contains("allow_on_headers_stop_iteration"), "{message}");
+    }
+    let log = gateway.envoy.log();
+    assert_eq!(log.matches("spillway: Envoy does not show request bodies").count(), 1, "{log}");
+    assert_eq!(gateway.counts(), [0, 0]);
+}

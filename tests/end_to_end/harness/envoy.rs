@@ -77,7 +77,7 @@ impl Default for Settings {
             access_log: Vec::new(),
             environment: Vec::new(),
             filters_before: Vec::new(),
-            reload_interval: Duration::from_millis(100),
+            reload_interval: Duration::from_millis(30),
             clusters: BTreeMap::new(),
             has_catch_all: true,
             name_server: None,

@@ -184,7 +184,8 @@ unsafe extern "C" fn proxy_get_property(
     data: *mut *mut u8,
     size: *mut usize,
 ) -> u32 {
-    const KNOWN: [&str; 5] = [
+    const KNOWN: [&str; 6] = [
+        "request\0total_size",
         "xds\0cluster_name",
         "upstream\0transport_failure_reason",
         "upstream\0local_address",
