@@ -140,7 +140,7 @@ async fn a_request_without_a_body_waits_as_well() {
     let gateway = pair("3s").await;
     let first = close_both_and_wait(&gateway, 800).await;
     let client = gateway.another_client();
-    let answer = client.send(Method::GET, "/v1/responses/resp_1", &[], Bytes::new()).await.unwrap();
+    let answer = client.send(Method::GET, "/v1/files", &[], Bytes::new()).await.unwrap();
     assert!(["a", "b"].contains(&answer.served_by()), "{} {}", answer.status, answer.text());
     assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
     assert!(answer.took > Duration::from_millis(200), "{:?}", answer.took);
@@ -171,6 +171,7 @@ async fn pair(max_wait: &str) -> Gateway {
         .backend("a", json!({"priority": 1}))
         .backend("b", json!({"priority": 2}))
         .pool(may_wait(max_wait))
+        .whole(json!({"allow_operations": ["files"]}))
         .start()
         .await
 }
