@@ -41,6 +41,9 @@ const DOWNSTREAM_DISCONNECT: u64 = 16_384;
 /// The status of an answer after which the connection is a WebSocket's.
 const SWITCHING_PROTOCOLS: u16 = 101;
 
+/// What the log says of an attempt at a cluster without a host.
+const NO_HOST: &str = "its cluster has no host: does its name resolve, are there endpoints?";
+
 /// The answer to one attempt.
 pub(crate) struct Answer {
     stream: StreamId,
@@ -250,6 +253,12 @@ impl Answer {
             return Outcome::Misrouted(misroute);
         }
         if let Some((connect, words)) = details::no_connection() {
+            if connect == Fault::Connect && details::is_dead_endpoint() {
+                if let Ok(exchange) = self.exchange.try_borrow() {
+                    exchange.tell_connection(self.begun.backend, connect, Some(NO_HOST), now);
+                }
+                return Outcome::Misrouted(Misroute::DeadEndpoint);
+            }
             if let Ok(exchange) = self.exchange.try_borrow() {
                 exchange.tell_connection(self.begun.backend, connect, words.as_deref(), now);
             }

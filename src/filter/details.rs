@@ -15,6 +15,13 @@ const TRANSPORT_FAILURE: &str = "upstream\0transport_failure_reason";
 /// Envoy's own address in the connection to a backend; missing as long as there is no connection.
 const LOCAL_ADDRESS: &str = "upstream\0local_address";
 
+/// The address of the host that Envoy chose for an attempt.
+const HOST_ADDRESS: &str = "upstream\0address";
+
+/// The endpoint of lower priority that each cluster has, so that an attempt can fail when it has no
+/// other: nobody listens on TCP port 1 (see the shipped configurations).
+const DEAD_ENDPOINT: &[u8] = b"127.0.0.1:1";
+
 /// The most of Envoy's words that is repeated in the log.
 const QUOTED_CHARS_MAX: usize = 200;
 
@@ -46,6 +53,11 @@ pub(super) fn no_connection() -> Option<(Fault, Option<String>)> {
     }
     let is_connected = host::property(LOCAL_ADDRESS).is_some_and(|address| !address.is_empty());
     (!is_connected).then_some((Fault::ConnectTimeout, None))
+}
+
+/// Whether the current attempt went to the dead endpoint of its cluster.
+pub(super) fn is_dead_endpoint() -> bool {
+    host::property(HOST_ADDRESS).is_some_and(|address| address == DEAD_ENDPOINT)
 }
 
 /// What kind of failure a sentence of Envoy's tells of.

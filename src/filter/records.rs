@@ -340,7 +340,7 @@ fn tell_misroute(backend: &Backend, outcome: &Outcome) {
     let (name, cluster) = (&backend.name, &backend.cluster);
     let why = match misroute {
         Misroute::NoCluster => format!("Envoy has no cluster {cluster}"),
-        Misroute::NoHost => {
+        Misroute::DeadEndpoint | Misroute::NoHost => {
             format!(
                 "its cluster {cluster} has no host: does its name resolve, are there endpoints?"
             )

@@ -88,9 +88,13 @@ pub enum Fault {
 /// not resolve: no request will get there before that changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misroute {
+    /// The cluster has no host but the dead endpoint that it keeps for this case. That costs a refused
+    /// connection and nothing else, and a name may resolve at any moment: no circuit breaker opens.
+    DeadEndpoint,
     /// The route names a cluster that does not exist.
     NoCluster,
-    /// The cluster has no host: its name does not resolve, or its endpoints are empty.
+    /// The cluster has no host: its name does not resolve, or its endpoints are empty. Envoy answers
+    /// the request by itself.
     NoHost,
     /// The route's matcher has no entry for the backend.
     NoRoute,

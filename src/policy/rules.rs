@@ -13,7 +13,7 @@
 //! Faults in a row are counted in the breaker itself, because a success must be able to see, without
 //! another read, that there is nothing to reset.
 
-use super::classify::{Fault, Outcome};
+use super::classify::{Fault, Misroute, Outcome};
 use super::pool::{BreakerSettings, MAX_RULES, Rule, Threshold};
 use super::time::{Millis, Timestamp};
 use super::window::{Counts, SLOTS, Window};
@@ -41,6 +41,7 @@ impl Observed {
         match outcome {
             Outcome::Success => Self::Success,
             Outcome::Fault { fault, .. } => Self::Fault(*fault),
+            Outcome::Misrouted(Misroute::DeadEndpoint) => Self::Ignored,
             Outcome::Misconfigured { .. } | Outcome::Misrouted(_) => Self::Misconfigured,
             // What the backend did itself, although another deployment of its resource answered.
             Outcome::Spilled { error: error @ 500.. } => Self::Fault(Fault::Status(*error)),

@@ -164,7 +164,7 @@ fn push_result(text: &mut String, result: AttemptResult) {
         AttemptResult::ConnectTimeout => "connect;reason=timeout",
         AttemptResult::Tls => "connect;reason=tls",
         AttemptResult::Misrouted(Misroute::NoCluster) => "no-cluster",
-        AttemptResult::Misrouted(Misroute::NoHost) => "no-host",
+        AttemptResult::Misrouted(Misroute::DeadEndpoint | Misroute::NoHost) => "no-host",
         AttemptResult::Misrouted(Misroute::NoRoute) => "no-route",
         AttemptResult::Misrouted(Misroute::WrongCluster) => "wrong-cluster",
         AttemptResult::InBand => "in-band",

@@ -21,7 +21,7 @@ async fn assert_second_serves(gateway: &Gateway) {
         for answer in [gateway.chat().await, gateway.chat_stream().await] {
             assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
             assert_eq!(answer.header("x-spillway-attempts"), Some("2"));
-            assert_eq!(answer.header("x-spillway-trail"), Some("first;connect, second;200"));
+            assert_eq!(answer.header("x-spillway-trail"), Some("first;no-host, second;200"));
         }
     }
     assert_eq!(gateway.counts(), [0, 8]);
@@ -40,6 +40,32 @@ async fn a_name_that_does_not_resolve_is_a_failed_attempt() {
         .start()
         .await;
     assert_second_serves(&gateway).await;
+    names.set("first.test", Name::At(vec![[127, 0, 0, 1].into()]));
+    first_comes_back(&gateway).await;
+}
+
+#[tokio::test]
+async fn names_that_resolve_late_open_no_breaker() {
+    let names = NameServer::start().await;
+    let gateway = Setup::new()
+        .backend("first", json!({"priority": 1}))
+        .backend("second", json!({"priority": 2}))
+        .settings(|settings| {
+            settings.name_server = Some(names.port());
+            settings.cluster("first", |it| it.hosts = Hosts::Name("first.test".into()));
+            settings.cluster("second", |it| it.hosts = Hosts::Name("second.test".into()));
+        })
+        .start()
+        .await;
+    for _ in 0..12 {
+        let answer = gateway.chat().await;
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert_eq!(answer.header("x-spillway-trail"), Some("first;no-host, second;no-host"));
+        // Soon: the names may resolve at any moment.
+        let delay_ms: u64 = answer.header("retry-after-ms").unwrap().parse().unwrap();
+        assert!(delay_ms < 2_000, "{delay_ms}");
+    }
+    assert!(gateway.envoy.log().contains("backend first: its cluster has no host"), "not told");
     names.set("first.test", Name::At(vec![[127, 0, 0, 1].into()]));
     first_comes_back(&gateway).await;
 }
@@ -72,7 +98,7 @@ async fn when_no_backend_has_a_host_the_answer_says_when_to_come_back() {
         .await;
     let answer = gateway.chat().await;
     assert_eq!(answer.status, 503, "{}", answer.text());
-    assert_eq!(answer.header("x-spillway-trail"), Some("first;connect, second;connect"));
+    assert_eq!(answer.header("x-spillway-trail"), Some("first;no-host, second;no-host"));
     assert!(answer.header("retry-after").is_some());
     let message = answer.json()["error"]["message"].to_string();
     assert!(message.contains("All backends are unavailable."), "{message}");
