@@ -99,6 +99,9 @@ pub struct Pool {
     pub affinity: Option<Affinity>,
     /// Whether clients may open WebSockets for responses. Default: not.
     pub responses_websocket: bool,
+    /// Whether a request that no flex capacity is left for is sent once more for the default tier.
+    /// Default: not.
+    pub flex_fallback: bool,
 }
 
 /// One deployment of one model at one resource.

@@ -53,8 +53,11 @@ pub(super) fn pool(
         let breaker = fields.optional("circuit_breaker", breaker::settings);
         let (backends, members): (Vec<Backend>, Vec<Member>) =
             backends.unwrap_or_default().into_iter().unzip();
-        let failover = fields.optional("failover", |n| failover(n, members.len()));
-        let failover = failover.unwrap_or_else(|| default_failover(members.len()));
+        let flex_fallback = fields.optional("flex_fallback", |n| n.flag()).unwrap_or(false);
+        // A request that falls back is at one backend twice.
+        let attempts = members.len().saturating_add(usize::from(flex_fallback));
+        let failover = fields.optional("failover", |n| failover(n, attempts));
+        let failover = failover.unwrap_or_else(|| default_failover(attempts));
         let affinity = fields.optional("affinity", affinity);
         let responses_websocket = fields.optional("responses_websocket", |n| n.flag());
         let breaker = breaker.unwrap_or_else(breaker::default_settings);
@@ -66,6 +69,7 @@ pub(super) fn pool(
             policy: PoolPolicy::new(members, throttle, breaker, failover),
             affinity,
             responses_websocket: responses_websocket.unwrap_or(false),
+            flex_fallback,
         })
     })
 }

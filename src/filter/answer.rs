@@ -367,7 +367,8 @@ impl Answer {
         let evidence = Evidence { outcome, status, elapsed, said: Said::default() };
         if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
             let tokens = flow.tokens(exchange.asked.estimate);
-            exchange.conclude(&self.begun, &evidence, tokens, host::now());
+            let tier = flow.meter.as_ref().and_then(Meter::tier);
+            exchange.conclude(&self.begun, &evidence, tokens, tier, host::now());
         }
     }
 
@@ -386,7 +387,9 @@ impl Answer {
     /// Counts the tokens of an answer with these headers, if anything depends on them.
     fn meter(&self, headers: &HeaderMap) -> Option<Meter> {
         let exchange = self.exchange.try_borrow().ok()?;
-        exchange.is_metered().then(|| Meter::new(headers.get("content-type")))?
+        exchange
+            .is_metered()
+            .then(|| Meter::new(headers.get("content-type"), exchange.tier().is_some()))?
     }
 
     /// What comes after a failed attempt whose answer is still here.

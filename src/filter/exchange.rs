@@ -11,6 +11,7 @@ use crate::openai::api::Operation;
 use crate::openai::body::Body;
 use crate::openai::facts::TOKEN_BYTES;
 use crate::openai::operation::{Call, Endpoint, model_in_body, render, takes_stream_options};
+use crate::openai::service_tier::ServiceTier;
 use crate::openai::splice::{self, Splices};
 use crate::policy::blame::{self, Suspects, Verdict};
 use crate::policy::budget::Ending as Spent;
@@ -62,10 +63,9 @@ impl Asked {
         is_session || self.call.is_model_operation()
     }
 
-    /// Whether it asks for a service tier that has a capacity of its own.
-    fn asks_for_tier(&self) -> bool {
-        let tier = self.body.as_ref().and_then(|body| body.facts.service_tier.as_ref());
-        tier.is_some_and(|tier| !matches!(&*tier.value, "auto" | "default"))
+    /// The service tier that the client asks for.
+    fn tier(&self) -> Option<ServiceTier> {
+        ServiceTier::asked_for(&self.body.as_ref()?.facts)
     }
 
     /// The tokens that it takes at most, as far as it states them. A body that was not read counts by
@@ -88,6 +88,8 @@ pub(crate) struct Exchange {
     pub(super) plan: Rc<Plan>,
     pub(super) pool: usize,
     pub(super) ledger: Ledger,
+    /// Whether it asks for the default service tier, because flex has no capacity left.
+    has_fallen_back: bool,
     /// The attempts of which it is not known yet who is to blame for them.
     suspects: Suspects<Suspect>,
     pub(super) planned: Option<Planned>,
@@ -212,6 +214,7 @@ impl Exchange {
             plan,
             pool,
             ledger: Ledger::default(),
+            has_fallen_back: false,
             suspects: Suspects::default(),
             planned: None,
             trail: Trail::default(),
@@ -287,7 +290,7 @@ impl Exchange {
             names_stored_object: asked.names_stored_object(),
             is_model_operation: asked.is_of_model(),
             may_name_deployments: operation == Operation::Responses,
-            asks_for_tier: asked.asks_for_tier(),
+            asks_for_tier: self.tier().is_some_and(|tier| tier != ServiceTier::Default),
             seen,
             tokens: asked.tokens(),
             token_limit: plan.budget.as_ref().and_then(|budget| budget.settings.token_limit()),
@@ -317,10 +320,31 @@ impl Exchange {
             .filter(|_| self.is_metered() && takes_stream_options(call, &endpoint))
             .filter(|body| splice::wants_usage(call, &body.facts))
             .and_then(|body| splice::include_usage(&body.facts, &body.kind));
+        let tier = body
+            .filter(|_| self.has_fallen_back)
+            .and_then(|body| splice::default_tier(&body.facts, &body.kind));
         Rendering {
             path: render(call, &endpoint),
             asks_for_usage: usage.is_some(),
-            splices: Splices::new(model.into_iter().chain(usage)),
+            splices: Splices::new(model.into_iter().chain(usage).chain(tier)),
+        }
+    }
+
+    /// The service tier that the next attempt asks for, if it asks for one.
+    pub(crate) fn tier(&self) -> Option<ServiceTier> {
+        if self.has_fallen_back { Some(ServiceTier::Default) } else { self.asked.tier() }
+    }
+
+    /// When the pool allows it, a request that was refused for want of flex capacity asks for the default
+    /// tier from here on, at the same backend, too: its deployment is fine.
+    fn fall_back(&mut self, begun: &Begun, evidence: &Evidence) {
+        let is_refused = matches!(evidence.outcome, Outcome::Elsewhere { status: ..400 | 429 });
+        if is_refused
+            && self.tier() == Some(ServiceTier::Flex)
+            && self.pool().is_some_and(|(pool, _)| pool.flex_fallback)
+        {
+            self.has_fallen_back = true;
+            self.ledger.forgive(begun.backend);
         }
     }
 
@@ -352,6 +376,7 @@ impl Exchange {
         };
         records::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
         self.note_attempt(begun, evidence, closed_until.map(|until| until.since(now)));
+        self.fall_back(begun, evidence);
     }
 
     /// Counts a failed attempt against its backend, or remembers it until it is known who is to blame.
@@ -432,9 +457,11 @@ impl Exchange {
         begun: &Begun,
         evidence: &Evidence,
         tokens: Tokens,
+        tier: Option<ServiceTier>,
         now: Timestamp,
     ) {
         self.flowing = None;
+        self.count_tier(tier);
         records::note(&self.plan, self.pool, begun, evidence, now);
         let is_spilled = matches!(evidence.outcome, Outcome::Spilled { .. });
         if !is_spilled {
@@ -456,6 +483,16 @@ impl Exchange {
         self.consumer.conclude(used, now);
         if self.is_published() {
             publish::tokens(used.unwrap_or_default());
+        }
+    }
+
+    /// Counts which service tier served a request that asked for one: the one that the response `stated`,
+    /// where that was read.
+    fn count_tier(&self, stated: Option<ServiceTier>) {
+        if let Some(asked) = self.tier()
+            && let Some((_, plan)) = self.pool()
+        {
+            host::increment(plan.metrics.tier(stated.unwrap_or(asked)), 1);
         }
     }
 
@@ -481,6 +518,9 @@ impl Exchange {
             && let Some(result) = failover::result_in_trail(&evidence.outcome, evidence.status)
         {
             self.trail.attempt(begun.backend, result, closed_for);
+            if let Some(tier) = self.tier() {
+                self.trail.with_tier(tier.name());
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Counts the tokens of an answer while it goes to the client.
 
+use crate::openai::service_tier::{ServiceTier, TierWatch};
 use crate::openai::usage::{JsonUsage, StreamUsage};
 use crate::policy::estimate::{Estimate, Usage};
 
@@ -7,37 +8,52 @@ const EVENT_STREAM: &[u8] = b"text/event-stream";
 const JSON: &[u8] = b"application/json";
 
 /// Reads the usage out of one answer.
-pub(crate) enum Meter {
+pub(crate) struct Meter {
+    usage: Usages,
+    /// Looks for the service tier, when the request asked for one.
+    tier: Option<Box<TierWatch>>,
+}
+
+enum Usages {
     Json(Box<JsonUsage>),
     Stream(Box<StreamUsage>),
 }
 
 impl Meter {
     /// For an answer with this `content-type`; `None` when it states no usage.
-    pub(crate) fn new(content_type: Option<&[u8]>) -> Option<Self> {
+    pub(crate) fn new(content_type: Option<&[u8]>, asks_for_tier: bool) -> Option<Self> {
         let content_type = content_type?;
-        if is_of_type(content_type, EVENT_STREAM) {
-            Some(Self::Stream(Box::default()))
+        let usage = if is_of_type(content_type, EVENT_STREAM) {
+            Usages::Stream(Box::default())
         } else if is_of_type(content_type, JSON) {
-            Some(Self::Json(Box::default()))
+            Usages::Json(Box::default())
         } else {
-            None
-        }
+            return None;
+        };
+        Some(Self { usage, tier: asks_for_tier.then(Box::default) })
+    }
+
+    /// The service tier that the answer stated.
+    pub(crate) fn tier(&self) -> Option<ServiceTier> {
+        self.tier.as_ref().and_then(|watch| watch.tier())
     }
 
     /// Reads the next bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Json(usage) => usage.push(bytes),
-            Self::Stream(usage) => usage.push(bytes),
+        match &mut self.usage {
+            Usages::Json(usage) => usage.push(bytes),
+            Usages::Stream(usage) => usage.push(bytes),
+        }
+        if let Some(watch) = &mut self.tier {
+            watch.push(bytes);
         }
     }
 
     /// What the answer stated.
     pub(crate) fn stated(&self) -> Option<Usage> {
-        let stated = match self {
-            Self::Json(usage) => usage.usage(),
-            Self::Stream(usage) => usage.usage(),
+        let stated = match &self.usage {
+            Usages::Json(usage) => usage.usage(),
+            Usages::Stream(usage) => usage.usage(),
         }?;
         Some(Usage {
             prompt_tokens: stated.prompt_tokens,
@@ -49,9 +65,9 @@ impl Meter {
     /// The best that is known of an answer that stated nothing: the estimated prompt, and of a stream
     /// what was counted of its output.
     pub(crate) fn guess(&self, estimate: Estimate) -> Usage {
-        match self {
-            Self::Json(_) => estimate.into(),
-            Self::Stream(usage) => {
+        match &self.usage {
+            Usages::Json(_) => estimate.into(),
+            Usages::Stream(usage) => {
                 Usage { completion_tokens: usage.counted_output_tokens(), ..Usage::from(estimate) }
             }
         }

@@ -4,6 +4,7 @@
 //! labels; names in the configuration hold no dots for this reason.
 
 use super::host::{self, Metric, MetricKind};
+use crate::openai::service_tier::ServiceTier;
 use crate::policy::classify::Outcome;
 
 /// How an attempt can end, in the order of [`BackendMetrics::attempts`].
@@ -69,6 +70,10 @@ impl BackendMetrics {
     }
 }
 
+/// In the order of [`PoolMetrics::tiers`].
+const TIERS: [ServiceTier; 4] =
+    [ServiceTier::Default, ServiceTier::Flex, ServiceTier::Priority, ServiceTier::Other];
+
 /// The metrics of one pool.
 pub(crate) struct PoolMetrics {
     /// Requests that were answered below the first tier.
@@ -81,6 +86,8 @@ pub(crate) struct PoolMetrics {
     pub(crate) lost_updates: Metric,
     /// Admissions for which the record of a backend's or consumer's tokens could not be used.
     pub(crate) unbudgeted: Metric,
+    /// Requests that asked for a service tier, by the one that served them.
+    tiers: [Metric; TIERS.len()],
 }
 
 impl PoolMetrics {
@@ -94,6 +101,18 @@ impl PoolMetrics {
             limited: counter("failovers_limited_total"),
             lost_updates: counter("lost_updates_total"),
             unbudgeted: counter("unbudgeted_total"),
+            tiers: TIERS.map(|tier| counter(&format!("served_{}_tier_total", tier.name()))),
+        }
+    }
+
+    /// The count of the requests that `tier` served.
+    pub(crate) fn tier(&self, tier: ServiceTier) -> Metric {
+        let [default, flex, priority, other] = self.tiers;
+        match tier {
+            ServiceTier::Default => default,
+            ServiceTier::Flex => flex,
+            ServiceTier::Priority => priority,
+            ServiceTier::Other => other,
         }
     }
 }

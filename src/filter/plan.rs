@@ -121,7 +121,8 @@ impl Plan {
 
 /// Whether a pool chooses by what a body says, or has backends that are told their model in it.
 fn needs_more_than_model(pool: &Pool) -> bool {
-    matches!(pool.affinity, Some(Affinity::Body))
+    pool.flex_fallback
+        || matches!(pool.affinity, Some(Affinity::Body))
         || pool.policy.members.iter().any(|member| member.max_prompt_tokens.is_some())
         || pool.backends.iter().any(|backend| backend.api != Api::Azure)
 }

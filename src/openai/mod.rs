@@ -14,6 +14,7 @@ pub mod percent;
 mod random;
 pub mod reply;
 pub mod scan;
+pub mod service_tier;
 pub mod splice;
 pub mod sse;
 pub mod usage;

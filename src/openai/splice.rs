@@ -94,6 +94,12 @@ pub fn include_usage(facts: &BodyFacts, kind: &BodyKind) -> Option<Splice> {
     Some(Splice { at: span.at, remove: span.len, insert: text.as_bytes().to_vec() })
 }
 
+/// The edit that makes the body ask for the default service tier; `None` when it asks for none.
+pub fn default_tier(facts: &BodyFacts, kind: &BodyKind) -> Option<Splice> {
+    let span = facts.service_tier.as_ref().filter(|_| *kind == BodyKind::Json)?.span;
+    Some(Splice { at: span.at, remove: span.len, insert: b"\"default\"".to_vec() })
+}
+
 impl Splices {
     /// The edits in order. One that overlaps an earlier one is dropped.
     pub fn new(edits: impl IntoIterator<Item = Splice>) -> Self {

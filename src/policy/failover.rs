@@ -132,6 +132,12 @@ impl Ledger {
         self.is_refused = is_429(outcome);
     }
 
+    /// The request is another one for `backend` now, which may be asked again.
+    pub fn forgive(&mut self, backend: BackendIndex) {
+        self.tried = self.tried.without(backend);
+        self.judged = self.judged.without(backend);
+    }
+
     /// The request waited for `length`: a gate that closed on it may have reopened.
     pub fn wait(&mut self, length: Millis) {
         self.waited = self.waited.plus(length);

@@ -10,7 +10,8 @@
 //! - An attempt has its result: the status, or `connect`, `timeout`, `reset`, `in-band` (a throttle
 //!   within a 200), `stream-error`, `spilled` (another deployment of the resource
 //!   answered); and `gate=`, for how long it closed the gate. A `connect` that is
-//!   more than a refusal says `reason=tls` or `reason=timeout`. A backend to which Envoy has no way has
+//!   more than a refusal says `reason=tls` or `reason=timeout`. `tier=` is the
+//!   service tier, when the request asked for one. A backend to which Envoy has no way has
 //!   `no-route`, `no-cluster`, `no-host` or `wrong-cluster`.
 //! - A backend that was passed over has `skip=` with the reason: `gate`, `breaker`, `budget`,
 //!   `credential`, `ramp`, `operation`, `prompt-length`; and with the first three, after how long
@@ -64,6 +65,8 @@ pub enum Entry {
         result: AttemptResult,
         /// For how long that closed the backend's gate.
         gate: Option<Millis>,
+        /// The service tier, when the request asked for one.
+        tier: Option<&'static str>,
     },
     /// It passed a backend over.
     Skip {
@@ -86,7 +89,14 @@ pub struct Trail {
 impl Trail {
     /// Adds an attempt that came to `result` and closed the backend's gate for `gate`.
     pub fn attempt(&mut self, backend: BackendIndex, result: AttemptResult, gate: Option<Millis>) {
-        self.push(Entry::Attempt { backend, result, gate });
+        self.push(Entry::Attempt { backend, result, gate, tier: None });
+    }
+
+    /// The last attempt was one for this service tier.
+    pub fn with_tier(&mut self, name: &'static str) {
+        if let Some(Entry::Attempt { tier, .. }) = self.entries.last_mut() {
+            *tier = Some(name);
+        }
     }
 
     /// Adds a backend that was passed over.
@@ -123,10 +133,14 @@ impl Trail {
                 text.push_str(", ");
             }
             match entry {
-                Entry::Attempt { backend, result, gate } => {
+                Entry::Attempt { backend, result, gate, tier } => {
                     push_name(&mut text, name(*backend));
                     push_result(&mut text, *result);
                     push_length(&mut text, "gate", *gate);
+                    if let Some(tier) = tier {
+                        text.push_str(";tier=");
+                        text.push_str(tier);
+                    }
                 }
                 Entry::Skip { backend, reason, remaining } => {
                     let reason = reason_word(*reason);
@@ -219,7 +233,9 @@ mod tests {
         trail.attempt(backend(0), AttemptResult::Status(429), Some(ms(312)));
         trail.skip(backend(1), Ineligible::Gate { until: at(1_080) }, at(1_000));
         trail.attempt(backend(2), AttemptResult::Status(200), None);
-        let expected = "uksouth-ptu;429;gate=312ms, france;skip=gate;gate=80ms, sweden;200";
+        trail.with_tier("flex");
+        let expected =
+            "uksouth-ptu;429;gate=312ms, france;skip=gate;gate=80ms, sweden;200;tier=flex";
         assert_eq!(trail.render(name), expected);
         assert_eq!(trail.entries().len(), 3);
         assert_eq!(Trail::default().render(name), "");

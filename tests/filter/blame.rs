@@ -139,3 +139,51 @@ fn finish(envoy: &mut Envoy, requests: &[u32]) {
         assert_eq!(envoy.take(*request).served_by(), "b");
     }
 }
+
+const FLEX: &str = r#"{"model":"gpt","messages":[],"service_tier" : "flex"}"#;
+
+fn no_capacity() -> Script {
+    Script::status(429)
+        .header("retry-after", "30")
+        .body(r#"{"error":{"code":"resource_unavailable","message":"Resource Unavailable"}}"#)
+}
+
+#[test]
+fn a_flex_request_that_is_refused_closes_no_gate() {
+    let process = Process::new("flex");
+    process.script("a", [no_capacity()]);
+    let settings = two_tiers(r#""affinity": {"body": true}"#);
+    worker(&process, &settings, |envoy| {
+        let flex = || Request::new("POST", "/v1/chat/completions").body(FLEX);
+        let answer = envoy.ask(flex());
+        let trail = answer.header("x-spillway-trail").unwrap();
+        assert_eq!(trail, "a;429;tier=flex, b;200;tier=flex");
+        assert_eq!(envoy.ask(Request::chat()).served_by(), "a");
+    });
+    assert_eq!(process.metric("served_flex_tier_total"), 1);
+}
+
+#[test]
+fn a_flex_request_falls_back_to_the_default_tier_at_the_same_backend_where_the_pool_allows_it() {
+    let process = Process::new("flex fallback");
+    let alone = r#"{"pools": [{"name": "gpt", "flex_fallback": true, "backends": [
+        {"name": "a", "host": "a.example"}]}], "response": {"trail_header": "on"}}"#;
+    for (settings, name) in
+        [(two_tiers(r#""flex_fallback": true"#), "two"), (alone.to_owned(), "one")]
+    {
+        process.script("a", [no_capacity()]);
+        worker(&process, &settings, |envoy| {
+            let answer = envoy.ask(Request::new("POST", "/v1/chat/completions").body(FLEX));
+            assert_eq!((answer.status(), answer.served_by()), (200, "a".to_owned()), "{name}");
+            let trail = answer.header("x-spillway-trail").unwrap();
+            assert_eq!(trail, "a;429;tier=flex, a;200;tier=default");
+        });
+        let seen = process.seen();
+        let bodies: Vec<String> = seen[seen.len() - 2..]
+            .iter()
+            .map(|seen| String::from_utf8(seen.body.clone()).unwrap())
+            .collect();
+        assert_eq!(bodies, [FLEX.to_owned(), FLEX.replace("flex", "default")]);
+    }
+    assert_eq!(process.metric("served_default_tier_total"), 2);
+}
