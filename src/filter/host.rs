@@ -100,6 +100,13 @@ impl Instant {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Metric(Option<u32>);
 
+impl Metric {
+    /// Whether the host accepted it.
+    pub(crate) fn is_defined(self) -> bool {
+        self.0.is_some()
+    }
+}
+
 #[expect(unsafe_code, reason = "the ABI is a set of C functions; each wrapper states its contract")]
 mod abi {
     use super::Refused;
@@ -480,7 +487,7 @@ pub(crate) fn reply(
     abi::local_response(u32::from(status), details, body, &serialize(headers))
 }
 
-/// Defines a metric, or finds it when it exists. One that the host refuses records nothing.
+/// Defines a metric; the host makes a new entry each time. One that the host refuses records nothing.
 pub(crate) fn define_metric(kind: MetricKind, name: &str) -> Metric {
     Metric(abi::define_metric(kind as u32, name).ok())
 }

@@ -6,6 +6,31 @@
 use super::host::{self, Metric, MetricKind};
 use crate::openai::service_tier::ServiceTier;
 use crate::policy::classify::Outcome;
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+thread_local! {
+    /// What was defined by this worker. The host makes a new entry for each definition, also of a name that it
+    /// knows, and keeps it: a gateway that is configured often would grow for ever.
+    static DEFINED: RefCell<HashMap<String, Metric>> = RefCell::default();
+}
+
+/// The metric of this name, which is defined once. One that the host refuses is asked for again.
+fn defined(kind: MetricKind, name: &str) -> Metric {
+    DEFINED.with(|defined| {
+        let Ok(mut defined) = defined.try_borrow_mut() else {
+            return host::define_metric(kind, name);
+        };
+        if let Some(metric) = defined.get(name) {
+            return *metric;
+        }
+        let metric = host::define_metric(kind, name);
+        if metric.is_defined() {
+            defined.insert(name.to_owned(), metric);
+        }
+        metric
+    })
+}
 
 /// How an attempt can end, in the order of [`BackendMetrics::attempts`].
 const OUTCOMES: [&str; 10] = [
@@ -34,11 +59,11 @@ impl BackendMetrics {
     pub(crate) fn define(pool: &str, backend: &str) -> Self {
         let gauge = |name: &str| {
             let name = format!("spillway_{name}.pool.{pool}.backend.{backend}");
-            host::define_metric(MetricKind::Gauge, &name)
+            defined(MetricKind::Gauge, &name)
         };
         Self {
             attempts: OUTCOMES.map(|outcome| {
-                host::define_metric(
+                defined(
                     MetricKind::Counter,
                     &format!(
                         "spillway_attempts_total.pool.{pool}.backend.{backend}.outcome.{outcome}"
@@ -92,9 +117,8 @@ pub(crate) struct PoolMetrics {
 
 impl PoolMetrics {
     pub(crate) fn define(pool: &str) -> Self {
-        let counter = |name: &str| {
-            host::define_metric(MetricKind::Counter, &format!("spillway_{name}.pool.{pool}"))
-        };
+        let counter =
+            |name: &str| defined(MetricKind::Counter, &format!("spillway_{name}.pool.{pool}"));
         Self {
             spills: counter("spills_total"),
             exhausted: counter("exhausted_total"),

@@ -259,6 +259,42 @@ mod tests {
     }
 
     #[test]
+    fn rotations_that_start_anywhere_begin_with_each_backend_by_its_share() {
+        for weights in [vec![1, 1], vec![100, 100, 100], vec![5, 1, 1], vec![0, 0]] {
+            let backends: Vec<(u8, u8)> = weights.iter().map(|weight| (1, *weight)).collect();
+            let policy = pool(&backends);
+            let shares: Vec<u32> = weights.iter().map(|weight| u32::from(*weight)).collect();
+            let shares = if shares == [0, 0] { vec![1, 1] } else { shares };
+            let total: u32 = shares.iter().sum();
+            let (mut dice, mut firsts) = (Dice::new(34), vec![0.0; shares.len()]);
+            for _ in 0..2_000 {
+                let mut rotation = Rotation::starting_anywhere(&policy, dice.roll());
+                firsts[take(&mut rotation, &shares_of(&shares)).unwrap().position()] += 1.0;
+            }
+            for (first, share) in firsts.iter().zip(&shares) {
+                let fair = 2_000.0 * f64::from(*share) / f64::from(total);
+                assert!((first - fair).abs() < 150.0, "{weights:?}: {firsts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rotation_that_starts_anywhere_goes_on_as_any_other() {
+        let mut dice = Dice::new(35);
+        for _ in 0..100 {
+            let policy = pool(&[(1, 7), (1, 7), (2, 1), (1, 7), (2, 3)]);
+            let mut rotation = Rotation::starting_anywhere(&policy, dice.roll());
+            let first = picks(&mut rotation, &[7, 7, 0, 7, 0], 9);
+            for letter in ['A', 'B', 'D'] {
+                assert_eq!(first.matches(letter).count(), 3, "{first}");
+            }
+            assert_eq!(first[..3], first[3..6], "{first}");
+            let second = picks(&mut rotation, &[0, 0, 1, 0, 3], 8);
+            assert_eq!(second.matches('C').count(), 2, "{second}");
+        }
+    }
+
+    #[test]
     fn asking_whose_turn_it_is_does_not_take_it() {
         let mut rotation = rotation(2);
         let shares = shares_of(&[1, 1]);

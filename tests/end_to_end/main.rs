@@ -29,6 +29,7 @@ mod consumers_sharing;
 mod credentials;
 mod curl;
 mod endings;
+mod equal_names;
 mod exhausted;
 mod failover;
 mod faults;

@@ -121,3 +121,48 @@ fn names_of_consumers_do_not_make_shared_data_grow() {
         println!("{before} keys before and after 10 000 names");
     });
 }
+
+/// Whoever knows the hash of names could otherwise use up the tokens of another.
+#[test]
+fn unlisted_consumers_share_slots_by_a_secret_that_all_workers_know_and_that_lasts() {
+    let mut secrets = std::collections::BTreeSet::new();
+    for process in (0..3).map(|number| Process::new(&format!("slots, process {number}"))) {
+        let key = Keys::new(None).slot_secret();
+        let secret = worker(&process, SETTINGS, |envoy| {
+            let (secret, _) = process.shared().read(&key).unwrap();
+            assert!(envoy.configure(SETTINGS));
+            secret
+        });
+        worker(&process, SETTINGS, |_| ());
+        assert_eq!(process.shared().read(&key).unwrap().0, secret, "it lasts");
+        secrets.insert(secret);
+    }
+    assert_eq!(secrets.len(), 3, "it is another one in each process");
+}
+
+/// The quota of a month is kept when a newer module finds the records of an older one.
+#[test]
+fn the_quota_in_a_record_of_an_older_version_still_counts() {
+    let process = Process::new("an older record of a quota");
+    let settings = SETTINGS.replace(
+        r#""by_name": {"#,
+        r#""by_name": {"monthly": {"quota": {"tokens": 1000, "period": "month"}}, "#,
+    );
+    let key = Keys::new(None).consumer("monthly");
+    let ask = |envoy: &mut Envoy| {
+        envoy.ask(Request::new("POST", CHAT).body("{}").header("x-consumer", "monthly"))
+    };
+    worker(&process, &settings, |envoy| {
+        for _ in 0..1_000 {
+            if ask(envoy).status() == 403 {
+                break;
+            }
+        }
+        assert_eq!(ask(envoy).status(), 403);
+    });
+    let (record, _) = process.shared().read(&key).unwrap();
+    // As version 2 had it: no sum of the minute, and the quota last.
+    let older = [&[2], &record[1..17], &record[49..], &record[25..49]].concat();
+    process.corrupt(&key, &older);
+    worker(&process, &settings, |envoy| assert_eq!(ask(envoy).status(), 403));
+}

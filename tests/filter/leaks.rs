@@ -12,6 +12,11 @@ thread_local! {
     static LIVE_BYTES: Cell<i64> = const { Cell::new(0) };
 }
 
+/// The memory that this thread holds.
+pub(crate) fn live_bytes() -> i64 {
+    LIVE_BYTES.get()
+}
+
 struct Counting;
 
 fn count(size: usize, sign: i64) {

@@ -86,6 +86,18 @@ impl Envoy {
         true
     }
 
+    /// Configures a further gateway in the same VM, as that of another listener. Requests go there from
+    /// here on; [`Self::switch_to`] what is returned sends them to the other again.
+    pub(crate) fn configure_beside(&mut self, configuration: &str) -> u32 {
+        let root = self.plugin(configuration).expect("a good configuration");
+        self.switch_to(root)
+    }
+
+    /// Sends requests to the gateway `root`, and returns the one that they went to.
+    pub(crate) fn switch_to(&mut self, root: u32) -> u32 {
+        std::mem::replace(&mut self.gateway, root)
+    }
+
     fn plugin(&mut self, configuration: &str) -> Option<u32> {
         let id = self.id();
         let size = configuration.len();
