@@ -188,6 +188,7 @@ unsafe extern "C" fn proxy_get_property(
         "request\0total_size",
         "xds\0cluster_name",
         "upstream\0transport_failure_reason",
+        "upstream\0address",
         "upstream\0local_address",
         "response\0flags",
         "response\0code_details",
