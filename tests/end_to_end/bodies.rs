@@ -140,7 +140,7 @@ async fn a_line_that_only_begins_like_the_boundary_hides_no_model() {
         let content = format!(
             "RIFF\r\n--xyz{tail}\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nhidden"
         );
-        let form = |model: &str| file(&content) + &part("model", model) + "--xyz--\r\n";
+        let form = |model: &str| part("model", model) + &file(&content) + "--xyz--\r\n";
         send(&gateway, SPEECH, &[("content-type", FORM)], form("gpt-4o")).await;
         let record = gateway.records("north").pop().unwrap_or_else(|| panic!("{tail}: not sent"));
         let expected = form("gpt-4o-north");
