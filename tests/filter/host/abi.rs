@@ -184,7 +184,7 @@ unsafe extern "C" fn proxy_get_property(
     data: *mut *mut u8,
     size: *mut usize,
 ) -> u32 {
-    const KNOWN: [&str; 6] = [
+    const KNOWN: [&str; 7] = [
         "request\0total_size",
         "xds\0cluster_name",
         "upstream\0transport_failure_reason",
