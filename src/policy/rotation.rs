@@ -288,7 +288,7 @@ mod tests {
             for letter in ['A', 'B', 'D'] {
                 assert_eq!(first.matches(letter).count(), 3, "{first}");
             }
-            assert_eq!(first[..3], first[3..6], "{first}");
+            assert_eq!(first.get(..3), first.get(3..6), "{first}");
             let second = picks(&mut rotation, &[0, 0, 1, 0, 3], 8);
             assert_eq!(second.matches('C').count(), 2, "{second}");
         }

@@ -8,6 +8,7 @@
     clippy::string_slice,
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,
+    clippy::disallowed_types,
     reason = "tests fail by panicking, and measure real time"
 )]
 

@@ -83,7 +83,7 @@ async fn a_pool_that_allows_it_has_the_session_at_one_backend() {
         let base = if api == "openai" { "/v1" } else { "/openai/v1" };
         assert_eq!(record.path, format!("{base}/responses?x=1"), "{api}");
         let key = key_of("north");
-        let sent = record.header("api-key").or(record.header("authorization")).unwrap();
+        let sent = record.header("api-key").or_else(|| record.header("authorization")).unwrap();
         assert_eq!(sent.trim_start_matches("Bearer "), key, "{api}");
     }
 }
