@@ -404,7 +404,12 @@ impl Exchange {
         if self.suspects.is_empty() {
             return;
         }
-        for (Suspect { begun, evidence, ended }, verdict) in self.suspects.judge(is_served) {
+        let verdicts = self.suspects.judge(is_served);
+        self.carry_out(verdicts, now);
+    }
+
+    fn carry_out(&self, verdicts: impl Iterator<Item = (Suspect, Verdict)>, now: Timestamp) {
+        for (Suspect { begun, evidence, ended }, verdict) in verdicts {
             match verdict {
                 Verdict::Guilty => {
                     records::convict(&self.plan, self.pool, &begun, &evidence, ended, now);
@@ -654,10 +659,15 @@ impl Exchange {
     /// concludes by itself.
     pub(crate) fn close(&mut self, now: impl Fn() -> Timestamp) {
         self.is_closed = true;
-        if let Some(planned) = self.planned.take() {
+        let planned = self.planned.take();
+        let is_at_another = planned.is_none() && matches!(self.end, End::Open);
+        if let Some(planned) = planned {
             planned.give_back(&self.plan, self.pool, now());
         }
-        if !self.suspects.is_empty() {
+        if !self.suspects.is_empty() && is_at_another {
+            let verdicts = self.suspects.dismiss();
+            self.carry_out(verdicts, now());
+        } else if !self.suspects.is_empty() {
             self.judge(false, now());
         }
         self.charge_nothing(now);

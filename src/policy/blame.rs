@@ -12,7 +12,7 @@
 //!   there is nobody else to compare with. It is not to blame for refusing a credential or a
 //!   deployment, which may as well be the request's doing.
 //! - When two backends judged a request and none served it, the request is to blame, and nothing is
-//!   counted.
+//!   counted. Nor is it when the client left while another backend was still at it.
 //!
 //! A connection that cannot be made needs no contrast, because nothing of the request was sent.
 //! Throttles, cancels and errors of the client are no faults at all.
@@ -88,6 +88,12 @@ impl<T> Suspects<T> {
             let is_guilty = is_served || (is_fault && is_alone);
             (attempt, if is_guilty { Verdict::Guilty } else { Verdict::Acquitted })
         })
+    }
+
+    /// Acquits all suspects: the client left before another backend, which was asked already, could show
+    /// what it makes of the request. A client must not gain anything by leaving at the right moment.
+    pub fn dismiss(&mut self) -> impl Iterator<Item = (T, Verdict)> + use<T> {
+        std::mem::take(&mut self.open).into_iter().map(|(_, it)| (it, Verdict::Acquitted))
     }
 }
 

@@ -12,6 +12,7 @@ mod watch;
 
 use gateways::Gateways;
 use request::request;
+use std::collections::VecDeque;
 use std::env;
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,8 +21,11 @@ use std::time::Instant;
 use tokio::task::JoinSet;
 use watch::{Findings, check_backends, check_state};
 
-/// How many requests a gateway gets between two looks at its records.
+/// How many seeds run in `make test`.
 const REQUESTS: u64 = 2_000;
+
+/// Requests before the first finding that are shown, for it may have more than one cause.
+const RECENT: usize = 10;
 
 /// Clients of each kind that work at the same time.
 const CLIENTS: usize = 16;
@@ -68,8 +72,14 @@ async fn after_each_hostile_request_every_pool_is_served_by_its_first_tier() {
 async fn one_after_the_other(gateways: Gateways, seeds: Vec<u64>) -> (Findings, usize) {
     let (mut findings, mut sent) = (Findings::default(), 0);
     gateways.serve_the_innocent(&request(0), &mut findings).await;
+    let mut recent = VecDeque::new();
     for seed in seeds {
         let hostile = request(seed);
+        recent.push_back(hostile.brief());
+        if recent.len() > RECENT {
+            recent.pop_front();
+        }
+        let is_first = findings.is_empty();
         if let Some(wrong) = gateways.suffer(&hostile).await {
             findings
                 .add("a hostile client's own answer", || format!("{wrong}\n{}", hostile.shown()));
@@ -77,6 +87,9 @@ async fn one_after_the_other(gateways: Gateways, seeds: Vec<u64>) -> (Findings, 
         sent += hostile.times;
         gateways.serve_the_innocent(&hostile, &mut findings).await;
         check_backends(&gateways, &hostile, &mut findings);
+        if is_first && !findings.is_empty() {
+            println!("{}: what led to the first finding:\n{recent:#?}", gateways.name);
+        }
     }
     check_state(&gateways, &mut findings).await;
     (findings, sent)

@@ -107,3 +107,25 @@ fn an_operation_that_only_the_next_backend_has_is_not_held_against_the_first() {
     let harms = harms(TWO_TIERS, &["a"], "embeddings", counts);
     assert!(harms.is_empty(), "{harms:#?}");
 }
+
+#[test]
+fn a_client_that_leaves_while_the_next_backend_is_at_it_puts_no_blame_on_the_first() {
+    let process = Process::new("leaves");
+    process.respond(|seen| {
+        let is_odd = memmem::find(&seen.body, ODD.as_bytes()).is_some();
+        match seen.cluster.as_str() {
+            "a" if is_odd => Script::status(500),
+            "b" if is_odd => Script::silence(),
+            _ => Script::ok(),
+        }
+    });
+    worker(&process, TWO_TIERS, |envoy| {
+        for _ in 0..TIMES {
+            let id = envoy.send(odd("chat/completions"));
+            envoy.pass(10);
+            assert!(envoy.is_open(id), "b is at it");
+            envoy.cancel(id);
+        }
+        assert_eq!(harm(envoy, &process), None);
+    });
+}

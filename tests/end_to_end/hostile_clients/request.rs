@@ -8,6 +8,9 @@ use std::time::Duration;
 /// What clients use as their own credential, wherever one fits. No backend may see it.
 pub(super) const SECRET: &str = "secret-of-the-client";
 
+/// What is in a request at which any backend fails.
+const POISON: &[u8] = b"mock-answers-poison-";
+
 /// A request with what its client does around it.
 pub(super) struct Hostile {
     /// It makes the same request again.
@@ -220,7 +223,9 @@ pub(super) fn request(seed: u64) -> Hostile {
     let leaves =
         body.is_slow && random.below(10) > 0 || upgrades || stops_early || random.below(100) == 0;
     let leaves_after = leaves.then(|| Duration::from_millis(random.below(60) as u64));
-    let times = if body.is_slow || random.below(25) > 0 { 1 } else { 6 };
+    // A pool of one backend has nobody to compare with: there, five faults in a row are an outage.
+    let is_outage = model == "lonely" && body.bytes.windows(POISON.len()).any(|it| it == POISON);
+    let times = if body.is_slow || random.below(25) > 0 || is_outage { 1 } else { 6 };
     Hostile { seed, bytes, times, leaves_after }
 }
 
@@ -320,6 +325,16 @@ fn framed(random: &mut Random, mut head: String, body: &[u8]) -> Vec<u8> {
 }
 
 impl Hostile {
+    /// The request in a line.
+    pub(super) fn brief(&self) -> String {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let line = text.lines().next().unwrap_or_default();
+        let marker = text.split("mock-answers-").nth(1).unwrap_or_default();
+        let marker: String = marker.chars().take(24).collect();
+        let (seed, times, left) = (self.seed, self.times, self.leaves_after);
+        format!("{seed}: {times} × {line} … {marker} {left:?}")
+    }
+
     /// The request as a person reads it.
     pub(super) fn shown(&self) -> String {
         const SHOWN_BYTES: usize = 1_500;

@@ -25,6 +25,10 @@ impl Findings {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.kinds.is_empty()
+    }
+
     pub(super) fn merge(&mut self, other: Self) {
         for (kind, (count, examples)) in other.kinds {
             let (own, kept) = self.kinds.entry(kind).or_default();
