@@ -30,6 +30,8 @@ pub(super) fn misroute() -> Option<Misroute> {
     match &*host::property(CODE_DETAILS)? {
         b"no_healthy_upstream" => Some(Misroute::NoHost),
         b"cluster_not_found" => Some(Misroute::NoCluster),
+        // A backend answered, and no attempt filter saw the request.
+        b"via_upstream" => Some(Misroute::NoFilter),
         _ => None,
     }
 }

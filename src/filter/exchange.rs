@@ -393,7 +393,11 @@ impl Exchange {
             return;
         }
         self.suspects.suspect(outcome, Suspect { begun: begun.witness(), evidence, ended: now });
-        if self.is_closed {
+        if !self.asked.is_of_model() {
+            // What no model does shows nothing of a model's deployment.
+            let verdicts = self.suspects.dismiss();
+            self.carry_out(verdicts, now);
+        } else if self.is_closed {
             self.judge(false, now);
         }
     }
@@ -469,7 +473,8 @@ impl Exchange {
         self.count_tier(tier);
         records::note(&self.plan, self.pool, begun, evidence, now);
         let is_spilled = matches!(evidence.outcome, Outcome::Spilled { .. });
-        if !is_spilled {
+        let is_fault = matches!(evidence.outcome, Outcome::Fault { .. });
+        if !is_spilled && (!is_fault || self.asked.is_of_model()) {
             records::observe(&self.plan, self.pool, begun, evidence, now);
         }
         let used = match tokens {
@@ -569,10 +574,25 @@ impl Exchange {
         ending: Ending,
         now: Timestamp,
     ) {
-        self.judge(false, now);
+        let ending = self.after_judgement(ending, now);
         self.end = End::Failed(backend, ending);
         // Should Envoy retry nevertheless, there is nowhere to go.
         let _ = host::set_property(TARGET, NO_TARGET);
+    }
+
+    /// Judges the failed attempts of a request that nobody served. A circuit breaker that this opens is not
+    /// back as soon as it was thought when the pool was found exhausted.
+    fn after_judgement(&mut self, ending: Ending, now: Timestamp) -> Ending {
+        if self.suspects.is_empty() {
+            return ending;
+        }
+        self.judge(false, now);
+        match (&ending, self.peek(now)) {
+            (Ending::Exhausted { .. }, Err(Unavailable { throttled, soonest, .. })) => {
+                Ending::Exhausted { throttled, soonest }
+            }
+            _ => ending,
+        }
     }
 
     /// The request waited for `length` in the filter.

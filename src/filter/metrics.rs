@@ -95,9 +95,13 @@ impl BackendMetrics {
     }
 }
 
-/// In the order of [`PoolMetrics::tiers`].
-const TIERS: [ServiceTier; 4] =
-    [ServiceTier::Default, ServiceTier::Flex, ServiceTier::Priority, ServiceTier::Other];
+/// The requests that each service tier served, in the order of [`PoolMetrics::tiers`].
+const SERVED_TIERS: [&str; 4] = [
+    "served_default_tier_total",
+    "served_flex_tier_total",
+    "served_priority_tier_total",
+    "served_other_tier_total",
+];
 
 /// The metrics of one pool.
 pub(crate) struct PoolMetrics {
@@ -112,7 +116,7 @@ pub(crate) struct PoolMetrics {
     /// Admissions for which the record of a backend's or consumer's tokens could not be used.
     pub(crate) unbudgeted: Metric,
     /// Requests that asked for a service tier, by the one that served them.
-    tiers: [Metric; TIERS.len()],
+    tiers: [Metric; SERVED_TIERS.len()],
 }
 
 impl PoolMetrics {
@@ -125,7 +129,7 @@ impl PoolMetrics {
             limited: counter("failovers_limited_total"),
             lost_updates: counter("lost_updates_total"),
             unbudgeted: counter("unbudgeted_total"),
-            tiers: TIERS.map(|tier| counter(&format!("served_{}_tier_total", tier.name()))),
+            tiers: SERVED_TIERS.map(counter),
         }
     }
 

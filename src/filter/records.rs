@@ -345,6 +345,10 @@ fn tell_misroute(backend: &Backend, outcome: &Outcome) {
                 "its cluster {cluster} has no host: does its name resolve, are there endpoints?"
             )
         }
+        Misroute::NoFilter => format!(
+            "its cluster {cluster} lacks the attempt filter, so the request, which may have the credential of \
+             another backend, went there as it was"
+        ),
         Misroute::NoRoute => "the route's cluster matcher has no entry for it".to_owned(),
         Misroute::WrongCluster => {
             format!("the route's cluster matcher names a cluster for it that is not {cluster}")

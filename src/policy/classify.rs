@@ -93,6 +93,9 @@ pub enum Misroute {
     DeadEndpoint,
     /// The route names a cluster that does not exist.
     NoCluster,
+    /// The cluster lacks the attempt filter, so the request went out as it was: with the headers that were
+    /// made for another backend, if there was one before.
+    NoFilter,
     /// The cluster has no host: its name does not resolve, or its endpoints are empty. Envoy answers
     /// the request by itself.
     NoHost,

@@ -36,6 +36,8 @@ pub struct Ledger {
     tried: BackendSet,
     throttled: BackendSet,
     judged: BackendSet,
+    /// The backends that answered 429 for a reason that closes no gate. They may have what others lack.
+    put_off: BackendSet,
     attempts: u8,
     waited: Millis,
     /// Whether the last attempt ended with a 429.
@@ -101,7 +103,7 @@ impl Ledger {
 
     /// The backends that gave the request a 4xx: asking them again would change nothing.
     pub fn judged(&self) -> BackendSet {
-        self.judged
+        if self.is_refused { self.judged.union(self.put_off) } else { self.judged }
     }
 
     /// Whether another attempt is within `max_attempts`.
@@ -126,16 +128,19 @@ impl Ledger {
         if matches!(outcome, Outcome::Throttled { .. }) {
             self.throttled = self.throttled.with(backend);
         }
-        if is_refusal(outcome) {
+        self.is_refused = is_429(outcome);
+        if is_refusal(outcome) && self.is_refused {
+            self.put_off = self.put_off.with(backend);
+        } else if is_refusal(outcome) {
             self.judged = self.judged.with(backend);
         }
-        self.is_refused = is_429(outcome);
     }
 
     /// The request is another one for `backend` now, which may be asked again.
     pub fn forgive(&mut self, backend: BackendIndex) {
         self.tried = self.tried.without(backend);
         self.judged = self.judged.without(backend);
+        self.put_off = self.put_off.without(backend);
     }
 
     /// The request waited for `length`: a gate that closed on it may have reopened.
@@ -178,7 +183,7 @@ impl Ledger {
 
     /// Whether every backend that was asked gave the request a 4xx.
     fn is_unanimous(&self) -> bool {
-        self.judged == self.tried
+        self.judged() == self.tried
     }
 
     /// Whether waiting until `until` stays within `max_wait`, and can lead to another attempt. A gate

@@ -46,6 +46,12 @@ impl BackendSet {
         Self(self.0 & !(1 << (backend.0 & 63)))
     }
 
+    /// With all of `other` in it.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Whether `backend` is in it.
     pub fn contains(self, backend: BackendIndex) -> bool {
         self.0 & (1 << (backend.0 & 63)) != 0

@@ -179,6 +179,7 @@ fn push_result(text: &mut String, result: AttemptResult) {
         AttemptResult::Tls => "connect;reason=tls",
         AttemptResult::Misrouted(Misroute::NoCluster) => "no-cluster",
         AttemptResult::Misrouted(Misroute::DeadEndpoint | Misroute::NoHost) => "no-host",
+        AttemptResult::Misrouted(Misroute::NoFilter) => "no-filter",
         AttemptResult::Misrouted(Misroute::NoRoute) => "no-route",
         AttemptResult::Misrouted(Misroute::WrongCluster) => "wrong-cluster",
         AttemptResult::InBand => "in-band",

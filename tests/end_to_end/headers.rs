@@ -59,9 +59,9 @@ async fn the_trail_tells_of_faults() {
     tells(broken, "first;502, second;200", "first;200").await;
     tells(Fault::ResetBeforeHeaders, "first;reset, second;200", "first;200").await;
     tells(Fault::EmptyStream, "first;stream-error, second;200", "first;200").await;
-    let misconfigured = Fault::Status { status: 401, headers: Vec::new(), body: None };
-    let next = "first;skip=breaker;breaker=_, second;200";
-    tells(misconfigured, "first;401, second;200", next).await;
+    // One refused credential may be the request's doing.
+    let denied = Fault::Status { status: 401, headers: Vec::new(), body: None };
+    tells(denied, "first;401, second;200", "first;200").await;
 }
 
 #[tokio::test]

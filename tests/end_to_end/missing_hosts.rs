@@ -96,3 +96,27 @@ async fn a_target_of_nobody_is_answered_when_the_catch_all_cluster_exists_and_wh
         assert!(answer.json()["error"]["message"].is_string());
     }
 }
+
+#[tokio::test]
+async fn a_cluster_without_the_attempt_filter_is_asked_once() {
+    let gateway = Setup::new()
+        .backend("first", json!({"priority": 1}))
+        .backend("second", json!({"priority": 2}))
+        .settings(|settings| {
+            settings.adjust = Some(Arc::new(|whole| {
+                let clusters = whole["static_resources"]["clusters"].as_array_mut().unwrap();
+                let first = clusters.iter_mut().find(|it| it["name"] == "first").unwrap();
+                first.as_object_mut().unwrap().remove("typed_extension_protocol_options");
+            }));
+        })
+        .start()
+        .await;
+    let answer = gateway.chat().await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_eq!(answer.header("x-spillway-trail"), Some("first;no-filter"));
+    for _ in 0..3 {
+        assert_eq!(gateway.chat().await.served_by(), "second");
+    }
+    assert_eq!(gateway.records("first").len(), 1);
+    assert!(gateway.envoy.log().contains("lacks the attempt filter"), "nobody was told");
+}

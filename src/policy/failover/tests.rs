@@ -262,3 +262,15 @@ fn only_a_failure_that_another_backend_may_not_have_is_worth_another_attempt() {
         assert!(is_worth_another(&outcome));
     }
 }
+
+#[test]
+fn a_429_that_closes_no_gate_leaves_it_open_whether_the_backend_has_what_another_lacks() {
+    let mut ledger = Ledger::default();
+    ledger.begin(backend(0));
+    ledger.end(backend(0), &Outcome::Elsewhere { status: 429 });
+    // As long as it is the last word, it is a judgement as any other.
+    assert_eq!(ledger.judged(), BackendSet::EMPTY.with(backend(0)));
+    ledger.begin(backend(1));
+    ledger.end(backend(1), &Outcome::Elsewhere { status: 404 });
+    assert_eq!(ledger.judged(), BackendSet::EMPTY.with(backend(1)));
+}

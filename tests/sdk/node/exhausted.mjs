@@ -51,11 +51,19 @@ const scenarios = {
   },
 
   async waiting(client) {
-    await wait(client, openai.RateLimitError, { fault: "throttle", retry_after_ms: 1000 });
+    const throttle = { fault: "throttle", retry_after_ms: 1000 };
+    await order("ptu", throttle);
+    await order("sweden", throttle);
+    await wait(client, openai.RateLimitError);
   },
 
   async tripped(client) {
-    await wait(client, openai.InternalServerError, { fault: "status", status: 503 });
+    // What both fail may be the request's doing, so each one fails what the other does not.
+    const fault = { fault: "status", status: 503 };
+    await order("ptu", fault);
+    fromBackend("sweden", await chatText(client));
+    await order("sweden", fault);
+    await wait(client, openai.InternalServerError);
   },
 
   // A stream that breaks after its beginning is neither repeated nor taken for a whole one.
@@ -70,9 +78,7 @@ const scenarios = {
 };
 
 // All backends are out for a second: without retries it raises at once, with one it waits and is served.
-async function wait(client, kind, fault) {
-  await order("ptu", fault);
-  await order("sweden", fault);
+async function wait(client, kind) {
   let started = performance.now();
   const error = await raises(kind, call(client));
   assert.ok(secondsSince(started) < 0.8, "it was to raise at once");

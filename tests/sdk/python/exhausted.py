@@ -52,18 +52,24 @@ async def refused(client):
 
 async def waiting(client):
     """All gates are closed for a second."""
-    await out_for_a_second(client, openai.RateLimitError, {"fault": "throttle", "retry_after_ms": 1000})
+    throttle = {"fault": "throttle", "retry_after_ms": 1000}
+    order("ptu", throttle)
+    order("sweden", throttle)
+    await out_for_a_second(client, openai.RateLimitError)
 
 
 async def tripped(client):
     """All breakers are open for a second."""
-    await out_for_a_second(client, openai.InternalServerError, {"fault": "status", "status": 503})
-
-
-async def out_for_a_second(client, kind, fault):
-    """Without retries it raises at once, with one it waits and is served."""
+    # What both fail may be the request's doing, so each one fails what the other does not.
+    fault = {"fault": "status", "status": 503}
     order("ptu", fault)
+    from_backend("sweden", await chat_text(client))
     order("sweden", fault)
+    await out_for_a_second(client, openai.InternalServerError)
+
+
+async def out_for_a_second(client, kind):
+    """Without retries it raises at once, with one it waits and is served."""
     started = time.monotonic()
     error = await raises(kind, call(client))
     assert time.monotonic() - started < 0.8, "it was to raise at once"
