@@ -62,7 +62,8 @@ async fn a_silent_name_server_neither_keeps_envoy_from_starting_nor_requests_fro
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert!(answer.served_by().starts_with("payg-"), "{:?}", answer.headers);
     }
-    let reason = "wasmcustom.spillway_attempts_total.pool.gpt-4o.backend.ptu-uksouth.outcome.misrouted";
+    let reason =
+        "wasmcustom.spillway_attempts_total.pool.gpt-4o.backend.ptu-uksouth.outcome.misrouted";
     assert!(shipped.gateway.envoy.stat(reason).await > 0);
 }
 

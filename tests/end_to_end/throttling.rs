@@ -87,10 +87,10 @@ async fn a_429_closes_the_gates_of_the_whole_quota_group_in_every_pool() {
 }
 
 #[tokio::test]
-async fn an_absurd_retry_after_counts_as_the_longest_allowed() {
+async fn a_long_retry_after_counts_as_the_longest_allowed() {
     let gateway =
         spilling(json!({"max_retry_after": "400ms", "default_retry_after": "100ms"})).await;
-    let gap = closed_for(&gateway, throttled(&[("retry-after", "86400")])).await;
+    let gap = closed_for(&gateway, throttled(&[("retry-after", "3000")])).await;
     assert_about(gap, Duration::from_millis(400));
 }
 
