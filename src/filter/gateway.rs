@@ -7,7 +7,8 @@
 use super::answer::RETRY;
 use super::arrival::{Arrival, Intake, pool_of};
 use super::consumers::Admitted;
-use super::exchange::{Asked, Exchange, Finish, Unexpected};
+use super::exchange::{Asked, Exchange};
+use super::finish::{Finish, Unexpected};
 use super::header_map::HeaderMap;
 use super::host::{self, Action, Map};
 use super::plan::Plan;

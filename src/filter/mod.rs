@@ -15,6 +15,7 @@ mod contexts;
 mod details;
 mod exchange;
 mod exports;
+mod finish;
 mod flow;
 mod gateway;
 mod header_map;

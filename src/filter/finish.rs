@@ -1,0 +1,118 @@
+//! How a request ends for the client: with a backend's response, or with one that the gateway puts in its place.
+//!
+//! Mostly an attempt has said so before its response arrives here. What is left are responses that nobody
+//! expected: Envoy's own, those of its filters, and those of attempts that Envoy did not repeat.
+
+use super::exchange::{End, Exchange, LastAttempt};
+use super::host;
+use crate::policy::classify::Misroute;
+use crate::policy::failover::{self, Ending, Stop};
+use crate::policy::pool::BackendIndex;
+use crate::policy::select::Unavailable;
+use crate::policy::time::Timestamp;
+
+/// A response that no attempt let through: Envoy's own, or one that was to be followed by a retry.
+pub(crate) struct Unexpected {
+    pub(crate) status: u16,
+    /// Whether it is an attempt's, which asked for a retry that Envoy did not make.
+    pub(crate) asks_for_retry: bool,
+    /// Why there was no way to the backend that was chosen, if that is why.
+    pub(crate) misroute: Option<Misroute>,
+    /// Whether an attempt's filter found nothing of the request in its VM.
+    pub(crate) is_apart: bool,
+}
+
+/// What the gateway does with the response that is about to reach the client.
+pub(crate) enum Finish {
+    /// It goes on.
+    Pass {
+        /// Who served it, if it is a backend's.
+        backend: Option<BackendIndex>,
+        /// The time to come back that replaces the backend's own.
+        soonest: Option<Timestamp>,
+    },
+    /// It is replaced: Envoy or one of its filters refused the request by itself.
+    Refused {
+        /// The status that it chose, 400 to 499.
+        status: u16,
+    },
+    /// It is replaced: nobody knows whether the request was carried out.
+    MayBeDone,
+    /// It is replaced: the two roles run in different VMs.
+    Apart,
+    /// It is replaced: the pool is exhausted.
+    Exhausted {
+        /// Whether throttling is the only reason.
+        throttled: bool,
+        /// When the soonest backend is expected back.
+        soonest: Option<Timestamp>,
+    },
+}
+
+impl Finish {
+    fn of(backend: Option<BackendIndex>, ending: Ending, now: impl FnOnce() -> Timestamp) -> Self {
+        match ending {
+            Ending::PassOn => Self::Pass { backend, soonest: None },
+            Ending::PassOnError => Self::Pass { backend, soonest: Some(now()) },
+            Ending::MayBeDone => Self::MayBeDone,
+            Ending::Exhausted { throttled, soonest } => Self::Exhausted { throttled, soonest },
+        }
+    }
+}
+
+impl Exchange {
+    /// What becomes of the response that is about to reach the client.
+    pub(crate) fn finish(
+        &mut self,
+        unexpected: impl FnOnce() -> Unexpected,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Finish {
+        match std::mem::replace(&mut self.end, End::Open) {
+            End::Served(backend) => Finish::Pass { backend: Some(backend), soonest: None },
+            End::Failed(backend, ending) => Finish::of(backend, ending, now),
+            End::Retrying(last) => self.finish_unexpected(Some(last), &unexpected(), now()),
+            End::Open => self.finish_unexpected(None, &unexpected(), now()),
+        }
+    }
+
+    /// What becomes of a response that no attempt let through; `last` is the attempt that was to be
+    /// followed by another one.
+    fn finish_unexpected(
+        &mut self,
+        last: Option<LastAttempt>,
+        response: &Unexpected,
+        now: Timestamp,
+    ) -> Finish {
+        let soon = Finish::Exhausted { throttled: false, soonest: Some(now) };
+        if response.is_apart {
+            return Finish::Apart;
+        }
+        if let Some(misroute) = response.misroute.filter(|_| !response.asks_for_retry)
+            && let Some(begun) = self.begin(now)
+        {
+            self.misrouted(&begun, misroute, now);
+            return soon; // others may serve, and the next request asks them
+        }
+        if let Some(LastAttempt { backend, outcome, status }) = last {
+            if let Some((_, plan)) = self.pool() {
+                host::increment(plan.metrics.limited, 1);
+            }
+            let size = self.pool_size();
+            let ending = failover::ending(&outcome, status, &Stop::Limited, size, now);
+            return Finish::of(Some(backend), ending, || now);
+        }
+        match response.status {
+            // The route itself answers: a redirect, a page.
+            ..400 if self.attempts() == 0 => Finish::Pass { backend: None, soonest: None },
+            ..400 => soon,
+            status @ 400..500 => Finish::Refused { status },
+            // Envoy ended the attempt or did not begin it: a time limit, a circuit breaker of its own.
+            _ => match self.peek(now) {
+                Ok(_) => soon,
+                Err(Unavailable { throttled, soonest, .. }) => {
+                    Finish::Exhausted { throttled, soonest }
+                }
+            },
+        }
+    }
+}
