@@ -98,6 +98,7 @@ impl Arrival {
             Some(_) if is_encoded => Wanted::Nothing,
             Some(_) if plan.reads_bodies || !self.call.is_below_deployment() => Wanted::All,
             Some(_) if self.call.deployment.is_none() => Wanted::Model,
+            Some(_) if self.call.expects_json() => Wanted::Tier,
             Some(_) => Wanted::Nothing,
         };
         Ok(Intake::Hold { scanner, wanted })

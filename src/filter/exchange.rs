@@ -38,6 +38,8 @@ pub(crate) struct Asked {
     pub(crate) model: String,
     /// What the body says, when it was read.
     pub(crate) body: Option<Body>,
+    /// Whether the body may ask for another service tier than it was read to ask for.
+    pub(crate) may_ask_for_tier: bool,
     pub(crate) content_length: Option<u64>,
     /// The client's own credential headers, when some backend is sent them.
     pub(crate) credentials: Vec<(&'static str, Vec<u8>)>,
@@ -241,7 +243,8 @@ impl Exchange {
             names_stored_object: asked.names_stored_object(),
             is_model_operation: asked.is_of_model(),
             may_name_deployments: operation == Operation::Responses,
-            asks_for_tier: self.tier().is_some_and(|tier| tier != ServiceTier::Default),
+            asks_for_tier: asked.may_ask_for_tier
+                || self.tier().is_some_and(|tier| tier != ServiceTier::Default),
             seen,
             tokens: asked.tokens(),
             token_limit: plan.budget.as_ref().and_then(|budget| budget.settings.token_limit()),

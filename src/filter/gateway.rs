@@ -195,6 +195,7 @@ impl Gateway {
         known: Known,
     ) -> Result<(usize, Asked), Reply> {
         let Arrival { call, pool, needs_body } = arrival;
+        let may_ask_for_tier = call.expects_json() && known.may_ask_for_tier();
         let (body, in_body) = match known {
             Known::All(Err(malformed)) if needs_body => {
                 return Err(reply::malformed_body(malformed.problem, malformed.at));
@@ -203,7 +204,7 @@ impl Gateway {
                 return Err(reply::ambiguous_model());
             }
             // A body from which nothing is needed is the backend's to judge.
-            Known::All(Err(_)) | Known::Nothing => (None, None),
+            Known::All(Err(_)) | Known::Nothing | Known::Unread => (None, None),
             Known::Model(model) => (None, Some(model)),
             Known::All(Ok(body)) => {
                 let model = body.facts.model.as_ref().map(|field| field.value.clone());
@@ -230,6 +231,7 @@ impl Gateway {
         let asked = Asked {
             model: model.unwrap_or_default(),
             body,
+            may_ask_for_tier,
             content_length: number(headers, "content-length"),
             credentials,
             subprotocols,

@@ -1,9 +1,11 @@
 //! The body of a request, as far as it must be known before a backend can be chosen.
 //!
-//! Most of a body is prompt. It is read where tokens are estimated, or something else in it decides; where
-//! only its model matters, a glance at both ends of a large body is enough as a rule. It is held to its
-//! end in any case: a client that is slow to send should not keep a backend waiting, and the choice is as
-//! good as what is known when it is made.
+//! Most of a body is prompt. It is read where tokens are estimated, or something else in it decides. Where
+//! only its model matters, a glance at both ends of a large body is enough as a rule, and it is searched
+//! for a service tier, which is the only other thing in it that changes how an answer is judged. A small
+//! one is read at once: a search would take about as long. It is held to its end in any case: a client
+//! that is slow to send should not keep a backend waiting, and the choice is as good as what is known when
+//! it is made.
 
 use super::arrival::Arrival;
 use super::body;
@@ -15,13 +17,15 @@ use super::told::Told;
 use crate::openai::body::{Body, BodyScanner};
 use crate::openai::facts::Malformed;
 use crate::openai::glance::{self, GLANCE_BYTES};
+use crate::openai::operation::BodyKind;
 use crate::openai::reply;
+use crate::openai::service_tier::TierSearch;
 use crate::policy::time::{Millis, Timestamp};
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
 
-/// The smallest body that is glanced at. In a smaller one there is little to be skipped.
-const GLANCED_AT_BYTES_MIN: usize = 4 * GLANCE_BYTES;
+/// The smallest body that is not read to its end where little of it matters. In a smaller one there is little to be skipped.
+const LARGE_BYTES_MIN: usize = 4 * GLANCE_BYTES;
 
 /// A request whose body is held and read.
 pub(crate) struct Reading {
@@ -34,27 +38,46 @@ pub(crate) struct Reading {
     /// How many of them were read.
     read: usize,
     wanted: Wanted,
-    /// The model, when a glance at the body showed it.
-    glimpsed: Option<String>,
+    /// What a look at a large body showed, when that was enough.
+    glimpsed: Option<Known>,
 }
 
 /// What must be known of a body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted {
+    /// Nothing, or it cannot be read.
     Nothing,
+    /// The service tier that it asks for, if it does.
+    Tier,
+    /// The model and the service tier.
     Model,
+    /// Whatever it says.
     All,
 }
 
 /// What is known of a body.
 #[expect(clippy::large_enum_variant, reason = "it is handed on once and not kept")]
 pub(crate) enum Known {
-    /// Nothing, and nothing of it matters.
+    /// There is none, or it says nothing that matters.
     Nothing,
-    /// The model, and nothing else of it matters.
+    /// It was not read, and may say anything.
+    Unread,
+    /// The model, and it says nothing else that matters.
     Model(String),
     /// All that it says, if it could be read.
     All(Result<Body, Malformed>),
+}
+
+impl Known {
+    /// Whether a backend may find another service tier in the body than was found here. Such a request
+    /// must close no gate, as if it asked for one.
+    pub(crate) fn may_ask_for_tier(&self) -> bool {
+        match self {
+            Self::Nothing | Self::Model(_) => false,
+            Self::Unread | Self::All(Err(_)) => true,
+            Self::All(Ok(body)) => body.facts.is_tier_ambiguous || body.kind != BodyKind::Json,
+        }
+    }
 }
 
 impl Reading {
@@ -87,9 +110,11 @@ impl Reading {
         WAS_SHOWN.set(true);
         match self.wanted {
             Wanted::Nothing => return Ok(()),
-            Wanted::Model if !end_of_stream => return Ok(()), // its end may be enough
-            Wanted::Model if size >= GLANCED_AT_BYTES_MIN => self.glimpsed = glance(size)?,
-            Wanted::Model | Wanted::All => {}
+            Wanted::Model | Wanted::Tier if !end_of_stream => return Ok(()), // a look may be enough
+            Wanted::Model | Wanted::Tier if size >= LARGE_BYTES_MIN => {
+                self.glimpsed = look(self.wanted, size)?;
+            }
+            Wanted::Model | Wanted::Tier | Wanted::All => {}
         }
         if let (None, Some(scanner)) = (&self.glimpsed, &mut self.scanner) {
             body::read(self.read, size, |slice| scanner.push(slice))?;
@@ -101,9 +126,9 @@ impl Reading {
     /// The request, and what is known of its body, which was read to its end.
     pub(crate) fn finish(self) -> (Arrival, HeaderMap, Known) {
         let known = match (self.wanted, self.glimpsed, self.scanner) {
-            (_, Some(model), _) => Known::Model(model),
-            (Wanted::Model | Wanted::All, None, Some(scanner)) => Known::All(scanner.finish()),
-            _ => Known::Nothing,
+            (_, Some(glimpsed), _) => glimpsed,
+            (Wanted::Nothing, None, _) | (_, None, None) => Known::Unread,
+            (_, None, Some(scanner)) => Known::All(scanner.finish()),
         };
         (self.arrival, self.headers, known)
     }
@@ -194,6 +219,18 @@ impl Drop for Deadline {
             timers::cancel(timer);
         }
     }
+}
+
+/// What is `wanted` of a body of `size` bytes, as far as it shows without reading it; `None` when it has
+/// to be read.
+fn look(wanted: Wanted, size: usize) -> Result<Option<Known>, Refused> {
+    let known = match wanted {
+        Wanted::Model => glance(size)?.map(Known::Model),
+        Wanted::Nothing | Wanted::Tier | Wanted::All => Some(Known::Nothing),
+    };
+    let mut search = TierSearch::default();
+    let is_enough = known.is_some() && !body::any(0, size, |slice| search.push(slice))?;
+    Ok(known.filter(|_| is_enough))
 }
 
 /// The model that either end of a body of `size` bytes names.

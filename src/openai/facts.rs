@@ -82,6 +82,8 @@ pub struct BodyFacts {
     pub images: u32,
     /// The `service_tier` that the body asks for.
     pub service_tier: Option<Field>,
+    /// Whether servers could find another one, because the field is given twice.
+    pub is_tier_ambiguous: bool,
     /// A hash of `prompt_cache_key`.
     pub prompt_cache_key: Option<u64>,
     /// A hash of `user`.

@@ -16,6 +16,11 @@ pub(super) fn quote_or_backslash(bytes: &[u8]) -> usize {
     first(bytes, |word| equal(word, b'"') | equal(word, b'\\'), |byte| matches!(byte, b'"' | b'\\'))
 }
 
+/// Where the first underscore or backslash stands; the length of `bytes` when there is none.
+pub(super) fn underscore_or_backslash(bytes: &[u8]) -> usize {
+    first(bytes, |word| equal(word, b'_') | equal(word, b'\\'), |byte| matches!(byte, b'_' | b'\\'))
+}
+
 /// Where the first quote or square bracket stands; the length of `bytes` when there is none.
 pub(super) fn quote_or_bracket(bytes: &[u8]) -> usize {
     first(
@@ -85,6 +90,7 @@ mod tests {
         let searches = [
             (quote_or_backslash as fn(&[u8]) -> usize, &b"\"\\"[..]),
             (quote_or_bracket, b"\"[]"),
+            (underscore_or_backslash, b"_\\"),
             (line_end, b"\n\r"),
         ];
         let bytes: Vec<[u8; 1]> = (0..=255).map(|byte| [byte]).collect();

@@ -186,15 +186,17 @@ impl Call {
                 _ => BodyKind::Opaque,
             };
         }
+        if is_json(content_type) || self.expects_json() { BodyKind::Json } else { BodyKind::Opaque }
+    }
+
+    /// Whether a model does the work, and is told what in JSON. Only there can a request ask for a service
+    /// tier.
+    pub fn expects_json(&self) -> bool {
         let expects_form = matches!(
             self.operation,
             Operation::ImagesEdits | Operation::AudioTranscriptions | Operation::AudioTranslations
         );
-        if is_json(content_type) || (self.is_model_operation() && !expects_form) {
-            BodyKind::Json
-        } else {
-            BodyKind::Opaque
-        }
+        self.is_model_operation() && !expects_form
     }
 
     /// Whether the call is about something that one resource keeps: a response, a file, a thread.

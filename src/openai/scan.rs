@@ -47,6 +47,8 @@ pub struct JsonScanner {
     has_member: bool,
     /// Whether a member came that some server takes for the model.
     has_model: bool,
+    /// Whether a `service_tier` was there.
+    has_tier: bool,
 }
 
 /// Where in a token the next byte stands.
@@ -118,6 +120,7 @@ impl JsonScanner {
             members_at: 0,
             has_member: false,
             has_model: false,
+            has_tier: false,
         }
     }
 
@@ -416,6 +419,9 @@ impl JsonScanner {
             }
             if self.member.key == TopLevelKey::StreamOptions {
                 self.facts.stream_options_at = None;
+            }
+            if self.member.key == TopLevelKey::ServiceTier {
+                self.facts.is_tier_ambiguous |= std::mem::replace(&mut self.has_tier, true);
             }
             self.slot = Slot::Colon;
             return;

@@ -3,8 +3,11 @@
 //! A response states the tier that served it in a member of its top level, near the end of a JSON body or
 //! in the last events of a stream. It is searched, not parsed: quotes within a text are escaped, so the
 //! name of the member cannot stand in what a model said.
+//!
+//! A request that is not read is searched as well: whether it may ask for a tier at all.
 
 use super::facts::BodyFacts;
+use super::find;
 use memchr::memmem;
 
 /// A service tier.
@@ -23,6 +26,12 @@ pub enum ServiceTier {
 /// What stands before the value.
 const NAME: &[u8] = b"\"service_tier\"";
 
+/// The name of the member in a request, around its underscore.
+const REQUEST_NAME: [&[u8]; 2] = [b"service", b"tier"];
+
+/// As much of the end of a piece as can belong to a name that is not complete: one byte less than it has.
+const SEAM_BYTES: usize = 11;
+
 /// As much of the end of a chunk as can belong to a member that is not complete.
 const CARRIED_BYTES: usize = 64;
 
@@ -31,6 +40,14 @@ const CARRIED_BYTES: usize = 64;
 pub struct TierWatch {
     tail: Vec<u8>,
     tier: Option<ServiceTier>,
+}
+
+/// Looks in a request body that comes in pieces for anything that could ask for a tier. What it finds
+/// need not be that: it is for those who read the body only then.
+#[derive(Debug, Default)]
+pub struct TierSearch {
+    /// The end of what came before.
+    tail: Vec<u8>,
 }
 
 impl ServiceTier {
@@ -87,6 +104,49 @@ impl TierWatch {
     }
 }
 
+impl TierSearch {
+    /// Whether something could that ends in `bytes`, which come next.
+    pub fn push(&mut self, bytes: &[u8]) -> bool {
+        let mut seam = std::mem::take(&mut self.tail);
+        seam.extend_from_slice(bytes.get(..SEAM_BYTES).unwrap_or(bytes));
+        let is_found = may_name_tier(&seam) || may_name_tier(bytes);
+        let end = if bytes.len() >= SEAM_BYTES { bytes } else { &seam };
+        let from = end.len().saturating_sub(SEAM_BYTES);
+        self.tail = end.get(from..).unwrap_or_default().to_vec();
+        is_found
+    }
+}
+
+/// Whether the name stands in `bytes`, or an escape that could be one of its letters.
+fn may_name_tier(bytes: &[u8]) -> bool {
+    let [before, after] = REQUEST_NAME;
+    let mut at = 0_usize;
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        at = at.saturating_add(find::underscore_or_backslash(rest));
+        let (passed, rest) = bytes.split_at_checked(at).unwrap_or((bytes, &[]));
+        match rest.split_first() {
+            None => return false,
+            Some((b'_', rest)) if passed.ends_with(before) && rest.starts_with(after) => {
+                return true;
+            }
+            Some((b'\\', rest)) if escapes_letter(rest) => return true,
+            Some(_) => at = at.saturating_add(1),
+        }
+    }
+}
+
+/// Whether what follows a backslash makes it one of the bytes of `service_tier`, as JSON has it. No
+/// encoder writes these as escapes.
+fn escapes_letter(rest: &[u8]) -> bool {
+    matches!(
+        rest,
+        [b'u', b'0', b'0', b'5', b'f' | b'F', ..]
+            | [b'u', b'0', b'0', b'6', b'3' | b'5' | b'9', ..]
+            | [b'u', b'0', b'0', b'7', b'2' | b'3' | b'4' | b'6', ..]
+    )
+}
+
 /// The last tier that is stated completely in `bytes`.
 fn last(bytes: &[u8]) -> Option<ServiceTier> {
     let value_at = |at: usize| {
@@ -127,5 +187,42 @@ mod tests {
             assert_eq!(tier(&[body]), None);
         }
         assert_eq!(tier(&[b"{\"service_tier\":\"scale\"}"]), Some(ServiceTier::Other));
+    }
+
+    fn is_found(pieces: &[&[u8]]) -> bool {
+        let mut search = TierSearch::default();
+        pieces.iter().any(|piece| search.push(piece))
+    }
+
+    #[test]
+    fn a_request_that_may_ask_for_a_tier_is_found_however_it_is_cut() {
+        for body in [
+            r#"{"messages":[],"service_tier" : "flex"}"#,
+            r#"{"messages":[{"content":"the service_tier"}]}"#,
+            r#"{"messages":[],"\u0073ervice_tier":"flex"}"#,
+            r#"{"messages":[],"service\u005Ftier":"flex"}"#,
+            r#"{"messages":[],"service_t\u0069er":"flex"}"#,
+            "service_tier",
+        ] {
+            for size in 1..=body.len() {
+                let pieces: Vec<&[u8]> = body.as_bytes().chunks(size).collect();
+                assert!(is_found(&pieces), "{body} in pieces of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_encoders_write_of_themselves_asks_for_no_tier() {
+        for body in [
+            "",
+            "{}",
+            r#"{"a":"\u00e9\u003c\u003e\u0026\u0027\u0022\u002B\u0060\n\\ _ __ service-tier Service_Tier"}"#,
+            r#"{"service_tie":1,"ervice_tier":2,"service__tier":3,"services_tier":4,"service_ tier":5}"#,
+        ] {
+            for size in 1..=body.len().max(1) {
+                let pieces: Vec<&[u8]> = body.as_bytes().chunks(size).collect();
+                assert!(!is_found(&pieces), "{body} in pieces of {size}");
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Who is to blame for what failed: only a backend that another one, or nobody, contradicts.
 
 use crate::envoy::{Envoy, Request, Script, worker};
-use crate::failover::two_tiers;
+use crate::failover::{TWO_TIERS, two_tiers};
 use crate::host::Process;
 
 const RULE: &str = r#""circuit_breaker": {"rules": [{"failure_condition": {"count": 1}}]}"#;
@@ -161,6 +161,74 @@ fn a_flex_request_that_is_refused_closes_no_gate() {
         assert_eq!(envoy.ask(Request::chat()).served_by(), "a");
     });
     assert_eq!(process.metric("served_flex_tier_total"), 1);
+}
+
+/// A 429 that says nothing of what it is about.
+fn plain_throttle() -> Script {
+    Script::status(429).header("retry-after", "30").body(r#"{"error":{"code":"429"}}"#)
+}
+
+/// Requests that backends may take for one that asks for the flex tier, from which a gateway that is
+/// only looking for the model, or for nothing, learns of it, or cannot.
+fn tiers_out_of_sight() -> Vec<(&'static str, Request)> {
+    const PATH: &str = "/openai/deployments/gpt/chat/completions?api-version=2024-10-21";
+    let prompt = "The overflow goes \\\"safely\\\" downstream.\\n".repeat(10_000);
+    let large = |before: &str, after: &str| {
+        format!(r#"{{{before}"messages":[{{"role":"user","content":"{prompt}"}}]{after}}}"#)
+    };
+    let cut = |path: &str, body: &str| {
+        let pieces: Vec<&str> =
+            body.as_bytes().chunks(10_007).map(|it| std::str::from_utf8(it).unwrap()).collect();
+        Request::new("POST", path).chunked(&pieces)
+    };
+    let below = |body: &str| cut(PATH, body);
+    let flex = r#""service_tier":"flex""#;
+    let escaped = r#""service\u005ftier":"fl\u0065x""#;
+    vec![
+        ("small", below(FLEX)),
+        ("small, escaped", below(&format!(r#"{{"messages":[],{escaped}}}"#))),
+        ("large, behind", below(&large("", &format!(",{flex}")))),
+        ("large, before", below(&large(&format!("{flex},"), ""))),
+        ("large, escaped", below(&large(&format!("{escaped},"), ""))),
+        ("model in the body", {
+            cut("/v1/chat/completions", &large(&format!("{flex},"), r#","model":"gpt""#))
+        }),
+        ("another one of two", below(&format!(r#"{{{flex},"service_tier":"default"}}"#))),
+        ("compressed", below("\u{1f}\u{8b}").header("content-encoding", "gzip")),
+        ("a charset", below("\0{\0}").header("content-type", "application/json; charset=utf-16")),
+        ("broken", below(&format!("{{{flex},}}"))),
+        ("no JSON by its label", {
+            below(FLEX).header("content-type", "multipart/form-data; boundary=b")
+        }),
+    ]
+}
+
+#[test]
+fn a_tier_is_found_wherever_it_stands_and_what_cannot_be_read_may_ask_for_one() {
+    for (name, request) in tiers_out_of_sight() {
+        let process = Process::new(name);
+        process.script("a", [plain_throttle()]);
+        worker(&process, TWO_TIERS, |envoy| {
+            assert_eq!(envoy.ask(request).served_by(), "b", "{name}");
+            assert_eq!(envoy.ask(Request::chat()).served_by(), "a", "{name}");
+        });
+    }
+}
+
+#[test]
+fn a_request_that_asks_for_no_tier_closes_the_gate() {
+    for body in [
+        r#"{"messages":[]}"#,
+        r#"{"messages":[],"service_tier":"default"}"#,
+        r#"{"messages":[{"role":"user","content":"\"service_tier\":\"flex\""}]}"#,
+    ] {
+        let process = Process::new(body);
+        process.script("a", [plain_throttle()]);
+        worker(&process, TWO_TIERS, |envoy| {
+            assert_eq!(envoy.ask(Request::chat().body(body)).served_by(), "b", "{body}");
+            assert_eq!(envoy.ask(Request::chat()).served_by(), "b", "{body}");
+        });
+    }
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn host_calls_with_budgets_are_bounded() {
     }
 }
 
-/// One of them asks when the time for the body is over, and one reads whether a success ends a run of faults that
-/// began after its attempt was chosen.
-const PLAIN_MAX: u32 = 21;
-const FAILOVER_MAX: u32 = 43;
+/// One of them asks when the time for the body is over, one reads what service tier the body asks for, and one
+/// whether a success ends a run of faults that began after its attempt was chosen.
+const PLAIN_MAX: u32 = 22;
+const FAILOVER_MAX: u32 = 44;

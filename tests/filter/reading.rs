@@ -17,6 +17,9 @@ fn large(before: &str, after: &str) -> Request {
     Request::new("POST", "/v1/chat/completions").chunked(&parts)
 }
 
+/// How many slices of 64 KiB it has.
+const SLICES: u32 = 17;
+
 /// How often a part of a body crosses for `request`, which backend `a` must have been sent as it is.
 fn crossings(process: &Process, envoy: &mut Envoy, request: Request) -> u32 {
     let body = request.chunks.concat();
@@ -27,12 +30,24 @@ fn crossings(process: &Process, envoy: &mut Envoy, request: Request) -> u32 {
 }
 
 #[test]
-fn of_a_body_from_which_nothing_is_needed_nothing_is_read() {
+fn a_body_whose_model_is_known_crosses_once_for_the_service_tier() {
     let process = Process::new("deployment in the path");
+    let below = |request: Request| {
+        Request { headers: Request::chat().headers, ..request }.header("content-type", "text/plain")
+    };
     worker(&process, TWO_TIERS, |envoy| {
-        assert_eq!(crossings(&process, envoy, Request::chat()), 0);
+        assert_eq!(crossings(&process, envoy, Request::chat()), 1);
         let malformed = Request::chat().body("{\"messages\":");
-        assert_eq!(crossings(&process, envoy, malformed), 0, "it is the backend's to judge");
+        assert_eq!(crossings(&process, envoy, malformed), 1, "it is the backend's to judge");
+        let slices = crossings(&process, envoy, below(large("", "")));
+        assert!((SLICES..=SLICES + 1).contains(&slices), "{slices}");
+        let tier = r#","service_tier":"default""#;
+        let slices = crossings(&process, envoy, below(large("", tier)));
+        assert!((2 * SLICES..=2 * SLICES + 2).contains(&slices), "searched, then read: {slices}");
+        let form = Request { headers: Request::chat().headers, ..large("", "") }
+            .header(":path", "/openai/deployments/gpt/audio/transcriptions")
+            .header("content-type", "multipart/form-data; boundary=b");
+        assert_eq!(crossings(&process, envoy, form), 0, "a form asks for no tier");
     });
 }
 
@@ -41,9 +56,10 @@ fn a_glance_at_a_large_body_finds_its_model() {
     let process = Process::new("a megabyte");
     worker(&process, TWO_TIERS, |envoy| {
         let behind = large("", r#","model":"gpt","stream":false"#);
-        assert_eq!(crossings(&process, envoy, behind), 1, "the end");
+        assert_eq!(crossings(&process, envoy, behind), 1 + SLICES, "the end, and the search");
         let before = large(r#""model":"gpt","#, "");
-        assert_eq!(crossings(&process, envoy, before), 2, "the end and the beginning");
+        let crossed = crossings(&process, envoy, before);
+        assert_eq!(crossed, 2 + SLICES, "the end and the beginning, and the search");
         let hidden = large(r#""tools":[],"model":"gpt","#, "");
         assert!(crossings(&process, envoy, hidden) > 16, "all of it");
     });

@@ -67,6 +67,14 @@ fn the_last_service_tier_that_is_a_text_is_stated() {
     let body = r#"{"service_tier":"auto","input":{"service_tier":"x"},"service_tier" : "flex"}"#;
     let tier = facts(body).service_tier.unwrap();
     assert_eq!((&*tier.value, raw(body, tier.span)), ("flex", r#""flex""#));
+    for (body, is_ambiguous) in [
+        (body, true),
+        (r#"{"service_tier":"flex","input":{"service_tier":"x"}}"#, false),
+        (r#"{"service_tier":"flex","service\u005ftier":null}"#, true),
+        ("{}", false),
+    ] {
+        assert_eq!(facts(body).is_tier_ambiguous, is_ambiguous, "{body}");
+    }
     for none in [r#"{"service_tier":null}"#, r#"{"service_tier":"flex","service_tier":1}"#, "{}"] {
         assert_eq!(facts(none).service_tier, None, "{none}");
     }
