@@ -39,6 +39,7 @@ mod headers;
 mod held_answers;
 mod hostile_clients;
 mod hosts;
+mod idle_connections;
 mod memory;
 mod missing_hosts;
 mod models;
