@@ -460,6 +460,14 @@ impl Answer {
             State::Awaited | State::Held(_) if cancelled || is_over => {
                 self.fail(&Outcome::Cancelled, now);
             }
+            State::Awaited if details::is_without_upgrade() => {
+                self.fail(&fault(Fault::NoUpgrade), now);
+                if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
+                    // Envoy sends the client what came, and cannot be told to retry.
+                    let ending = Ending::NoAnswer { status: SWITCHING_PROTOCOLS };
+                    exchange.give_up(Some(self.begun.backend), ending, now);
+                }
+            }
             State::Awaited | State::Held(_) => {
                 let outcome = self.silence(now);
                 self.fail(&outcome, now);

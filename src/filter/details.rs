@@ -47,6 +47,12 @@ fn is_reset(details: &[u8]) -> bool {
     details.starts_with(b"upstream_reset_after_response_started")
 }
 
+/// Whether the current attempt asked for a WebSocket and was answered with a success or a redirect instead.
+/// Envoy shows such a response to no filter of the attempt; an error it does show.
+pub(super) fn is_without_upgrade() -> bool {
+    host::property(CODE_DETAILS).is_some_and(|it| it == b"websocket_handshake_unsuccessful")
+}
+
 /// Why the current attempt has no connection, and Envoy's own words for it; `None` when it has one.
 pub(super) fn no_connection() -> Option<(Fault, Option<String>)> {
     let reason = host::property(TRANSPORT_FAILURE).unwrap_or_default();

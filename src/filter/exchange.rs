@@ -60,9 +60,12 @@ impl Asked {
 
     /// Whether a model does the work.
     fn is_of_model(&self) -> bool {
-        let is_session =
-            matches!(self.call.operation, Operation::Realtime | Operation::ResponsesSession);
-        is_session || self.call.is_model_operation()
+        self.is_session() || self.call.is_model_operation()
+    }
+
+    /// Whether it asks for a WebSocket.
+    fn is_session(&self) -> bool {
+        matches!(self.call.operation, Operation::Realtime | Operation::ResponsesSession)
     }
 
     /// The service tier that the client asks for.
@@ -242,6 +245,7 @@ impl Exchange {
             provisioned: backend.provisioned.is_some(),
             names_stored_object: asked.names_stored_object(),
             is_model_operation: asked.is_of_model(),
+            asks_for_upgrade: asked.is_session(),
             may_name_deployments: operation == Operation::Responses,
             asks_for_tier: asked.may_ask_for_tier
                 || self.tier().is_some_and(|tier| tier != ServiceTier::Default),
@@ -292,7 +296,7 @@ impl Exchange {
     /// When the pool allows it, a request that was refused for want of flex capacity asks for the default
     /// tier from here on, at the same backend, too: its deployment is fine.
     fn fall_back(&mut self, begun: &Begun, evidence: &Evidence) {
-        let is_refused = matches!(evidence.outcome, Outcome::Elsewhere { status: ..400 | 429 });
+        let is_refused = matches!(evidence.outcome, Outcome::Elsewhere { status: 200..=299 | 429 });
         if is_refused
             && self.tier() == Some(ServiceTier::Flex)
             && self.pool().is_some_and(|(pool, _)| pool.flex_fallback)

@@ -38,6 +38,11 @@ pub(crate) enum Finish {
     },
     /// It is replaced: nobody knows whether the request was carried out.
     MayBeDone,
+    /// It is replaced: it is no answer for a client.
+    NoAnswer {
+        /// The status of a redirect, or 101.
+        status: u16,
+    },
     /// It is replaced: the two roles run in different VMs.
     Apart,
     /// It is replaced: the pool is exhausted.
@@ -55,6 +60,7 @@ impl Finish {
             Ending::PassOn => Self::Pass { backend, soonest: None },
             Ending::PassOnError => Self::Pass { backend, soonest: Some(now()) },
             Ending::MayBeDone => Self::MayBeDone,
+            Ending::NoAnswer { status } => Self::NoAnswer { status },
             Ending::Exhausted { throttled, soonest } => Self::Exhausted { throttled, soonest },
         }
     }

@@ -336,6 +336,10 @@ impl Gateway {
                 routed.replace(&mut exchange, &reply::apart(), Vec::new());
                 Action::Pause
             }
+            Finish::NoAnswer { status } => {
+                routed.replace(&mut exchange, &reply::no_answer(status), Vec::new());
+                Action::Pause
+            }
             Finish::MayBeDone => {
                 routed.may_be_done(&mut exchange);
                 Action::Pause

@@ -125,7 +125,8 @@ pub(crate) fn convict(
     let is_probe = begun.ticket.is_probe();
     match evidence.outcome {
         Outcome::Denied { status } => {
-            complain(plan, pool, begun.backend, status, "credential");
+            let what = if status < 400 { "host" } else { "credential" };
+            complain(plan, pool, begun.backend, status, what);
             let is_first =
                 backend_plan(plan, pool, begun.backend).is_some_and(|it| it.has_served.take());
             let is_enough =

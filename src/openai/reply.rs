@@ -179,6 +179,17 @@ pub fn may_be_done() -> Reply {
     error(502, message, "server_error", None, "outcome_unknown")
 }
 
+/// 502: what the backends answered with is no answer for a client. `status` tells a redirect from another
+/// protocol.
+pub fn no_answer(status: u16) -> Reply {
+    let what = match status {
+        300..=399 => "a redirect, which the gateway does not pass on",
+        _ => "another protocol than the one that was asked for",
+    };
+    let message = format!("The backend answered with {what}.");
+    error(502, &message, "server_error", None, "bad_gateway")
+}
+
 /// 429 when every backend is `throttled` (or over budget), else 503; either with a delay.
 pub fn exhausted(throttled: bool, retry_after_ms: u64) -> Reply {
     let seconds = retry_after_ms.div_ceil(1_000);

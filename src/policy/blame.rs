@@ -131,7 +131,11 @@ fn is_judgement(outcome: &Outcome) -> bool {
 fn was_sent(fault: Fault) -> bool {
     match fault {
         Fault::Connect | Fault::ConnectTimeout | Fault::Tls => false,
-        Fault::Reset | Fault::Status(_) | Fault::StreamError | Fault::Timeout => true,
+        Fault::NoUpgrade
+        | Fault::Reset
+        | Fault::Status(_)
+        | Fault::StreamError
+        | Fault::Timeout => true,
     }
 }
 

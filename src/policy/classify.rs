@@ -19,7 +19,16 @@
 //! - *The deployment.* A 404 says that it is missing, by its code.
 //! - *The credential.* A 401, or a 403 of an operation of a model.
 //!
-//! Even these may be the client's doing: a deployment can lack an operation that others have, and a
+//! # What is no answer
+//! A client that follows a redirect leaves the gateway and takes its key along, so no redirect answers an
+//! operation of a model. Nor does another protocol that nobody asked for. Both come from something in
+//! front of the API, such as a login page or a moved host. They are judged like a refused credential.
+//!
+//! # Statuses of which little is known
+//! Only some 4xx are about what the request contains, so that each backend would give them. Any other
+//! one may be about the backend: its bill, its place, its network. Another backend is asked.
+//!
+//! Even the gateway's own choices may be the client's doing: a deployment can lack an operation that others have, and a
 //! key can lack a right. A backend that was seen to serve, but never this operation, is not to blame.
 //! Whether the others are is decided by contrast (see [`super::blame`]).
 
@@ -41,6 +50,8 @@ pub struct AttemptTraits {
     pub names_stored_object: bool,
     /// A model does the work.
     pub is_model_operation: bool,
+    /// The request asks for a WebSocket.
+    pub asks_for_upgrade: bool,
     /// The client can name further deployments in the request, such as one for images.
     pub may_name_deployments: bool,
     /// The request asks for a service tier other than the default.
@@ -72,6 +83,8 @@ pub enum Fault {
     Connect,
     /// The connection was not made in time.
     ConnectTimeout,
+    /// It was asked for a WebSocket and answered with something else, which was no error.
+    NoUpgrade,
     /// The connection broke, before or after the first byte.
     Reset,
     /// It answered with this status.
@@ -112,7 +125,7 @@ pub enum Outcome {
     Cancelled,
     /// The client's affair: passed on, counted nowhere.
     ClientError,
-    /// The credential that the gateway chose was refused, or may have been.
+    /// The credential that the gateway chose was refused, or may have been: by a redirect, say.
     Denied {
         /// What it answered.
         status: u16,
@@ -172,6 +185,7 @@ impl AttemptTraits {
         provisioned: false,
         names_stored_object: false,
         is_model_operation: false,
+        asks_for_upgrade: false,
         may_name_deployments: false,
         asks_for_tier: false,
         seen: Seen::Nothing,
@@ -201,7 +215,11 @@ pub fn head(
             }
             refusal::outcome(status, headers, &traits, now)
         }
-        100..=399 => Outcome::Success,
+        101 if traits.asks_for_upgrade => Outcome::Success,
+        200..=299 => Outcome::Success,
+        // A download may be elsewhere, and a copy of it may still be good.
+        300..=399 if !traits.is_model_operation => Outcome::Success,
+        ..400 => turned_away(status, traits),
         429 => match refusal::outcome(status, headers, &traits, now) {
             otherwise @ Outcome::Throttled { .. } => return Head::ErrorBody { otherwise },
             decided => decided,
@@ -213,14 +231,15 @@ pub fn head(
         413 if traits.provisioned => {
             return Head::ErrorBody { otherwise: Outcome::ClientError };
         }
-        401 | 403 if traits.owns_credential => credential_refused(status, traits),
+        401 | 403 if traits.owns_credential => turned_away(status, traits),
         404 if traits.names_stored_object || !traits.owns_deployment => {
             Outcome::Elsewhere { status }
         }
         404 => return Head::ErrorBody { otherwise: Outcome::Elsewhere { status } },
-        424 if is_model_error(headers) => fault(status, headers, now),
-        408 | 500..=599 => fault(status, headers, now),
-        _ => Outcome::ClientError,
+        424 => failed_dependency(headers, &traits, now),
+        408 | 500.. => fault(status, headers, now),
+        _ if is_about_content(status) => Outcome::ClientError,
+        _ => Outcome::Elsewhere { status },
     };
     Head::Decided(outcome)
 }
@@ -244,10 +263,17 @@ pub fn error_body(
     decided.unwrap_or(otherwise)
 }
 
-/// What a 401 or 403 means for a credential of the gateway's.
-fn credential_refused(status: u16, traits: AttemptTraits) -> Outcome {
+/// Whether each backend would give this 4xx, because it is about what the request contains. A refused
+/// credential is among them: where it matters, it is the client's own.
+fn is_about_content(status: u16) -> bool {
+    matches!(status, 400 | 401 | 403 | 406 | 409 | 411..=417 | 422 | 428 | 431)
+}
+
+/// What a response means that turns the request away before a model saw it: a refused credential, a
+/// redirect, another protocol.
+fn turned_away(status: u16, traits: AttemptTraits) -> Outcome {
     let is_about_request = status == 403 && !traits.is_model_operation;
-    if is_about_request || traits.seen == Seen::Others {
+    if !traits.owns_credential || is_about_request || traits.seen == Seen::Others {
         Outcome::Elsewhere { status }
     } else {
         Outcome::Denied { status }
@@ -317,11 +343,26 @@ fn names_a_retry(headers: &(impl Headers + ?Sized)) -> bool {
         .any(|name| headers.get(name).is_some())
 }
 
-/// Azure passes the errors of hosted partner models on as 424 with these headers.
-fn is_model_error(headers: &(impl Headers + ?Sized)) -> bool {
-    ["ms-azureml-model-error-reason", "ms-azureml-model-error-statuscode"]
-        .iter()
-        .any(|name| headers.get(name).is_some())
+/// What a 424 means. Azure passes the errors of hosted partner models on as one, and states in a header
+/// which status the model itself answered with.
+fn failed_dependency(
+    headers: &(impl Headers + ?Sized),
+    traits: &AttemptTraits,
+    now: Timestamp,
+) -> Outcome {
+    const STATUS: u16 = 424;
+    let stated = headers.get("ms-azureml-model-error-statuscode");
+    let stated = stated.and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok());
+    match stated {
+        Some(429) => refusal::outcome(STATUS, headers, traits, now),
+        Some(stated @ (408 | 500..)) => fault(stated, headers, now),
+        Some(stated) if is_about_content(stated) => Outcome::ClientError,
+        Some(_) => Outcome::Elsewhere { status: STATUS },
+        None if headers.get("ms-azureml-model-error-reason").is_some() => {
+            fault(STATUS, headers, now)
+        }
+        None => Outcome::ClientError,
+    }
 }
 
 fn has_any_code(body: &[u8], codes: &[&str]) -> bool {

@@ -80,6 +80,12 @@ pub enum Ending {
     PassOnError,
     /// The gateway's answer: nobody knows whether the request was carried out.
     MayBeDone,
+    /// The gateway's answer: what the backends answered with is none for a client.
+    NoAnswer {
+        /// The status of the last one: that of a redirect, or 101 when the protocol is not the one that was
+        /// asked for.
+        status: u16,
+    },
     /// The gateway's answer: the pool is exhausted.
     Exhausted {
         /// Whether throttling or a budget is the only reason.
@@ -223,9 +229,14 @@ fn is_refusal(outcome: &Outcome) -> bool {
 fn is_429(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Throttled { .. } => true,
-        Outcome::Elsewhere { status } => matches!(status, ..400 | 429),
+        Outcome::Elsewhere { status } => matches!(status, 200..=299 | 429),
         _ => false,
     }
+}
+
+/// Whether `status` says that all is well, whatever the body says.
+fn is_success(status: u16) -> bool {
+    matches!(status, 200..=299)
 }
 
 /// Whether the backend may have carried out the request before `outcome`.
@@ -242,7 +253,7 @@ pub fn may_be_done(outcome: &Outcome) -> bool {
 pub fn result_in_trail(outcome: &Outcome, status: u16) -> Option<AttemptResult> {
     match outcome {
         Outcome::Cancelled => None,
-        Outcome::Throttled { .. } | Outcome::Elsewhere { .. } if status < 400 => {
+        Outcome::Throttled { .. } | Outcome::Elsewhere { .. } if is_success(status) => {
             Some(AttemptResult::InBand)
         }
         Outcome::Misrouted(misroute) => Some(AttemptResult::Misrouted(*misroute)),
@@ -250,6 +261,7 @@ pub fn result_in_trail(outcome: &Outcome, status: u16) -> Option<AttemptResult> 
         Outcome::Fault { fault: Fault::Connect, .. } => Some(AttemptResult::Connect),
         Outcome::Fault { fault: Fault::ConnectTimeout, .. } => Some(AttemptResult::ConnectTimeout),
         Outcome::Fault { fault: Fault::Tls, .. } => Some(AttemptResult::Tls),
+        Outcome::Fault { fault: Fault::NoUpgrade, .. } => Some(AttemptResult::NoUpgrade),
         Outcome::Fault { fault: Fault::Reset, .. } => Some(AttemptResult::Reset),
         Outcome::Fault { fault: Fault::StreamError, .. } => Some(AttemptResult::StreamError),
         Outcome::Fault { fault: Fault::Timeout, .. } => Some(AttemptResult::Timeout),
@@ -269,6 +281,7 @@ pub fn result_in_trail(outcome: &Outcome, status: u16) -> Option<AttemptResult> 
 ///   goes with the pool's time to come back, not with one backend's.
 /// * A pool of one passes its backend's errors on: no other answer would be truer.
 /// * While another backend could have served, the last error is passed on; the pool is not exhausted.
+/// * A redirect is nobody's answer. When it is all that there is, the client is told so.
 /// * A refusal while another backend could not be asked is not passed on: that one may have served.
 pub fn ending(
     outcome: &Outcome,
@@ -278,9 +291,10 @@ pub fn ending(
     now: Timestamp,
 ) -> Ending {
     let is_answer = status >= 400;
+    let is_told = is_answer || (status > 0 && !is_success(status));
     let is_error_of_backend =
         is_answer && matches!(outcome, Outcome::Throttled { .. } | Outcome::Fault { .. });
-    let is_refused_by_all = is_answer
+    let is_refused_by_all = is_told
         && is_refusal(outcome)
         && match stop {
             Stop::Exhausted(unavailable) => !unavailable.is_undecided,
@@ -288,6 +302,7 @@ pub fn ending(
             Stop::Limited | Stop::MayBeDone => false,
         };
     match stop {
+        _ if is_refused_by_all && !is_answer => Ending::NoAnswer { status },
         _ if is_refused_by_all && (status != 429 || pool_size == 1) => Ending::PassOn,
         _ if is_refused_by_all => Ending::PassOnError,
         Stop::MayBeDone if is_error_of_backend => Ending::PassOn,

@@ -43,6 +43,7 @@ mod idle_connections;
 mod memory;
 mod missing_hosts;
 mod models;
+mod odd_statuses;
 mod operations;
 mod polling;
 mod provisioned;

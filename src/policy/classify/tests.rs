@@ -88,7 +88,7 @@ fn an_operation_that_a_backend_lacks_is_nobodys_fault() {
 
 #[test]
 fn success_is_a_matter_of_the_status_unless_it_streams() {
-    for status in [101, 200, 201, 204, 206, 301, 304] {
+    for status in [200, 201, 204, 206] {
         assert_eq!(by_status(status, OWNED), Head::Decided(Outcome::Success), "{status}");
     }
     let json = [("content-type", "application/json"), ("retry-after", "4")];
@@ -123,15 +123,59 @@ fn a_429_and_a_200_stream_with_a_retry_time_are_throttles() {
 }
 
 #[test]
-fn the_backend_is_to_blame_for_5xx_and_408_and_model_errors() {
+fn the_backend_is_to_blame_for_5xx_and_408() {
     for status in [408, 500, 502, 503, 504, 599] {
         let expected = Outcome::Fault { fault: Fault::Status(status), retry_after: None };
         assert_eq!(by_status(status, NOTHING), Head::Decided(expected), "{status}");
     }
-    let model_error = by_headers(424, &[("ms-azureml-model-error-statuscode", "500")]);
-    let expected = Outcome::Fault { fault: Fault::Status(424), retry_after: None };
-    assert_eq!(model_error, Head::Decided(expected));
     assert_eq!(by_status(424, OWNED), Head::Decided(Outcome::ClientError));
+}
+
+#[test]
+fn a_model_error_is_whose_the_stated_status_says() {
+    let stated = |status: &str| by_headers(424, &[("ms-azureml-model-error-statuscode", status)]);
+    for status in ["400", "413", "422", " 422 "] {
+        assert_eq!(stated(status), Head::Decided(Outcome::ClientError), "{status}");
+    }
+    for status in [408, 500, 503] {
+        let expected = Outcome::Fault { fault: Fault::Status(status), retry_after: None };
+        assert_eq!(stated(&status.to_string()), Head::Decided(expected), "{status}");
+    }
+    for status in ["402", "404", "302"] {
+        let elsewhere = Head::Decided(Outcome::Elsewhere { status: 424 });
+        assert_eq!(stated(status), elsewhere, "{status}");
+    }
+    let headers = [("ms-azureml-model-error-statuscode", "429"), ("retry-after", "3")];
+    let throttled = Outcome::Throttled { delay: Some(ms(3_000)) };
+    assert_eq!(by_headers(424, &headers), Head::Decided(throttled));
+    let reason = by_headers(424, &[("ms-azureml-model-error-reason", "model_error")]);
+    let expected = Outcome::Fault { fault: Fault::Status(424), retry_after: None };
+    assert_eq!(reason, Head::Decided(expected));
+}
+
+#[test]
+fn a_status_that_is_not_about_the_content_may_be_another_one_elsewhere() {
+    for status in [402, 405, 407, 410, 418, 421, 423, 425, 426, 444, 451, 460, 499] {
+        let elsewhere = Head::Decided(Outcome::Elsewhere { status });
+        assert_eq!(by_status(status, OWNED), elsewhere, "{status}");
+    }
+    let beyond = Outcome::Fault { fault: Fault::Status(600), retry_after: None };
+    assert_eq!(by_status(600, OWNED), Head::Decided(beyond));
+}
+
+#[test]
+fn a_redirect_is_no_answer_of_a_model_and_may_be_a_refused_credential() {
+    for status in [101, 300, 301, 302, 303, 304, 307, 308] {
+        assert_eq!(by_status(status, OWNED), Head::Decided(Outcome::Denied { status }));
+        let elsewhere = Head::Decided(Outcome::Elsewhere { status });
+        assert_eq!(by_status(status, NOTHING), elsewhere, "{status}");
+        let lacks = AttemptTraits { seen: Seen::Others, ..OWNED };
+        assert_eq!(by_status(status, lacks), elsewhere, "{status}");
+    }
+    let session = AttemptTraits { asks_for_upgrade: true, ..OWNED };
+    assert_eq!(by_status(101, session), Head::Decided(Outcome::Success));
+    let download = AttemptTraits { is_model_operation: false, ..OWNED };
+    assert_eq!(by_status(302, download), Head::Decided(Outcome::Success));
 }
 
 #[test]
@@ -163,7 +207,7 @@ fn only_a_400_that_others_may_not_give_needs_its_body() {
     assert_eq!(by_status(400, PROVISIONED), unclear);
     assert_eq!(by_status(413, PROVISIONED), unclear);
     assert_eq!(by_status(400, STORED), unclear);
-    for status in [402, 405, 409, 413, 415, 422, 499] {
+    for status in [406, 409, 411, 413, 414, 415, 416, 417, 422, 428, 431] {
         assert_eq!(by_status(status, OWNED), Head::Decided(Outcome::ClientError), "{status}");
     }
 }

@@ -274,3 +274,26 @@ fn a_429_that_closes_no_gate_leaves_it_open_whether_the_backend_has_what_another
     ledger.end(backend(1), &Outcome::Elsewhere { status: 404 });
     assert_eq!(ledger.judged(), BackendSet::EMPTY.with(backend(1)));
 }
+
+#[test]
+fn a_redirect_of_all_is_told_as_no_answer_and_of_some_as_nothing_yet() {
+    let unavailable =
+        |is_undecided| Unavailable { soonest: Some(NOW), throttled: false, is_undecided };
+    for outcome in [Outcome::Denied { status: 302 }, Outcome::Elsewhere { status: 302 }] {
+        for (pool_size, stop) in [
+            (1, Stop::Exhausted(unavailable(false))),
+            (2, Stop::Exhausted(unavailable(false))),
+            (3, Stop::Refused),
+        ] {
+            let told = ending(&outcome, 302, &stop, pool_size, NOW);
+            assert_eq!(told, Ending::NoAnswer { status: 302 }, "{stop:?}");
+        }
+        let soon = Ending::Exhausted { throttled: false, soonest: Some(NOW) };
+        for stop in [Stop::Exhausted(unavailable(true)), Stop::Limited] {
+            assert_eq!(ending(&outcome, 302, &stop, 2, NOW), soon, "{stop:?}");
+        }
+        assert_eq!(result_in_trail(&outcome, 302), Some(AttemptResult::Status(302)));
+        let ledger = after(&[outcome]);
+        assert!(ledger.judged().contains(backend(0)), "{outcome:?}");
+    }
+}
