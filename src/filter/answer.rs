@@ -39,7 +39,7 @@ const RESPONSE_FLAGS: &str = "response\0flags";
 const DOWNSTREAM_DISCONNECT: u64 = 16_384;
 
 /// The status of an answer after which the connection is a WebSocket's.
-const SWITCHING_PROTOCOLS: u16 = 101;
+pub(super) const SWITCHING_PROTOCOLS: u16 = 101;
 
 /// What the log says of an attempt at a cluster without a host.
 const NO_HOST: &str = "its cluster has no host: does its name resolve, are there endpoints?";

@@ -1,5 +1,6 @@
 //! One request in flight, as both roles see it: what was asked, what was tried, what comes next.
 
+use super::answer::SWITCHING_PROTOCOLS;
 use super::consumers::{Admitted, ConsumersPlan};
 use super::plan::{BackendPlan, Plan, PoolPlan};
 use super::records::{self, Begun, Evidence, Said};
@@ -376,10 +377,12 @@ impl Exchange {
                 Verdict::Guilty => {
                     records::convict(&self.plan, self.pool, &begun, &evidence, ended, now);
                 }
-                Verdict::Acquitted if begun.ticket.is_probe() => {
-                    records::release_probe(&self.plan, self.pool, &begun, now);
+                Verdict::Alone => {
+                    records::accuse(&self.plan, self.pool, &begun, &evidence, ended, now);
                 }
-                Verdict::Acquitted => {}
+                Verdict::Acquitted => {
+                    records::acquit(&self.plan, self.pool, &begun, &evidence, now);
+                }
             }
         }
     }
@@ -398,9 +401,12 @@ impl Exchange {
             self.consumer.conclude(None, now); // it costs nothing, whatever follows
         }
         self.suspects.note(begun.backend, &evidence.outcome);
+        // What is no answer, such as a redirect, proves nothing.
+        let is_answer =
+            (200..300).contains(&evidence.status) || evidence.status == SWITCHING_PROTOCOLS;
         let is_served = matches!(evidence.outcome, Outcome::Success | Outcome::Spilled { .. });
-        self.judge(is_served, now);
-        if evidence.outcome == Outcome::Success && self.asked.is_of_model() {
+        self.judge(is_served && is_answer, now);
+        if evidence.outcome == Outcome::Success && is_answer && self.asked.is_of_model() {
             let operation = self.asked.needs.operation;
             records::note_service(&self.plan, self.pool, begun, operation);
         }
@@ -431,9 +437,19 @@ impl Exchange {
         self.count_tier(tier);
         records::note(&self.plan, self.pool, begun, evidence, now);
         let is_spilled = matches!(evidence.outcome, Outcome::Spilled { .. });
-        let is_fault = matches!(evidence.outcome, Outcome::Fault { .. });
-        if !is_spilled && (!is_fault || self.asked.is_of_model()) {
-            records::observe(&self.plan, self.pool, begun, evidence, now);
+        match evidence.outcome {
+            // Its head was looked at when it came.
+            Outcome::Spilled { .. } => {}
+            // Something went to the client, so no other backend can be asked.
+            Outcome::Fault { .. } if self.asked.is_of_model() => {
+                records::accuse(&self.plan, self.pool, begun, evidence, now, now);
+            }
+            Outcome::Fault { .. } => {}
+            Outcome::Success => {
+                records::note_completion(&self.plan, self.pool, begun, now);
+                records::observe(&self.plan, self.pool, begun, evidence, now);
+            }
+            _ => records::observe(&self.plan, self.pool, begun, evidence, now),
         }
         let used = match tokens {
             // What it states is what another request took.

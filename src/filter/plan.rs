@@ -18,6 +18,7 @@ use crate::policy::records::{PoolRecord, Reseated, Snapshot, WindowsRecord};
 use crate::policy::retry_budget::{self, Deposits};
 use crate::policy::rules::Successes;
 use crate::policy::select::Rotation;
+use crate::policy::time::Timestamp;
 use std::cell::{Cell, RefCell};
 
 /// The configuration with what each pool needs to run.
@@ -58,6 +59,10 @@ pub(crate) struct BackendPlan {
     pub(crate) successes: Cell<Successes>,
     /// Whether this worker saw it serve since it last refused the credential.
     pub(crate) has_served: Cell<bool>,
+    /// When this worker last saw it complete a request; zero: never.
+    pub(crate) completed_at: Cell<Timestamp>,
+    /// What the log has of its credential being refused.
+    pub(crate) refusal_words: Told,
     pub(crate) metrics: BackendMetrics,
 }
 
@@ -73,6 +78,8 @@ impl BackendPlan {
             budget: settings.is_limited().then(|| BudgetPlan { key: budget_key(), settings }),
             successes: Cell::default(),
             has_served: Cell::default(),
+            completed_at: Cell::default(),
+            refusal_words: Told::default(),
             metrics: BackendMetrics::define(&pool.name, &backend.name),
         }
     }

@@ -8,7 +8,7 @@ use super::{shared, worker};
 use crate::config::Backend;
 use crate::policy::blame;
 use crate::policy::breaker::{
-    Breaker, Observation, Observed, RulesMet, Ticket, Transition, needs_count,
+    Breaker, Lease, Observation, Observed, RulesMet, Ticket, Transition, needs_count,
 };
 use crate::policy::budget::{Ending, Reservation};
 use crate::policy::classify::{Fault, Misroute, Outcome};
@@ -16,7 +16,8 @@ use crate::policy::headroom::Headroom;
 use crate::policy::pool::{BackendIndex, BreakerSettings, OperationSet, PoolPolicy};
 use crate::policy::rate_limits::RateLimits;
 use crate::policy::records::{
-    BackendRecord, NotUpdated, PoolRecord, Records, Reseated, Snapshot, WindowsRecord,
+    BackendRecord, COMPLETION_WORTH_WRITING, NotUpdated, PoolRecord, Records, Reseated, Snapshot,
+    WindowsRecord,
 };
 use crate::policy::rules;
 use crate::policy::time::{Millis, Timestamp};
@@ -152,6 +153,53 @@ pub(crate) fn convict(
     }
 }
 
+/// Counts an attempt that failed without another backend to compare it with, unless its backend serves
+/// others. A probe counts at once: it is sent to find out.
+pub(crate) fn accuse(
+    plan: &Plan,
+    pool: usize,
+    begun: &Begun,
+    evidence: &Evidence,
+    ended: Timestamp,
+    now: Timestamp,
+) {
+    let Some(backend) = backend_plan(plan, pool, begun.backend) else { return };
+    let seen_by_others =
+        present(plan, pool, begun.backend).map_or(Timestamp::ZERO, |it| it.completed_at);
+    let completed = backend.completed_at.get().max(seen_by_others);
+    if begun.ticket.is_probe() || blame::counts_alone(completed, ended) {
+        convict(plan, pool, begun, evidence, ended, now);
+    }
+}
+
+/// An attempt that failed does not count against its backend.
+pub(crate) fn acquit(plan: &Plan, pool: usize, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+    if begun.ticket.is_probe() {
+        release_probe(plan, pool, begun, now);
+    }
+    if let Outcome::Denied { status: status @ 401 } = evidence.outcome
+        && let Some((configured, pool_plan)) = plan.pool(pool)
+        && let Some(backend) = pool_plan.backends.get(begun.backend.position())
+        && backend.refusal_words.is_news("", now)
+        && let Some(Backend { name, .. }) = configured.backends.get(begun.backend.position())
+    {
+        let text = format!("spillway: backend {name} answered {status}: check its credential");
+        host::log(host::Level::Warn, &text);
+    }
+}
+
+/// Keeps that a backend completed a request: it does not fail whatever it is asked. Other workers need not
+/// know it to the millisecond.
+pub(crate) fn note_completion(plan: &Plan, pool: usize, begun: &Begun, now: Timestamp) {
+    if let Some(backend) = backend_plan(plan, pool, begun.backend) {
+        backend.completed_at.set(now);
+    }
+    let known = begun.record.completed_at;
+    if known > now || now.since(known) >= COMPLETION_WORTH_WRITING {
+        update(plan, pool, begun.backend, |record| record.completed_at = now);
+    }
+}
+
 /// Says in the log that something is wrong that only the operator can put right.
 fn complain(plan: &Plan, pool: usize, backend: BackendIndex, status: u16, what: &str) {
     let Some((configured, _)) = plan.pool(pool) else { return };
@@ -213,11 +261,12 @@ pub(crate) fn lease_probe(
     plan: &Plan,
     pool: usize,
     backend: BackendIndex,
+    lease: Lease,
     now: Timestamp,
 ) -> Option<Ticket> {
     let (configured, _) = plan.pool(pool)?;
     let settings = &configured.policy.breaker;
-    update(plan, pool, backend, |record| record.breaker.lease_probe(settings, now)).flatten()
+    update(plan, pool, backend, |record| record.breaker.lease_probe(lease, settings, now)).flatten()
 }
 
 /// Gives back the half-open lease of an attempt that proved nothing.
@@ -367,7 +416,7 @@ fn ends_run(plan: &Plan, pool: usize, begun: &Begun, observed: Observed, elapsed
     settings.ends_runs(observed, elapsed)
         && (is_run(&begun.record.breaker)
             || present(plan, pool, begun.backend)
-                .is_some_and(|breaker| breaker.counts_ordinary(begun.ticket) && is_run(&breaker)))
+                .is_some_and(|it| it.breaker.counts_ordinary(begun.ticket) && is_run(&it.breaker)))
 }
 
 /// A result that belongs into the counts of some rule.
@@ -423,7 +472,7 @@ fn count(plan: &Plan, pool: usize, begun: &Begun, result: &Counted, now: Timesta
         // left by a breaker that was forgotten since, and mean nothing.
         Ok(None)
             if present(plan, pool, begun.backend)
-                .is_some_and(|breaker| breaker.counts_ordinary(begun.ticket)) =>
+                .is_some_and(|it| it.breaker.counts_ordinary(begun.ticket)) =>
         {
             count(true)
         }
@@ -435,11 +484,11 @@ fn count(plan: &Plan, pool: usize, begun: &Begun, result: &Counted, now: Timesta
     counted.ok().flatten().unwrap_or_default()
 }
 
-/// The circuit breaker of a backend as it is now.
-fn present(plan: &Plan, pool: usize, backend: BackendIndex) -> Option<Breaker> {
+/// What workers share of a backend as it is now.
+fn present(plan: &Plan, pool: usize, backend: BackendIndex) -> Option<BackendRecord> {
     let (configured, pool_plan) = plan.pool(pool)?;
     let member = configured.policy.member(backend)?;
-    Some(pool_plan.records().of(backend, member).breaker)
+    Some(pool_plan.records().of(backend, member))
 }
 
 /// Says in log and metrics that a circuit breaker changed.

@@ -18,7 +18,7 @@ use crate::policy::records::{BackendRecord, Records, Snapshot};
 use crate::policy::retry_budget;
 use crate::policy::rotation::Rotation;
 use crate::policy::select::{
-    Choice, Denials, Request, Unavailable, select, skipped, worth_waiting_for,
+    Choice, Denials, Request, Unavailable, select, select_early, skipped, worth_waiting_for,
 };
 use crate::policy::time::Timestamp;
 use std::cell::RefCell;
@@ -30,6 +30,14 @@ const CHOICES_MAX: usize = MAX_BACKENDS + 4;
 
 /// What a pool that cannot be looked at has.
 const NOBODY: Unavailable = Unavailable { soonest: None, throttled: false, is_undecided: true };
+
+/// Whose turn is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Usual,
+    /// The one of a backend whose circuit breaker is open, because there is nobody else.
+    Early,
+}
 
 /// A backend that was chosen, before its attempt begins.
 pub(crate) struct Planned {
@@ -78,19 +86,29 @@ impl Exchange {
     /// Takes hold of a backend for the next attempt, if there is one. The retry budget is asked when
     /// it is held, so that a failover is only counted when it is made.
     fn take(&mut self, now: Timestamp) -> Next {
-        match self.select(now) {
-            Ok(planned) => {
-                let next = self.next(Ok(planned.choice), now);
-                match next {
-                    Next::Retry => self.plan_attempt(planned),
-                    Next::Wait { .. } | Next::Stop(_) => {
-                        planned.give_back(&self.plan, self.pool, now);
-                    }
+        match self.select(Turn::Usual, now) {
+            Ok(planned) => self.take_or_leave(planned, now),
+            Err(unavailable) => match self.next(Err(unavailable), now) {
+                // It would fail, so it may be the probe of an open circuit breaker.
+                stop @ Next::Stop(Stop::Exhausted(_)) => match self.select(Turn::Early, now) {
+                    Ok(planned) => Some(self.take_or_leave(planned, now)),
+                    Err(_) => None,
                 }
-                next
-            }
-            Err(unavailable) => self.next(Err(unavailable), now),
+                .filter(|next| *next == Next::Retry)
+                .unwrap_or(stop),
+                next => next,
+            },
         }
+    }
+
+    /// Goes on with what is held, or gives it back.
+    fn take_or_leave(&mut self, planned: Planned, now: Timestamp) -> Next {
+        let next = self.next(Ok(planned.choice), now);
+        match next {
+            Next::Retry => self.plan_attempt(planned),
+            Next::Wait { .. } | Next::Stop(_) => planned.give_back(&self.plan, self.pool, now),
+        }
+        next
     }
 
     /// Which backend would be chosen, if its budget and its probe allow it.
@@ -98,7 +116,7 @@ impl Exchange {
         let whole = Rc::clone(&self.plan);
         let Some((pool, plan)) = whole.pool(self.pool) else { return Err(NOBODY) };
         let Ok(mut rotation) = plan.rotation.try_borrow_mut() else { return Err(NOBODY) };
-        self.choose(pool, &plan.records(), &mut rotation, now, worker::random())
+        self.choose(Turn::Usual, pool, &plan.records(), &mut rotation, now, worker::random())
     }
 
     /// What the ledger and the retry budget say to what was selected.
@@ -124,21 +142,23 @@ impl Exchange {
 
     /// Selects a backend and takes hold of it: the rotation moves on, tokens are reserved, the probe is
     /// leased. The trail notes who was passed over, also when nobody was left.
-    fn select(&mut self, now: Timestamp) -> Result<Planned, Unavailable> {
+    fn select(&mut self, turn: Turn, now: Timestamp) -> Result<Planned, Unavailable> {
         let whole = Rc::clone(&self.plan);
         let Some((pool, plan)) = whole.pool(self.pool) else { return Err(NOBODY) };
         let Ok(mut rotation) = plan.rotation.try_borrow_mut() else { return Err(NOBODY) };
         for _ in 0..CHOICES_MAX {
             let records = plan.records();
             let roll = worker::random();
-            let choice = self.choose(pool, &records, &mut rotation, now, roll)?;
+            let choice = self.choose(turn, pool, &records, &mut rotation, now, roll)?;
             let record = pool.policy.member(choice.backend);
             let record = record.map(|member| records.of(choice.backend, member));
             let untaken = Planned::untaken(choice, record.unwrap_or_default());
             let Some(planned) = self.hold(&whole, plan, untaken, now) else { continue };
             // Only now: whoever denies the request must not have had its turn.
             rotation.take();
-            self.note_skipped(pool, &records, Some(&choice), now, roll);
+            if turn == Turn::Usual {
+                self.note_skipped(pool, &records, Some(&choice), now, roll);
+            }
             return Ok(planned);
         }
         Err(NOBODY)
@@ -147,6 +167,7 @@ impl Exchange {
     /// Whose turn it is. The trail notes who was passed over when nobody is left.
     fn choose(
         &mut self,
+        turn: Turn,
         pool: &Pool,
         records: &Snapshot,
         rotation: &mut Rotation,
@@ -154,6 +175,9 @@ impl Exchange {
         roll: u64,
     ) -> Result<Choice, Unavailable> {
         let request = self.request(now, roll);
+        if turn == Turn::Early {
+            return select_early(&pool.policy, records, &request, rotation).ok_or(NOBODY);
+        }
         let choice = select(&pool.policy, records, &request, rotation);
         if choice.is_err() {
             self.note_skipped(pool, records, None, now, roll);
@@ -185,8 +209,8 @@ impl Exchange {
             }
         };
         let mut planned = Planned { reservation, ..untaken };
-        if choice.probe {
-            match records::lease_probe(whole, self.pool, choice.backend, now) {
+        if let Some(lease) = choice.probe {
+            match records::lease_probe(whole, self.pool, choice.backend, lease, now) {
                 Some(ticket) => planned.ticket = ticket,
                 None => {
                     planned.give_back(whole, self.pool, now);

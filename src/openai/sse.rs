@@ -325,9 +325,10 @@ impl ErrorWatch {
         let name = self.name;
         let is_failed_response = event::is_failed_response(name, &data.bytes);
         match judge(name, &data.bytes, data.is_cut) {
-            Verdict::Refused | Verdict::Failed | Verdict::Unreadable => true,
+            Verdict::Failed | Verdict::Unreadable => true,
             Verdict::Preamble => is_failed_response,
-            Verdict::Real => false,
+            // A throttle is no fault, also when it comes late.
+            Verdict::Real | Verdict::Refused => false,
         }
     }
 }

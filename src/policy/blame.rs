@@ -8,9 +8,10 @@
 //! So most faults are judged by contrast, when the fate of the request is known:
 //!
 //! - A backend that *failed what another one served* is to blame.
-//! - A backend that failed alone, because no other one came to a judgement, is to blame for a fault:
-//!   there is nobody else to compare with. It is not to blame for refusing a credential or a
-//!   deployment, which may as well be the request's doing.
+//! - A backend that failed alone, because no other one came to a judgement, has nobody to be compared
+//!   with but itself: others may be throttled, or there are none, or something went to the client already.
+//!   Its fault counts unless it completed another request within [`ALONE_FOR`]; refusing a credential
+//!   or a deployment does not count.
 //! - When two backends judged a request and none served it, the request is to blame, and nothing is
 //!   counted. Nor is it when the client left while another backend was still at it.
 //!
@@ -33,6 +34,10 @@ use super::time::{Millis, Timestamp};
 /// How often in a row a backend refuses the gateway's credential before its circuit breaker opens.
 pub const DENIALS_TO_TRIP: u32 = 3;
 
+/// For how long a backend that completed a request is not blamed for a fault with which no other backend was
+/// compared. As long as others are served, whoever fails on purpose takes nothing from them.
+pub const ALONE_FOR: Millis = Millis::from_secs(10);
+
 /// Resets further apart than this are never one event: what closes many connections at once takes
 /// milliseconds.
 const SAME_EVENT: Millis = Millis::from_secs(1);
@@ -42,6 +47,8 @@ const SAME_EVENT: Millis = Millis::from_secs(1);
 pub enum Verdict {
     /// The backend is to blame: it counts.
     Guilty,
+    /// There is nobody to compare it with: see [`counts_alone`].
+    Alone,
     /// The request is to blame, or it is not known who: it does not count.
     Acquitted,
 }
@@ -84,9 +91,12 @@ impl<T> Suspects<T> {
     pub fn judge(&mut self, is_served: bool) -> impl Iterator<Item = (T, Verdict)> + use<T> {
         let is_alone = self.judged.len() <= 1;
         std::mem::take(&mut self.open).into_iter().map(move |(outcome, attempt)| {
-            let is_fault = matches!(outcome, Outcome::Fault { .. });
-            let is_guilty = is_served || (is_fault && is_alone);
-            (attempt, if is_guilty { Verdict::Guilty } else { Verdict::Acquitted })
+            let verdict = match outcome {
+                _ if is_served => Verdict::Guilty,
+                Outcome::Fault { .. } if is_alone => Verdict::Alone,
+                _ => Verdict::Acquitted,
+            };
+            (attempt, verdict)
         })
     }
 
@@ -147,6 +157,13 @@ pub fn count_denial(record: &mut BackendRecord, is_first: bool) -> bool {
     record.denied >= DENIALS_TO_TRIP
 }
 
+/// Whether a fault counts with which no other backend was compared: the backend completed nothing in the
+/// last [`ALONE_FOR`] before it `ended`. `completed`: when it last did, as far as is known; zero: never.
+pub fn counts_alone(completed: Timestamp, ended: Timestamp) -> bool {
+    // A time in the future shows that the clock was put back.
+    completed > ended || completed.plus(ALONE_FOR) <= ended
+}
+
 /// Whether a reset is the same event as the last one that counted: the attempt had begun before that
 /// one, and ended at nearly the same time. Notes the reset when it is another event.
 pub fn is_same_reset(record: &mut BackendRecord, began: Timestamp, ended: Timestamp) -> bool {
@@ -181,6 +198,11 @@ mod tests {
     /// What counts of the attempts of one request at one backend after the other: at once, and when
     /// its fate is known.
     fn counted(outcomes: &[Outcome], is_served: bool) -> Vec<Outcome> {
+        judged(outcomes, is_served, Verdict::Guilty)
+    }
+
+    /// What comes to this verdict, with what counts at once.
+    fn judged(outcomes: &[Outcome], is_served: bool, wanted: Verdict) -> Vec<Outcome> {
         let mut suspects = Suspects::default();
         let mut counted = Vec::new();
         for (position, outcome) in outcomes.iter().enumerate() {
@@ -191,8 +213,8 @@ mod tests {
                 counted.push(*outcome);
             }
         }
-        let guilty = suspects.judge(is_served).filter(|(_, verdict)| *verdict == Verdict::Guilty);
-        counted.extend(guilty.map(|(outcome, _)| outcome));
+        let found = suspects.judge(is_served).filter(|(_, verdict)| *verdict == wanted);
+        counted.extend(found.map(|(outcome, _)| outcome));
         assert_eq!(suspects.judge(true).count(), 0, "judged twice");
         counted
     }
@@ -217,16 +239,28 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_without_anybody_to_compare_with_counts() {
+    fn a_fault_without_anybody_to_compare_with_is_alone() {
+        let alone = |outcomes: &[Outcome]| judged(outcomes, false, Verdict::Alone);
         for fault in FAULTS {
-            assert_eq!(counted(&[fault], false), [fault]);
-            assert_eq!(counted(&[fault, THROTTLED, Outcome::Cancelled], false), [fault]);
-            assert_eq!(counted(&[CONNECT, fault], false), [CONNECT, fault]);
+            assert_eq!(alone(&[fault]), [fault]);
+            assert_eq!(alone(&[fault, THROTTLED, Outcome::Cancelled]), [fault]);
+            assert_eq!(alone(&[CONNECT, fault]), [CONNECT, fault]);
+            assert_eq!(counted(&[fault], false), []);
         }
         for refusal in [WRONG, DENIED] {
+            assert_eq!(alone(&[refusal]), []);
             assert_eq!(counted(&[refusal], false), []);
             assert_eq!(counted(&[refusal, THROTTLED], false), []);
         }
+    }
+
+    #[test]
+    fn what_fails_alone_counts_when_nothing_was_completed_for_ten_seconds() {
+        assert!(counts_alone(Timestamp::ZERO, at(1_700_000_000_000)));
+        assert!(!counts_alone(at(100_000), at(100_000)));
+        assert!(!counts_alone(at(100_000), at(109_999)));
+        assert!(counts_alone(at(100_000), at(110_000)));
+        assert!(counts_alone(at(100_000), at(99_999)), "the clock was put back");
     }
 
     #[test]

@@ -16,6 +16,11 @@
 //! still be on its way, because its backend is slower than `probe_timeout`: its success closes the
 //! breaker like any other. Its failure reopens nothing: the probe that holds the lease decides.
 //!
+//! # Early probes
+//! A request that nobody else can serve would fail anyway. So it may be the probe before the open time
+//! is over, one at a time and one in [`EARLY_PAUSE`]. When it fails, the open time goes on as it was: only
+//! probes that were due lengthen it.
+//!
 //! Each failed probe doubles the open time. Up to 10 % jitter keeps many proxies from returning
 //! together: upwards, but downwards where it would exceed the longest open time. `retry-after` may
 //! lengthen the time. A `retry-after` of zero names no time: the backend has just failed.
@@ -51,6 +56,9 @@ const JITTER_PERMILLE_MAX: u64 = 100;
 /// below.
 const NAMED_TRIP_MIN: Millis = Millis::new(100);
 
+/// The shortest time between two early probes, unless the earlier one proved nothing.
+pub const EARLY_PAUSE: Millis = Millis::from_secs(1);
+
 /// A backend's circuit breaker. The default is closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Breaker {
@@ -62,6 +70,17 @@ pub struct Breaker {
     pub consecutive: [u32; MAX_RULES],
     /// The position of the rule that opened it; `None`: no rule did.
     pub rule: Option<u8>,
+    /// Its early probes.
+    pub early: Early,
+}
+
+/// The early probes of an open breaker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Early {
+    /// When the next one may go.
+    pub from: Timestamp,
+    /// When a probe would have been due; zero: the one that is on its way was.
+    pub due: Timestamp,
 }
 
 /// Where a breaker stands.
@@ -111,6 +130,15 @@ pub enum Admission {
         /// 1 to 99.
         percent: u8,
     },
+}
+
+/// How a probe comes to its lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// The open time is over.
+    Due,
+    /// Nobody else can serve the request.
+    Early,
 }
 
 /// What an attempt carries to be judged by when its result arrives.
@@ -193,11 +221,27 @@ impl Breaker {
         Ticket { epoch: self.epoch, lease: None }
     }
 
+    /// Whether a request that nobody else can serve may be the probe of this breaker, which is open.
+    pub fn admits_early(&self, now: Timestamp) -> bool {
+        let Early { from, .. } = self.early;
+        // A pause further ahead than its length shows that the clock was put back.
+        matches!(self.state, State::Open { .. }) && (from <= now || from > now.plus(EARLY_PAUSE))
+    }
+
     /// Takes the half-open lease: under CAS, one caller gets a ticket and all others `None`.
-    pub fn lease_probe(&mut self, settings: &BreakerSettings, now: Timestamp) -> Option<Ticket> {
-        if self.admission(settings, now) != Admission::Probe {
-            return None;
-        }
+    pub fn lease_probe(
+        &mut self,
+        lease: Lease,
+        settings: &BreakerSettings,
+        now: Timestamp,
+    ) -> Option<Ticket> {
+        self.early = match (self.admission(settings, now), lease) {
+            (Admission::Probe, _) => Early::default(),
+            (Admission::Open { until }, Lease::Early) if self.admits_early(now) => {
+                Early { from: now.plus(EARLY_PAUSE), due: until }
+            }
+            _ => return None,
+        };
         let lease_until = now.plus(settings.probe_timeout);
         let half_open = State::HalfOpen { lease_until, failed_probes: self.failed_probes() };
         match self.state {
@@ -330,7 +374,15 @@ impl Breaker {
         now: Timestamp,
         roll: u64,
     ) -> Option<Transition> {
+        let due = std::mem::take(&mut self.early.due);
         match proven {
+            Proven::Nothing | Proven::Fails if due > now => {
+                if proven == Proven::Nothing {
+                    self.early.from = now;
+                }
+                self.enter(State::Open { until: due, failed_probes });
+                None
+            }
             Proven::Nothing => {
                 // Not a transition: the next request takes the lease.
                 self.state = State::HalfOpen { lease_until: now, failed_probes };
@@ -347,6 +399,7 @@ impl Breaker {
                 let failed_probes = failed_probes.saturating_add(1);
                 let until = now.plus(self.next_trip(failed_probes, observation, settings, roll));
                 self.enter(State::Open { until, failed_probes });
+                self.early.from = now.plus(EARLY_PAUSE);
                 Some(Transition::Reopened { until, failed_probes })
             }
         }
@@ -354,6 +407,7 @@ impl Breaker {
 
     fn open(&mut self, rule: Option<u8>, until: Timestamp, reason: TripReason) -> Transition {
         self.enter(State::Open { until, failed_probes: 0 });
+        self.early = Early::default();
         self.rule = rule;
         Transition::Opened { until, reason }
     }

@@ -311,7 +311,12 @@ pub fn ending(
         Stop::Limited | Stop::Refused if is_error_of_backend => Ending::PassOnError,
         Stop::Limited | Stop::Refused => Ending::Exhausted { throttled: false, soonest: Some(now) },
         Stop::Exhausted(unavailable) => {
-            Ending::Exhausted { throttled: unavailable.throttled, soonest: unavailable.soonest }
+            // In an event stream; one with a status was passed on above.
+            let is_refused = is_refusal(outcome) && is_429(outcome) && !unavailable.is_undecided;
+            Ending::Exhausted {
+                throttled: unavailable.throttled || is_refused,
+                soonest: unavailable.soonest,
+            }
         }
     }
 }

@@ -20,25 +20,30 @@ mod windows;
 
 pub use self::windows::WindowsRecord;
 
-use super::breaker::{Breaker, State};
+use super::breaker::{Breaker, Early, State};
 use super::codec::Reader;
 use super::gate::Gate;
 use super::headroom::Headroom;
 use super::pool::{BackendIndex, MAX_RULES, Member, OperationSet, PoolPolicy};
 use super::time::{Millis, Timestamp};
 
-const POOL_VERSION: u8 = 2;
+const POOL_VERSION: u8 = 3;
 const POOL_HEAD_BYTES: usize = 2;
 const KEY_BYTES: usize = 8;
-const BACKEND_BYTES: usize = 65;
+const BACKEND_BYTES: usize = 89;
 const ENTRY_BYTES: usize = KEY_BYTES + BACKEND_BYTES;
+/// Entries of version 2, which end before [`BackendRecord::completed_at`].
+const ENTRY_BYTES_V2: usize = ENTRY_BYTES - 24;
 /// Entries of version 1, which end before [`BackendRecord::served`].
-const ENTRY_BYTES_V1: usize = ENTRY_BYTES - 16;
+const ENTRY_BYTES_V1: usize = ENTRY_BYTES_V2 - 16;
 /// The most entries of a record: its head counts them in one byte.
 const ENTRIES_MAX: usize = 255;
 const NO_RULE: u8 = u8::MAX;
 /// No ramp can be configured to be longer.
 const LONGEST_RAMP: Millis = Millis::from_secs(3_600);
+
+/// How old the time of the last completed request must be before it is written anew.
+pub const COMPLETION_WORTH_WRITING: Millis = Millis::from_secs(3);
 
 /// The key of a backend, and what is kept of it.
 type Entry = [u8; ENTRY_BYTES];
@@ -58,6 +63,9 @@ pub struct BackendRecord {
     pub denied: u32,
     /// When a connection to it was last reset; zero: never.
     pub last_reset: Timestamp,
+    /// When it was last seen to complete a request, at most [`COMPLETION_WORTH_WRITING`] too early; zero:
+    /// never.
+    pub completed_at: Timestamp,
 }
 
 impl BackendRecord {
@@ -283,17 +291,21 @@ fn entries(bytes: &[u8]) -> Option<&[Entry]> {
     (version == POOL_VERSION && is_whole).then_some(entries)
 }
 
-/// A record of version 1 as one of this version: what it does not know is fresh.
+/// A record of an older version as one of this version: what it does not know is fresh.
 fn migrated(bytes: &[u8]) -> Option<Vec<u8>> {
     let (&[version, count], body) = bytes.split_first_chunk::<POOL_HEAD_BYTES>()?;
-    let (old, rest) = body.as_chunks::<ENTRY_BYTES_V1>();
-    if version != 1 || old.len() != usize::from(count) || !rest.is_empty() {
+    let entry_bytes = match version {
+        1 => ENTRY_BYTES_V1,
+        2 => ENTRY_BYTES_V2,
+        _ => return None,
+    };
+    if body.len() != entry_bytes.saturating_mul(usize::from(count)) {
         return None;
     }
     let mut migrated = vec![POOL_VERSION, count];
-    for entry in old {
+    for entry in body.chunks_exact(entry_bytes) {
         migrated.extend(entry);
-        migrated.extend([0; ENTRY_BYTES - ENTRY_BYTES_V1]);
+        migrated.resize(migrated.len().saturating_add(ENTRY_BYTES).saturating_sub(entry_bytes), 0);
     }
     Some(migrated)
 }
@@ -345,6 +357,10 @@ fn encode_backend(record: &BackendRecord, bytes: &mut Vec<u8>) {
     bytes.extend(record.served.0.to_le_bytes());
     bytes.extend(record.denied.to_le_bytes());
     bytes.extend(record.last_reset.as_ms().to_le_bytes());
+    let Early { from, due } = breaker.early;
+    [record.completed_at, from, due]
+        .into_iter()
+        .for_each(|time| bytes.extend(time.as_ms().to_le_bytes()));
 }
 
 #[inline]
@@ -365,11 +381,13 @@ fn decode_backend(bytes: &[u8; BACKEND_BYTES]) -> Option<BackendRecord> {
         *count = reader.u32()?;
     }
     let rule = Some(rule).filter(|rule| *rule != NO_RULE);
-    let breaker = Breaker { state, epoch, consecutive, rule };
     let headroom = Headroom { permille: reader.u16()?, at: Timestamp::from_ms(reader.u64()?) };
     let (served, denied) = (OperationSet(reader.u32()?), reader.u32()?);
-    let last_reset = Timestamp::from_ms(reader.u64()?);
-    Some(BackendRecord { gate, breaker, headroom, served, denied, last_reset })
+    let mut time = || reader.u64().map(Timestamp::from_ms);
+    let (last_reset, completed_at) = (time()?, time()?);
+    let early = Early { from: time()?, due: time()? };
+    let breaker = Breaker { state, epoch, consecutive, rule, early };
+    Some(BackendRecord { gate, breaker, headroom, served, denied, last_reset, completed_at })
 }
 
 #[cfg(test)]

@@ -4,11 +4,14 @@
 //! backend by weight, scaled by headroom. So a tier is left the moment that none of its backends is
 //! eligible, and used again the moment that one is.
 //!
-//! Five rules need their reason:
+//! Six rules need their reason:
 //!
 //! - *A ramp never exhausts a pool.* A backend that recovers takes part in only a part of the
 //!   picks; but when all tiers came to nothing, a second pass ignores the ramps: some traffic too
 //!   many is better than an error.
+//! - *A request that nobody can serve probes early.* It would fail anyway, so it may be the probe of an
+//!   open circuit breaker before the open time is over (see [`super::breaker`]): a healed backend is found
+//!   within a second, and whoever had a breaker opened has not taken the pool down.
 //! - *A pool with one backend does not enforce its gate.* Its 429 can be passed on, with the
 //!   backend's own words; an answer of the gateway's could only say less.
 //! - *A budget is asked after the choice*, not before it (see [`super::denials`]). So it can only
@@ -20,7 +23,7 @@
 //!
 //! This runs for each attempt, so it does not allocate.
 
-use super::breaker::Admission;
+use super::breaker::{Admission, Lease};
 pub use super::denials::Denials;
 pub use super::rotation::Rotation;
 
@@ -93,7 +96,7 @@ pub enum Eligible {
     /// As any other.
     Ordinary,
     /// As the half-open probe of its circuit breaker.
-    Probe,
+    Probe(Lease),
 }
 
 /// The chosen backend.
@@ -103,8 +106,9 @@ pub struct Choice {
     pub backend: BackendIndex,
     /// The position of its tier, 0 being the first; more than 0 is a spill.
     pub tier: usize,
-    /// Whether the attempt is the half-open probe, whose lease must be taken before it is sent.
-    pub probe: bool,
+    /// How the attempt becomes the half-open probe, if it is to be one. Its lease must be taken before it
+    /// is sent.
+    pub probe: Option<Lease>,
 }
 
 /// No backend can be chosen.
@@ -135,12 +139,21 @@ pub fn select(
 ) -> Result<Choice, Unavailable> {
     rotation.pass_over();
     let pool = Pool { policy, records, request };
-    let (tier, backend) = pool
-        .choose(Ramps::Honoured, rotation)
-        .or_else(|| pool.choose(Ramps::Ignored, rotation))
-        .ok_or_else(|| pool.unavailable())?;
-    let probe = pool.eligibility(backend, Ramps::Ignored) == Ok(Eligible::Probe);
-    Ok(Choice { backend, tier, probe })
+    pool.choose(Pass::Usual, rotation)
+        .or_else(|| pool.choose(Pass::NoRamps, rotation))
+        .ok_or_else(|| pool.unavailable())
+}
+
+/// Chooses a backend whose circuit breaker is open, for a request for which [`select`] found nobody and
+/// which cannot wait.
+pub fn select_early(
+    policy: &PoolPolicy,
+    records: &(impl Records + ?Sized),
+    request: &Request<'_>,
+    rotation: &mut Rotation,
+) -> Option<Choice> {
+    rotation.pass_over();
+    Pool { policy, records, request }.choose(Pass::Early, rotation)
 }
 
 /// The backends of the tiers up to the chosen one that could not be chosen, with the reasons, for
@@ -156,7 +169,7 @@ pub fn skipped(
     let members = policy.tiers.iter().take(tiers).flat_map(|tier| tier.members.iter());
     members
         .filter(|backend| choice.is_none_or(|choice| choice.backend != *backend))
-        .filter_map(|backend| match pool.eligibility(backend, Ramps::Honoured) {
+        .filter_map(|backend| match pool.eligibility(backend, Pass::Usual) {
             Ok(_) | Err(Ineligible::Tried) => None,
             Err(reason) => Some((backend, reason)),
         })
@@ -180,10 +193,14 @@ pub fn worth_waiting_for(
         .min()
 }
 
+/// What keeps a backend out; in each pass less does.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Ramps {
-    Honoured,
-    Ignored,
+enum Pass {
+    Usual,
+    /// But for ramps.
+    NoRamps,
+    /// But for ramps, and the open time of circuit breakers.
+    Early,
 }
 
 /// All that a choice depends on, but for the rotation.
@@ -194,22 +211,28 @@ struct Pool<'a, R: ?Sized> {
 }
 
 impl<R: Records + ?Sized> Pool<'_, R> {
-    fn choose(&self, ramps: Ramps, rotation: &mut Rotation) -> Option<(usize, BackendIndex)> {
-        self.policy.tiers.iter().enumerate().find_map(|(position, tier)| {
-            let candidates = self.candidates(tier, ramps);
-            let backend = match self.request.needs.affinity {
-                Some(affinity) => self.rendezvous(candidates, affinity),
-                None => rotation.next(&self.shares(candidates)),
-            };
-            Some((position, backend?))
-        })
+    fn choose(&self, pass: Pass, rotation: &mut Rotation) -> Option<Choice> {
+        let (tier, backend) =
+            self.policy.tiers.iter().enumerate().find_map(|(position, tier)| {
+                let candidates = self.candidates(tier, pass);
+                let backend = match self.request.needs.affinity {
+                    Some(affinity) => self.rendezvous(candidates, affinity),
+                    None => rotation.next(&self.shares(candidates)),
+                };
+                Some((position, backend?))
+            })?;
+        let probe = match self.eligibility(backend, pass) {
+            Ok(Eligible::Probe(lease)) => Some(lease),
+            Ok(Eligible::Ordinary) | Err(_) => None,
+        };
+        Some(Choice { backend, tier, probe })
     }
 
     /// The eligible backends of a tier: those with a weight, or else those without.
-    fn candidates(&self, tier: &Tier, ramps: Ramps) -> BackendSet {
+    fn candidates(&self, tier: &Tier, pass: Pass) -> BackendSet {
         let (mut weighted, mut reserve) = (BackendSet::EMPTY, BackendSet::EMPTY);
         for backend in tier.members.iter() {
-            if self.eligibility(backend, ramps).is_ok() {
+            if self.eligibility(backend, pass).is_ok() {
                 let weight = self.policy.member(backend).map_or(0, |member| member.weight);
                 let set = if weight > 0 { &mut weighted } else { &mut reserve };
                 *set = set.with(backend);
@@ -220,7 +243,7 @@ impl<R: Records + ?Sized> Pool<'_, R> {
 
     // Most callers ask of every backend of a pool, and not for the reason.
     #[inline(always)]
-    fn eligibility(&self, backend: BackendIndex, ramps: Ramps) -> Result<Eligible, Ineligible> {
+    fn eligibility(&self, backend: BackendIndex, pass: Pass) -> Result<Eligible, Ineligible> {
         if self.request.tried.contains(backend) {
             return Err(Ineligible::Tried);
         }
@@ -239,10 +262,15 @@ impl<R: Records + ?Sized> Pool<'_, R> {
             return Err(Ineligible::Budget { until });
         }
         match record.breaker.admission(&self.policy.breaker, self.request.now) {
+            Admission::Open { .. }
+                if pass == Pass::Early && record.breaker.admits_early(self.request.now) =>
+            {
+                Ok(Eligible::Probe(Lease::Early))
+            }
             Admission::Open { until } => Err(Ineligible::Breaker { until }),
-            Admission::Probe => Ok(Eligible::Probe),
+            Admission::Probe => Ok(Eligible::Probe(Lease::Due)),
             Admission::Ramp { percent }
-                if ramps == Ramps::Honoured
+                if pass == Pass::Usual
                     && mix(self.request.roll, member.key).checked_rem(100)
                         >= Some(u64::from(percent)) =>
             {

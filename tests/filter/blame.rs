@@ -60,6 +60,80 @@ fn a_fault_counts_when_the_other_backend_said_nothing_of_the_request() {
     assert_eq!(both, [true, true]);
 }
 
+/// Takes down the backend, and as an attacker would, asks it for what fails in mid-stream.
+fn break_off(envoy: &mut Envoy, process: &Process) {
+    let first = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+    process.script("a", [Script::events(&[first]).then_reset()]);
+    envoy.ask(Request::chat());
+}
+
+#[test]
+fn streams_that_break_off_count_only_when_nothing_else_is_completed() {
+    let process = Process::new("breaks off");
+    worker(&process, &two_tiers(RULE), |envoy| {
+        assert_eq!(envoy.ask(Request::chat()).served_by(), "a");
+        for _ in 0..6 {
+            break_off(envoy, &process);
+            assert_eq!(envoy.ask(Request::chat()).served_by(), "a");
+            envoy.pass(9_000);
+        }
+        assert_eq!(open_until(&process, "a"), 0);
+        envoy.pass(1_000);
+        break_off(envoy, &process);
+        assert_ne!(open_until(&process, "a"), 0, "it completed nothing for ten seconds");
+    });
+}
+
+#[test]
+fn another_worker_that_completes_requests_is_enough() {
+    let process = Process::new("breaks off at another worker");
+    worker(&process, &two_tiers(RULE), |envoy| drop(envoy.ask(Request::chat())));
+    worker(&process, &two_tiers(RULE), |envoy| break_off(envoy, &process));
+    assert_eq!(open_until(&process, "a"), 0);
+}
+
+#[test]
+fn a_request_that_nobody_else_can_serve_probes_early() {
+    let process = Process::new("early probe");
+    let wrong = not_found("DeploymentNotFound");
+    process.script("a", [wrong.clone(), Script::status(503)]);
+    process.script("b", [Script::ok(), Script::throttled(500), Script::throttled(600_000)]);
+    worker(&process, &two_tiers(RULE), |envoy| {
+        envoy.ask(Request::chat());
+        assert_ne!(open_until(&process, "a"), 0);
+        envoy.pass(5_000);
+        // The second backend refuses, so the first is asked although its breaker is open; it still fails.
+        let failed = envoy.ask(Request::chat());
+        assert_eq!(failed.status(), 503, "{failed:?}");
+        // One a second.
+        envoy.pass(900);
+        process.take_clusters();
+        let refused = envoy.ask(Request::chat());
+        assert_eq!((refused.status(), process.take_clusters()), (503, vec!["b".to_owned()]));
+        envoy.pass(100);
+        let answer = envoy.ask(Request::chat());
+        assert_eq!((answer.status(), answer.served_by()), (200, "a".to_owned()));
+        assert_eq!(open_until(&process, "a"), 0);
+    });
+}
+
+#[test]
+fn where_all_keys_are_refused_the_log_says_so() {
+    let process = Process::new("all keys");
+    for backend in ["a", "b"] {
+        process.script(backend, vec![Script::status(401); 3]);
+    }
+    worker(&process, &two_tiers(RULE), |envoy| {
+        for _ in 0..3 {
+            assert_eq!(envoy.ask(Request::chat()).status(), 401);
+        }
+    });
+    for backend in ["a", "b"] {
+        let words = format!("backend {backend} answered 401: check its credential");
+        assert_eq!(process.logged().matches(&words).count(), 1, "{}", process.logged());
+    }
+}
+
 #[test]
 fn a_client_that_leaves_while_the_next_backend_is_at_it_decides_nothing() {
     let process = Process::new("client left");

@@ -93,12 +93,36 @@ fn what_every_backend_refuses_alike_costs_the_next_request_nothing() {
 
 #[test]
 fn what_the_only_backend_of_a_pool_refuses_does_not_close_it() {
-    // A timeout and a failure of the model are the backend's, when there is nobody to compare with.
-    let counts = |refusal: &RefusalAnswer| {
-        (300..500).contains(&refusal.status) && !refusal.name.starts_with("poison")
-    };
-    let harms = harms(ONE_BACKEND, &["a"], "chat/completions", counts);
+    let harms = harms(ONE_BACKEND, &["a"], "chat/completions", |_| true);
     assert!(harms.is_empty(), "{harms:#?}");
+}
+
+#[test]
+fn what_the_only_backend_that_may_be_asked_refuses_does_not_close_it() {
+    let once = TWO_TIERS
+        .replace(r#""name": "gpt","#, r#""name": "gpt", "failover": {"max_attempts": 1},"#);
+    let harms = harms(&once, &["a"], "chat/completions", |_| true);
+    assert!(harms.is_empty(), "{harms:#?}");
+}
+
+#[test]
+fn a_redirect_is_no_service_that_convicts_others() {
+    let process = Process::new("redirect");
+    process.respond(|seen| {
+        let is_embedding = seen.header(":path").is_some_and(|path| path.contains("embeddings"));
+        match seen.cluster.as_str() {
+            "a" if is_embedding => Script::status(404)
+                .body(r#"{"error":{"code":"DeploymentNotFound","message":"none"}}"#),
+            "b" if is_embedding => Script::status(307).header("location", "/elsewhere"),
+            _ => Script::ok(),
+        }
+    });
+    worker(&process, TWO_TIERS, |envoy| {
+        for _ in 0..TIMES {
+            envoy.ask(odd("embeddings"));
+        }
+        assert_eq!(harm(envoy, &process), None);
+    });
 }
 
 #[test]

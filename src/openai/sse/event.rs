@@ -180,13 +180,39 @@ fn is_backends_fault(word: &str) -> bool {
     is_status || is_credential_or_deployment || word.contains("server_error")
 }
 
+/// What the request contains or refers to, and what its tools do. OpenAI lists no end of these codes, so
+/// they are told by their parts.
 fn is_callers_fault(word: &str) -> bool {
-    matches!(word, "400" | "409" | "413" | "415" | "422")
-        || word.starts_with("invalid_")
-        || word.starts_with("unsupported_")
-        || ["content_filter", "content_policy", "context_length", "responsibleai", "image"]
-            .iter()
-            .any(|part| word.contains(part))
+    const BEGINNINGS: [&str; 9] = [
+        "computer_use_",
+        "http_",
+        "integer_",
+        "invalid_",
+        "mcp_",
+        "missing_",
+        "string_",
+        "tool_",
+        "unsupported_",
+    ];
+    const PARTS: [&str; 14] = [
+        "_max_",
+        "_too_large",
+        "_too_long",
+        "_too_small",
+        "_policy",
+        "container",
+        "content_filter",
+        "context_length",
+        "image",
+        "max_output_tokens",
+        "moderation",
+        "responsibleai",
+        "unknown_parameter",
+        "vector_store",
+    ];
+    matches!(word, "400" | "409" | "413" | "415" | "422" | "user_error")
+        || BEGINNINGS.iter().any(|beginning| word.starts_with(beginning))
+        || PARTS.iter().any(|part| word.contains(part))
 }
 
 /// The first member of an object: its key without escapes, and what follows the colon.

@@ -152,6 +152,28 @@ fn a_fault_of_the_caller_is_an_answer() {
     ] {
         assert_eq!(probe(&format!("{event}\n\n")), Probe::Real, "{event}");
     }
+    for code in [
+        "bio_policy",
+        "computer_use_error",
+        "container_expired",
+        "cyber_policy",
+        "file_too_large",
+        "http_error",
+        "integer_below_min_value",
+        "max_output_tokens",
+        "mcp_error",
+        "missing_required_parameter",
+        "moderation_blocked",
+        "string_above_max_length",
+        "tool_user_error",
+        "unknown_parameter",
+        "user_error",
+        "vector_store_timeout",
+    ] {
+        let event = format!(r#"data: {{"type":"error","code":"{code}","message":"m"}}"#);
+        assert_eq!(probe(&format!("{event}\n\n")), Probe::Real, "{code}");
+        assert!(!watch(&format!("{DELTA}\n\n{event}\n\n")), "{code}");
+    }
 }
 
 #[test]
@@ -238,9 +260,8 @@ fn watch(stream: &str) -> bool {
 fn an_error_in_mid_stream_is_told_once() {
     for error in [
         r#"data: {"error":{"message":"m","type":"server_error","param":null,"code":null}}"#,
-        r#"data:{ "error" : {"code":"429"}}"#,
+        r#"data:{ "error" : {"code":"503"}}"#,
         r#"data: {"type":"error","code":"server_error","message":"m"}"#,
-        "event: error\ndata: {\"code\":\"rate_limit_exceeded\"}",
         "event:error\ndata: {\"sequence_number\":4,\"type\":\"error\",\"error\":{\"code\":\"server_error\"}}",
         "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"error\":null}}",
         r#"data: {"type":"response.failed","response":{"error":{"code":"server_error"}}}"#,
@@ -261,6 +282,8 @@ fn what_is_no_fault_of_the_backend_is_not_told() {
         r#"data: {"error":{"code":"content_filter"}}"#,
         "event: error\n\ndata: {\"choices\":[{}]}",
         "event: error\ndata: {\"code\":\"invalid_prompt\"}",
+        "event: error\ndata: {\"code\":\"rate_limit_exceeded\"}",
+        r#"data:{ "error" : {"code":"429"}}"#,
         ": data: {\"error\":{}}",
         "xdata: {\"error\":{}}",
     ] {

@@ -7,6 +7,7 @@
 //! - 33 to 36 and 38 to 47 concern requests, replies, budgets and metrics, not these decisions.
 #![allow(clippy::arithmetic_side_effects, reason = "tests fail by panicking")]
 
+mod early;
 mod model;
 mod selection;
 mod shipped;

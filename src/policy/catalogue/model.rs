@@ -1,6 +1,8 @@
 //! The breaker against a model that keeps every event in a list and forgets nothing but by rule.
 
-use crate::policy::breaker::{Admission, Breaker, Observed, RuleWindows, Ticket, Transition};
+use crate::policy::breaker::{
+    Admission, Breaker, Lease, Observed, RuleWindows, Ticket, Transition,
+};
 use crate::policy::classify::Fault;
 use crate::policy::fixtures::{Dice, at, breaker, ms, rule};
 use crate::policy::pool::{BreakerSettings, Threshold};
@@ -160,7 +162,7 @@ fn the_breaker_agrees_with_the_model_on_any_sequence_of_events() {
             assert_eq!(may_send, model.may_send(now), "{place}");
             if may_send && (running.is_empty() || dice.below(3) > 0) {
                 let is_probe = model.may_probe(now);
-                let ticket = match breaker.lease_probe(&settings, at(now)) {
+                let ticket = match breaker.lease_probe(Lease::Due, &settings, at(now)) {
                     Some(ticket) => ticket,
                     None => breaker.ticket(),
                 };
@@ -214,7 +216,7 @@ fn no_clock_however_wild_keeps_a_breaker_from_its_probe() {
                 1 => now.saturating_sub(dice.below(4_000_000)),
                 _ => now.saturating_add(dice.below(5_000)),
             };
-            let ticket = breaker.lease_probe(&settings, at(now));
+            let ticket = breaker.lease_probe(Lease::Due, &settings, at(now));
             let ticket = ticket.unwrap_or_else(|| breaker.ticket());
             let _ = breaker.observe(
                 &mut windows,

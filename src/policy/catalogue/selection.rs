@@ -70,7 +70,7 @@ fn item_27_the_next_tier_serves_only_when_the_whole_tier_is_out() {
     bench.open(1, NOW + 10);
     assert_eq!(bench.counts(10), [0, 0, 10, 0]);
     let choice = bench.choose(BackendSet::EMPTY, NOW).unwrap();
-    assert_eq!((choice.tier, choice.probe), (1, false));
+    assert_eq!((choice.tier, choice.probe), (1, None));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Items 1 to 22: one backend's breaker and gate.
 
 use crate::policy::breaker::{
-    Admission, Breaker, Observed, RuleWindows, State, Ticket, Transition, TripReason,
+    Admission, Breaker, Lease, Observed, RuleWindows, State, Ticket, Transition, TripReason,
 };
 use crate::policy::classify::{AttemptTraits, Fault, Head, Outcome, error_body, head};
 use crate::policy::fixtures::{at, breaker, ms, pool, rule, throttle};
@@ -83,7 +83,7 @@ impl Bench {
     }
 
     fn probe(&mut self) -> Option<Ticket> {
-        self.breaker.lease_probe(&self.settings, at(self.now))
+        self.breaker.lease_probe(Lease::Due, &self.settings, at(self.now))
     }
 
     fn fail_probe(&mut self) -> u64 {

@@ -1,6 +1,6 @@
 //! Items 23 to 25: many workers, one store, and every write may lose its race.
 
-use crate::policy::breaker::{Observation, Observed, Transition};
+use crate::policy::breaker::{Lease, Observation, Observed, Transition};
 use crate::policy::classify::Fault;
 use crate::policy::fixtures::{Dice, at, ms, pool};
 use crate::policy::pool::{BackendSet, OperationSet, PoolPolicy, Threshold};
@@ -130,8 +130,10 @@ fn items_23_and_24_of_a_herd_of_workers_one_gets_the_probe() {
         let Some(Transition::Opened { until, .. }) = until else { panic!("{until:?}") };
         store.bytes = bytes;
         let tickets = store.race(WORKERS, &mut dice, |_, bytes| {
-            PoolRecord::update(Some(bytes), 1, |record| record.breaker.lease_probe(settings, until))
-                .unwrap()
+            PoolRecord::update(Some(bytes), 1, |record| {
+                record.breaker.lease_probe(Lease::Due, settings, until)
+            })
+            .unwrap()
         });
         assert_eq!(tickets.iter().flatten().count(), 1, "seed {seed}");
     }
@@ -145,7 +147,7 @@ fn item_24_workers_that_report_one_probe_twice_close_it_once() {
     let (bytes, ticket) = PoolRecord::update(Some(&store.bytes), 1, |record| {
         record.breaker.state =
             crate::policy::breaker::State::Open { until: at(5), failed_probes: 0 };
-        record.breaker.lease_probe(settings, at(5)).unwrap()
+        record.breaker.lease_probe(Lease::Due, settings, at(5)).unwrap()
     })
     .unwrap();
     store.bytes = bytes;
@@ -201,7 +203,7 @@ fn item_25_damaged_records_read_safely_and_leave_a_pool_that_serves() {
         let (pool_bytes, windows_bytes) = (damage(&sound), damage(&windows));
         let _ = PoolRecord::reseat(Some(&pool_bytes), &policy, at(7));
         let _ = PoolRecord::update(Some(&pool_bytes), 2, |record| {
-            record.breaker.lease_probe(&policy.breaker, at(u64::MAX));
+            record.breaker.lease_probe(Lease::Due, &policy.breaker, at(u64::MAX));
         });
         let mut counts = WindowsRecord::decode(Some(&windows_bytes), &policy.breaker);
         counts.count(&policy.breaker, 3, FAULT, ms(u64::MAX), at(dice.roll()));

@@ -10,7 +10,7 @@ fn settings() -> FailoverSettings {
 }
 
 fn found() -> Result<Choice, Unavailable> {
-    Ok(Choice { backend: backend(1), tier: 0, probe: false })
+    Ok(Choice { backend: backend(1), tier: 0, probe: None })
 }
 
 fn none_before(soonest: Option<Timestamp>) -> Result<Choice, Unavailable> {
@@ -231,6 +231,20 @@ fn a_refusal_within_a_success_is_never_passed_on() {
         let ending = ending(&throttled(), 200, &stop, 1, NOW);
         assert!(matches!(ending, Ending::Exhausted { .. }));
     }
+}
+
+#[test]
+fn when_all_say_within_a_stream_that_they_are_full_the_client_is_told_so() {
+    let outcome = Outcome::Elsewhere { status: 200 };
+    let decided = Unavailable { soonest: None, throttled: false, is_undecided: false };
+    let undecided = Unavailable { is_undecided: true, ..decided };
+    let throttled = |unavailable| match ending(&outcome, 200, &Stop::Exhausted(unavailable), 2, NOW)
+    {
+        Ending::Exhausted { throttled, .. } => throttled,
+        other => panic!("{other:?}"),
+    };
+    assert!(throttled(decided));
+    assert!(!throttled(undecided));
 }
 
 #[test]

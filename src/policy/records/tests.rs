@@ -19,11 +19,13 @@ fn busy(seed: u64) -> BackendRecord {
             epoch: u32::MAX - 5,
             consecutive: [0; 4],
             rule: seed.is_multiple_of(2).then_some(2),
+            early: Early { from: at(seed | 3), due: at(seed | 5) },
         },
         headroom: Headroom { permille: 77, at: at(seed | 32) },
         served: OperationSet(1 << 31 | 5),
         denied: 2,
         last_reset: at(seed | 64),
+        completed_at: at(seed | 9),
     }
 }
 
@@ -165,24 +167,35 @@ fn a_record_is_bounded_and_says_what_it_drops() {
 }
 
 #[test]
-fn a_record_of_version_1_keeps_gate_breaker_and_headroom() {
+fn a_record_of_an_older_version_keeps_what_that_had() {
     let policy = pool(&[(1, 1), (2, 1)]);
     let new = filled(&policy);
-    let mut old = vec![1, 2];
-    for entry in new[POOL_HEAD_BYTES..].chunks(ENTRY_BYTES) {
-        old.extend(&entry[..ENTRY_BYTES_V1]);
-    }
     let fresh = BackendRecord::default();
-    let expected = [1, 2].map(|seed| BackendRecord {
+    let of_version_2 = |record: BackendRecord| BackendRecord {
+        completed_at: fresh.completed_at,
+        breaker: Breaker { early: fresh.breaker.early, ..record.breaker },
+        ..record
+    };
+    let of_version_1 = |record| BackendRecord {
         served: fresh.served,
         denied: fresh.denied,
         last_reset: fresh.last_reset,
-        ..busy(seed)
-    });
-    assert_eq!(PoolRecord::decode(&old, &policy), expected);
-    let (updated, ()) = PoolRecord::update(Some(&old), 2, |_| ()).unwrap();
-    assert_eq!(PoolRecord::decode(&updated, &policy), expected);
-    assert_eq!(PoolRecord::reseat(Some(&old), &policy, at(0)).bytes, updated);
+        ..of_version_2(record)
+    };
+    for (version, entry_bytes, expected) in [
+        (1, ENTRY_BYTES_V1, [busy(1), busy(2)].map(of_version_1)),
+        (2, ENTRY_BYTES_V2, [busy(1), busy(2)].map(of_version_2)),
+    ] {
+        let entries = new[POOL_HEAD_BYTES..].chunks(ENTRY_BYTES);
+        let old =
+            entries.fold(vec![version, 2], |old, entry| [&old, &entry[..entry_bytes]].concat());
+        assert_eq!(PoolRecord::decode(&old, &policy), expected, "version {version}");
+        let (updated, ()) = PoolRecord::update(Some(&old), 2, |_| ()).unwrap();
+        assert_eq!(PoolRecord::decode(&updated, &policy), expected);
+        assert_eq!(PoolRecord::reseat(Some(&old), &policy, at(0)).bytes, updated);
+        let cut = old.split_last().unwrap().1;
+        assert_eq!(PoolRecord::decode(cut, &policy), [fresh; 2]);
+    }
 }
 
 #[test]
@@ -221,7 +234,7 @@ fn a_record_that_cannot_be_read_is_fresh() {
         assert_eq!(PoolRecord::decode(&bytes[..length], &policy), fresh, "{length} bytes");
     }
     let mut other_version = bytes.clone();
-    other_version[0] = 3;
+    other_version[0] = POOL_VERSION + 1;
     assert_eq!(PoolRecord::decode(&other_version, &policy), fresh);
     let mut bad_state = bytes;
     bad_state[POOL_HEAD_BYTES + KEY_BYTES + 8] = 3;

@@ -52,7 +52,7 @@ fn a_backend_that_cannot_take_the_operation_or_the_prompt_is_passed_over() {
     let long = Needs { prompt_tokens: 1_001, ..ANY };
     assert_eq!(pick(&policy, &[], &Needs { prompt_tokens: 1_000, ..ANY }, 0), 1);
     assert_eq!(pick(&policy, &[], &long, 0), 2);
-    let choice = Choice { backend: backend(2), tier: 2, probe: false };
+    let choice = Choice { backend: backend(2), tier: 2, probe: None };
     let reasons = skipped(&policy, &[], &asking(&long, BackendSet::EMPTY, 0), Some(&choice));
     let expected = [(backend(0), Ineligible::Operation), (backend(1), Ineligible::PromptLength)];
     assert_eq!(reasons, expected);
@@ -93,8 +93,11 @@ fn a_backend_whose_open_time_is_over_is_chosen_as_a_probe() {
         rotation.take();
         choice
     };
-    assert_eq!(choose(&[open(100_000)]), Choice { backend: backend(0), tier: 0, probe: true });
-    assert_eq!(choose(&[open(100_001)]), Choice { backend: backend(1), tier: 1, probe: false });
+    assert_eq!(
+        choose(&[open(100_000)]),
+        Choice { backend: backend(0), tier: 0, probe: Some(Lease::Due) }
+    );
+    assert_eq!(choose(&[open(100_001)]), Choice { backend: backend(1), tier: 1, probe: None });
 }
 
 #[test]
@@ -186,7 +189,7 @@ fn affinity_follows_the_weights_and_moves_only_what_it_must() {
 fn only_the_tiers_up_to_the_choice_explain_themselves() {
     let policy = pool(&[(1, 1), (2, 1), (2, 1), (3, 1)]);
     let records = [gated(100_080), open(120_000), BackendRecord::default(), gated(100_090)];
-    let choice = Choice { backend: backend(2), tier: 1, probe: false };
+    let choice = Choice { backend: backend(2), tier: 1, probe: None };
     let none = BackendSet::EMPTY;
     let reasons = skipped(&policy, &records, &asking(&ANY, none, 0), Some(&choice));
     let gate = (backend(0), Ineligible::Gate { until: at(100_080) });
@@ -241,7 +244,7 @@ fn a_backend_without_credential_is_passed_over_and_is_not_throttled() {
     let mut denied = Denials::NONE;
     denied.credential(backend(0));
     let request = Request { denied: &denied, ..asking(&ANY, BackendSet::EMPTY, 0) };
-    let choice = Choice { backend: backend(1), tier: 1, probe: false };
+    let choice = Choice { backend: backend(1), tier: 1, probe: None };
     let mut rotation = Rotation::new(&policy);
     assert_eq!(select(&policy, &[], &request, &mut rotation), Ok(choice));
     let reasons = skipped(&policy, &[], &request, Some(&choice));
