@@ -231,7 +231,10 @@ pub(crate) fn refusal(
     if !config.refusals {
         return None;
     }
-    wanted(head, body).or_else(|| refusal_for(asked, head, body, config))
+    // A deployment that cannot do the operation does not get as far as what the request asks for.
+    causes::lacks(asked, head, body, config)
+        .or_else(|| wanted(head, body))
+        .or_else(|| refusal_for(asked, head, body, config))
 }
 
 #[cfg(test)]

@@ -77,6 +77,18 @@ const REFERENCES: [(&str, &str, &[&str]); 7] = [
     ("id", "rs_", ITEM),
 ];
 
+/// The refusal of a request for an operation that the deployment does not have.
+pub(crate) fn lacks(
+    asked: &Asked<'_>,
+    head: &Parts,
+    body: &[u8],
+    config: &MockConfig,
+) -> Option<&'static Refusal> {
+    let route = asked.route?;
+    let lacks = !config.operations.is_empty() && !does(config, &route.operation);
+    lacks.then(|| named(OPERATION.get(turn(head, body, OPERATION.len()))?))?
+}
+
 /// The refusal of a request with something wrong in it.
 pub(crate) fn refusal_for(
     asked: &Asked<'_>,
@@ -100,8 +112,8 @@ pub(crate) fn refusal_for(
     if matches!(route.operation, Operation::Files) || is_busy(&route.operation) {
         return of(throttles::OF_OBJECTS);
     }
-    if !config.operations.is_empty() && !does(config, &route.operation) {
-        return pick(OPERATION);
+    if let Some(lacking) = lacks(asked, head, body, config) {
+        return Some(lacking);
     }
     let facts = asked.facts?;
     match facts.json["service_tier"].as_str() {
