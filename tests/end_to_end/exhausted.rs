@@ -36,15 +36,34 @@ async fn all_throttled_is_a_429_with_the_soonest_recovery() {
 async fn one_backend_out_for_faults_makes_it_a_503() {
     let breaker: Value = serde_json::from_str(TRIPS_AT_ONCE).unwrap();
     let gateway = pair(json!({"circuit_breaker": breaker})).await;
-    gateway.mock("a").push_fault(Fault::Status { status: 500, headers: vec![], body: None });
-    gateway.mock("b").push_fault(throttle(3_000));
+    gateway.mock("a").set_fault(Some(Fault::Status { status: 500, headers: vec![], body: None }));
+    gateway.mock("b").push_fault(throttle(30_000));
     let first = gateway.chat().await;
-    assert_exhausted(&first, 503, 2_700..=3_300);
+    assert_exhausted(&first, 503, 18_000..=33_000);
     assert_eq!(first.json()["error"]["type"], "service_unavailable");
+    // It would fail anyway, so it probes early; the next one does not, for a second.
     let second = gateway.chat().await;
-    assert_exhausted(&second, 503, 1_500..=3_300);
-    assert_eq!(second.header("x-spillway-attempts"), Some("0"));
-    assert_eq!(gateway.counts(), [1, 1]);
+    assert_exhausted(&second, 503, 15_000..=33_000);
+    assert_eq!(second.header("x-spillway-attempts"), Some("1"));
+    let third = gateway.chat().await;
+    assert_exhausted(&third, 503, 15_000..=33_000);
+    assert_eq!(third.header("x-spillway-attempts"), Some("0"));
+    assert_eq!(gateway.counts(), [2, 1]);
+}
+
+#[tokio::test]
+async fn when_nobody_else_can_serve_a_healed_backend_is_back_within_a_second() {
+    let breaker: Value = serde_json::from_str(TRIPS_AT_ONCE).unwrap();
+    let gateway = pair(json!({"circuit_breaker": breaker})).await;
+    gateway.mock("a").push_fault(Fault::Status { status: 500, headers: vec![], body: None });
+    gateway.mock("b").push_fault(throttle(30_000));
+    assert_exhausted(&gateway.chat().await, 503, 18_000..=33_000);
+    for _ in 0..5 {
+        let answer = gateway.chat().await;
+        assert_eq!((answer.status, answer.served_by()), (200, "a"));
+    }
+    let trail = gateway.chat().await.header("x-spillway-trail").unwrap_or_default().to_owned();
+    assert!(!trail.contains("breaker"), "it is closed again: {trail}");
 }
 
 #[tokio::test]

@@ -214,6 +214,5 @@ async fn send(port: u16, hostile: &Hostile) -> Option<String> {
     }
     let status = text.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.split(' ').next());
     let valid = status.is_some_and(|status| status.len() == 3);
-    (!valid || !in_time)
-        .then(|| format!("a client was left without an answer: {text}"))
+    (!valid || !in_time).then(|| format!("a client was left without an answer: {text}"))
 }
