@@ -20,9 +20,7 @@ fn settings() -> BreakerSettings {
 }
 
 fn tripped() -> Breaker {
-    let mut breaker = Breaker::default();
-    breaker.state = State::Open { until: at(DUE), failed_probes: 2 };
-    breaker
+    Breaker { state: State::Open { until: at(DUE), failed_probes: 2 }, ..Breaker::default() }
 }
 
 fn early(breaker: &mut Breaker, now: u64) -> Option<Ticket> {
