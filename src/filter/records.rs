@@ -141,7 +141,7 @@ pub(crate) fn convict(
             complain(plan, pool, begun.backend, status, "deployment");
             observe(plan, pool, begun, evidence, now);
         }
-        Outcome::Fault { fault: Fault::Reset, .. } if !is_probe => {
+        Outcome::Fault { fault: Fault::Reset | Fault::NotReceived, .. } if !is_probe => {
             let is_known = update(plan, pool, begun.backend, |record| {
                 blame::is_same_reset(record, begun.at, ended)
             });

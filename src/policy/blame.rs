@@ -24,7 +24,7 @@
 //!
 //! # Resets
 //! A backend that closes its idle connections at once resets all requests that were on their way on
-//! them. That is one event, so it counts once: see [`is_same_reset`].
+//! them. So does one that says 408 on them first. That is one event, so it counts once: see [`is_same_reset`].
 
 use super::classify::{Fault, Outcome};
 use super::pool::{BackendIndex, BackendSet};
@@ -142,6 +142,7 @@ fn was_sent(fault: Fault) -> bool {
     match fault {
         Fault::Connect | Fault::ConnectTimeout | Fault::Tls => false,
         Fault::NoUpgrade
+        | Fault::NotReceived
         | Fault::Reset
         | Fault::Status(_)
         | Fault::StreamError

@@ -85,6 +85,9 @@ pub enum Fault {
     ConnectTimeout,
     /// It was asked for a WebSocket and answered with something else, which was no error.
     NoUpgrade,
+    /// It closed the connection with a 408, before it had received the request. Front ends do so with idle
+    /// connections, and a request may be on its way on one.
+    NotReceived,
     /// The connection broke, before or after the first byte.
     Reset,
     /// It answered with this status.
@@ -237,6 +240,7 @@ pub fn head(
         }
         404 => return Head::ErrorBody { otherwise: Outcome::Elsewhere { status } },
         424 => failed_dependency(headers, &traits, now),
+        408 if closes(headers) => Outcome::Fault { fault: Fault::NotReceived, retry_after: None },
         408 | 500.. => fault(status, headers, now),
         _ if is_about_content(status) => Outcome::ClientError,
         _ => Outcome::Elsewhere { status },
@@ -335,6 +339,11 @@ fn is_event_stream(headers: &(impl Headers + ?Sized)) -> bool {
             .get(..EVENT_STREAM.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(EVENT_STREAM))
     })
+}
+
+/// Whether the connection ends with this response.
+fn closes(headers: &(impl Headers + ?Sized)) -> bool {
+    headers.get("connection").is_some_and(|value| value.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 fn names_a_retry(headers: &(impl Headers + ?Sized)) -> bool {

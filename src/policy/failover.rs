@@ -10,7 +10,7 @@
 //!
 //! The retry budget is there so that an outage does not multiply the load. Not every failover does: a
 //! 429 cost the backend nothing, and the first failover of a request is the one that this gateway is
-//! for. Both are free, so a request that fails costs two attempts at most before the budget is asked.
+//! for. Both are free, as is the one after a 408 that closes the connection: the backend had no work. So a request that fails costs two attempts at most before the budget is asked.
 //!
 //! # When all refuse
 //!
@@ -42,6 +42,8 @@ pub struct Ledger {
     waited: Millis,
     /// Whether the last attempt ended with a 429.
     is_refused: bool,
+    /// Whether the backend of the last attempt had not received the request.
+    is_unheard: bool,
 }
 
 /// What to do after an attempt failed.
@@ -135,6 +137,7 @@ impl Ledger {
             self.throttled = self.throttled.with(backend);
         }
         self.is_refused = is_429(outcome);
+        self.is_unheard = matches!(outcome, Outcome::Fault { fault: Fault::NotReceived, .. });
         if is_refusal(outcome) && self.is_refused {
             self.put_off = self.put_off.with(backend);
         } else if is_refusal(outcome) {
@@ -184,7 +187,7 @@ impl Ledger {
 
     /// Whether the next attempt costs nothing of the retry budget.
     fn is_free(&self) -> bool {
-        self.attempts <= 1 || self.is_refused
+        self.attempts <= 1 || self.is_refused || self.is_unheard
     }
 
     /// Whether every backend that was asked gave the request a 4xx.
@@ -242,9 +245,10 @@ fn is_success(status: u16) -> bool {
 /// Whether the backend may have carried out the request before `outcome`.
 pub fn may_be_done(outcome: &Outcome) -> bool {
     match outcome {
-        Outcome::Fault { fault, .. } => {
-            !matches!(fault, Fault::Connect | Fault::ConnectTimeout | Fault::Tls)
-        }
+        Outcome::Fault { fault, .. } => !matches!(
+            fault,
+            Fault::Connect | Fault::ConnectTimeout | Fault::NotReceived | Fault::Tls
+        ),
         _ => false,
     }
 }
@@ -269,7 +273,7 @@ pub fn result_in_trail(outcome: &Outcome, status: u16) -> Option<AttemptResult> 
         | Outcome::ClientError
         | Outcome::Denied { .. }
         | Outcome::Throttled { .. }
-        | Outcome::Fault { fault: Fault::Status(_), .. }
+        | Outcome::Fault { fault: Fault::NotReceived | Fault::Status(_), .. }
         | Outcome::Misconfigured { .. }
         | Outcome::Elsewhere { .. } => Some(AttemptResult::Status(status)),
     }

@@ -2,6 +2,7 @@
 //! one event and no reason to leave it alone, however many requests it meets.
 
 use crate::harness::{CHAT, Gateway, Setup, chat_body, eventually};
+use std::io::Write;
 use std::net::{Ipv4Addr, Shutdown};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,6 +22,7 @@ const RESETS_MIN: usize = 5;
 /// that are idle. It does not know yet of what is on its way to it.
 struct Distant {
     port: u16,
+    farewell: &'static str,
     connections: Arc<Mutex<Vec<Arc<Connection>>>>,
     /// How many requests met a connection that it had closed.
     resets: Arc<AtomicUsize>,
@@ -34,7 +36,8 @@ struct Connection {
 }
 
 impl Distant {
-    async fn start() -> Self {
+    /// It says `farewell` on the connections that it closes.
+    async fn start(farewell: &'static str) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let connections = Arc::new(Mutex::new(Vec::new()));
@@ -54,7 +57,7 @@ impl Distant {
                 tasks.spawn(serve(stream, connection, Arc::clone(&counter)));
             }
         });
-        Self { port, connections, resets, task }
+        Self { port, farewell, connections, resets, task }
     }
 
     /// Closes all connections that are idle, which the other end sees later, at one time; returns how many
@@ -68,6 +71,7 @@ impl Distant {
         idle.iter().for_each(|connection| connection.is_closed.store(true, Ordering::SeqCst));
         sleep(AWAY).await;
         for connection in idle {
+            let _ = (&connection.socket).write_all(self.farewell.as_bytes());
             let _ = connection.socket.shutdown(Shutdown::Both);
         }
         sleep(2 * AWAY).await;
@@ -123,7 +127,19 @@ async fn breaker(gateway: &Gateway) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_that_closes_its_idle_connections_at_once_is_not_left_alone() {
-    let distant = Distant::start().await;
+    is_not_left_alone("").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_is_one_that_says_408_on_them_before() {
+    is_not_left_alone(
+        "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+    )
+    .await;
+}
+
+async fn is_not_left_alone(farewell: &'static str) {
+    let distant = Distant::start(farewell).await;
     let gateway = Setup::new()
         .backend("second", serde_json::json!({"priority": 2}))
         .backend_elsewhere("distant", serde_json::json!({"priority": 1}), distant.port)

@@ -21,13 +21,20 @@ fn redirect(status: u16) -> Fault {
 
 /// A raw backend before a mock. Its one answer is `answer`.
 async fn raw_first(answer: &str) -> (RawBackend, Gateway) {
+    raw_first_with(answer, |setup| setup).await
+}
+
+async fn raw_first_with(
+    answer: &str,
+    change: impl FnOnce(Setup) -> Setup,
+) -> (RawBackend, Gateway) {
     let backend = RawBackend::start(answer).await;
-    let gateway = Setup::new()
-        .backend("second", json!({"priority": 2}))
-        .backend_elsewhere("first", json!({"priority": 1}), backend.port())
-        .start()
-        .await;
-    (backend, gateway)
+    let setup = Setup::new().backend("second", json!({"priority": 2})).backend_elsewhere(
+        "first",
+        json!({"priority": 1}),
+        backend.port(),
+    );
+    (backend, change(setup).start().await)
 }
 
 async fn upgrade(gateway: &Gateway) -> (Connection, String) {
@@ -172,5 +179,19 @@ async fn an_error_of_a_partner_model_is_what_the_model_says() {
         let answer = gateway.chat().await;
         assert_eq!((answer.status, answer.served_by()), (200, "second"), "{status}");
         eventually("the gate is open", async || gateway.chat().await.served_by() == "first").await;
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_was_not_received_goes_to_another_backend() {
+    for (connection, attempts) in [("close", "2"), ("keep-alive", "1")] {
+        let (backend, gateway) = raw_first_with(
+            &format!("HTTP/1.1 408 Request Timeout\r\nconnection: {connection}\r\ncontent-length: 0\r\n\r\n"),
+            |setup| setup.whole(json!({"allow_operations": ["files"]})),
+        )
+        .await;
+        let answer = gateway.client.post("/v1/files", &json!({"purpose": "batch"})).await;
+        assert_eq!(answer.header("x-spillway-attempts"), Some(attempts), "{}", answer.text());
+        assert_eq!(backend.requests(), 1);
     }
 }

@@ -132,6 +132,16 @@ fn the_backend_is_to_blame_for_5xx_and_408() {
 }
 
 #[test]
+fn a_408_that_closes_the_connection_was_not_received() {
+    let expected = Outcome::Fault { fault: Fault::NotReceived, retry_after: None };
+    for value in ["close", " Close"] {
+        assert_eq!(by_headers(408, &[("connection", value)]), Head::Decided(expected));
+    }
+    let other = Outcome::Fault { fault: Fault::Status(408), retry_after: None };
+    assert_eq!(by_headers(408, &[("connection", "keep-alive")]), Head::Decided(other));
+}
+
+#[test]
 fn a_model_error_is_whose_the_stated_status_says() {
     let stated = |status: &str| by_headers(424, &[("ms-azureml-model-error-statuscode", status)]);
     for status in ["400", "413", "422", " 422 "] {

@@ -311,3 +311,16 @@ fn a_redirect_of_all_is_told_as_no_answer_and_of_some_as_nothing_yet() {
         assert!(ledger.judged().contains(backend(0)), "{outcome:?}");
     }
 }
+
+#[test]
+fn what_was_not_received_is_asked_again_for_free_whatever_it_creates() {
+    let unheard = Outcome::Fault { fault: Fault::NotReceived, retry_after: None };
+    let ledger = after(&[fault(503), unheard]);
+    let next = ledger.next(found(), None, &settings(), NOW, || panic!("asked for a 408"));
+    assert_eq!(next, Next::Retry);
+    let next = after(&[unheard, fault(503)]).next(found(), None, &settings(), NOW, || false);
+    assert_eq!(next, Next::Stop(Stop::Limited));
+    assert!(!may_be_done(&unheard));
+    assert!(may_be_done(&fault(408)));
+    assert_eq!(result_in_trail(&unheard, 408), Some(AttemptResult::Status(408)));
+}
