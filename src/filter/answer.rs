@@ -32,12 +32,6 @@ use std::rc::{Rc, Weak};
 /// The response header that makes the router retry.
 pub(crate) const RETRY: &str = "x-spillway-retry";
 
-/// Envoy's flags of how the stream ended, as a little-endian number.
-const RESPONSE_FLAGS: &str = "response\0flags";
-
-/// The flag of a client that went away.
-const DOWNSTREAM_DISCONNECT: u64 = 16_384;
-
 /// The status of an answer after which the connection is a WebSocket's.
 pub(super) const SWITCHING_PROTOCOLS: u16 = 101;
 
@@ -163,7 +157,11 @@ impl Answer {
             return self.look_at(held, 0, true);
         }
         self.state.replace(State::Held(held));
-        if !waits_for_all {
+        if waits_for_all {
+            if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
+                exchange.keep_whole(self.itself.clone());
+            }
+        } else {
             self.wake_at(now.plus(self.hold_limits().time), now);
         }
         Action::Pause
@@ -372,6 +370,25 @@ impl Answer {
         }
     }
 
+    /// Whether the client left while the backend was giving it this whole answer. Nobody answered it, which
+    /// Envoy does when a limit of its own ends a request.
+    fn is_left(&self, held: &Held) -> bool {
+        matches!(held.question, Question::Whole)
+            && self.exchange.try_borrow().is_ok_and(|exchange| !exchange.is_answered)
+    }
+
+    /// The client left before it had anything of an answer that is held. It costs what it would cost, had
+    /// its beginning gone to the client.
+    fn leave(&self, held: Held) {
+        let outcome = match held.said.spilled {
+            Some(error) => Outcome::Spilled { error },
+            None => Outcome::Cancelled,
+        };
+        let elapsed = Some(held.since.since(self.begun.at));
+        let meter = held.meter;
+        self.conclude(&Flow { elapsed, meter, ..Flow::new(held.status, outcome) });
+    }
+
     /// What the backend is asked for.
     fn deployment(&self) -> String {
         let Ok(exchange) = self.exchange.try_borrow() else { return String::new() };
@@ -452,7 +469,7 @@ impl Answer {
             }
             State::Awaited | State::Held(_) | State::Waiting { .. } => {}
         }
-        let cancelled = flags() & DOWNSTREAM_DISCONNECT != 0;
+        let cancelled = details::is_client_gone();
         // When the request is over before its attempt, Envoy ended it: a time limit of its own, say.
         let is_over = self.exchange.try_borrow().is_ok_and(|exchange| exchange.is_closed());
         let now = host::now();
@@ -509,12 +526,17 @@ struct HoldLimits {
 
 impl Flowing for Answer {
     fn end(&self, broke_off: bool) {
-        let State::Flowing(flow) = self.state.replace(State::Over) else { return };
-        if flow.outcome != Outcome::Success || flow.broke_off {
-            return self.conclude(&flow);
+        match self.state.replace(State::Over) {
+            State::Flowing(flow) if flow.outcome != Outcome::Success || flow.broke_off => {
+                self.conclude(&flow);
+            }
+            State::Flowing(flow) => {
+                let outcome = if broke_off { fault(Fault::Reset) } else { Outcome::Cancelled };
+                self.conclude(&Flow { outcome, ..flow });
+            }
+            State::Held(held) if self.is_left(&held) => self.leave(held),
+            other => drop(self.state.replace(other)),
         }
-        let outcome = if broke_off { fault(Fault::Reset) } else { Outcome::Cancelled };
-        self.conclude(&Flow { outcome, ..flow });
     }
 }
 
@@ -560,12 +582,6 @@ fn status(headers: &HeaderMap) -> u16 {
         .and_then(|value| std::str::from_utf8(value).ok())
         .and_then(|value| value.parse().ok())
         .unwrap_or(0)
-}
-
-fn flags() -> u64 {
-    host::property(RESPONSE_FLAGS)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map_or(0, u64::from_le_bytes)
 }
 
 fn fault(fault: Fault) -> Outcome {

@@ -9,6 +9,12 @@ use crate::policy::classify::{Fault, Misroute};
 /// How the current stream ended, or where a response that is no backend's comes from.
 const CODE_DETAILS: &str = "response\0code_details";
 
+/// Envoy's flags of how the stream ended, as a little-endian number.
+const RESPONSE_FLAGS: &str = "response\0flags";
+
+/// The flag of a client that went away.
+const DOWNSTREAM_DISCONNECT: u64 = 16_384;
+
 /// Why an attempt's connection was not made; empty when it was.
 const TRANSPORT_FAILURE: &str = "upstream\0transport_failure_reason";
 
@@ -51,6 +57,12 @@ fn is_reset(details: &[u8]) -> bool {
 /// Envoy shows such a response to no filter of the attempt; an error it does show.
 pub(super) fn is_without_upgrade() -> bool {
     host::property(CODE_DETAILS).is_some_and(|it| it == b"websocket_handshake_unsuccessful")
+}
+
+/// Whether the client of the current attempt went away.
+pub(super) fn is_client_gone() -> bool {
+    let flags = host::property(RESPONSE_FLAGS).and_then(|bytes| bytes.try_into().ok());
+    flags.map_or(0, u64::from_le_bytes) & DOWNSTREAM_DISCONNECT != 0
 }
 
 /// Why the current attempt has no connection, and Envoy's own words for it; `None` when it has one.

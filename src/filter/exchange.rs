@@ -1,7 +1,7 @@
 //! One request in flight, as both roles see it: what was asked, what was tried, what comes next.
 
 use super::answer::SWITCHING_PROTOCOLS;
-use super::consumers::{Admitted, ConsumersPlan};
+use super::consumers::Admitted;
 use super::plan::{BackendPlan, Plan, PoolPlan};
 use super::records::{self, Begun, Evidence, Said};
 use super::sanitize::Subprotocols;
@@ -17,7 +17,7 @@ use crate::openai::splice::{self, Splices};
 use crate::policy::blame::{self, Suspects, Verdict};
 use crate::policy::budget::Ending as Spent;
 use crate::policy::classify::{AttemptTraits, Fault, Misroute, Outcome, Seen};
-use crate::policy::estimate::{Estimate, RequestSize, Usage};
+use crate::policy::estimate::{Estimate, RequestSize};
 use crate::policy::failover::{self, Ending, Ledger};
 use crate::policy::pool::{BackendIndex, OperationSet};
 use crate::policy::select::{Denials, Needs, Unavailable};
@@ -60,7 +60,7 @@ impl Asked {
     }
 
     /// Whether a model does the work.
-    fn is_of_model(&self) -> bool {
+    pub(super) fn is_of_model(&self) -> bool {
         self.is_session() || self.call.is_model_operation()
     }
 
@@ -102,14 +102,18 @@ pub(crate) struct Exchange {
     pub(super) trail: Trail,
     /// The backends whose budgets had no room when one was last chosen.
     pub(super) denied: Denials,
-    consumer: Admitted,
+    pub(super) consumer: Admitted,
     pub(super) end: End,
     /// Whether the request is over, for the client as for the gateway.
     is_closed: bool,
     /// Whether a backend may have carried it out already, so that no other is asked to.
     pub(super) may_be_done: bool,
     /// The answer that is on its way to the client.
-    flowing: Option<Weak<dyn Flowing>>,
+    pub(super) flowing: Option<Weak<dyn Flowing>>,
+    /// The answer that is held until it is complete, so that nothing of it went to the client.
+    pub(super) held: Option<Weak<dyn Flowing>>,
+    /// Whether the client was answered, by whomever.
+    pub(super) is_answered: bool,
     /// The same when its attempt is over and it is not: only the gateway will learn why it ended early.
     interrupted: Option<Rc<dyn Flowing>>,
 }
@@ -134,16 +138,6 @@ pub(crate) struct Rendering {
     pub(crate) splices: Splices,
     /// Whether it asks for a stream's usage on the gateway's behalf; the client must not see it.
     pub(crate) asks_for_usage: bool,
-}
-
-/// How many tokens an answer took.
-pub(crate) enum Tokens {
-    /// It said so.
-    Stated(Usage),
-    /// It did not, and this is the best that is known.
-    Guessed(Usage),
-    /// None: it refused the request.
-    None,
 }
 
 /// How the request ends, as far as it is known.
@@ -181,6 +175,8 @@ impl Exchange {
             is_closed: false,
             may_be_done: false,
             flowing: None,
+            held: None,
+            is_answered: false,
             interrupted: None,
         }
     }
@@ -312,18 +308,9 @@ impl Exchange {
         self.plan.config.response.backend_rate_limits
     }
 
-    /// Whether the tokens of its answer are counted.
-    pub(crate) fn is_metered(&self) -> bool {
-        self.asked.call.is_charged() && self.is_published()
-    }
-
-    /// Whether what it took is published, be it nothing.
-    fn is_published(&self) -> bool {
-        self.pool().is_some_and(|(_, plan)| self.plan.is_metered(plan))
-    }
-
     /// An attempt failed before anything of it went to the client.
     pub(crate) fn fail(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+        self.held = None;
         self.ledger.end(begun.backend, &evidence.outcome);
         self.may_be_done |=
             !self.asked.call.is_repeatable() && failover::may_be_done(&evidence.outcome);
@@ -387,6 +374,11 @@ impl Exchange {
         }
     }
 
+    /// The answer of an attempt is held until it is complete.
+    pub(crate) fn keep_whole(&mut self, answer: Weak<dyn Flowing>) {
+        self.held = Some(answer);
+    }
+
     /// The answer of an attempt goes to the client.
     pub(crate) fn serve(
         &mut self,
@@ -396,6 +388,7 @@ impl Exchange {
         now: Timestamp,
     ) {
         self.end = End::Served(begun.backend);
+        self.held = None;
         self.flowing = Some(answer);
         if evidence.outcome == Outcome::ClientError {
             self.consumer.conclude(None, now); // it costs nothing, whatever follows
@@ -421,79 +414,6 @@ impl Exchange {
         }
         if let Some((backend, _)) = self.backend(begun.backend).filter(|_| self.is_published()) {
             publish::backend(&backend.name);
-        }
-    }
-
-    /// An answer that went to the client came to its end, whichever: `tokens` is what it took.
-    pub(crate) fn conclude(
-        &mut self,
-        begun: &Begun,
-        evidence: &Evidence,
-        tokens: Tokens,
-        tier: Option<ServiceTier>,
-        now: Timestamp,
-    ) {
-        self.flowing = None;
-        self.count_tier(tier);
-        records::note(&self.plan, self.pool, begun, evidence, now);
-        let is_spilled = matches!(evidence.outcome, Outcome::Spilled { .. });
-        match evidence.outcome {
-            // Its head was looked at when it came.
-            Outcome::Spilled { .. } => {}
-            // Something went to the client, so no other backend can be asked.
-            Outcome::Fault { .. } if self.asked.is_of_model() => {
-                records::accuse(&self.plan, self.pool, begun, evidence, now, now);
-            }
-            Outcome::Fault { .. } => {}
-            Outcome::Success => {
-                records::note_completion(&self.plan, self.pool, begun, now);
-                records::observe(&self.plan, self.pool, begun, evidence, now);
-            }
-            _ => records::observe(&self.plan, self.pool, begun, evidence, now),
-        }
-        let used = match tokens {
-            // What it states is what another request took.
-            _ if !self.asked.call.is_charged() => None,
-            Tokens::Stated(usage) => {
-                self.learn(&usage);
-                Some(usage)
-            }
-            Tokens::Guessed(usage) => Some(usage),
-            Tokens::None => None,
-        };
-        // Another deployment took the tokens of a request that was spilled over.
-        let ending = used.filter(|_| !is_spilled).map_or(Spent::Released, Spent::Settled);
-        records::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
-        self.consumer.conclude(used, now);
-        if self.is_published() {
-            publish::tokens(used.unwrap_or_default());
-        }
-    }
-
-    /// Counts which service tier served a request that asked for one: the one that the response `stated`,
-    /// where that was read.
-    fn count_tier(&self, stated: Option<ServiceTier>) {
-        if let Some(asked) = self.tier()
-            && let Some((_, plan)) = self.pool()
-        {
-            host::increment(plan.metrics.tier(stated.unwrap_or(asked)), 1);
-        }
-    }
-
-    /// How a refusal ends what was reserved: until when, is held to the same limits as the gate.
-    fn throttled(&self, delay: Option<Millis>) -> Spent {
-        let retry_after = self.pool().map(|(pool, _)| {
-            let settings = &pool.policy.throttle;
-            delay.unwrap_or(settings.default_retry_after).min(settings.max_retry_after)
-        });
-        Spent::Throttled { retry_after }
-    }
-
-    fn learn(&self, usage: &Usage) {
-        if let Some((_, plan)) = self.pool()
-            && let Ok(mut estimator) = plan.estimator.try_borrow_mut()
-        {
-            estimator.learn(&self.asked.size, usage);
         }
     }
 
@@ -589,9 +509,9 @@ impl Exchange {
         self.interrupted = None;
     }
 
-    /// The answer that is on its way to the client.
+    /// The answer that is on its way to the client, or is held until it is complete.
     pub(crate) fn flowing(&self) -> Option<Rc<dyn Flowing>> {
-        self.flowing.as_ref().and_then(Weak::upgrade)
+        self.flowing.as_ref().or(self.held.as_ref()).and_then(Weak::upgrade)
     }
 
     /// The request is over. What was planned and not sent is given back; what is still on its way
@@ -612,22 +532,9 @@ impl Exchange {
         self.charge_nothing(now);
     }
 
-    /// Gives the consumer its tokens back, unless an answer takes them or took them.
-    pub(crate) fn charge_nothing(&mut self, now: impl FnOnce() -> Timestamp) {
-        if self.flowing.is_none() && !self.consumer.is_settled() {
-            self.consumer.conclude(None, now());
-        }
-    }
-
     /// Whether the request is over, so that nothing that was planned now would be sent or given back.
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed
-    }
-
-    /// Whether the response says something of tokens that is known only when the answer ends.
-    pub(crate) fn awaits_tokens(&self) -> bool {
-        self.asked.call.is_charged()
-            && self.plan.consumers.as_ref().is_some_and(ConsumersPlan::has_headers)
     }
 
     /// Says what every response says of its request: each header's name and value.

@@ -73,6 +73,7 @@ impl Exchange {
         unexpected: impl FnOnce() -> Unexpected,
         now: impl FnOnce() -> Timestamp,
     ) -> Finish {
+        self.is_answered = true;
         match std::mem::replace(&mut self.end, End::Open) {
             End::Served(backend) => Finish::Pass { backend: Some(backend), soonest: None },
             End::Failed(backend, ending) => Finish::of(backend, ending, now),

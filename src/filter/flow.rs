@@ -1,6 +1,6 @@
 //! An answer on its way to the client: looked at and counted as it passes, never kept.
 
-use super::exchange::Tokens;
+use super::charge::Tokens;
 use super::held::StreamHead;
 use super::host::{self, Buffer};
 use super::meter::Meter;

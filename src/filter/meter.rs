@@ -20,15 +20,13 @@ enum Usages {
 }
 
 impl Meter {
-    /// For an answer with this `content-type`; `None` when it states no usage.
+    /// For an answer with this `content-type`; `None` when it states no usage. One without may be JSON: what
+    /// is none states nothing, and is looked at no further than that shows.
     pub(crate) fn new(content_type: Option<&[u8]>, asks_for_tier: bool) -> Option<Self> {
-        let content_type = content_type?;
-        let usage = if is_of_type(content_type, EVENT_STREAM) {
-            Usages::Stream(Box::default())
-        } else if is_of_type(content_type, JSON) {
-            Usages::Json(Box::default())
-        } else {
-            return None;
+        let usage = match content_type {
+            Some(name) if is_of_type(name, EVENT_STREAM) => Usages::Stream(Box::default()),
+            Some(name) if !is_of_type(name, JSON) => return None,
+            Some(_) | None => Usages::Json(Box::default()),
         };
         Some(Self { usage, tier: asks_for_tier.then(Box::default) })
     }

@@ -10,6 +10,7 @@ mod arrival;
 mod attempt;
 mod body;
 mod budgets;
+mod charge;
 mod consumers;
 mod contexts;
 mod details;

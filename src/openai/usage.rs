@@ -8,8 +8,8 @@
 //!   completions, embeddings and responses have it, in whole bodies and in events. A `usage` anywhere
 //!   else may have come from the client (tools and metadata are echoed) and does not count.
 //! - The last one wins: some backends repeat it with growing numbers.
-//! - A number that is negative or no number at all counts as not stated; one that is too large to
-//!   be true as [`COUNT_MAX`]; a number as text as that number.
+//! - A number that is negative or no number at all counts as not stated; a number as text as that
+//!   number. A usage with a number above [`TOKENS_MAX`] is not believed at all.
 //! - What is not stated follows from the rest where it can: embeddings state no completion.
 //! - A stream that ends early states nothing. Then the events with content are the best count of the
 //!   output that there is: one token each, as a rule.
@@ -23,7 +23,11 @@ pub(super) mod members;
 #[cfg(test)]
 mod tests;
 
-/// The tokens that an answer took; each number is at most [`COUNT_MAX`].
+/// The most tokens that an answer is believed to have taken: 16 Mi. The longest context windows are ten
+/// million tokens, embeddings take 2048 texts of 8192 tokens, and completions 128 choices of 128 Ki.
+pub const TOKENS_MAX: u64 = 1 << 24;
+
+/// The tokens that an answer took; each number is at most [`TOKENS_MAX`], but for the sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Of the prompt, the cached ones included.
@@ -122,10 +126,17 @@ impl StreamUsage {
 }
 
 impl Stated {
-    /// The usage; `None` when it states no number that says anything.
+    /// The usage; `None` when it states no number that says anything, or one that cannot be true.
     pub(super) fn usage(self) -> Option<Usage> {
         let rest = |part: Option<u64>| Some(self.total?.saturating_sub(part.unwrap_or(0)));
         self.prompt.or(self.completion).or(self.total)?;
+        if [self.prompt, self.completion, self.total]
+            .into_iter()
+            .flatten()
+            .any(|it| it > TOKENS_MAX)
+        {
+            return None;
+        }
         let prompt_tokens = self.prompt.or_else(|| rest(self.completion)).unwrap_or(0);
         let completion_tokens = self.completion.or_else(|| rest(self.prompt)).unwrap_or(0);
         // Without either of the two the whole is taken for the prompt.
@@ -135,7 +146,7 @@ impl Stated {
         Some(Usage {
             prompt_tokens,
             completion_tokens,
-            total_tokens: self.total.unwrap_or(0).max(sum).min(COUNT_MAX),
+            total_tokens: self.total.unwrap_or(0).max(sum),
             cached_tokens: self.cached.unwrap_or(0).min(prompt_tokens),
             reasoning_tokens: self.reasoning.unwrap_or(0).min(completion_tokens),
         })

@@ -1,9 +1,124 @@
 //! Answers that are held because headers say what they took: one that breaks off meanwhile is another
-//! backend's to give, and costs nothing.
+//! backend's to give, and costs nothing; one whose client leaves was given all the same.
 
 use crate::harness::raw::RawBackend;
-use crate::harness::{CHAT, Setup, chat_body, forgetful};
-use serde_json::json;
+use crate::harness::{Answer, CHAT, Gateway, Setup, chat_body, eventually, forgetful};
+use bytes::Bytes;
+use hyper::Method;
+use serde_json::{Value, json};
+use std::net::Ipv4Addr;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+const LIMIT: u64 = 100_000;
+
+/// A gateway whose consumers have a limit, before a backend of raw bytes and one that serves.
+async fn start(headers: &[&str], port: u16) -> Gateway {
+    let mut consumers = json!({"header": "x-consumer", "default": {"tokens_per_minute": LIMIT}});
+    for header in headers {
+        consumers[header] = json!("on");
+    }
+    Setup::new()
+        .backend("second", json!({"priority": 2}))
+        .backend_elsewhere("first", json!({"priority": 1}), port)
+        .pool(forgetful())
+        .whole(json!({"consumers": consumers}))
+        .start()
+        .await
+}
+
+const HEADERS: [&str; 2] = ["remaining_tokens_header", "consumed_tokens_header"];
+
+fn number(answer: &Answer, header: &str) -> u64 {
+    answer.header(header).unwrap_or_else(|| panic!("{:?}", answer.headers)).parse().unwrap()
+}
+
+/// Answers every request with these bytes and keeps the connection open.
+async fn stalling(answer: String) -> (u16, JoinHandle<()>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let task = tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut received = [0; 4096];
+            let _ = stream.read(&mut received).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+            open.push(stream);
+        }
+    });
+    (port, task)
+}
+
+/// A request whose tokens are nearly all its maximum.
+fn limited_chat() -> Value {
+    let mut body = chat_body();
+    body["max_tokens"] = json!(500);
+    body
+}
+
+/// What a client is charged that leaves while the answer stalls after `body`.
+async fn charged_when_left(headers: &[&str], body: &str) -> u64 {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5000";
+    let (port, backend) = stalling(format!("{head}\r\n\r\n{body}")).await;
+    let headers: Vec<&str> = headers.iter().chain(&HEADERS[..1]).copied().collect();
+    let gateway = start(&headers, port).await;
+    let json = [("content-type", "application/json")];
+    let request = Bytes::from(limited_chat().to_string());
+    let client = gateway.another_client();
+    let received = "cluster.first.upstream_cx_rx_bytes_total";
+    tokio::select! {
+        answer = client.send(Method::POST, CHAT, &json, request) => panic!("{answer:?}"),
+        () = eventually(received, async || gateway.envoy.stat(received).await > 0) => {}
+    }
+    drop(client);
+    let cancelled = "wasmcustom.spillway_attempts_total.pool.gpt.backend.first.outcome.cancelled";
+    eventually(cancelled, async || gateway.envoy.stat(cancelled).await == 1).await;
+    backend.abort();
+    // Now nobody listens there, so the other one serves.
+    let answer = gateway.client.post(CHAT, &limited_chat()).await;
+    assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
+    let used = answer.json()["usage"]["total_tokens"].as_u64().unwrap();
+    LIMIT - number(&answer, "remaining-tokens") - used
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_its_answer_is_held_is_charged() {
+    let stated = r#"{"usage":{"prompt_tokens":321,"completion_tokens":45},"choices":["#;
+    assert_eq!(charged_when_left(&HEADERS[1..], stated).await, 366);
+    let estimated = charged_when_left(&HEADERS[1..], r#"{"choices":["#).await;
+    assert!((501..=530).contains(&estimated), "{estimated}");
+}
+
+/// What one answer costs that the first backend gives with this head and body.
+async fn charged(head: &str, body: &str) -> u64 {
+    let length = body.len();
+    let backend = RawBackend::start(format!(
+        "HTTP/1.1 200 OK\r\n{head}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    ))
+    .await;
+    let gateway = start(&HEADERS, backend.port()).await;
+    let answer = gateway.client.post(CHAT, &limited_chat()).await;
+    assert_eq!((answer.status, answer.served_by()), (200, "first"), "{}", answer.text());
+    drop(backend);
+    let answer = gateway.client.post(CHAT, &limited_chat()).await;
+    assert_eq!(answer.served_by(), "second", "{}", answer.text());
+    LIMIT - number(&answer, "remaining-tokens") - number(&answer, "consumed-tokens")
+}
+
+#[tokio::test]
+async fn what_an_answer_states_is_believed_without_a_content_type_but_not_when_it_is_absurd() {
+    let body = |prompt: &str| {
+        format!(r#"{{"choices":[],"usage":{{"prompt_tokens":{prompt},"completion_tokens":45}}}}"#)
+    };
+    assert_eq!(charged("", &body("321")).await, 366);
+    let json = "content-type: application/json\r\n";
+    assert_eq!(charged(json, &body("321")).await, 366);
+    for absurd in ["1e30", "16777217"] {
+        let estimated = charged(json, &body(absurd)).await;
+        assert!((501..=530).contains(&estimated), "{absurd}: {estimated}");
+    }
+}
 
 #[tokio::test]
 async fn an_answer_that_breaks_while_it_is_held_fails_over_and_costs_nothing() {
@@ -11,19 +126,8 @@ async fn an_answer_that_breaks_while_it_is_held_fails_over_and_costs_nothing() {
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n{\"choices\":",
     )
     .await;
-    let gateway = Setup::new()
-        .backend("second", json!({"priority": 2}))
-        .backend_elsewhere("first", json!({"priority": 1}), broken.port())
-        .pool(forgetful())
-        .whole(json!({"consumers": {
-            "header": "x-consumer",
-            "default": {"tokens_per_minute": 100_000},
-            "remaining_tokens_header": "on",
-            "consumed_tokens_header": "on"
-        }}))
-        .start()
-        .await;
-    let mut left = 100_000;
+    let gateway = start(&HEADERS, broken.port()).await;
+    let mut left = LIMIT;
     for asked in 1..=3 {
         let answer = gateway.client.post(CHAT, &chat_body()).await;
         assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());

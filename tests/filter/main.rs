@@ -30,6 +30,7 @@ mod endings;
 mod equal_names;
 mod estimates;
 mod failover;
+mod held_answers;
 mod hostile;
 mod instructions;
 mod late_bodies;

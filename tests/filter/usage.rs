@@ -180,6 +180,55 @@ fn a_stream_that_ends_at_any_byte_is_settled_once() {
     }
 }
 
+/// A plain answer with this content type and body, and how many tokens it took of `a`.
+fn settled(name: &str, content_type: Option<&str>, body: &str) -> (u64, Estimate) {
+    let request = || chat().body(r#"{"messages":[{"role":"user","content":"hi"}]}"#);
+    let process = Process::new(name);
+    let script = Script::status(200).body(body);
+    let script = content_type.iter().fold(script, |it, value| it.header("content-type", value));
+    process.script("a", [script]);
+    let took = worker(&process, SETTINGS, |envoy| {
+        assert_eq!(envoy.ask(request()).served_by(), "a", "{name}");
+        let took = used(&process, "a", LIMIT);
+        // Nothing was learned of it when the next request is expected to take the same.
+        process.script("a", [Script::silence()]);
+        let id = envoy.send(request());
+        let next = used(&process, "a", LIMIT) - took;
+        let is_learned = next != first_estimate(&request()).total();
+        assert_eq!(is_learned, took == STATED, "{name}: {next}");
+        envoy.cancel(id);
+        took
+    });
+    (took, first_estimate(&request()))
+}
+
+const JSON_USAGE: &str =
+    r#"{"choices":[],"usage":{"prompt_tokens":321,"completion_tokens":45,"total_tokens":366}}"#;
+
+#[test]
+fn an_answer_without_a_content_type_is_json_when_it_looks_so() {
+    for content_type in [Some("application/json"), None] {
+        let (took, _) = settled("usage", content_type, JSON_USAGE);
+        assert_eq!(took, STATED, "{content_type:?}");
+    }
+    for other in ["", "data: {\"usage\":{\"prompt_tokens\":1}}\n\n", "\u{1}\u{2}", "[1]", "<html>"]
+    {
+        let (took, estimate) = settled(other, None, other);
+        assert_eq!(took, estimate.total(), "{other}");
+    }
+    let (took, estimate) = settled("text", Some("text/plain"), JSON_USAGE);
+    assert_eq!(took, estimate.total(), "it says that it is something else");
+}
+
+#[test]
+fn a_usage_that_cannot_be_true_is_charged_by_the_estimate_and_teaches_nothing() {
+    for number in ["1e30", "4000000000", "16777217", "99999999999999999999999"] {
+        let body = JSON_USAGE.replace("321", number);
+        let (took, estimate) = settled(number, Some("application/json"), &body);
+        assert_eq!(took, estimate.total(), "{number}");
+    }
+}
+
 /// One write reserves and one settles, however a request ends.
 #[test]
 fn every_attempt_writes_its_budget_twice() {

@@ -1,0 +1,120 @@
+//! What a request took: of its backend's budget, of its consumer's tokens, and what is told of it.
+
+use super::consumers::ConsumersPlan;
+use super::exchange::Exchange;
+use super::records::{self, Begun, Evidence};
+use super::{host, publish};
+use crate::openai::service_tier::ServiceTier;
+use crate::policy::budget::Ending as Spent;
+use crate::policy::classify::Outcome;
+use crate::policy::estimate::Usage;
+use crate::policy::time::{Millis, Timestamp};
+
+/// How many tokens an answer took.
+pub(crate) enum Tokens {
+    /// It said so.
+    Stated(Usage),
+    /// It did not, and this is the best that is known.
+    Guessed(Usage),
+    /// None: it refused the request.
+    None,
+}
+
+impl Exchange {
+    /// Whether the tokens of its answer are counted.
+    pub(crate) fn is_metered(&self) -> bool {
+        self.asked.call.is_charged() && self.is_published()
+    }
+
+    /// Whether what it took is published, be it nothing.
+    pub(super) fn is_published(&self) -> bool {
+        self.pool().is_some_and(|(_, plan)| self.plan.is_metered(plan))
+    }
+
+    /// Whether the response says something of tokens that is known only when the answer ends.
+    pub(crate) fn awaits_tokens(&self) -> bool {
+        self.asked.call.is_charged()
+            && self.plan.consumers.as_ref().is_some_and(ConsumersPlan::has_headers)
+    }
+
+    /// An answer that went to the client, or was to, came to its end, whichever: `tokens` is what it took.
+    pub(crate) fn conclude(
+        &mut self,
+        begun: &Begun,
+        evidence: &Evidence,
+        tokens: Tokens,
+        tier: Option<ServiceTier>,
+        now: Timestamp,
+    ) {
+        self.flowing = None;
+        self.held = None;
+        self.count_tier(tier);
+        records::note(&self.plan, self.pool, begun, evidence, now);
+        let is_spilled = matches!(evidence.outcome, Outcome::Spilled { .. });
+        match evidence.outcome {
+            // Its head was looked at when it came.
+            Outcome::Spilled { .. } => {}
+            // Something went to the client, so no other backend can be asked.
+            Outcome::Fault { .. } if self.asked.is_of_model() => {
+                records::accuse(&self.plan, self.pool, begun, evidence, now, now);
+            }
+            Outcome::Fault { .. } => {}
+            Outcome::Success => {
+                records::note_completion(&self.plan, self.pool, begun, now);
+                records::observe(&self.plan, self.pool, begun, evidence, now);
+            }
+            _ => records::observe(&self.plan, self.pool, begun, evidence, now),
+        }
+        let used = match tokens {
+            // What it states is what another request took.
+            _ if !self.asked.call.is_charged() => None,
+            Tokens::Stated(usage) => {
+                self.learn(&usage);
+                Some(usage)
+            }
+            Tokens::Guessed(usage) => Some(usage),
+            Tokens::None => None,
+        };
+        // Another deployment took the tokens of a request that was spilled over.
+        let ending = used.filter(|_| !is_spilled).map_or(Spent::Released, Spent::Settled);
+        records::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
+        self.consumer.conclude(used, now);
+        if self.is_published() {
+            publish::tokens(used.unwrap_or_default());
+        }
+    }
+
+    /// Counts which service tier served a request that asked for one: the one that the response `stated`,
+    /// where that was read.
+    fn count_tier(&self, stated: Option<ServiceTier>) {
+        if let Some(asked) = self.tier()
+            && let Some((_, plan)) = self.pool()
+        {
+            host::increment(plan.metrics.tier(stated.unwrap_or(asked)), 1);
+        }
+    }
+
+    /// How a refusal ends what was reserved: until when, is held to the same limits as the gate.
+    pub(super) fn throttled(&self, delay: Option<Millis>) -> Spent {
+        let retry_after = self.pool().map(|(pool, _)| {
+            let settings = &pool.policy.throttle;
+            delay.unwrap_or(settings.default_retry_after).min(settings.max_retry_after)
+        });
+        Spent::Throttled { retry_after }
+    }
+
+    fn learn(&self, usage: &Usage) {
+        if let Some((_, plan)) = self.pool()
+            && let Ok(mut estimator) = plan.estimator.try_borrow_mut()
+        {
+            estimator.learn(&self.asked.size, usage);
+        }
+    }
+
+    /// Gives the consumer its tokens back, unless an answer takes them or took them.
+    pub(crate) fn charge_nothing(&mut self, now: impl FnOnce() -> Timestamp) {
+        if self.flowing.is_none() && !self.consumer.is_settled() {
+            self.consumer.conclude(None, now());
+        }
+    }
+}

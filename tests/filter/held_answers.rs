@@ -1,0 +1,90 @@
+//! Answers that are held because headers say what they took: what they cost when they do not reach the
+//! client.
+
+use crate::envoy::{Request, Script, worker};
+use crate::host::Process;
+use crate::usage::{first_estimate, used};
+
+const LIMIT: u32 = 1_000_000_000;
+
+/// What the answers state.
+const STATED: u64 = 366;
+const USAGE: &str =
+    r#"{"usage":{"prompt_tokens":321,"completion_tokens":45,"total_tokens":366},"choices":["#;
+
+/// A pool with limits and a consumer with as many tokens; `headers` are its keys for response headers.
+fn settings(headers: &str) -> String {
+    format!(
+        r#"{{"consumers": {{"header": "x-consumer", "default": {{"tokens_per_minute": {LIMIT}}}{headers}}},
+        "pools": [{{"name": "gpt", "backends": [
+            {{"name": "a", "host": "a.example", "priority": 1, "limits": {{"tokens_per_minute": {LIMIT}}}}},
+            {{"name": "b", "host": "b.example", "priority": 2, "limits": {{"tokens_per_minute": {LIMIT}}}}}],
+            "circuit_breaker": {{"rules": []}}}}]}}"#
+    )
+}
+
+/// Maxima are named and images are part of it, so that nothing is learned.
+fn chat() -> Request {
+    const BODY: &str = r#"{"messages":[{"role":"user","content":[{"type":"text","text":"hi"},
+        {"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}]}],"max_tokens":500}"#;
+    Request::new("POST", "/openai/deployments/gpt/chat/completions?api-version=2024-10-21")
+        .body(BODY)
+        .header("x-consumer", "alice")
+}
+
+/// What backend `a` and the consumer were charged for an answer of `body` that stalls there, when the
+/// client then leaves.
+fn charged_when_left(name: &str, headers: &str, body: &str) -> (u64, u64) {
+    let process = Process::new(name);
+    process.script("a", [Script::ok().body(body).then_stall()]);
+    let charged = worker(&process, &settings(headers), |envoy| {
+        let id = envoy.send(chat());
+        envoy.pass(10);
+        assert!(envoy.is_open(id), "{name}");
+        envoy.cancel(id);
+        used(&process, "a", LIMIT)
+    });
+    assert_eq!(process.metric("outcome.cancelled"), 1, "{name}");
+    assert_eq!(process.metric("outcome.fault"), 0, "{name}");
+    let consumer = worker(&process, &settings(r#","remaining_tokens_header": "on""#), |envoy| {
+        let nothing = Script::status(400).body(r#"{"error":{}}"#);
+        process.script("a", [nothing]);
+        let left: u64 = envoy.ask(chat()).header("remaining-tokens").unwrap().parse().unwrap();
+        u64::from(LIMIT) - left
+    });
+    (charged, consumer)
+}
+
+#[test]
+fn a_client_that_leaves_while_its_answer_is_held_is_charged_as_when_it_flows() {
+    for (body, expected) in [
+        (USAGE, STATED),
+        (r#"{"choices":["#, first_estimate(&chat()).total()),
+        (r#"{"usage":{"prompt_tokens":32"#, first_estimate(&chat()).total()),
+    ] {
+        let flowing = charged_when_left(&format!("flowing {body}"), "", body);
+        assert_eq!(flowing, (expected, expected), "{body}");
+        let on = r#","consumed_tokens_header": "on""#;
+        let held = charged_when_left(&format!("held {body}"), on, body);
+        assert_eq!(held, (expected, expected), "{body}");
+    }
+}
+
+#[test]
+fn what_breaks_while_it_is_held_costs_nothing_also_when_the_client_leaves_the_next_backend() {
+    let process = Process::new("broken, then left");
+    process.script("a", [Script::ok().body(USAGE).then_reset()]);
+    process.script("b", [Script::silence()]);
+    let on = r#","consumed_tokens_header": "on", "remaining_tokens_header": "on""#;
+    worker(&process, &settings(on), |envoy| {
+        let id = envoy.send(chat());
+        envoy.pass(10);
+        envoy.cancel(id);
+        assert_eq!((used(&process, "a", LIMIT), used(&process, "b", LIMIT)), (0, 0));
+        let answer = envoy.ask(chat());
+        assert_eq!(answer.header("remaining-tokens"), {
+            let taken: u64 = answer.header("consumed-tokens").unwrap().parse().unwrap();
+            Some((u64::from(LIMIT) - taken).to_string())
+        });
+    });
+}
