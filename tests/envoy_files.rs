@@ -101,7 +101,7 @@ fn a_consumer_that_can_be_spoofed_is_found() {
 
 #[test]
 fn a_setting_that_is_taken_out_is_missed() {
-    let without: [(&str, &str, &str); 32] = [
+    let without: [(&str, &str, &str); 34] = [
         ("max_retries: 10000", "max_requests: 10000", "circuit_breakers.max_retries"),
         ("&body_limit 67108864", "&body_limit 1048576", "request_body_buffer_limit"),
         ("timeout: 0s  ", "timeout: 15s  ", "timeout"),
@@ -150,6 +150,8 @@ fn a_setting_that_is_taken_out_is_missed() {
         ("wait_for_warm_on_init: false", "wait_for_warm_on_init: true", "wait_for_warm_on_init"),
         ("dns_lookup_family: V4_PREFERRED", "dns_lookup_family: AUTO", "dns_lookup_family"),
         ("dns_failure_refresh_rate: {", "dns_refresh_rate: {", "dns_failure_refresh_rate"),
+        ("max_headers_count: 1000", "max_headers_count: 100", "max_headers_count"),
+        ("max_response_headers_kb: 256", "max_response_headers_kb: 60", "max_response_headers_kb"),
     ];
     let whole = text(AZURE);
     for (setting, instead, complaint) in without {
@@ -445,6 +447,11 @@ fn check_cluster(cluster: &Value, gateway: &Gateway<'_>, found: &mut Vec<String>
     require(limit >= Some(1000), "circuit_breakers.max_retries of 1000 or more", name, found);
 
     let options = &cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
+    let common = &options["common_http_protocol_options"];
+    let count = common["max_headers_count"].as_u64();
+    require(count >= Some(1000), "max_headers_count of 1000 or more", name, found);
+    let kib = common["max_response_headers_kb"].as_u64();
+    require(kib >= Some(256), "max_response_headers_kb of 256 or more", name, found);
     let last = items(options, "/http_filters").last().map(|filter| &filter["name"]);
     require(
         last.is_some_and(|filter| filter == "envoy.filters.http.upstream_codec"),

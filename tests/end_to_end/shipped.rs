@@ -2,6 +2,7 @@
 
 use crate::harness::shipped::{cluster, run_azure, run_local, shipped_file, shipped_host};
 use crate::harness::{Gateway, Name, eventually};
+use mock_azure::Fault;
 use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -115,4 +116,20 @@ async fn the_local_file_serves_while_a_backend_has_no_host() {
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_ne!(answer.served_by(), "ptu-uksouth");
     }
+}
+
+#[tokio::test]
+async fn a_response_with_more_headers_than_envoy_likes_is_no_reset() {
+    let shipped = run_azure(&shipped_file("envoy/azure.yaml"), &[]).await;
+    let azure = &shipped.gateway;
+    serves(azure, "ptu-uksouth").await;
+    let many = (0..300).map(|number| (format!("x-many-{number}"), "1".to_owned()));
+    let long = (0..10).map(|number| (format!("x-long-{number}"), "1".repeat(15_000)));
+    let headers: Vec<(String, String)> = many.chain(long).collect();
+    let fault = Fault::Status { status: 422, headers, body: Some("{}".to_owned()) };
+    azure.mock("ptu-uksouth").push_fault(fault);
+    let answer = azure.chat().await;
+    assert_eq!((answer.status, answer.served_by()), (422, "ptu-uksouth"), "{}", answer.text());
+    assert_eq!(answer.header("x-many-299"), Some("1"));
+    assert_served_by(azure, "ptu-uksouth", "1").await;
 }

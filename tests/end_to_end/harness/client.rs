@@ -61,7 +61,9 @@ impl Client {
     pub(crate) fn new(port: u16) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        Self { pooled: Pooled::builder(TokioExecutor::new()).build(connector), port }
+        let pooled =
+            Pooled::builder(TokioExecutor::new()).http1_max_headers(1_000).build(connector);
+        Self { pooled, port }
     }
 
     pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {

@@ -142,6 +142,10 @@ fn common(name: &str, cluster: &Cluster, settings: &Settings) -> Value {
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "common_http_protocol_options": {
+                    "max_headers_count": 1000,
+                    "max_response_headers_kb": 256
+                },
                 "explicit_http_config": {protocol: {}},
                 "http_filters": [
                     {"name": "spillway", "typed_config": filter(&json!({"role": "attempt"}), settings)},
