@@ -300,13 +300,7 @@ impl Answer {
 
     /// A held answer showed what it is.
     fn decide(&self, held: Held, outcome: Outcome, end_of_stream: bool, now: Timestamp) -> Action {
-        let outcome = match outcome {
-            // The time that a 429 names counts from its head.
-            Outcome::Throttled { delay: Some(delay) } => {
-                Outcome::Throttled { delay: Some(held.since.plus(delay).since(now)) }
-            }
-            outcome => outcome,
-        };
+        let outcome = held.as_of(outcome, now);
         let mut flow = Flow { meter: held.meter, ..Flow::new(held.status, outcome) };
         if matches!(held.question, Question::Whole) {
             flow.elapsed = Some(held.since.since(self.begun.at));
@@ -439,12 +433,13 @@ impl Answer {
 
     /// Records an attempt that brought no answer.
     fn fail(&self, outcome: &Outcome, now: Timestamp) {
-        let evidence = Evidence {
-            outcome: *outcome,
-            status: 0,
-            elapsed: now.since(self.begun.at),
-            said: Said::default(),
-        };
+        self.fail_with(outcome, 0, Said::default(), now);
+    }
+
+    /// Records an attempt of whose answer only the head is known.
+    fn fail_with(&self, outcome: &Outcome, status: u16, said: Said, now: Timestamp) {
+        let elapsed = now.since(self.begun.at);
+        let evidence = Evidence { outcome: *outcome, status, elapsed, said };
         if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
             exchange.fail(&self.begun, &evidence, now);
         }
@@ -484,6 +479,11 @@ impl Answer {
                     let ending = Ending::NoAnswer { status: SWITCHING_PROTOCOLS };
                     exchange.give_up(Some(self.begun.backend), ending, now);
                 }
+            }
+            State::Held(mut held) if held.is_error() => {
+                let outcome = held.broken_off(self.traits, now);
+                self.fail_with(&outcome, held.status, held.said, now);
+                self.retry_elsewhere(&outcome, now);
             }
             State::Awaited | State::Held(_) => {
                 let outcome = self.silence(now);

@@ -64,6 +64,32 @@ pub(super) struct StreamHead {
     pub(super) has_error: bool,
 }
 
+impl Held {
+    /// Whether it is an error of which only the body is not known.
+    pub(super) fn is_error(&self) -> bool {
+        matches!(self.question, Question::ErrorBody(_))
+    }
+
+    /// What an error is whose body will not be complete. Whether others would give the client's error, too,
+    /// only the body could tell.
+    pub(super) fn broken_off(&mut self, traits: AttemptTraits, now: Timestamp) -> Outcome {
+        match self.question.push(&[], true, true, traits) {
+            Some(Outcome::ClientError) | None => Outcome::Elsewhere { status: self.status },
+            Some(outcome) => self.as_of(outcome, now),
+        }
+    }
+
+    /// An outcome with a time that counts from `now`. What a 429 names counts from its head.
+    pub(super) fn as_of(&self, outcome: Outcome, now: Timestamp) -> Outcome {
+        match outcome {
+            Outcome::Throttled { delay: Some(delay) } => {
+                Outcome::Throttled { delay: Some(self.since.plus(delay).since(now)) }
+            }
+            outcome => outcome,
+        }
+    }
+}
+
 impl Question {
     /// The outcome, if what came so far shows it. `enough` bytes or the end of the stream make it
     /// show: what is not an error by then goes to the client.

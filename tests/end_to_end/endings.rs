@@ -2,7 +2,7 @@
 //! refuse behind the gateway.
 
 use crate::harness::raw::RawBackend;
-use crate::harness::{Answer, Gateway, Setup, first_and_second, forgetful};
+use crate::harness::{Answer, Gateway, Setup, first_and_second};
 use mock_azure::{ErrorShape, Fault};
 use serde_json::{Value, json};
 use std::sync::Arc;

@@ -63,6 +63,7 @@ mod throttling;
 mod trailers;
 mod transport;
 mod traps;
+mod unfinished_errors;
 mod usage;
 mod vm_config;
 mod waiting;
