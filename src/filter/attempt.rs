@@ -13,7 +13,6 @@ use crate::openai::credentials::{PASSED, SUBPROTOCOLS};
 use crate::openai::reply;
 use crate::openai::splice::Splices;
 use crate::policy::classify::{AttemptTraits, Misroute};
-use crate::policy::failover::Ending;
 use std::rc::Rc;
 
 /// Where the cluster of an attempt can be read.
@@ -111,8 +110,7 @@ impl Attempt {
                 return Some(Running { answer, splices: Splices::default(), offset: 0 });
             }
             Some(Way::Stranger) => {
-                borrowed.misrouted(&begun, Misroute::WrongCluster, now);
-                let ending = Ending::Exhausted { throttled: false, soonest: Some(now) };
+                let ending = borrowed.misrouted(&begun, Misroute::WrongCluster, now);
                 borrowed.give_up(None, ending, now);
                 return None;
             }

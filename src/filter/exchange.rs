@@ -434,12 +434,25 @@ impl Exchange {
     }
 
     /// There is no way to the backend of an attempt that began or was to begin, and none elsewhere for
-    /// this request: the next ones pass the backend over.
-    pub(crate) fn misrouted(&mut self, begun: &Begun, misroute: Misroute, now: Timestamp) {
+    /// this request: the next ones pass the backend over. Returns what the client gets.
+    pub(crate) fn misrouted(
+        &mut self,
+        begun: &Begun,
+        misroute: Misroute,
+        now: Timestamp,
+    ) -> Ending {
         let outcome = Outcome::Misrouted(misroute);
         let elapsed = now.since(begun.at);
         let evidence = Evidence { outcome, status: 0, elapsed, said: Said::default() };
         self.fail(begun, &evidence, now);
+        // Without the attempt's filter, the request went out.
+        if misroute == Misroute::NoFilter && !self.asked.call.is_repeatable() {
+            return Ending::MayBeDone;
+        }
+        match self.peek(now) {
+            Ok(_) => Ending::NoWay,
+            Err(Unavailable { throttled, soonest, .. }) => Ending::Exhausted { throttled, soonest },
+        }
     }
 
     /// Says in the log why a connection to a backend was not made: once for each reason, and again after a
@@ -540,7 +553,7 @@ impl Exchange {
     /// Says what every response says of its request: each header's name and value.
     pub(crate) fn own_headers(&self, mut say: impl FnMut(&str, &str)) {
         say("x-spillway-attempts", itoa::Buffer::new().format(self.attempts()));
-        if let Some(trail) = self.trail() {
+        if let Some(trail) = self.trail().filter(|trail| !trail.is_empty()) {
             say("x-spillway-trail", &trail);
         }
         self.consumer_headers(say);

@@ -30,12 +30,16 @@ pub(crate) enum Finish {
         backend: Option<BackendIndex>,
         /// The time to come back that replaces the backend's own.
         soonest: Option<Timestamp>,
+        /// Whether the request may have been carried out, so that a client must not repeat it by itself.
+        may_be_done: bool,
     },
     /// It is replaced: Envoy or one of its filters refused the request by itself.
     Refused {
         /// The status that it chose, 400 to 499.
         status: u16,
     },
+    /// It is replaced: there is no way to the backend that was chosen, but to others.
+    NoWay,
     /// It is replaced: nobody knows whether the request was carried out.
     MayBeDone,
     /// It is replaced: it is no answer for a client.
@@ -55,10 +59,17 @@ pub(crate) enum Finish {
 }
 
 impl Finish {
+    /// It goes on as it is.
+    fn pass(backend: Option<BackendIndex>) -> Self {
+        Self::Pass { backend, soonest: None, may_be_done: false }
+    }
+
     fn of(backend: Option<BackendIndex>, ending: Ending, now: impl FnOnce() -> Timestamp) -> Self {
         match ending {
-            Ending::PassOn => Self::Pass { backend, soonest: None },
-            Ending::PassOnError => Self::Pass { backend, soonest: Some(now()) },
+            Ending::PassOn => Self::pass(backend),
+            Ending::PassOnOnce => Self::Pass { backend, soonest: None, may_be_done: true },
+            Ending::PassOnError => Self::Pass { backend, soonest: Some(now()), may_be_done: false },
+            Ending::NoWay => Self::NoWay,
             Ending::MayBeDone => Self::MayBeDone,
             Ending::NoAnswer { status } => Self::NoAnswer { status },
             Ending::Exhausted { throttled, soonest } => Self::Exhausted { throttled, soonest },
@@ -75,7 +86,7 @@ impl Exchange {
     ) -> Finish {
         self.is_answered = true;
         match std::mem::replace(&mut self.end, End::Open) {
-            End::Served(backend) => Finish::Pass { backend: Some(backend), soonest: None },
+            End::Served(backend) => Finish::pass(Some(backend)),
             End::Failed(backend, ending) => Finish::of(backend, ending, now),
             End::Retrying(last) => self.finish_unexpected(Some(last), &unexpected(), now()),
             End::Open => self.finish_unexpected(None, &unexpected(), now()),
@@ -97,8 +108,7 @@ impl Exchange {
         if let Some(misroute) = response.misroute.filter(|_| !response.asks_for_retry)
             && let Some(begun) = self.begin(now)
         {
-            self.misrouted(&begun, misroute, now);
-            return soon; // others may serve, and the next request asks them
+            return Finish::of(None, self.misrouted(&begun, misroute, now), || now);
         }
         if let Some(LastAttempt { backend, outcome, status }) = last {
             if let Some((_, plan)) = self.pool() {
@@ -110,7 +120,7 @@ impl Exchange {
         }
         match response.status {
             // The route itself answers: a redirect, a page.
-            ..400 if self.attempts() == 0 => Finish::Pass { backend: None, soonest: None },
+            ..400 if self.attempts() == 0 => Finish::pass(None),
             ..400 => soon,
             status @ 400..500 => Finish::Refused { status },
             // Envoy ended the attempt or did not begin it: a time limit, a circuit breaker of its own.

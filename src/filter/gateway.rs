@@ -13,7 +13,7 @@ use super::header_map::HeaderMap;
 use super::host::{self, Action, Map};
 use super::plan::Plan;
 use super::reading::{Deadline, Known, Reading};
-use super::routed::{self, Routed, send};
+use super::routed::{self, Routed, SHOULD_RETRY, send};
 use super::sanitize::{self, Subprotocols};
 use super::timers::StreamId;
 use super::told::Told;
@@ -340,6 +340,10 @@ impl Gateway {
                 routed.replace(&mut exchange, &reply::no_answer(status), Vec::new());
                 Action::Pause
             }
+            Finish::NoWay => {
+                routed.no_way(&mut exchange);
+                Action::Pause
+            }
             Finish::MayBeDone => {
                 routed.may_be_done(&mut exchange);
                 Action::Pause
@@ -348,7 +352,7 @@ impl Gateway {
                 routed.exhausted(&mut exchange, throttled, soonest, host::now());
                 Action::Pause
             }
-            Finish::Pass { backend, soonest } => {
+            Finish::Pass { backend, soonest, may_be_done } => {
                 let response = &self.plan.config.response;
                 let retry_after =
                     soonest.map(|soonest| routed::delay_ms(Some(soonest), host::now()));
@@ -358,6 +362,9 @@ impl Gateway {
                 let backend = backend.and_then(|backend| exchange.backend(backend));
                 if let (Some(name), Some((backend, _))) = (&response.served_by_header, backend) {
                     set_response_header(name, &backend.name);
+                }
+                if may_be_done {
+                    set_response_header(SHOULD_RETRY, "false");
                 }
                 exchange.charge_nothing(host::now);
                 exchange.own_headers(set_response_header);
@@ -404,14 +411,16 @@ fn refusal(status: u16) -> (Reply, Vec<(String, String)>) {
         .filter(|(name, _)| is_kept(name))
         .map(|(name, value)| (text(name), text(value)))
         .collect();
-    // Rate limit filters say when in their own header, and SDKs look for this one.
-    let resets = headers.as_ref().and_then(|headers| number(headers, "x-ratelimit-reset"));
-    let names_a_time = kept.iter().any(|(name, _)| name.starts_with("retry-after"));
-    let wait_ms = resets.filter(|_| status == 429 && !names_a_time);
     let reply = reply::refused(status);
-    let retry_after_ms =
-        wait_ms.map(|seconds| seconds.saturating_mul(1_000)).or(reply.retry_after_ms);
-    (Reply { retry_after_ms, ..reply }, kept)
+    let names_a_time = kept.iter().any(|(name, _)| name.starts_with("retry-after"));
+    if status != 429 || names_a_time {
+        return (reply, kept);
+    }
+    // Rate limit filters say when in their own header, if at all, and SDKs look for this one.
+    let resets = headers.as_ref().and_then(|headers| number(headers, "x-ratelimit-reset"));
+    let wait_ms = resets.filter(|seconds| *seconds > 0).map(|it| it.saturating_mul(1_000));
+    let retry_after_ms = wait_ms.unwrap_or_else(|| routed::delay_ms(None, host::now()));
+    (Reply { retry_after_ms: Some(retry_after_ms), ..reply }, kept)
 }
 
 /// The status of an answer that Envoy made.

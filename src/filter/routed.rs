@@ -10,6 +10,9 @@ use crate::policy::time::Timestamp;
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
+/// What the SDKs believe before they look at the status: they repeat a 5xx unless this says `false`.
+pub(crate) const SHOULD_RETRY: &str = "x-should-retry";
+
 /// A request that has a pool. Timers hold it weakly.
 pub(crate) struct Routed {
     stream: StreamId,
@@ -104,9 +107,17 @@ impl Routed {
         self.progress.set(Progress::Replied);
         exchange.charge_nothing(host::now);
         let mut headers = own_headers(exchange);
-        // The SDKs repeat a 502 unless they are told not to.
-        headers.push(("x-should-retry".to_owned(), "false".to_owned()));
+        headers.push((SHOULD_RETRY.to_owned(), "false".to_owned()));
         send(&reply::may_be_done(), headers);
+    }
+
+    /// Answers that there is no way to the backend that was chosen, and that another one can be chosen.
+    pub(crate) fn no_way(&self, exchange: &mut Exchange) {
+        self.progress.set(Progress::Replied);
+        exchange.charge_nothing(host::now);
+        let mut headers = own_headers(exchange);
+        headers.push((SHOULD_RETRY.to_owned(), "true".to_owned()));
+        send(&reply::no_way(), headers);
     }
 
     /// Answers that the pool is exhausted.

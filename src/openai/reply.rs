@@ -179,6 +179,17 @@ pub fn may_be_done() -> Reply {
     error(502, message, "server_error", None, "outcome_unknown")
 }
 
+/// 503: the gateway chose a backend to which Envoy has no way. The next request gets another one, so it can
+/// come at once.
+pub fn no_way() -> Reply {
+    /// Above zero, which SDKs take for no time at all.
+    const DELAY_MS: u64 = 100;
+    let message = "The gateway could not reach the backend that it chose, and leaves it alone now. Try again. \
+                   Its log says what is wrong in the configuration of Envoy.";
+    let reply = error(503, message, "service_unavailable", None, "503");
+    Reply { retry_after_ms: Some(DELAY_MS), ..reply }
+}
+
 /// 502: what the backends answered with is no answer for a client. `status` tells a redirect from another
 /// protocol.
 pub fn no_answer(status: u16) -> Reply {
@@ -308,6 +319,9 @@ mod tests {
             (operation_not_served("embeddings"), 404, "operation_not_served"),
             (no_websocket(), 426, "websocket_not_allowed"),
             (may_be_done(), 502, "outcome_unknown"),
+            (no_answer(302), 502, "bad_gateway"),
+            (no_answer(101), 502, "bad_gateway"),
+            (no_way(), 503, "503"),
             (no_such_upgrade(), 400, "unsupported_upgrade"),
             (refused(413), 413, "413"),
             (refused(400), 400, "400"),

@@ -80,8 +80,13 @@ pub enum Ending {
     PassOn,
     /// The backend's own error, with the pool's time to come back in the place of the backend's.
     PassOnError,
+    /// The backend's own error as it is, with a word that the request must not be repeated by itself: it may
+    /// have been carried out.
+    PassOnOnce,
     /// The gateway's answer: nobody knows whether the request was carried out.
     MayBeDone,
+    /// The gateway's answer: there is no way to the backend that was chosen. Another one can be chosen at once.
+    NoWay,
     /// The gateway's answer: what the backends answered with is none for a client.
     NoAnswer {
         /// The status of the last one: that of a redirect, or 101 when the protocol is not the one that was
@@ -309,7 +314,7 @@ pub fn ending(
         _ if is_refused_by_all && !is_answer => Ending::NoAnswer { status },
         _ if is_refused_by_all && (status != 429 || pool_size == 1) => Ending::PassOn,
         _ if is_refused_by_all => Ending::PassOnError,
-        Stop::MayBeDone if is_error_of_backend => Ending::PassOn,
+        Stop::MayBeDone if is_error_of_backend => Ending::PassOnOnce,
         Stop::MayBeDone => Ending::MayBeDone,
         _ if is_error_of_backend && pool_size == 1 => Ending::PassOn,
         Stop::Limited | Stop::Refused if is_error_of_backend => Ending::PassOnError,

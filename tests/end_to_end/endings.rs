@@ -122,6 +122,29 @@ async fn a_rate_limit_of_envoys_own_keeps_its_status_and_its_time() {
 }
 
 #[tokio::test]
+async fn a_rate_limit_that_names_no_time_gets_one_and_no_trail_that_is_empty() {
+    let all = json!({"default_value": {"numerator": 100, "denominator": "HUNDRED"}});
+    let gateway = behind(json!({
+        "name": "rate-limit",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+            "stat_prefix": "rate_limit",
+            "token_bucket": {"max_tokens": 1, "tokens_per_fill": 1, "fill_interval": "50s"},
+            "filter_enabled": all,
+            "filter_enforced": all
+        }
+    }))
+    .await;
+    assert_eq!(gateway.chat().await.status, 200);
+    let answer = gateway.chat().await;
+    assert_error(&answer, 429, "rate_limit_exceeded");
+    assert_says_when(&answer);
+    assert!(answer.header("retry-after-ms").is_some());
+    assert_eq!(answer.header("x-spillway-attempts"), Some("0"));
+    assert_eq!(answer.header("x-spillway-trail"), None);
+}
+
+#[tokio::test]
 async fn a_refusal_of_envoys_own_is_told_in_the_shape_that_sdks_read() {
     let gateway = behind(json!({
         "name": "rbac",

@@ -134,6 +134,15 @@ fn what_envoys_own_filters_refuse_keeps_what_a_client_needs() {
         assert_eq!(answer.header("retry-after").as_deref(), Some("7"));
         let answer = refused(429, &[("retry-after", "3"), ("x-ratelimit-reset", "7")]);
         assert_eq!(answer.header("retry-after").as_deref(), Some("3"));
+        // When nobody says when, it is as soon as for any other 429.
+        for headers in [&[][..], &[("x-ratelimit-reset", "0")]] {
+            let answer = refused(429, headers);
+            assert!(
+                matches!(answer.header("retry-after").as_deref(), Some("1" | "2")),
+                "{answer:?}"
+            );
+            assert_eq!(answer.header("x-spillway-trail"), None, "it would be empty");
+        }
         let answer = refused(401, &[("www-authenticate", "Bearer")]);
         assert!(answer.text().contains(r#""type":"authentication_error""#), "{}", answer.text());
         assert_eq!(answer.header("www-authenticate").as_deref(), Some("Bearer"));
