@@ -135,6 +135,22 @@ fn the_readme_shows_the_configuration_that_is_shipped() {
     }
 }
 
+#[test]
+fn the_first_configuration_of_the_reference_has_the_backends_that_are_shipped() {
+    let backends = |path: &str| -> Vec<[String; 3]> {
+        let text = fs::read_to_string(root().join(path)).unwrap();
+        let shown = text.split("```json\n").nth(1).and_then(|rest| rest.split("```").next());
+        let shown: serde_json::Value = serde_json::from_str(shown.unwrap()).unwrap();
+        let backends = shown["pools"][0]["backends"].as_array().unwrap();
+        let of = |backend: &serde_json::Value| {
+            let key = &backend["credential"]["api_key"]["env"];
+            [&backend["name"], &backend["host"], key].map(|it| it.as_str().unwrap().to_owned())
+        };
+        backends.iter().map(of).collect()
+    };
+    assert_eq!(backends("docs/configuration.md"), backends("README.md"));
+}
+
 fn complaints(look: impl Fn(&str) -> Vec<String>) -> Vec<String> {
     let mut found = Vec::new();
     for document in documents() {

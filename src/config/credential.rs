@@ -53,7 +53,7 @@ pub(super) fn default_credential(
     }
 }
 
-/// `UKSOUTH_PTU_KEY` for `uksouth-ptu`.
+/// `PTU_UKSOUTH_KEY` for `ptu-uksouth`.
 pub(super) fn default_variable(backend: &str) -> String {
     let upper = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
     let name: String = backend.chars().map(upper).collect();
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_default_variable_is_made_of_the_backends_name() {
-        assert_eq!(default_variable("uksouth-ptu"), "UKSOUTH_PTU_KEY");
+        assert_eq!(default_variable("ptu-uksouth"), "PTU_UKSOUTH_KEY");
         assert_eq!(default_variable("a_1"), "A_1_KEY");
     }
 

@@ -4,7 +4,7 @@
 //! separated by `;`:
 //!
 //! ```text
-//! uksouth-ptu;429;gate=312ms, france;skip=breaker;breaker=4200ms, sweden;200
+//! ptu-uksouth;429;gate=312ms, payg-france;skip=breaker;breaker=4200ms, payg-sweden;200
 //! ```
 //!
 //! - An attempt has its result: the status, or `connect`, `timeout`, `reset`, `in-band` (a throttle
@@ -225,7 +225,7 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    const NAMES: [&str; 3] = ["uksouth-ptu", "france", "sweden"];
+    const NAMES: [&str; 3] = ["ptu-uksouth", "france", "sweden"];
 
     fn name(backend: BackendIndex) -> Option<&'static str> {
         NAMES.get(backend.position()).copied()
@@ -239,7 +239,7 @@ mod tests {
         trail.attempt(backend(2), AttemptResult::Status(200), None);
         trail.with_tier("flex");
         let expected =
-            "uksouth-ptu;429;gate=312ms, france;skip=gate;gate=80ms, sweden;200;tier=flex";
+            "ptu-uksouth;429;gate=312ms, france;skip=gate;gate=80ms, sweden;200;tier=flex";
         assert_eq!(trail.render(name), expected);
         assert_eq!(trail.entries().len(), 3);
         assert_eq!(Trail::default().render(name), "");
