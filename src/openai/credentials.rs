@@ -14,9 +14,9 @@ pub const PASSED: [&str; 4] = ["api-key", "authorization", "openai-organization"
 /// The header in which browsers offer their key to a WebSocket, as they can set no other.
 pub const SUBPROTOCOLS: &str = "sec-websocket-protocol";
 
-/// What the subprotocols begin with that are none.
-const SUBPROTOCOL_CREDENTIALS: [&[u8]; 3] =
-    [b"openai-insecure-api-key", b"openai-organization", b"openai-project"];
+/// What the subprotocols begin with that say how to talk. Any other may be a key: nothing keeps it from being
+/// offered without a name.
+const SUBPROTOCOLS_KNOWN: [&[u8]; 2] = [b"openai-beta.", b"openai-agents-sdk."];
 
 /// Escapes within escapes are resolved so often; nobody honest writes even one of them.
 const DECODINGS_MAX: usize = 4;
@@ -27,20 +27,38 @@ pub fn is_header(name: &[u8]) -> bool {
     let is_harmless = matches!(
         name,
         b"" | [b':', ..] | b"sec-websocket-key" | b"idempotency-key" | b"x-idempotency-key"
-    ) || name.starts_with(b"x-stainless-");
-    !is_harmless
-        && (matches!(name, b"openai-organization" | b"openai-project" | b"dpop" | b"x-ssl-cert")
+    ) || name.starts_with(b"sec-fetch-");
+    // Every request has these, and they need no looking at.
+    let is_usual = matches!(
+        name,
+        b"accept"
+            | b"content-length"
+            | b"content-type"
+            | b"user-agent"
+            | b"x-forwarded-for"
+            | b"x-forwarded-proto"
+            | b"x-request-id"
+    );
+    !is_usual
+        && !is_harmless
+        && (matches!(name, b"openai-organization" | b"openai-project" | b"dpop" | b"from")
             || name.starts_with(b"ocp-apim-")
             || name.starts_with(b"x-amz-")
             || name.starts_with(b"x-goog-")
-            || has_word(name))
+            || has_part(name)
+            || name.split(|byte| !byte.is_ascii_alphanumeric()).any(is_word))
 }
 
 /// Whether a parameter of a query, with its value and still percent-encoded, is a credential.
 ///
 /// Old servers take a semicolon for an ampersand, so each piece between them is looked at.
 pub fn is_parameter(parameter: &[u8]) -> bool {
-    parameter.split(|byte| *byte == b';').any(|piece| {
+    names(parameter).any(|name| matches!(&*name, b"code" | b"_method") || is_header(&name))
+}
+
+/// Every name that a server could read of a parameter, in lower case and without escapes.
+pub(super) fn names(parameter: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    parameter.split(|byte| *byte == b';').map(|piece| {
         let name = piece.split(|byte| *byte == b'=').next().unwrap_or_default();
         let mut name = name.to_ascii_lowercase();
         for _ in 0..DECODINGS_MAX {
@@ -49,18 +67,18 @@ pub fn is_parameter(parameter: &[u8]) -> bool {
             }
             name = percent::decode_bytes(&name).to_ascii_lowercase();
         }
-        matches!(&*name, b"code" | b"sig" | b"_method") || is_header(&name)
+        name
     })
 }
 
 /// The subprotocols that a client may offer to a backend, given a `sec-websocket-protocol`; `None` when
-/// there is no credential among them.
+/// there is none among them that may be a credential.
 pub fn without_subprotocols(offered: &[u8]) -> Option<Vec<u8>> {
     let is_credential = |one: &&[u8]| {
-        let one = one.trim_ascii();
-        SUBPROTOCOL_CREDENTIALS.iter().any(|credential| {
-            one.get(..credential.len()).is_some_and(|start| start.eq_ignore_ascii_case(credential))
-        })
+        let one = one.trim_ascii().to_ascii_lowercase();
+        let is_known = matches!(&*one, b"" | b"realtime")
+            || SUBPROTOCOLS_KNOWN.iter().any(|known| one.starts_with(known));
+        !is_known || is_header(&one)
     };
     let items = || offered.split(|byte| *byte == b',');
     if !items().any(|one| is_credential(&one)) {
@@ -71,27 +89,92 @@ pub fn without_subprotocols(offered: &[u8]) -> Option<Vec<u8>> {
     Some(kept.join(&b", "[..]))
 }
 
-/// Whether a word that stands for a credential or for an identity is part of `name`.
-fn has_word(name: &[u8]) -> bool {
+/// Whether `name` has a part that stands for a credential or for an identity, wherever words begin and end
+/// in it. Each is long enough not to be in other words that names of headers have.
+fn has_part(name: &[u8]) -> bool {
     let mut rest = name;
-    while let Some((first, after)) = rest.split_first() {
-        let words: &[&[u8]] = match first {
-            b'a' => &[b"auth", b"assertion"],
-            b'b' => &[b"bearer"],
-            b'c' => &[b"cookie", b"credential", b"client-cert", b"client_cert"],
-            b'j' => &[b"jwt"],
-            b'k' => &[b"key"],
-            b'p' => &[b"passw", b"principal"],
-            b's' => &[b"secret", b"signature"],
-            b't' => &[b"token"],
+    loop {
+        // Two letters rule out nearly everything, and this is asked at every byte.
+        let parts: &[&[u8]] = match rest {
+            [] => return false,
+            [b'a', b'u', ..] => &[b"auth"],
+            [b'a', b's', ..] => &[b"assertion"],
+            [b'b', b'e', ..] => &[b"bearer"],
+            [b'c', b'e', ..] => &[b"cert"],
+            [b'c', b'l', ..] => &[b"client-id", b"client_id", b"clientid"],
+            [b'c', b'o', ..] => &[b"cookie"],
+            [b'c', b'r', ..] => &[b"credential"],
+            [b'c', b's', ..] => &[b"csrf"],
+            [b'e', b'm', ..] => &[b"email"],
+            [b'h', b'm', ..] => &[b"hmac"],
+            [b'i', b'd', ..] => &[b"identity"],
+            [b'j', b'w', ..] => &[b"jwt"],
+            [b'k', b'e', ..] => &[b"key"],
+            [b'l', b'o', ..] => &[b"login", b"logon"],
+            [b'p', b'a', ..] => &[b"passc", b"passp", b"passw"],
+            [b'p', b'r', ..] => &[b"principal"],
+            [b'p', b'w', ..] => &[b"pwd"],
+            [b's', b'a', ..] => &[b"saml"],
+            [b's', b'e', ..] => &[b"secret", b"sessid", b"session"],
+            [b's', b'i', ..] => &[b"signature"],
+            [b't', b'o', ..] => &[b"token"],
+            [b'u', b's', ..] => &[b"user"],
+            [b'x', b's', ..] => &[b"xsrf"],
             _ => &[],
         };
-        if words.iter().any(|word| rest.starts_with(word)) {
+        if parts.iter().any(|part| rest.starts_with(part)) && !is_software(rest) {
             return true;
         }
-        rest = after;
+        rest = rest.get(1..).unwrap_or_default();
     }
-    false
+}
+
+/// Whether what begins here is the name of a program and not of a user.
+fn is_software(rest: &[u8]) -> bool {
+    let agent = rest.strip_prefix(b"user").map(|rest| match rest {
+        [b'-' | b'_', rest @ ..] => rest,
+        rest => rest,
+    });
+    agent.is_some_and(|agent| agent.starts_with(b"agent"))
+}
+
+/// Whether one word of a name stands for a credential or for an identity, of which as a part of other words
+/// nothing follows.
+fn is_word(word: &[u8]) -> bool {
+    matches!(
+        word,
+        b"account"
+            | b"acct"
+            | b"claim"
+            | b"claims"
+            | b"cred"
+            | b"creds"
+            | b"dn"
+            | b"group"
+            | b"groups"
+            | b"idp"
+            | b"mail"
+            | b"mfa"
+            | b"otp"
+            | b"pass"
+            | b"pat"
+            | b"pin"
+            | b"psk"
+            | b"pw"
+            | b"role"
+            | b"roles"
+            | b"sas"
+            | b"sess"
+            | b"sid"
+            | b"sig"
+            | b"ssid"
+            | b"sso"
+            | b"subject"
+            | b"ticket"
+            | b"totp"
+            | b"uid"
+            | b"upn"
+    )
 }
 
 #[cfg(test)]
@@ -130,6 +213,50 @@ mod tests {
             "x-auth-request-email",
             "x-csrf-token",
             "dpop",
+            "from",
+            "x-ssl-cert",
+            "x-arr-clientcert",
+            "x-client-certificate",
+            "x-ssl-client-s-dn",
+            "x-sas",
+            "x-sas-url",
+            "x-session",
+            "x-session-id",
+            "session_id",
+            "x-jsessionid",
+            "x-phpsessid",
+            "x-csrf",
+            "x-xsrf",
+            "x-user-pass",
+            "x-pass",
+            "x-pwd",
+            "x-userpwd",
+            "x-passphrase",
+            "x-passcode",
+            "x-otp",
+            "x-pin",
+            "x-sig",
+            "x-hmac-sha256",
+            "x-client-id",
+            "client_id",
+            "x-ms-identity",
+            "x-ms-identity-assertion",
+            "x-forwarded-user",
+            "x-forwarded-email",
+            "x-forwarded-groups",
+            "x-forwarded-preferred-username",
+            "remote-user",
+            "x-remote-user",
+            "x-user-id",
+            "x-userid",
+            "x-user-email",
+            "x-uid",
+            "x-roles",
+            "x-login",
+            "chatgpt-account-id",
+            "tailscale-user-login",
+            "x-saml-nameid",
+            "x-stainless-api-key",
         ] {
             assert!(is_header(name.as_bytes()), "{name}");
         }
@@ -168,8 +295,25 @@ mod tests {
             "x-datadog-trace-id",
             "x-forwarded-for",
             "x-consumer",
-            "x-session",
             "aoai-evals",
+            "x-ms-useragent",
+            "x-ms-user-agent",
+            "x-openai-client-user-agent",
+            "x-stainless-helper-method",
+            "x-client-request-id",
+            "x-correlation-id",
+            "x-passthrough",
+            "sec-fetch-user",
+            "sec-ch-ua",
+            "accept-language",
+            "origin",
+            "priority",
+            "x-disaster-recovery",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "x-cloud-trace-context",
+            "x-ms-oai-image-generation-deployment",
+            "openai-processing-ms",
         ] {
             assert!(!is_header(name.as_bytes()), "{name}");
         }
@@ -193,6 +337,14 @@ mod tests {
             "a%70i%25252Dkey=x",
             "limit=1;api-key=x",
             "_method=DELETE",
+            "pwd=x",
+            "session=x",
+            "sessionId=x",
+            "sid=x",
+            "se%73sion=x",
+            "limit=1;sid=x",
+            "user=x",
+            "client_id=x",
         ] {
             assert!(is_parameter(parameter.as_bytes()), "{parameter}");
         }
@@ -217,11 +369,14 @@ mod tests {
     #[test]
     fn only_the_credentials_among_subprotocols_go() {
         let offered = b"realtime, openai-insecure-api-key.sk-1,OpenAI-Organization.org ,\
-            openai-project.p, openai-beta.realtime-v1";
+            openai-project.p, openai-ephemeral-token.ek_1, base64url.bearer.authorization.k8s.io.x,\
+            ek_abc, openai-beta.key.x, openai-beta.realtime-v1";
         let kept = without_subprotocols(offered).unwrap();
         assert_eq!(kept, b"realtime, openai-beta.realtime-v1");
         assert_eq!(without_subprotocols(b"openai-insecure-api-key.x").unwrap(), b"");
-        for harmless in ["", "realtime", "realtime, openai-beta.realtime-v1", ",", "openai"] {
+        for harmless in
+            ["", "realtime", "Realtime, openai-beta.realtime-v1, openai-agents-sdk.0.1.3", ","]
+        {
             assert_eq!(without_subprotocols(harmless.as_bytes()), None, "{harmless}");
         }
     }

@@ -369,6 +369,8 @@ fn operation(method: Method, below: &[Cow<'_, [u8]>]) -> Option<Operation> {
         (Method::Get, [b"models", ..]) => Operation::Models,
         (Method::Get, [b"realtime", b"", ..]) => Operation::Realtime,
         (Method::Get, [b"responses", b"", ..]) => Operation::ResponsesSession,
+        // These are verbs and no ids.
+        (_, [b"responses", b"compact" | b"input_tokens", ..]) => return None,
         (Method::Get | Method::Delete, [b"responses", _, b"", ..])
         | (Method::Get, [b"responses", _, b"input_items", b"", _])
         | (Method::Post, [b"responses", _, b"cancel", b"", _]) => Operation::StoredResponses,
@@ -402,6 +404,8 @@ impl Query {
             let slot = match &*percent::decode_bytes(name) {
                 b"api-version" => &mut query.api_version,
                 b"deployment" | b"model" if chooses_model => &mut query.deployment,
+                // It would name another deployment than the one that was chosen.
+                _ if names_deployment(parameter) => continue,
                 _ if credentials::is_parameter(parameter) => {
                     if name == b"api-key" && query.key.is_none() {
                         let mut key = String::with_capacity(parameter.len());
@@ -424,6 +428,14 @@ impl Query {
         }
         query
     }
+}
+
+/// Whether a server could take a parameter for the name of a deployment or of a model.
+fn names_deployment(parameter: &[u8]) -> bool {
+    credentials::names(parameter).any(|mut name| {
+        name.retain(u8::is_ascii_alphanumeric);
+        matches!(&*name, b"deployment" | b"deploymentid" | b"deploymentname" | b"engine" | b"model")
+    })
 }
 
 /// What comes before the first `byte` and what after it.

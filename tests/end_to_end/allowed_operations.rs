@@ -78,6 +78,9 @@ async fn what_nobody_knows_is_refused_under_any_spelling() {
         ("GET", "/V1/files"),
         ("GET", "/OpenAI/v1/files"),
         ("GET", "/v1/responses"),
+        ("GET", "/v1/responses/compact"),
+        ("DELETE", "/v1/responses/input_tokens"),
+        ("POST", "/v1/responses/compact/cancel"),
     ] {
         let answer = ask(&gateway, method, path).await;
         assert_eq!(answer.status, 404, "{method} {path}: {}", answer.text());

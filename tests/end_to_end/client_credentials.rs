@@ -7,6 +7,18 @@ use serde_json::json;
 
 const SECRET: &str = "the-clients-secret";
 
+/// What SDKs and tracing send.
+const HARMLESS: [(&str, &str); 8] = [
+    ("x-stainless-lang", "python"),
+    ("x-stainless-retry-count", "0"),
+    ("openai-beta", "b"),
+    ("user-agent", "OpenAI/Python"),
+    ("x-ms-client-request-id", "1"),
+    ("x-ms-useragent", "sdk"),
+    ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ("idempotency-key", "retry-1"),
+];
+
 fn everything(record: &Record) -> String {
     let headers: Vec<String> = record
         .headers
@@ -55,13 +67,27 @@ async fn no_header_with_a_credential_or_an_identity_reaches_a_backend() {
             "x-http-method",
             "x-original-url",
             "x-rewrite-url",
+            "x-sas",
+            "x-session-id",
+            "session_id",
+            "x-csrf",
+            "x-xsrf-header",
+            "x-user-pass",
+            "x-pwd",
+            "x-ms-identity",
+            "x-forwarded-user",
+            "x-forwarded-email",
+            "remote-user",
+            "x-client-id",
+            "x-arr-clientcert",
         ] {
-            let headers = [(name, SECRET), ("x-stainless-lang", "python"), ("openai-beta", "b")];
+            let headers = [&[(name, SECRET)], &HARMLESS[..]].concat();
             let answer = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
             assert_eq!(answer.status, 200, "{api} {name}: {}", answer.text());
             let record = gateway.records("north").pop().unwrap();
-            assert_eq!(record.header("x-stainless-lang"), Some("python"), "{name}");
-            assert_eq!(record.header("openai-beta"), Some("b"), "{name}");
+            for (harmless, value) in HARMLESS {
+                assert_eq!(record.header(harmless), Some(value), "{name}");
+            }
             assert_clean(&gateway, &format!("{api} {name}"));
         }
     }
@@ -83,6 +109,12 @@ async fn no_parameter_with_a_credential_reaches_a_backend() {
         "access_token=",
         "sig=",
         "x=1;api-key=",
+        "pwd=",
+        "session=",
+        "sessionId=",
+        "sid=",
+        "user=",
+        "x=1;sid=",
     ] {
         let path = format!(
             "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21&{parameter}{SECRET}&x=1"
@@ -91,6 +123,20 @@ async fn no_parameter_with_a_credential_reaches_a_backend() {
         assert_eq!(answer.status, 200, "{parameter}: {}", answer.text());
         assert!(gateway.records("north")[0].path.ends_with("?api-version=2024-10-21&x=1"));
         assert_clean(&gateway, parameter);
+    }
+}
+
+#[tokio::test]
+async fn no_parameter_names_another_deployment_at_a_backend() {
+    for api in ["azure", "azure_v1", "openai"] {
+        let gateway = Setup::new().backend("north", json!({"api": api})).start().await;
+        for name in ["model", "deployment", "deployment-id", "MODEL", "%6dodel", "x=1;model"] {
+            let path = format!("{CHAT}?{name}=dearest&x=1");
+            let answer = gateway.client.post(&path, &chat_body()).await;
+            assert_eq!(answer.status, 200, "{api} {name}: {}", answer.text());
+            let path = gateway.records("north").pop().unwrap().path;
+            assert!(path.ends_with("x=1") && !path.contains("dearest"), "{api} {name}: {path}");
+        }
     }
 }
 
@@ -110,7 +156,8 @@ async fn a_key_among_the_subprotocols_stays_behind_and_the_others_go_on() {
     let gateway = Setup::new().backend("north", json!({"api": "openai"})).start().await;
     let offered = format!(
         "realtime, openai-insecure-api-key.{SECRET}, openai-organization.{SECRET}, \
-         openai-project.{SECRET}, openai-beta.realtime-v1"
+         openai-project.{SECRET}, openai-ephemeral-token.{SECRET}, {SECRET}, \
+         base64url.bearer.authorization.k8s.io.{SECRET}, openai-beta.realtime-v1"
     );
     let head = upgrade(&gateway, &offered).await;
     assert!(head.starts_with("http/1.1 101 "), "{head}");

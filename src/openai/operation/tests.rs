@@ -237,6 +237,52 @@ fn credentials_in_the_query_go_nowhere_but_with_passthrough() {
 }
 
 #[test]
+fn no_parameter_names_another_deployment_than_the_one_that_was_chosen() {
+    for path in [
+        "/openai/deployments/gpt/chat/completions?api-version=2024-10-21",
+        "/openai/responses/resp_1?api-version=2025-04-01-preview",
+        "/openai/files?api-version=2024-10-21",
+        "/openai/realtime?api-version=2025-04-01-preview",
+    ] {
+        for name in [
+            "model",
+            "deployment",
+            "deployment-id",
+            "deployment_id",
+            "deploymentName",
+            "Model",
+            "%6dodel",
+            "mod%2565l",
+            "x=1;model",
+            "engine",
+        ] {
+            let method = if path.contains("chat") { "POST" } else { "GET" };
+            let path = format!("{path}&limit=2&{name}=other&after=x&model=gpt&deployment=other");
+            let call = recognise(method.as_bytes(), path.as_bytes()).unwrap();
+            let rendered = render(&call, &AZURE);
+            assert_eq!(call.query, "limit=2&after=x", "{path}");
+            assert!(!rendered.contains("other") && !rendered.contains("model="), "{rendered}");
+        }
+    }
+    assert_eq!(get("/v1/files?remodel=1&models=2&metadata[model]=x").query.matches('=').count(), 3);
+}
+
+#[test]
+fn what_is_done_with_responses_is_no_id_of_one() {
+    for (method, path) in [
+        ("GET", "/v1/responses/compact"),
+        ("DELETE", "/v1/responses/compact"),
+        ("GET", "/v1/responses/input_tokens"),
+        ("GET", "/v1/responses/compact/input_items"),
+        ("POST", "/v1/responses/compact/cancel"),
+        ("GET", "/openai/responses/c%6fmpact?api-version=2025-04-01-preview"),
+    ] {
+        assert_eq!(recognise(method.as_bytes(), path.as_bytes()), None, "{method} {path}");
+    }
+    assert_eq!(get("/v1/responses/compact_1").operation, Operation::StoredResponses);
+}
+
+#[test]
 fn a_session_of_responses_is_asked_for_where_a_resource_has_it() {
     for path in
         ["/v1/responses?model=m", "/openai/responses?api-version=2025-04-01-preview&model=m"]
