@@ -3,6 +3,7 @@
 use crate::harness::{CHAT, Gateway, Setup, chat_body, eventually};
 use bytes::Bytes;
 use hyper::Method;
+use mock_azure::Fault;
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -79,7 +80,11 @@ async fn open(gateway: &Gateway) -> hyper::Response<hyper::body::Incoming> {
 #[tokio::test]
 async fn a_client_that_does_not_read_harms_no_backend() {
     let gateway = setup(backend(Then::Pours).await)
-        .settings(|settings| settings.per_try_idle_timeout = Duration::from_secs(1))
+        .settings(|settings| {
+            settings.per_try_idle_timeout = Duration::from_secs(4);
+            settings.per_try_timeout = Duration::from_secs(20);
+            settings.workers = 2
+        })
         .start()
         .await;
     let mut unread = Vec::new();
@@ -107,4 +112,17 @@ async fn a_head_that_nothing_follows_is_let_go_after_the_hold_time() {
     sign.notify_one();
     let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
     assert_eq!(body.to_bytes(), EVENT);
+}
+
+#[tokio::test]
+async fn a_stream_that_stalls_ends_after_the_idle_time() {
+    let gateway = Setup::new()
+        .backend("a", json!({}))
+        .settings(|settings| settings.per_try_idle_timeout = Duration::from_secs(1))
+        .start()
+        .await;
+    gateway.mock("a").push_fault(Fault::StallMidStream { after_events: 1 });
+    let body = http_body_util::BodyExt::collect(open(&gateway).await.into_body());
+    let ended = tokio::time::timeout(Duration::from_secs(20), body).await;
+    assert!(ended.is_ok_and(|body| body.is_err()), "the client was left waiting");
 }
