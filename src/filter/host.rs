@@ -114,6 +114,7 @@ mod abi {
 
     // The imports are all of this shape: pointers to bytes that the host copies before it returns,
     // and out-pointers that it fills with memory from `proxy_on_memory_allocate`.
+    #[cfg_attr(target_arch = "wasm32", link(wasm_import_module = "env"))]
     unsafe extern "C" {
         pub(super) safe fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
         pub(super) safe fn proxy_continue_stream(direction: u32) -> u32;

@@ -11,6 +11,7 @@ pub(crate) const PLUGIN_CONFIGURATION: u32 = 7;
 
 const COUNTER: u32 = 0;
 
+#[link(wasm_import_module = "env")]
 unsafe extern "C" {
     safe fn proxy_increment_metric(metric: u32, by: i64) -> u32;
     fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
