@@ -1,7 +1,7 @@
 //! Requests whose instructions `tools/instructions` counts: as many as `SPILLWAY_REQUESTS` says.
 //! The difference between two counts is what a request costs, without start and warming up.
 
-use crate::envoy::{Request, worker};
+use crate::envoy::{Request, Script, worker};
 use crate::host::Process;
 
 /// Three equal backends, and a key to be sent.
@@ -19,11 +19,16 @@ const BUDGETS: &str = r#"{"consumers": {"header": "x-consumer", "default": {"tok
     {"name": "c", "host": "c.example", "limits": {"tokens_per_minute": 1000000000}}
 ]}]}"#;
 
+/// How many times that is done of which the instructions are counted.
+fn times() -> usize {
+    let times = std::env::var("SPILLWAY_REQUESTS").ok().and_then(|count| count.parse().ok());
+    times.unwrap_or(3)
+}
+
 fn ask(name: &str, configuration: &str) {
-    let requests = std::env::var("SPILLWAY_REQUESTS").ok().and_then(|count| count.parse().ok());
     let process = Process::new(name);
     worker(&process, configuration, |envoy| {
-        for _ in 0..requests.unwrap_or(3) {
+        for _ in 0..times() {
             let answer = envoy.ask(Request::chat_v1().header("x-consumer", "team-a"));
             assert_eq!(answer.status(), 200, "{answer:?}");
             envoy.pass(1);
@@ -39,4 +44,15 @@ fn small_requests() {
 #[test]
 fn small_requests_with_budgets() {
     ask("budgets", BUDGETS);
+}
+
+/// One stream with so many events, each of which comes by itself.
+#[test]
+fn events_of_a_stream() {
+    let process = Process::new("events");
+    let event = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"}}]}\n\n";
+    for backend in ["a", "b", "c"] {
+        process.script(backend, [Script::events(&vec![event; times()])]);
+    }
+    worker(&process, POOL, |envoy| assert_eq!(envoy.ask(Request::chat_v1()).status(), 200));
 }
