@@ -2,9 +2,9 @@
 //!
 //! From the client: its credentials, which belong to no backend; what would steer Envoy's router, Azure's
 //! own spillover or a backend's routing in the place of the gateway; and `accept-encoding`, because
-//! answers are read. From a backend: what describes one member and not the pool, its cookies, and what
-//! would steer Envoy's router here: a backend may stand behind an Envoy of its own, whose
-//! `x-envoy-ratelimited` forbids this one every retry.
+//! answers are read. From a backend: what describes one member and not the pool, its cookies, where
+//! else it can be reached, and what would steer Envoy's router here: a backend may stand behind an Envoy of
+//! its own, whose `x-envoy-ratelimited` forbids this one every retry.
 
 use super::header_map::HeaderMap;
 use super::host::{self, Map};
@@ -74,7 +74,7 @@ pub(crate) fn request_trailers() {
 fn is_unwanted(name: &[u8], keep_rate_limits: bool) -> bool {
     name.starts_with(b"x-spillway-")
         || name.starts_with(b"x-envoy-")
-        || matches!(name, b"set-cookie" | b"set-cookie2")
+        || matches!(name, b"set-cookie" | b"set-cookie2" | b"alt-svc")
         || (!keep_rate_limits && is_rate_limit(name))
 }
 

@@ -20,8 +20,8 @@
 //! - *The credential.* A 401, or a 403 of an operation of a model.
 //!
 //! # What is no answer
-//! A client that follows a redirect leaves the gateway and takes its key along, so no redirect answers an
-//! operation of a model. Nor does another protocol that nobody asked for. Both come from something in
+//! A client that follows a redirect leaves the gateway and takes its key along, so no redirect is an
+//! answer. Nor is another protocol that nobody asked for. Both come from something in
 //! front of the API, such as a login page or a moved host. They are judged like a refused credential.
 //!
 //! # Statuses of which little is known
@@ -220,8 +220,8 @@ pub fn head(
         }
         101 if traits.asks_for_upgrade => Outcome::Success,
         200..=299 => Outcome::Success,
-        // A download may be elsewhere, and a copy of it may still be good.
-        300..=399 if !traits.is_model_operation => Outcome::Success,
+        // What a client has of an object that is kept may still be good.
+        304 if !traits.is_model_operation => Outcome::Success,
         ..400 => turned_away(status, traits),
         429 => match refusal::outcome(status, headers, &traits, now) {
             otherwise @ Outcome::Throttled { .. } => return Head::ErrorBody { otherwise },

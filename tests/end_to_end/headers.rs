@@ -192,3 +192,14 @@ async fn what_only_the_gateway_may_say_is_not_taken_from_a_client() {
     let record = gateway.records("first").pop().unwrap();
     assert!(record.headers.iter().all(|(name, _)| !name.starts_with("x-spillway-")));
 }
+
+#[tokio::test]
+async fn a_client_hears_nothing_of_other_ways_to_a_backend_nor_gets_its_cookies() {
+    let gateway = two().await;
+    let headers = [("alt-svc", "h3=\":443\""), ("set-cookie", "a=b"), ("x-ms-region", "here")];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    gateway.mock("first").push_fault(Fault::Status { status: 422, headers, body: None });
+    let answer = gateway.chat().await;
+    assert_eq!((answer.status, answer.header("x-ms-region")), (422, Some("here")));
+    assert_eq!((answer.header("alt-svc"), answer.header("set-cookie")), (None, None));
+}

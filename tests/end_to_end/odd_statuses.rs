@@ -195,3 +195,19 @@ async fn an_upload_that_was_not_received_goes_to_another_backend() {
         assert_eq!(backend.requests(), 1);
     }
 }
+
+#[tokio::test]
+async fn nothing_that_is_kept_at_a_backend_is_had_by_a_redirect() {
+    let gateway = first_and_second().whole(json!({"allow_operations": ["files"]})).start().await;
+    for (method, path) in
+        [("GET", "/v1/files/file-1/content"), ("GET", "/v1/files"), ("POST", "/v1/files")]
+    {
+        for name in ["first", "second"] {
+            gateway.mock(name).push_fault(redirect(307));
+        }
+        let method = method.parse().unwrap();
+        let answer = gateway.client.send(method, path, &[], bytes::Bytes::new()).await.unwrap();
+        assert_eq!((answer.status, answer.header("location")), (502, None), "{path}");
+        assert_eq!(answer.header("x-spillway-attempts"), Some("2"), "{path}");
+    }
+}

@@ -174,7 +174,7 @@ fn a_status_that_is_not_about_the_content_may_be_another_one_elsewhere() {
 }
 
 #[test]
-fn a_redirect_is_no_answer_of_a_model_and_may_be_a_refused_credential() {
+fn a_redirect_is_no_answer_and_may_be_a_refused_credential() {
     for status in [101, 300, 301, 302, 303, 304, 307, 308] {
         assert_eq!(by_status(status, OWNED), Head::Decided(Outcome::Denied { status }));
         let elsewhere = Head::Decided(Outcome::Elsewhere { status });
@@ -184,8 +184,9 @@ fn a_redirect_is_no_answer_of_a_model_and_may_be_a_refused_credential() {
     }
     let session = AttemptTraits { asks_for_upgrade: true, ..OWNED };
     assert_eq!(by_status(101, session), Head::Decided(Outcome::Success));
-    let download = AttemptTraits { is_model_operation: false, ..OWNED };
-    assert_eq!(by_status(302, download), Head::Decided(Outcome::Success));
+    let stored = AttemptTraits { is_model_operation: false, ..OWNED };
+    assert_eq!(by_status(302, stored), Head::Decided(Outcome::Denied { status: 302 }));
+    assert_eq!(by_status(304, stored), Head::Decided(Outcome::Success), "nothing changed");
 }
 
 #[test]
