@@ -126,6 +126,10 @@ impl Answer {
                 Question::Whole
             }
             Head::Decided(outcome) => {
+                let outcome = match end_of_stream {
+                    true => classify::without_body(outcome, self.traits),
+                    false => outcome,
+                };
                 let flow = Flow { meter, ..Flow::new(status, outcome) };
                 return self.settle(flow, said, end_of_stream, now);
             }

@@ -141,7 +141,8 @@ fn is_judgement(outcome: &Outcome) -> bool {
 fn was_sent(fault: Fault) -> bool {
     match fault {
         Fault::Connect | Fault::ConnectTimeout | Fault::Tls => false,
-        Fault::NoUpgrade
+        Fault::Empty
+        | Fault::NoUpgrade
         | Fault::NotReceived
         | Fault::Reset
         | Fault::Status(_)

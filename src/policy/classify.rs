@@ -83,6 +83,8 @@ pub enum Fault {
     Connect,
     /// The connection was not made in time.
     ConnectTimeout,
+    /// It said that all is well, and nothing else.
+    Empty,
     /// It was asked for a WebSocket and answered with something else, which was no error.
     NoUpgrade,
     /// It closed the connection with a 408, before it had received the request. Front ends do so with idle
@@ -246,6 +248,16 @@ pub fn head(
         _ => Outcome::Elsewhere { status },
     };
     Head::Decided(outcome)
+}
+
+/// Judges a response whose head is all of it, given what the head decided. No model's answer is empty.
+pub fn without_body(outcome: Outcome, traits: AttemptTraits) -> Outcome {
+    match outcome {
+        Outcome::Success if traits.is_model_operation && !traits.asks_for_upgrade => {
+            Outcome::Fault { fault: Fault::Empty, retry_after: None }
+        }
+        outcome => outcome,
+    }
 }
 
 /// Judges a response of which [`head`] said [`Head::ErrorBody`], by the first bytes of its body.

@@ -270,6 +270,7 @@ pub fn result_in_trail(outcome: &Outcome, status: u16) -> Option<AttemptResult> 
         Outcome::Fault { fault: Fault::Connect, .. } => Some(AttemptResult::Connect),
         Outcome::Fault { fault: Fault::ConnectTimeout, .. } => Some(AttemptResult::ConnectTimeout),
         Outcome::Fault { fault: Fault::Tls, .. } => Some(AttemptResult::Tls),
+        Outcome::Fault { fault: Fault::Empty, .. } => Some(AttemptResult::Empty),
         Outcome::Fault { fault: Fault::NoUpgrade, .. } => Some(AttemptResult::NoUpgrade),
         Outcome::Fault { fault: Fault::Reset, .. } => Some(AttemptResult::Reset),
         Outcome::Fault { fault: Fault::StreamError, .. } => Some(AttemptResult::StreamError),

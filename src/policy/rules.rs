@@ -229,7 +229,9 @@ pub(super) fn is_fault(rule: &Rule, observed: Observed, elapsed: Millis) -> bool
             rule.reasons.connect || slow
         }
         Observed::Fault(Fault::Timeout) => rule.reasons.timeout || slow,
-        Observed::Fault(Fault::NoUpgrade | Fault::Reset) => rule.reasons.reset || slow,
+        Observed::Fault(Fault::Empty | Fault::NoUpgrade | Fault::Reset) => {
+            rule.reasons.reset || slow
+        }
         Observed::Fault(Fault::StreamError) => rule.reasons.stream_error || slow,
         Observed::Fault(Fault::NotReceived) => rule.statuses.contains(408) || slow,
         Observed::Fault(Fault::Status(status)) => rule.statuses.contains(status) || slow,

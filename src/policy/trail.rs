@@ -8,7 +8,7 @@
 //! ```
 //!
 //! - An attempt has its result: the status, or `connect`, `timeout`, `reset`, `in-band` (a throttle
-//!   within a 200), `no-upgrade` (no WebSocket, although one was asked for), `stream-error`, `spilled` (another deployment of the resource
+//!   within a 200), `empty` (a success without a body), `no-upgrade` (no WebSocket, although one was asked for), `stream-error`, `spilled` (another deployment of the resource
 //!   answered); and `gate=`, for how long it closed the gate. A `connect` that is
 //!   more than a refusal says `reason=tls` or `reason=timeout`. `tier=` is the
 //!   service tier, when the request asked for one. A backend to which Envoy has no way has
@@ -40,6 +40,8 @@ pub enum AttemptResult {
     InBand,
     /// Envoy has no way to it.
     Misrouted(Misroute),
+    /// A success without an answer.
+    Empty,
     /// It was asked for a WebSocket and answered with something else.
     NoUpgrade,
     /// The connection broke.
@@ -185,6 +187,7 @@ fn push_result(text: &mut String, result: AttemptResult) {
         AttemptResult::Misrouted(Misroute::NoRoute) => "no-route",
         AttemptResult::Misrouted(Misroute::WrongCluster) => "wrong-cluster",
         AttemptResult::InBand => "in-band",
+        AttemptResult::Empty => "empty",
         AttemptResult::NoUpgrade => "no-upgrade",
         AttemptResult::Reset => "reset",
         AttemptResult::Spilled => "spilled",
@@ -257,6 +260,7 @@ mod tests {
             AttemptResult::Misrouted(Misroute::NoRoute),
             AttemptResult::Misrouted(Misroute::WrongCluster),
             AttemptResult::Timeout,
+            AttemptResult::Empty,
             AttemptResult::NoUpgrade,
             AttemptResult::Reset,
             AttemptResult::InBand,
@@ -279,7 +283,7 @@ mod tests {
             trail.render(name),
             "france;connect, france;connect;reason=timeout, france;connect;reason=tls, \
              france;no-cluster, france;no-host, france;no-route, france;wrong-cluster, \
-             france;timeout, france;no-upgrade, france;reset, france;in-band, \
+             france;timeout, france;empty, france;no-upgrade, france;reset, france;in-band, \
              france;stream-error, france;spilled, sweden;skip=breaker;breaker=5ms, sweden;skip=budget;budget=86ms, \
              sweden;skip=credential, sweden;skip=ramp, sweden;skip=operation, \
              sweden;skip=prompt-length"

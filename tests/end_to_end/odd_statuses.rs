@@ -211,3 +211,19 @@ async fn nothing_that_is_kept_at_a_backend_is_had_by_a_redirect() {
         assert_eq!(answer.header("x-spillway-attempts"), Some("2"), "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_success_without_an_answer_fails_over() {
+    for (status, length) in [
+        ("200 OK", "content-length: 0\r\n"),
+        ("204 No Content", ""),
+        ("205 Reset Content", "content-length: 0\r\n"),
+    ] {
+        let (backend, gateway) =
+            raw_first(&format!("HTTP/1.1 {status}\r\n{length}connection: close\r\n\r\n")).await;
+        let answer = gateway.chat().await;
+        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{status}");
+        assert_eq!(answer.header("x-spillway-trail"), Some("first;empty, second;200"));
+        assert_eq!(backend.requests(), 1);
+    }
+}

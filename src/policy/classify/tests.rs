@@ -272,3 +272,13 @@ fn a_quoted_prompt_is_no_code_and_other_bodies_are_the_clients() {
         assert_eq!(judged(body.as_bytes(), PROVISIONED), Outcome::ClientError, "{body}");
     }
 }
+
+#[test]
+fn a_success_without_a_body_is_a_fault_where_a_model_was_to_answer() {
+    let empty = Outcome::Fault { fault: Fault::Empty, retry_after: None };
+    assert_eq!(without_body(Outcome::Success, OWNED), empty);
+    let session = AttemptTraits { asks_for_upgrade: true, ..OWNED };
+    assert_eq!(without_body(Outcome::Success, session), Outcome::Success);
+    assert_eq!(without_body(Outcome::Success, AttemptTraits::NONE), Outcome::Success);
+    assert_eq!(without_body(Outcome::ClientError, OWNED), Outcome::ClientError);
+}
