@@ -21,6 +21,7 @@ use super::meter::{self, Meter};
 use super::records::{Begun, Evidence, Said};
 use super::sanitize;
 use super::timers::{self, StreamId, Wake};
+use crate::openai::response_headers::Origin;
 use crate::openai::usage_chunk::Edit;
 use crate::policy::classify::{self, AttemptTraits, Fault, Head, Misroute, Outcome};
 use crate::policy::failover::{self, Ending, Next};
@@ -114,7 +115,7 @@ impl Answer {
         let Ok(headers) = host::header_map(Map::ResponseHeaders) else { return Action::Continue };
         let now = host::now();
         let status = status(&headers);
-        sanitize::response(&headers, self.keeps_rate_limits());
+        self.with_origin(|origin| sanitize::response(&headers, origin));
         if let Some(misroute) = self.misroute {
             let flow = Flow::new(status, Outcome::Misrouted(misroute));
             return self.settle(flow, Said::default(), end_of_stream, now);
@@ -210,7 +211,7 @@ impl Answer {
 
     /// The answer ended with trailers, so no part of its body said that it is the last.
     pub(crate) fn trailers(&self) -> Action {
-        sanitize::response_trailers(self.keeps_rate_limits());
+        self.with_origin(sanitize::response_trailers);
         match self.state.replace(State::Over) {
             State::Held(held) => {
                 let size = held.seen;
@@ -394,9 +395,15 @@ impl Answer {
         backend.map_or_else(String::new, |(backend, _)| exchange.deployment(backend).to_owned())
     }
 
-    /// Whether the client sees what a backend says of its limits.
-    fn keeps_rate_limits(&self) -> bool {
-        self.exchange.try_borrow().is_ok_and(|exchange| exchange.keeps_rate_limits())
+    /// Lets `act` know whose answer it is.
+    fn with_origin(&self, act: impl FnOnce(&Origin<'_>)) {
+        let exchange = self.exchange.try_borrow().ok();
+        let backend = exchange.as_ref().and_then(|it| it.backend(self.begun.backend));
+        act(&Origin {
+            host: backend.map_or("", |(backend, _)| &*backend.host),
+            owns_credential: self.traits.owns_credential,
+            keeps_rate_limits: exchange.as_ref().is_some_and(|it| it.keeps_rate_limits()),
+        });
     }
 
     /// Counts the tokens of an answer with these headers, if anything depends on them.

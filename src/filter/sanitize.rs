@@ -2,13 +2,12 @@
 //!
 //! From the client: its credentials, which belong to no backend; what would steer Envoy's router, Azure's
 //! own spillover or a backend's routing in the place of the gateway; and `accept-encoding`, because
-//! answers are read. From a backend: what describes one member and not the pool, its cookies, where
-//! else it can be reached, and what would steer Envoy's router here: a backend may stand behind an Envoy of
-//! its own, whose `x-envoy-ratelimited` forbids this one every retry.
+//! answers are read. From a backend: what [`response_headers`] says.
 
 use super::header_map::HeaderMap;
 use super::host::{self, Map};
 use crate::openai::credentials::{self, SUBPROTOCOLS};
+use crate::openai::response_headers::{self, Origin};
 
 /// Removes from the request what a client must not send on.
 pub(crate) fn request(headers: &HeaderMap) {
@@ -50,16 +49,45 @@ pub(crate) fn subprotocols(headers: &HeaderMap) -> Option<Subprotocols> {
     Some(Subprotocols { sent, clean })
 }
 
-/// Removes from the response what only the gateway or its Envoy may say, and what describes one
-/// member.
-pub(crate) fn response(headers: &HeaderMap, keep_rate_limits: bool) {
-    remove(Map::ResponseHeaders, headers, |name| is_unwanted(name, keep_rate_limits));
+/// Takes from the response what a client must not be shown, and has places at the backend be found
+/// through the gateway.
+pub(crate) fn response(headers: &HeaderMap, origin: &Origin<'_>) {
+    for (name, value) in headers.iter() {
+        if response_headers::is_place(name) {
+            set_place(headers, name, origin);
+        } else if origin.is_unwanted(name) || origin.is_named_in(value) {
+            remove_one(Map::ResponseHeaders, name);
+        }
+    }
 }
 
-/// Removes the same from the response's trailers, which count like headers.
-pub(crate) fn response_trailers(keep_rate_limits: bool) {
+/// Leaves of the headers called `name` the place that a client can use, if there is one.
+fn set_place(headers: &HeaderMap, name: &[u8], origin: &Origin<'_>) {
+    let mut values = headers.iter().filter(|(other, _)| *other == name).map(|(_, value)| value);
+    let (first, second) = (values.next().unwrap_or_default(), values.next());
+    match origin.place(first).filter(|_| second.is_none()) {
+        Some(place) if place == first => {}
+        Some(place) => {
+            if let Ok(name) = std::str::from_utf8(name) {
+                // The host refuses only outside of the map's callback, and this is in it.
+                let _ = host::set_header(Map::ResponseHeaders, name, place);
+            }
+        }
+        None => remove_one(Map::ResponseHeaders, name),
+    }
+}
+
+/// Removes the same from the response's trailers, which count like headers. No place is told there.
+pub(crate) fn response_trailers(origin: &Origin<'_>) {
     if let Ok(trailers) = host::header_map(Map::ResponseTrailers) {
-        remove(Map::ResponseTrailers, &trailers, |name| is_unwanted(name, keep_rate_limits));
+        let is_unwanted = |name: &[u8], value: &[u8]| {
+            response_headers::is_place(name)
+                || origin.is_unwanted(name)
+                || origin.is_named_in(value)
+        };
+        for (name, _) in trailers.iter().filter(|(name, value)| is_unwanted(name, value)) {
+            remove_one(Map::ResponseTrailers, name);
+        }
     }
 }
 
@@ -69,13 +97,6 @@ pub(crate) fn request_trailers() {
     if let Ok(trailers) = host::header_map(Map::RequestTrailers) {
         remove(Map::RequestTrailers, &trailers, |_| true);
     }
-}
-
-fn is_unwanted(name: &[u8], keep_rate_limits: bool) -> bool {
-    name.starts_with(b"x-spillway-")
-        || name.starts_with(b"x-envoy-")
-        || matches!(name, b"set-cookie" | b"set-cookie2" | b"alt-svc")
-        || (!keep_rate_limits && is_rate_limit(name))
 }
 
 /// Whether a request header would have Envoy, Azure or a server behind either do something else than
@@ -101,18 +122,16 @@ fn steers(name: &[u8]) -> bool {
     }
 }
 
-fn is_rate_limit(name: &[u8]) -> bool {
-    name.starts_with(b"x-ratelimit-")
-        || name.starts_with(b"x-rate-limit-")
-        || name == b"azure-openai-deployment-utilization"
-}
-
 fn remove(map: Map, headers: &HeaderMap, unwanted: impl Fn(&[u8]) -> bool) {
     for (name, _) in headers.iter().filter(|(name, _)| unwanted(name)) {
-        // Envoy accepts only tokens as names (RFC 9110 5.1), so each is UTF-8.
-        if let Ok(name) = std::str::from_utf8(name) {
-            // The host refuses only outside of the map's callback, and this is in it.
-            let _ = host::remove_header(map, name);
-        }
+        remove_one(map, name);
+    }
+}
+
+fn remove_one(map: Map, name: &[u8]) {
+    // Envoy accepts only tokens as names (RFC 9110 5.1), so each is UTF-8.
+    if let Ok(name) = std::str::from_utf8(name) {
+        // The host refuses only outside of the map's callback, and this is in it.
+        let _ = host::remove_header(map, name);
     }
 }

@@ -13,6 +13,7 @@ pub mod percent;
 #[cfg(test)]
 mod random;
 pub mod reply;
+pub mod response_headers;
 pub mod scan;
 pub mod service_tier;
 pub mod splice;

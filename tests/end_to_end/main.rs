@@ -49,6 +49,7 @@ mod polling;
 mod provisioned;
 mod realtime;
 mod reload;
+mod response_headers;
 mod retry_budget;
 mod rewriting;
 mod sdk;

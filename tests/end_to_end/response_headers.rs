@@ -1,0 +1,116 @@
+//! What a backend says in headers reaches the client unless it names the backend's host, is a credential, or
+//! would speak for the gateway's own host.
+
+use crate::harness::{Answer, Gateway, Setup, host_of};
+use mock_azure::{Fault, MockConfig};
+use serde_json::{Value, json};
+
+const SECRET: &str = "secret-of-the-backend";
+
+/// What must not pass, with values that say what is wrong with it.
+fn unwanted() -> Vec<(String, String)> {
+    let host = host_of("north");
+    let secrets = [
+        "api-key",
+        "authorization",
+        "proxy-authenticate",
+        "x-ms-client-principal",
+        "x-api-token",
+        "set-cookie",
+        "openai-organization",
+        "openai-project",
+        "x-ms-deployment-name",
+        "x-ms-spillover-error",
+        "azureml-model-deployment",
+        "azureml-model-session",
+        "x-served-by",
+        "strict-transport-security",
+        "alt-svc",
+        "link",
+    ];
+    let hosts = ["x-upstream", "via", "x-forwarded-host", "location", "content-location"];
+    let of_secrets = secrets.map(|name| (name.to_owned(), SECRET.to_owned()));
+    let of_hosts = hosts.map(|name| (name.to_owned(), format!("https://other.{host}/x")));
+    let challenge = ("www-authenticate".to_owned(), format!("Bearer realm=\"{SECRET}\""));
+    of_secrets.into_iter().chain(of_hosts).chain([challenge]).collect()
+}
+
+/// What passes as it is.
+const HARMLESS: [(&str, &str); 8] = [
+    ("apim-request-id", "1"),
+    ("x-request-id", "2"),
+    ("x-ms-request-id", "3"),
+    ("openai-processing-ms", "4"),
+    ("x-ms-rai-invoked", "true"),
+    ("content-disposition", "attachment"),
+    ("access-control-allow-credentials", "true"),
+    ("operation-location", "/openai/v1/operations/1"),
+];
+
+fn all_headers() -> Vec<(String, String)> {
+    let harmless = HARMLESS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    unwanted().into_iter().chain(harmless).collect()
+}
+
+fn assert_clean(answer: &Answer, what: &str) {
+    let text = format!("{:?}", answer.headers);
+    assert!(!text.contains(SECRET), "{what}: {text}");
+    assert!(!text.contains(&host_of("north")), "{what}: {text}");
+    assert_eq!(answer.served_by(), "north", "{what}");
+    for (name, value) in HARMLESS {
+        assert_eq!(answer.header(name), Some(value), "{what}: {text}");
+    }
+}
+
+async fn one(keys: Value) -> Gateway {
+    let setup = Setup::new();
+    setup.backend_with("north", keys, |mock| MockConfig { api_key: None, ..mock }).start().await
+}
+
+#[tokio::test]
+async fn no_response_header_names_a_member_or_holds_a_credential() {
+    for api in ["azure", "azure_v1", "openai"] {
+        let gateway = one(json!({"api": api})).await;
+        gateway.mock("north").push_fault(Fault::BackendHeaders { headers: all_headers() });
+        assert_clean(&gateway.chat().await, &format!("{api}, whole"));
+        gateway.mock("north").push_fault(Fault::BackendHeaders { headers: all_headers() });
+        assert_clean(&gateway.chat_stream().await, &format!("{api}, streamed"));
+        for status in [400, 401, 404] {
+            let fault = Fault::Status { status, headers: all_headers(), body: None };
+            gateway.mock("north").push_fault(fault);
+            let answer = gateway.chat().await;
+            assert_eq!(answer.status, status, "{}", answer.text());
+            assert_clean(&answer, &format!("{api}, {status}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_place_at_the_backend_is_told_as_a_path() {
+    let gateway = one(json!({})).await;
+    for (sent, told) in [
+        (format!("https://{}/openai/v1/responses/r_1?sig=x", host_of("north")), true),
+        (format!("//{}:443/openai/v1/responses/r_1", host_of("north").to_uppercase()), true),
+        ("/openai/v1/responses/r_1".to_owned(), true),
+        ("https://10.0.0.1:8443/openai/v1/responses/r_1".to_owned(), false),
+        (format!("https://{}/openai/deployments/gpt-4o-north/x", host_of("north")), false),
+    ] {
+        let headers = ["location", "content-location", "operation-location"];
+        let headers = headers.map(|name| (name.to_owned(), sent.clone())).to_vec();
+        gateway.mock("north").push_fault(Fault::BackendHeaders { headers });
+        let answer = gateway.chat().await;
+        for name in ["location", "content-location", "operation-location"] {
+            let expected = told.then_some("/openai/v1/responses/r_1");
+            assert_eq!(answer.header(name), expected, "{sent}: {:?}", answer.headers);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_challenge_reaches_the_client_whose_own_credential_was_refused() {
+    let gateway = one(json!({"credential": "passthrough"})).await;
+    let headers = vec![("www-authenticate".to_owned(), "Bearer".to_owned())];
+    gateway.mock("north").push_fault(Fault::Status { status: 401, headers, body: None });
+    let answer = gateway.chat().await;
+    assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")));
+}
