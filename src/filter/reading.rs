@@ -39,7 +39,13 @@ pub(crate) struct Reading {
     read: usize,
     wanted: Wanted,
     /// What a look at a large body showed, when that was enough.
-    glimpsed: Option<Known>,
+    glimpsed: Option<Glimpse>,
+}
+
+/// What little of a large body had to be known.
+struct Glimpse {
+    /// Its model, if that was wanted.
+    model: Option<String>,
 }
 
 /// What must be known of a body.
@@ -126,7 +132,7 @@ impl Reading {
     /// The request, and what is known of its body, which was read to its end.
     pub(crate) fn finish(self) -> (Arrival, HeaderMap, Known) {
         let known = match (self.wanted, self.glimpsed, self.scanner) {
-            (_, Some(glimpsed), _) => glimpsed,
+            (_, Some(Glimpse { model }), _) => model.map_or(Known::Nothing, Known::Model),
             (Wanted::Nothing, None, _) | (_, None, None) => Known::Unread,
             (_, None, Some(scanner)) => Known::All(scanner.finish()),
         };
@@ -223,14 +229,14 @@ impl Drop for Deadline {
 
 /// What is `wanted` of a body of `size` bytes, as far as it shows without reading it; `None` when it has
 /// to be read.
-fn look(wanted: Wanted, size: usize) -> Result<Option<Known>, Refused> {
-    let known = match wanted {
-        Wanted::Model => glance(size)?.map(Known::Model),
-        Wanted::Nothing | Wanted::Tier | Wanted::All => Some(Known::Nothing),
-    };
+fn look(wanted: Wanted, size: usize) -> Result<Option<Glimpse>, Refused> {
+    let model = if wanted == Wanted::Model { glance(size)? } else { None };
+    if wanted == Wanted::Model && model.is_none() {
+        return Ok(None);
+    }
     let mut search = TierSearch::default();
-    let is_enough = known.is_some() && !body::any(0, size, |slice| search.push(slice))?;
-    Ok(known.filter(|_| is_enough))
+    let names_tier = body::any(0, size, |slice| search.push(slice))?;
+    Ok((!names_tier).then_some(Glimpse { model }))
 }
 
 /// The model that either end of a body of `size` bytes names.
