@@ -58,11 +58,12 @@ const scenarios = {
   },
 
   async tripped(client) {
-    // What both fail may be the request's doing, so each one fails what the other does not.
     const fault = { fault: "status", status: 503 };
     await order("ptu", fault);
     fromBackend("sweden", await chatText(client));
-    await order("sweden", fault);
+    // Now nobody else can serve, so the request probes the first backend early, which fails.
+    await order("sweden", { fault: "throttle", retry_after_ms: 1000 });
+    await order("ptu", fault);
     await wait(client, openai.InternalServerError);
   },
 

@@ -59,12 +59,13 @@ async def waiting(client):
 
 
 async def tripped(client):
-    """All breakers are open for a second."""
-    # What both fail may be the request's doing, so each one fails what the other does not.
+    """A breaker is open and a gate is closed, each for a second."""
     fault = {"fault": "status", "status": 503}
     order("ptu", fault)
     from_backend("sweden", await chat_text(client))
-    order("sweden", fault)
+    # Now nobody else can serve, so the request probes the first backend early, which fails.
+    order("sweden", {"fault": "throttle", "retry_after_ms": 1000})
+    order("ptu", fault)
     await out_for_a_second(client, openai.InternalServerError)
 
 
