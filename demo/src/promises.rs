@@ -1,4 +1,4 @@
-//! The promises of the design, each with its figure, its bound and a verdict.
+//! What Spillway promises, each with its figure, its bound and a verdict.
 //!
 //! Bounds are wide enough for a noisy machine with two cores and narrow enough that a broken promise
 //! cannot hide in them. A figure that is missing breaks its promise: nothing was shown.
@@ -34,7 +34,7 @@ pub(crate) enum Verdict {
     Untold,
 }
 
-/// One promise of the design, judged.
+/// One promise, judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Promise {
     pub(crate) number: usize,

@@ -1,6 +1,6 @@
 //! What the mock reads out of a request body, and what it estimates the request to cost.
 //!
-//! Azure admits by an estimate made from characters before the model runs (facts 3.2): a quarter of the
+//! Azure admits by an estimate made from characters before the model runs: a quarter of the
 //! prompt's characters, plus the caller's own maximum of output tokens or 16, times `n` or `best_of`.
 
 use hyper::HeaderMap;

@@ -300,7 +300,7 @@ fn running_error(operation: Option<&Operation>, number: u64) -> String {
     shape.event("", "server_error", number)
 }
 
-/// As captured from Azure (facts 4.4): created, error, failed.
+/// As captured from Azure: created, error, failed.
 fn in_band_throttle(operation: Option<&Operation>, deployment: &str) -> Answer {
     let code = "rate_limit_exceeded";
     if operation == Some(&Operation::Responses) {

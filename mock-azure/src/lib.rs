@@ -1,4 +1,5 @@
-//! A backend that keeps Azure OpenAI's rules, and breaks them on demand.
+//! A backend that keeps Azure OpenAI's rules, and breaks them on demand. The rules and their sources are in
+//! `docs/azure.md`.
 //!
 //! Spillway's promises are about what happens when a deployment throttles, fails or stalls, so its tests
 //! and its demo need a deployment that does so as Azure does, at the moment they choose. A [`Mock`] is

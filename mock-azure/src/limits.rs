@@ -1,8 +1,8 @@
 //! Admission: what a deployment of each kind lets in, and what its headers say about it.
 //!
-//! The three kinds differ in how they count, in how they refuse and in which headers they send
-//! (facts 3.2 to 3.4), but a request meets all of them at the same two points: on arrival with an
-//! estimate, and at its end with what it really used.
+//! The three kinds differ in how they count, in how they refuse and in which headers they send,
+//! but a request meets all of them at the same two points: on arrival with an estimate,
+//! and at its end with what it really used.
 
 mod bucket;
 mod window;

@@ -1,7 +1,7 @@
 //! The error answers of Azure OpenAI, in both of their shapes.
 //!
 //! Azure's front end writes two fields, and its code is a string even when it is a number; the models write
-//! four (facts 2.3). Which of the two a client meets depends on who refused it, so both must be tested.
+//! four. Which of the two a client meets depends on who refused it, so both must be tested.
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! Which operation a path means, and for which deployment.
 //!
-//! Azure has two forms and clients of OpenAI itself a third (facts 2.1): classic
+//! Azure has two forms and clients of OpenAI itself a third: classic
 //! `/openai/deployments/{deployment}/…?api-version=`, v1 `/openai/v1/…` and plain `/v1/…`, where the
 //! deployment is the body's `model`. A classic path without a usable api-version does not exist.
 

@@ -1,7 +1,7 @@
 //! Chat completions and legacy completions, whole and streamed.
 //!
 //! Azure's stream differs from OpenAI's at its start: the first event has no choices, empty ids and the
-//! content filter's verdict over the prompt (facts 4.1), so the first event is not the first token.
+//! content filter's verdict over the prompt, so the first event is not the first token.
 
 use serde_json::{Value, json};
 

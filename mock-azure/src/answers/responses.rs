@@ -159,7 +159,7 @@ fn output_text(text: &str) -> Value {
     json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] })
 }
 
-/// The events of a served stream, in the order that the API promises (facts 4.4).
+/// The events of a served stream, in the order that the API promises.
 fn events(text: &Text, finished: &Value) -> Vec<String> {
     let item = finished["output"][0].clone();
     let mut begun = finished.clone();

@@ -3,7 +3,7 @@
 //! A request adds its estimate on admission and is corrected to what it used at its end; the bucket
 //! drains all the time at the rate that was bought. The admission test looks only at the level, so the last
 //! request may go above 100 %; from then on every request is refused at once with exactly the time until the
-//! level is below 100 % again (facts 3.3).
+//! level is below 100 % again.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The test catalogue of breakers, gates and selection, item by item, in virtual time.
+//! How breakers, gates and selection behave together, in virtual time.
 //!
 //! Each test names its item. Items that need no test here:
 //! - 3: there is no window of the last N calls, only windows by time.

@@ -19,7 +19,7 @@ enum Phase {
     HalfOpen { until: u64, holder: Option<u64> },
 }
 
-/// What a reader of the design would write down.
+/// What a reader of the architecture would write down.
 struct Model {
     phase: Phase,
     /// Everything since the breaker closed: when, and whether it was a fault.

@@ -1,4 +1,4 @@
-//! Items 26 to 32: which backend.
+//! Which backend.
 
 use crate::policy::breaker::State;
 use crate::policy::fixtures::{Dice, at, pool};
@@ -56,14 +56,14 @@ impl Bench {
 }
 
 #[test]
-fn item_26_the_lowest_priority_number_wins_while_any_of_its_backends_is_eligible() {
+fn the_lowest_priority_number_wins_while_any_of_its_backends_is_eligible() {
     let mut bench = Bench::new(&[(5, 1), (1, 1), (1, 1), (3, 1)]);
     bench.throttle(1, NOW + 10);
     assert_eq!(bench.counts(100), [0, 0, 100, 0]);
 }
 
 #[test]
-fn item_27_the_next_tier_serves_only_when_the_whole_tier_is_out() {
+fn the_next_tier_serves_only_when_the_whole_tier_is_out() {
     let mut bench = Bench::new(&[(1, 1), (1, 1), (2, 1), (3, 1)]);
     bench.throttle(0, NOW + 10);
     assert_eq!(bench.counts(10), [0, 10, 0, 0]);
@@ -74,7 +74,7 @@ fn item_27_the_next_tier_serves_only_when_the_whole_tier_is_out() {
 }
 
 #[test]
-fn item_28_the_upper_tier_is_used_again_in_the_millisecond_of_its_recovery() {
+fn the_upper_tier_is_used_again_in_the_millisecond_of_its_recovery() {
     let mut bench = Bench::new(&[(1, 1), (2, 1)]);
     bench.throttle(0, NOW + 300);
     assert_eq!(bench.position(NOW + 299), 1);
@@ -82,7 +82,7 @@ fn item_28_the_upper_tier_is_used_again_in_the_millisecond_of_its_recovery() {
 }
 
 #[test]
-fn item_29_shares_follow_the_weights_exactly() {
+fn shares_follow_the_weights_exactly() {
     assert_eq!(Bench::new(&[(1, 3), (1, 1)]).counts(10_000), [7_500, 2_500]);
     assert_eq!(Bench::new(&[(1, 50), (1, 30), (1, 20)]).counts(10_000), [5_000, 3_000, 2_000]);
     assert_eq!(Bench::new(&[(1, 100); 4]).counts(10_000), [2_500; 4]);
@@ -90,7 +90,7 @@ fn item_29_shares_follow_the_weights_exactly() {
 }
 
 #[test]
-fn item_29_a_member_that_is_out_leaves_its_share_to_the_others_by_weight() {
+fn a_member_that_is_out_leaves_its_share_to_the_others_by_weight() {
     let mut bench = Bench::new(&[(1, 4), (1, 3), (1, 1)]);
     bench.counts(1_003);
     bench.throttle(0, NOW + 10);
@@ -104,7 +104,7 @@ fn item_29_a_member_that_is_out_leaves_its_share_to_the_others_by_weight() {
 }
 
 #[test]
-fn item_29_weight_zero_serves_only_when_nothing_else_of_its_tier_can() {
+fn weight_zero_serves_only_when_nothing_else_of_its_tier_can() {
     let mut bench = Bench::new(&[(1, 0), (1, 1), (1, 0), (2, 1)]);
     assert_eq!(bench.counts(10), [0, 10, 0, 0]);
     bench.throttle(1, NOW + 10);
@@ -112,7 +112,7 @@ fn item_29_weight_zero_serves_only_when_nothing_else_of_its_tier_can() {
 }
 
 #[test]
-fn item_30_backends_that_were_tried_are_not_chosen_again() {
+fn backends_that_were_tried_are_not_chosen_again() {
     let mut bench = Bench::new(&[(1, 1), (1, 1), (2, 1)]);
     let mut tried = BackendSet::EMPTY;
     for _ in 0..3 {
@@ -128,7 +128,7 @@ fn item_30_backends_that_were_tried_are_not_chosen_again() {
 }
 
 #[test]
-fn item_30_failing_over_does_not_disturb_the_alternation_of_first_attempts() {
+fn failing_over_does_not_disturb_the_alternation_of_first_attempts() {
     let mut bench = Bench::new(&[(1, 1), (1, 1)]);
     for round in 0..100 {
         let first = bench.choose(BackendSet::EMPTY, NOW).unwrap().backend;
@@ -139,7 +139,7 @@ fn item_30_failing_over_does_not_disturb_the_alternation_of_first_attempts() {
 }
 
 #[test]
-fn item_31_the_same_arguments_give_the_same_choice() {
+fn the_same_arguments_give_the_same_choice() {
     for seed in 0..100 {
         let (mut left, mut right) = (random_pool(seed), random_pool(seed));
         for _ in 0..50 {
@@ -150,7 +150,7 @@ fn item_31_the_same_arguments_give_the_same_choice() {
 }
 
 #[test]
-fn item_32_an_empty_pool_and_missing_records_are_safe() {
+fn an_empty_pool_and_missing_records_are_safe() {
     let mut empty = Bench::new(&[]);
     let nothing = Unavailable { soonest: None, throttled: false, is_undecided: false };
     assert_eq!(empty.choose(BackendSet::EMPTY, NOW), Err(nothing));

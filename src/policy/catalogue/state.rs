@@ -1,4 +1,4 @@
-//! Items 1 to 22: one backend's breaker and gate.
+//! One backend's breaker and gate.
 
 use crate::policy::breaker::{
     Admission, Breaker, Lease, Observed, RuleWindows, State, Ticket, Transition, TripReason,
@@ -100,7 +100,7 @@ fn opened(until: u64) -> Option<Transition> {
 }
 
 #[test]
-fn item_01_it_opens_exactly_at_the_threshold() {
+fn it_opens_exactly_at_the_threshold() {
     let mut bench = Bench::with(Threshold::Count(5));
     bench.see_times(FAULT, 4);
     assert_eq!(bench.admission(), Admission::Closed);
@@ -109,14 +109,14 @@ fn item_01_it_opens_exactly_at_the_threshold() {
 }
 
 #[test]
-fn item_02_a_percentage_waits_for_the_minimum_of_requests() {
+fn a_percentage_waits_for_the_minimum_of_requests() {
     let mut bench = Bench::with(Threshold::Percentage { percent: 50, min_requests: 10 });
     bench.see_times(FAULT, 9);
     assert_eq!(bench.see(FAULT), opened(START + 30_000));
 }
 
 #[test]
-fn item_04_faults_older_than_the_interval_do_not_count() {
+fn faults_older_than_the_interval_do_not_count() {
     let mut bench = Bench::with(Threshold::Count(3));
     bench.see_times(FAULT, 2);
     bench.now = START + 30_000;
@@ -132,7 +132,7 @@ fn item_04_faults_older_than_the_interval_do_not_count() {
 }
 
 #[test]
-fn item_05_a_percentage_is_exact_and_reached_by_equality() {
+fn a_percentage_is_exact_and_reached_by_equality() {
     let third = Threshold::Percentage { percent: 34, min_requests: 3 };
     let mut bench = Bench::with(third);
     bench.see_times(Observed::Success, 2);
@@ -145,7 +145,7 @@ fn item_05_a_percentage_is_exact_and_reached_by_equality() {
 }
 
 #[test]
-fn item_05_a_success_never_opens_although_it_completes_the_minimum() {
+fn a_success_never_opens_although_it_completes_the_minimum() {
     let mut bench = Bench::with(Threshold::Percentage { percent: 10, min_requests: 3 });
     bench.see_times(FAULT, 2);
     assert_eq!(bench.see(Observed::Success), None);
@@ -153,7 +153,7 @@ fn item_05_a_success_never_opens_although_it_completes_the_minimum() {
 }
 
 #[test]
-fn item_06_a_success_between_faults_resets_faults_in_a_row() {
+fn a_success_between_faults_resets_faults_in_a_row() {
     let mut bench = Bench::with(Threshold::Consecutive(3));
     bench.see_times(FAULT, 2);
     bench.see_times(Observed::Success, 1);
@@ -163,7 +163,7 @@ fn item_06_a_success_between_faults_resets_faults_in_a_row() {
 }
 
 #[test]
-fn item_07_ignored_outcomes_change_nothing() {
+fn ignored_outcomes_change_nothing() {
     let settings = breaker(vec![rule(Threshold::Count(1))]);
     let client = AttemptTraits::NONE;
     let none: &[(&str, &str)] = &[];
@@ -195,7 +195,7 @@ fn item_07_ignored_outcomes_change_nothing() {
 }
 
 #[test]
-fn item_07_a_fault_of_a_kind_that_no_rule_names_changes_nothing() {
+fn a_fault_of_a_kind_that_no_rule_names_changes_nothing() {
     let mut only_timeouts = rule(Threshold::Count(1));
     only_timeouts.statuses = Default::default();
     only_timeouts.reasons.reset = false;
@@ -206,7 +206,7 @@ fn item_07_a_fault_of_a_kind_that_no_rule_names_changes_nothing() {
 }
 
 #[test]
-fn item_07_a_429_counts_only_for_a_rule_that_names_it() {
+fn a_429_counts_only_for_a_rule_that_names_it() {
     let throttled = Outcome::Throttled { delay: None };
     let mut settings = breaker(vec![rule(Threshold::Count(1))]);
     assert_eq!(Observed::of(&throttled, &settings), Observed::Ignored);
@@ -215,7 +215,7 @@ fn item_07_a_429_counts_only_for_a_rule_that_names_it() {
 }
 
 #[test]
-fn item_08_slow_calls_are_faults_of_a_rule_that_says_so() {
+fn slow_calls_are_faults_of_a_rule_that_says_so() {
     let mut slow = rule(Threshold::Count(2));
     slow.reasons.slow = Some(ms(5_000));
     let mut bench = Bench::new(vec![slow]);
@@ -242,7 +242,7 @@ fn items_09_and_10_it_is_open_until_its_deadline_and_not_a_millisecond_longer() 
 }
 
 #[test]
-fn item_11_retry_after_replaces_the_trip_duration_where_accepted() {
+fn retry_after_replaces_the_trip_duration_where_accepted() {
     let trip = |named: Option<u64>, accepted| {
         let mut bench = Bench::with(Threshold::Count(1));
         bench.settings.rules[0].accept_retry_after = accepted;
@@ -261,7 +261,7 @@ fn item_11_retry_after_replaces_the_trip_duration_where_accepted() {
 }
 
 #[test]
-fn item_11_the_gate_follows_the_headers_in_their_order() {
+fn the_gate_follows_the_headers_in_their_order() {
     /// Sun, 06 Nov 1994 08:49:37 GMT.
     const NOW: Timestamp = Timestamp::from_ms(784_111_777_000);
     for (name, value, closed_ms) in [
@@ -286,7 +286,7 @@ fn item_11_the_gate_follows_the_headers_in_their_order() {
 }
 
 #[test]
-fn item_12_a_second_429_extends_and_a_stale_one_never_shortens() {
+fn a_second_429_extends_and_a_stale_one_never_shortens() {
     let mut gate = Gate::default();
     gate.close(at(START), Some(ms(5_000)), &throttle());
     gate.close(at(START + 1_000), Some(ms(9_000)), &throttle());
@@ -296,7 +296,7 @@ fn item_12_a_second_429_extends_and_a_stale_one_never_shortens() {
 }
 
 #[test]
-fn item_13_half_open_admits_one_and_sends_the_others_elsewhere() {
+fn half_open_admits_one_and_sends_the_others_elsewhere() {
     let mut bench = Bench::tripped();
     bench.now += 30_000;
     assert!(bench.probe().is_some());
@@ -305,7 +305,7 @@ fn item_13_half_open_admits_one_and_sends_the_others_elsewhere() {
 }
 
 #[test]
-fn item_14_a_successful_probe_closes_and_clears_the_counts() {
+fn a_successful_probe_closes_and_clears_the_counts() {
     let mut bench = Bench::with(Threshold::Count(3));
     // So long that only the closing can have cleared it.
     bench.settings.rules[0].interval = Millis::from_secs(3_600);
@@ -320,7 +320,7 @@ fn item_14_a_successful_probe_closes_and_clears_the_counts() {
 }
 
 #[test]
-fn item_14_traffic_grows_in_three_steps_after_closing() {
+fn traffic_grows_in_three_steps_after_closing() {
     let mut bench = Bench::tripped();
     bench.now += 30_000;
     let ticket = bench.probe().unwrap();
@@ -339,7 +339,7 @@ fn item_14_traffic_grows_in_three_steps_after_closing() {
 }
 
 #[test]
-fn item_14_without_a_ramp_duration_all_traffic_returns_at_once() {
+fn without_a_ramp_duration_all_traffic_returns_at_once() {
     let mut bench = Bench::tripped();
     bench.settings.ramp_duration = Millis::ZERO;
     bench.now += 30_000;
@@ -349,7 +349,7 @@ fn item_14_without_a_ramp_duration_all_traffic_returns_at_once() {
 }
 
 #[test]
-fn item_15_failed_probes_double_the_open_time_up_to_the_cap_and_recovery_resets_it() {
+fn failed_probes_double_the_open_time_up_to_the_cap_and_recovery_resets_it() {
     let mut bench = Bench::tripped();
     let mut open_ms = 30_000;
     for expected in [60_000, 120_000, 240_000, 300_000, 300_000] {
@@ -366,7 +366,7 @@ fn item_15_failed_probes_double_the_open_time_up_to_the_cap_and_recovery_resets_
 }
 
 #[test]
-fn item_15_the_jitter_of_a_doubled_time_is_upwards_and_at_most_a_tenth() {
+fn the_jitter_of_a_doubled_time_is_upwards_and_at_most_a_tenth() {
     let times = (0..1_000).map(|roll| {
         let mut bench = Bench::tripped();
         bench.now += 30_000;
@@ -379,7 +379,7 @@ fn item_15_the_jitter_of_a_doubled_time_is_upwards_and_at_most_a_tenth() {
 }
 
 #[test]
-fn item_15_the_jitter_does_not_vanish_at_the_cap_and_does_not_exceed_it() {
+fn the_jitter_does_not_vanish_at_the_cap_and_does_not_exceed_it() {
     for (longest, named) in [(300_000, 0), (300_000, 86_400_000), (62_000, 0), (30_000, 1)] {
         let times = (0..1_000).map(|roll| {
             let mut bench = Bench::tripped();
@@ -399,7 +399,7 @@ fn item_15_the_jitter_does_not_vanish_at_the_cap_and_does_not_exceed_it() {
 }
 
 #[test]
-fn item_15_jitter_downwards_keeps_to_what_the_backend_named() {
+fn jitter_downwards_keeps_to_what_the_backend_named() {
     for roll in 0..1_000 {
         let mut bench = Bench::tripped();
         bench.now += 30_000;
@@ -412,7 +412,7 @@ fn item_15_jitter_downwards_keeps_to_what_the_backend_named() {
 }
 
 #[test]
-fn item_15_a_failed_probe_may_be_told_to_stay_out_longer_but_not_shorter() {
+fn a_failed_probe_may_be_told_to_stay_out_longer_but_not_shorter() {
     for (named, expected) in [(1_000, 60_000), (90_000, 90_000), (86_400_000, 300_000)] {
         let mut bench = Bench::tripped();
         bench.now += 30_000;
@@ -424,7 +424,7 @@ fn item_15_a_failed_probe_may_be_told_to_stay_out_longer_but_not_shorter() {
 }
 
 #[test]
-fn item_16_a_probe_that_never_returns_frees_itself() {
+fn a_probe_that_never_returns_frees_itself() {
     let mut bench = Bench::tripped();
     bench.now += 30_000;
     bench.probe().unwrap();
@@ -442,7 +442,7 @@ fn item_16_a_probe_that_never_returns_frees_itself() {
 }
 
 #[test]
-fn item_16_a_backend_that_is_slower_than_the_lease_closes_the_breaker() {
+fn a_backend_that_is_slower_than_the_lease_closes_the_breaker() {
     for leases in [2, 3, 5] {
         let mut bench = Bench::tripped();
         bench.now += 30_000;
@@ -458,7 +458,7 @@ fn item_16_a_backend_that_is_slower_than_the_lease_closes_the_breaker() {
 }
 
 #[test]
-fn item_16_the_failure_of_a_probe_whose_lease_is_another_s_reopens_nothing() {
+fn the_failure_of_a_probe_whose_lease_is_another_s_reopens_nothing() {
     let mut bench = Bench::tripped();
     bench.now += 30_000;
     let slow = bench.probe().unwrap();
@@ -475,7 +475,7 @@ fn item_16_the_failure_of_a_probe_whose_lease_is_another_s_reopens_nothing() {
 }
 
 #[test]
-fn item_16_the_failure_of_a_probe_whose_lease_expired_unrenewed_reopens() {
+fn the_failure_of_a_probe_whose_lease_expired_unrenewed_reopens() {
     let mut bench = Bench::tripped();
     bench.now += 30_000;
     let slow = bench.probe().unwrap();
@@ -485,7 +485,7 @@ fn item_16_the_failure_of_a_probe_whose_lease_expired_unrenewed_reopens() {
 }
 
 #[test]
-fn item_16_a_probe_that_proves_nothing_gives_its_lease_back() {
+fn a_probe_that_proves_nothing_gives_its_lease_back() {
     let mut bench = Bench::tripped();
     bench.now += 30_000;
     let slow = bench.probe().unwrap();
@@ -499,7 +499,7 @@ fn item_16_a_probe_that_proves_nothing_gives_its_lease_back() {
 }
 
 #[test]
-fn item_17_results_of_attempts_from_before_the_trip_do_not_count_after_it() {
+fn results_of_attempts_from_before_the_trip_do_not_count_after_it() {
     let mut bench = Bench::with(Threshold::Count(2));
     let early = bench.breaker.ticket();
     bench.see_times(FAULT, 1);
@@ -520,7 +520,7 @@ fn item_17_results_of_attempts_from_before_the_trip_do_not_count_after_it() {
 }
 
 #[test]
-fn item_18_results_that_arrive_after_closing_change_nothing() {
+fn results_that_arrive_after_closing_change_nothing() {
     let mut bench = Bench::with(Threshold::Count(2));
     let early = bench.breaker.ticket();
     bench.see_times(FAULT, 1);
@@ -538,7 +538,7 @@ fn item_18_results_that_arrive_after_closing_change_nothing() {
 }
 
 #[test]
-fn item_19_a_reload_keeps_an_open_breaker_and_a_closed_gate() {
+fn a_reload_keeps_an_open_breaker_and_a_closed_gate() {
     let policy = pool(&[(1, 1)]);
     let mut record = BackendRecord::default();
     record.gate.until = at(START + 500);
@@ -550,7 +550,7 @@ fn item_19_a_reload_keeps_an_open_breaker_and_a_closed_gate() {
 }
 
 #[test]
-fn item_19_a_reload_that_takes_the_tripping_rule_away_leaves_a_usable_breaker() {
+fn a_reload_that_takes_the_tripping_rule_away_leaves_a_usable_breaker() {
     let mut bench = Bench::tripped();
     bench.settings.rules.clear();
     bench.now += 30_000;
@@ -558,7 +558,7 @@ fn item_19_a_reload_that_takes_the_tripping_rule_away_leaves_a_usable_breaker() 
 }
 
 #[test]
-fn item_20_a_clock_put_back_does_not_wedge_the_breaker() {
+fn a_clock_put_back_does_not_wedge_the_breaker() {
     let mut bench = Bench::tripped();
     bench.now = START - 600_000;
     assert_eq!(bench.admission(), Admission::Probe, "no trip lasts that long");
@@ -571,7 +571,7 @@ fn item_20_a_clock_put_back_does_not_wedge_the_breaker() {
 }
 
 #[test]
-fn item_20_a_clock_put_ahead_ends_what_it_passes() {
+fn a_clock_put_ahead_ends_what_it_passes() {
     let mut bench = Bench::tripped();
     bench.now = u64::MAX;
     assert_eq!(bench.admission(), Admission::Probe);
@@ -581,7 +581,7 @@ fn item_20_a_clock_put_ahead_ends_what_it_passes() {
 }
 
 #[test]
-fn item_21_no_duration_overflows() {
+fn no_duration_overflows() {
     let mut bench = Bench::tripped();
     bench.settings.max_trip_duration = ms(u64::MAX);
     bench.settings.rules[0].trip_duration = ms(u64::MAX / 4);
@@ -601,7 +601,7 @@ fn item_21_no_duration_overflows() {
 }
 
 #[test]
-fn item_18_results_from_before_the_trip_leave_the_present_counts_alone() {
+fn results_from_before_the_trip_leave_the_present_counts_alone() {
     for wrap in [0, u32::MAX - 1] {
         let mut bench = Bench::with(Threshold::Count(3));
         bench.settings.rules[0].interval = Millis::from_secs(3_600);
@@ -623,7 +623,7 @@ fn item_18_results_from_before_the_trip_leave_the_present_counts_alone() {
 }
 
 #[test]
-fn item_22_backends_are_isolated() {
+fn backends_are_isolated() {
     let policy = pool(&[(1, 1), (1, 1)]);
     let bytes = PoolRecord::reseat(None, &policy, at(0)).bytes;
     let (bytes, ()) = PoolRecord::update(Some(&bytes), 1, |record| {

@@ -1,4 +1,4 @@
-//! Items 23 to 25: many workers, one store, and every write may lose its race.
+//! Many workers, one store, and every write may lose its race.
 
 use crate::policy::breaker::{Lease, Observation, Observed, Transition};
 use crate::policy::classify::Fault;
@@ -63,7 +63,7 @@ fn tripping_at(count: u32) -> PoolPolicy {
 }
 
 #[test]
-fn item_23_no_fault_is_lost_and_one_worker_alone_reports_the_trip() {
+fn no_fault_is_lost_and_one_worker_alone_reports_the_trip() {
     for seed in 0..50 {
         let mut dice = Dice::new(seed);
         let policy = tripping_at(5);
@@ -97,7 +97,7 @@ fn item_23_no_fault_is_lost_and_one_worker_alone_reports_the_trip() {
 }
 
 #[test]
-fn item_23_two_workers_that_throttle_at_once_leave_the_later_deadline() {
+fn two_workers_that_throttle_at_once_leave_the_later_deadline() {
     for seed in 0..50 {
         let policy = pool(&[(1, 1), (2, 1)]);
         let mut store = Store::new(PoolRecord::reseat(None, &policy, at(0)).bytes);
@@ -140,7 +140,7 @@ fn items_23_and_24_of_a_herd_of_workers_one_gets_the_probe() {
 }
 
 #[test]
-fn item_24_workers_that_report_one_probe_twice_close_it_once() {
+fn workers_that_report_one_probe_twice_close_it_once() {
     let policy = tripping_at(1);
     let settings = &policy.breaker;
     let mut store = Store::new(PoolRecord::reseat(None, &policy, at(0)).bytes);
@@ -163,7 +163,7 @@ fn item_24_workers_that_report_one_probe_twice_close_it_once() {
 }
 
 #[test]
-fn item_23_workers_share_one_retry_budget() {
+fn workers_share_one_retry_budget() {
     for seed in 0..20 {
         let mut failover = pool(&[(1, 1)]).failover;
         (failover.retry_percent, failover.min_retries_per_second) = (20, 0);
@@ -185,7 +185,7 @@ fn item_23_workers_share_one_retry_budget() {
 }
 
 #[test]
-fn item_25_damaged_records_read_safely_and_leave_a_pool_that_serves() {
+fn damaged_records_read_safely_and_leave_a_pool_that_serves() {
     let policy = pool(&[(1, 1), (1, 1), (2, 1)]);
     let sound = PoolRecord::reseat(None, &policy, at(0)).bytes;
     let windows = WindowsRecord::update(None, &policy.breaker, |_| ()).0;
