@@ -36,6 +36,7 @@ pub(super) fn misroute() -> Option<Misroute> {
     match &*host::property(CODE_DETAILS)? {
         b"no_healthy_upstream" => Some(Misroute::NoHost),
         b"cluster_not_found" => Some(Misroute::NoCluster),
+        b"upstream_reset_before_response_started{overflow}" => Some(Misroute::Full),
         // A backend answered, and no attempt filter saw the request.
         b"via_upstream" => Some(Misroute::NoFilter),
         _ => None,

@@ -29,6 +29,10 @@ use std::rc::{Rc, Weak};
 /// The property that the route's cluster matcher reads.
 pub(super) const TARGET: &str = "spillway.target";
 
+/// What the log says when Envoy's own limits keep requests from a backend.
+const FULL: &str =
+    "Envoy has as much on its way there as the circuit_breakers of the cluster allow";
+
 /// A target that no matcher knows: Envoy answers 503 at once, and the gateway makes the reply.
 const NO_TARGET: &[u8] = b"none";
 
@@ -445,6 +449,9 @@ impl Exchange {
         let elapsed = now.since(begun.at);
         let evidence = Evidence { outcome, status: 0, elapsed, said: Said::default() };
         self.fail(begun, &evidence, now);
+        if misroute == Misroute::Full {
+            self.tell_connection(begun.backend, Fault::Connect, Some(FULL), now);
+        }
         // Without the attempt's filter, the request went out.
         if misroute == Misroute::NoFilter && !self.asked.call.is_repeatable() {
             return Ending::MayBeDone;

@@ -5,7 +5,7 @@
 
 use super::exchange::{End, Exchange, LastAttempt};
 use super::host;
-use crate::policy::classify::Misroute;
+use crate::policy::classify::{Fault, Misroute, Outcome};
 use crate::policy::failover::{self, Ending, Stop};
 use crate::policy::pool::BackendIndex;
 use crate::policy::select::Unavailable;
@@ -104,6 +104,13 @@ impl Exchange {
         let soon = Finish::Exhausted { throttled: false, soonest: Some(now) };
         if response.is_apart {
             return Finish::Apart;
+        }
+        // An attempt that waited for its connection ended so itself, and what is planned was not tried.
+        let is_lasts = |last: &LastAttempt| {
+            matches!(last.outcome, Outcome::Fault { fault: Fault::ConnectTimeout, .. })
+        };
+        if response.misroute == Some(Misroute::Full) && last.as_ref().is_some_and(is_lasts) {
+            return Finish::NoWay;
         }
         if let Some(misroute) = response.misroute.filter(|_| !response.asks_for_retry)
             && let Some(begun) = self.begin(now)

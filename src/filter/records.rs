@@ -23,6 +23,10 @@ use crate::policy::rules;
 use crate::policy::time::{Millis, Timestamp};
 use std::cell::RefCell;
 
+/// How long a backend is left alone to which Envoy has as much on its way as it allows itself. Long enough
+/// for a client that was told to come back to meet another one.
+const OVERFLOW: Millis = Millis::from_secs(1);
+
 /// An attempt that began.
 pub(crate) struct Begun {
     pub(crate) backend: BackendIndex,
@@ -96,6 +100,14 @@ pub(crate) fn note(
     note_headroom(plan, pool, begun, evidence, now);
     match evidence.outcome {
         Outcome::Throttled { delay } => close_gates(plan, pool, begun.backend, delay, now),
+        // It is this Envoy that has no room, so the gates of those who share a quota stay open.
+        Outcome::Misrouted(Misroute::Full) => {
+            let throttle = plan.pool(pool)?.0.policy.throttle;
+            update(plan, pool, begun.backend, |record| {
+                record.gate.close(now, Some(OVERFLOW), &throttle);
+                record.gate.closed_until(now, &throttle)
+            })?
+        }
         _ => None,
     }
 }
@@ -389,6 +401,7 @@ fn tell_misroute(backend: &Backend, outcome: &Outcome) {
     let Outcome::Misrouted(misroute) = outcome else { return };
     let (name, cluster) = (&backend.name, &backend.cluster);
     let why = match misroute {
+        Misroute::Full => format!("the circuit_breakers of its cluster {cluster} are reached"),
         Misroute::NoCluster => format!("Envoy has no cluster {cluster}"),
         Misroute::DeadEndpoint | Misroute::NoHost => {
             format!(

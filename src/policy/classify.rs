@@ -102,13 +102,16 @@ pub enum Fault {
     Tls,
 }
 
-/// Why there is no way to a backend. Each is a mistake in Envoy's configuration, or a name that does
+/// Why there is no way to a backend. All but one are mistakes in Envoy's configuration, or a name that does
 /// not resolve: no request will get there before that changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misroute {
     /// The cluster has no host but the dead endpoint that it keeps for this case. That costs a refused
     /// connection and nothing else, and a name may resolve at any moment: no circuit breaker opens.
     DeadEndpoint,
+    /// Envoy has as many requests or connections on their way to the backend as its cluster's
+    /// `circuit_breakers` allow. It never retries then. Others are served, so no circuit breaker opens.
+    Full,
     /// The route names a cluster that does not exist.
     NoCluster,
     /// The cluster lacks the attempt filter, so the request went out as it was: with the headers that were

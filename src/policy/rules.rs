@@ -41,7 +41,7 @@ impl Observed {
         match outcome {
             Outcome::Success => Self::Success,
             Outcome::Fault { fault, .. } => Self::Fault(*fault),
-            Outcome::Misrouted(Misroute::DeadEndpoint) => Self::Ignored,
+            Outcome::Misrouted(Misroute::DeadEndpoint | Misroute::Full) => Self::Ignored,
             Outcome::Misconfigured { .. } | Outcome::Misrouted(_) => Self::Misconfigured,
             // What the backend did itself, although another deployment of its resource answered.
             Outcome::Spilled { error: error @ 500.. } => Self::Fault(Fault::Status(*error)),

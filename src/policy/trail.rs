@@ -12,7 +12,8 @@
 //!   answered); and `gate=`, for how long it closed the gate. A `connect` that is
 //!   more than a refusal says `reason=tls` or `reason=timeout`. `tier=` is the
 //!   service tier, when the request asked for one. A backend to which Envoy has no way has
-//!   `no-route`, `no-cluster`, `no-host` or `wrong-cluster`.
+//!   `no-route`, `no-cluster`, `no-host` or `wrong-cluster`; and `overflow`
+//!   when Envoy has too much on its way there already.
 //! - A backend that was passed over has `skip=` with the reason: `gate`, `breaker`, `budget`,
 //!   `credential`, `ramp`, `operation`, `prompt-length`; and with the first three, after how long
 //!   it is back.
@@ -181,6 +182,7 @@ fn push_result(text: &mut String, result: AttemptResult) {
         AttemptResult::Connect => "connect",
         AttemptResult::ConnectTimeout => "connect;reason=timeout",
         AttemptResult::Tls => "connect;reason=tls",
+        AttemptResult::Misrouted(Misroute::Full) => "overflow",
         AttemptResult::Misrouted(Misroute::NoCluster) => "no-cluster",
         AttemptResult::Misrouted(Misroute::DeadEndpoint | Misroute::NoHost) => "no-host",
         AttemptResult::Misrouted(Misroute::NoFilter) => "no-filter",
@@ -255,6 +257,7 @@ mod tests {
             AttemptResult::Connect,
             AttemptResult::ConnectTimeout,
             AttemptResult::Tls,
+            AttemptResult::Misrouted(Misroute::Full),
             AttemptResult::Misrouted(Misroute::NoCluster),
             AttemptResult::Misrouted(Misroute::NoHost),
             AttemptResult::Misrouted(Misroute::NoRoute),
@@ -282,7 +285,7 @@ mod tests {
         assert_eq!(
             trail.render(name),
             "france;connect, france;connect;reason=timeout, france;connect;reason=tls, \
-             france;no-cluster, france;no-host, france;no-route, france;wrong-cluster, \
+             france;overflow, france;no-cluster, france;no-host, france;no-route, france;wrong-cluster, \
              france;timeout, france;empty, france;no-upgrade, france;reset, france;in-band, \
              france;stream-error, france;spilled, sweden;skip=breaker;breaker=5ms, sweden;skip=budget;budget=86ms, \
              sweden;skip=credential, sweden;skip=ramp, sweden;skip=operation, \

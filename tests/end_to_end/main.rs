@@ -45,6 +45,7 @@ mod missing_hosts;
 mod models;
 mod odd_statuses;
 mod operations;
+mod overflow;
 mod polling;
 mod provisioned;
 mod realtime;
