@@ -177,7 +177,8 @@ fn json(random: &mut Random, form: Form, model: &str, text: &str) -> String {
     }
     if random.below(6) == 0 {
         let tiers = ["flex", "priority", "auto", "default", "FLEX", "scale"];
-        members.push(format!(r#""service_tier":"{}""#, random.pick(&tiers)));
+        let names = ["service_tier", "service_tier", r"service\u005ftier"];
+        members.push(format!(r#""{}":"{}""#, random.pick(&names), random.pick(&tiers)));
     }
     if random.below(5) == 0 {
         members.push(random.pick(&REFERENCES).to_owned());

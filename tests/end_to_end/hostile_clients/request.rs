@@ -108,7 +108,7 @@ const MODELS: [&str; 16] = [
 ];
 
 /// Headers that a client may send and that nobody asked for. Some hold what no backend may see.
-const HEADERS: [(&str, &str); 58] = [
+const HEADERS: [(&str, &str); 63] = [
     ("api-key", SECRET),
     ("authorization", "Bearer secret-of-the-client"),
     ("authorization", "Basic secret-of-the-client"),
@@ -119,6 +119,11 @@ const HEADERS: [(&str, &str); 58] = [
     ("x-goog-api-key", SECRET),
     ("x-ms-token-aad-access-token", SECRET),
     ("x-ms-client-principal", SECRET),
+    ("x-sas", SECRET),
+    ("x-session-id", SECRET),
+    ("x-user-pass", SECRET),
+    ("x-forwarded-email", SECRET),
+    ("x-xsrf", SECRET),
     ("openai-organization", "org-unknown"),
     ("openai-project", "proj_unknown"),
     ("OpenAI-Organization", "org-x"),
@@ -169,13 +174,15 @@ const HEADERS: [(&str, &str); 58] = [
     ("priority", "u=0, i"),
 ];
 
-const QUERIES: [&str; 14] = [
+const QUERIES: [&str; 16] = [
     "api-key=secret-of-the-client",
     "api_key=secret-of-the-client",
     "subscription-key=secret-of-the-client",
     "access_token=secret-of-the-client",
     "%61pi-key=secret-of-the-client",
     "API-KEY=secret-of-the-client",
+    "x=1;sid=secret-of-the-client",
+    "userPwd=secret-of-the-client",
     "api-version=2023-01-01",
     "api-version=preview",
     "api-version=",
@@ -289,7 +296,7 @@ fn headers(random: &mut Random, head: &mut String, body: &Body, upgrades: bool) 
             head,
             "connection: upgrade\r\nupgrade: {protocol}\r\nsec-websocket-version: 13\r\n\
              sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-protocol: realtime, \
-             openai-insecure-api-key.{SECRET}, openai-beta.realtime-v1\r\n"
+             openai-insecure-api-key.{SECRET}, openai-ephemeral-token.{SECRET}, openai-beta.realtime-v1\r\n"
         );
     } else {
         head.push_str("connection: close\r\n");

@@ -92,6 +92,11 @@ pub(super) fn wrongs(
     if record.path.contains(SECRET) {
         wrongs.push("a client's secret reached a backend in the path".to_owned());
     }
+    let names_deployment = ["?model=", "&model=", "?deployment=", "&deployment="];
+    let is_realtime = record.path.contains("/realtime");
+    if !is_realtime && names_deployment.iter().any(|name| record.path.contains(name)) {
+        wrongs.push("a client named a deployment in the query".to_owned());
+    }
     for (name, value) in &headers {
         if value.contains(SECRET) {
             wrongs.push(format!("a client's secret reached a backend in {name}"));
