@@ -24,12 +24,11 @@ pub(crate) struct Arrival {
 }
 
 /// What is done with the body of a request.
-#[expect(clippy::large_enum_variant, reason = "it is handed on once and not kept")]
 pub(crate) enum Intake {
     /// There is none, or it passes unread.
     Pass,
     /// It is held to its end and read as far as `wanted`.
-    Hold { scanner: Option<BodyScanner>, wanted: Wanted },
+    Hold { scanner: Option<Box<BodyScanner>>, wanted: Wanted },
 }
 
 impl Arrival {

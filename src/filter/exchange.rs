@@ -42,7 +42,7 @@ pub(crate) struct Asked {
     /// The model that the client named; empty when it named none.
     pub(crate) model: String,
     /// What the body says, when it was read.
-    pub(crate) body: Option<Body>,
+    pub(crate) body: Option<Box<Body>>,
     /// Whether the body may ask for another service tier than it was read to ask for.
     pub(crate) may_ask_for_tier: bool,
     pub(crate) content_length: Option<u64>,

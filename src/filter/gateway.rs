@@ -216,7 +216,7 @@ impl Gateway {
             Some(pool) => pool,
             None => pool_of(&self.plan, &call, model.as_deref())?,
         };
-        let size = request_size(&call, body.as_ref());
+        let size = request_size(&call, body.as_deref());
         let estimate = if call.is_charged() && call.method == Method::Post {
             self.estimate(pool, &size)
         } else {
@@ -225,7 +225,7 @@ impl Gateway {
         let needs = Needs {
             operation: operation_bit(call.operation),
             prompt_tokens: estimate.prompt_tokens,
-            affinity: self.affinity(pool, headers, body.as_ref()),
+            affinity: self.affinity(pool, headers, body.as_deref()),
         };
         let (credentials, subprotocols) = self.client_credentials(headers);
         let asked = Asked {

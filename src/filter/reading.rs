@@ -32,7 +32,7 @@ pub(crate) struct Reading {
     arrival: Arrival,
     headers: HeaderMap,
     deadline: Rc<Deadline>,
-    scanner: Option<BodyScanner>,
+    scanner: Option<Box<BodyScanner>>,
     /// How many bytes of the body are here.
     shown: usize,
     /// How many of them were read.
@@ -62,7 +62,6 @@ pub(crate) enum Wanted {
 }
 
 /// What is known of a body.
-#[expect(clippy::large_enum_variant, reason = "it is handed on once and not kept")]
 pub(crate) enum Known {
     /// There is none, or it says nothing that matters.
     Nothing,
@@ -71,7 +70,7 @@ pub(crate) enum Known {
     /// The model, and it says nothing else that matters.
     Model(String),
     /// All that it says, if it could be read.
-    All(Result<Body, Malformed>),
+    All(Result<Box<Body>, Malformed>),
 }
 
 impl Known {
@@ -91,7 +90,7 @@ impl Reading {
         arrival: Arrival,
         headers: HeaderMap,
         deadline: Rc<Deadline>,
-        scanner: Option<BodyScanner>,
+        scanner: Option<Box<BodyScanner>>,
         wanted: Wanted,
     ) -> Self {
         Self { arrival, headers, deadline, scanner, shown: 0, read: 0, wanted, glimpsed: None }

@@ -29,14 +29,14 @@ enum Format {
 
 impl BodyScanner {
     /// For the body of `call`; `None` when nothing in it matters.
-    pub fn new(call: &Call, content_type: Option<&[u8]>) -> Option<Self> {
+    pub fn new(call: &Call, content_type: Option<&[u8]>) -> Option<Box<Self>> {
         let kind = call.body_kind(content_type);
         let format = match &kind {
             BodyKind::Json => Format::Json(JsonScanner::new()),
             BodyKind::Multipart { boundary } => Format::Multipart(MultipartScanner::new(boundary)),
             BodyKind::None | BodyKind::Opaque => return None,
         };
-        Some(Self { kind, format })
+        Some(Box::new(Self { kind, format }))
     }
 
     /// Reads the next bytes.
@@ -51,11 +51,11 @@ impl BodyScanner {
     ///
     /// # Errors
     /// [`Malformed`] says where it could not be read.
-    pub fn finish(self) -> Result<Body, Malformed> {
+    pub fn finish(self) -> Result<Box<Body>, Malformed> {
         let facts = match self.format {
             Format::Json(scanner) => scanner.finish(),
             Format::Multipart(scanner) => scanner.finish(),
         }?;
-        Ok(Body { facts, kind: self.kind })
+        Ok(Box::new(Body { facts, kind: self.kind }))
     }
 }
