@@ -106,10 +106,11 @@ impl Exchange {
             return Finish::Apart;
         }
         // An attempt that waited for its connection ended so itself, and what is planned was not tried.
-        let is_lasts = |last: &LastAttempt| {
+        let waited_to_connect = |last: &LastAttempt| {
             matches!(last.outcome, Outcome::Fault { fault: Fault::ConnectTimeout, .. })
         };
-        if response.misroute == Some(Misroute::Full) && last.as_ref().is_some_and(is_lasts) {
+        if response.misroute == Some(Misroute::Full) && last.as_ref().is_some_and(waited_to_connect)
+        {
             return Finish::NoWay;
         }
         if let Some(misroute) = response.misroute.filter(|_| !response.asks_for_retry)

@@ -24,7 +24,8 @@ use crate::policy::time::{Millis, Timestamp};
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
 
-/// The smallest body that is not read to its end where little of it matters. In a smaller one there is little to be skipped.
+/// The smallest body that is not read to its end where little of it matters. In a smaller one there is
+/// little to be skipped.
 const LARGE_BYTES_MIN: usize = 4 * GLANCE_BYTES;
 
 /// A request whose body is held and read.

@@ -19,6 +19,10 @@
 //! - *The deployment.* A 404 says that it is missing, by its code.
 //! - *The credential.* A 401, or a 403 of an operation of a model.
 //!
+//! Even these may be the client's doing: a deployment can lack an operation that others have, and a
+//! key can lack a right. A backend that was seen to serve, but never this operation, is not to blame.
+//! Whether the others are is decided by contrast (see [`super::blame`]).
+//!
 //! # What is no answer
 //! A client that follows a redirect leaves the gateway and takes its key along, so no redirect is an
 //! answer. Nor is another protocol that nobody asked for. Both come from something in
@@ -27,10 +31,6 @@
 //! # Statuses of which little is known
 //! Only some 4xx are about what the request contains, so that each backend would give them. Any other
 //! one may be about the backend: its bill, its place, its network. Another backend is asked.
-//!
-//! Even the gateway's own choices may be the client's doing: a deployment can lack an operation that others have, and a
-//! key can lack a right. A backend that was seen to serve, but never this operation, is not to blame.
-//! Whether the others are is decided by contrast (see [`super::blame`]).
 
 use super::headers::Headers;
 use super::time::{Millis, Timestamp};

@@ -10,7 +10,8 @@
 //!
 //! The retry budget is there so that an outage does not multiply the load. Not every failover does: a
 //! 429 cost the backend nothing, and the first failover of a request is the one that this gateway is
-//! for. Both are free, as is the one after a 408 that closes the connection: the backend had no work. So a request that fails costs two attempts at most before the budget is asked.
+//! for. Both are free, as is the one after a 408 that closes the connection: the backend had no work. So a
+//! request that fails costs two attempts at most before the budget is asked.
 //!
 //! # When all refuse
 //!

@@ -8,12 +8,12 @@
 //! ```
 //!
 //! - An attempt has its result: the status, or `connect`, `timeout`, `reset`, `in-band` (a throttle
-//!   within a 200), `empty` (a success without a body), `no-upgrade` (no WebSocket, although one was asked for), `stream-error`, `spilled` (another deployment of the resource
-//!   answered); and `gate=`, for how long it closed the gate. A `connect` that is
-//!   more than a refusal says `reason=tls` or `reason=timeout`. `tier=` is the
-//!   service tier, when the request asked for one. A backend to which Envoy has no way has
-//!   `no-route`, `no-cluster`, `no-host` or `wrong-cluster`; and `overflow`
-//!   when Envoy has too much on its way there already.
+//!   within a 200), `empty` (a success without a body), `no-upgrade` (no WebSocket, although one was asked
+//!   for), `stream-error`, `spilled` (another deployment of the resource answered); and `gate=`, for how
+//!   long it closed the gate. A `connect` that is more than a refusal says `reason=tls` or
+//!   `reason=timeout`. `tier=` is the service tier, when the request asked for one. A backend to which
+//!   Envoy has no way has `no-route`, `no-cluster`, `no-host` or `wrong-cluster`; and `overflow` when
+//!   Envoy has too much on its way there already.
 //! - A backend that was passed over has `skip=` with the reason: `gate`, `breaker`, `budget`,
 //!   `credential`, `ramp`, `operation`, `prompt-length`; and with the first three, after how long
 //!   it is back.
