@@ -8,11 +8,11 @@
 //! known, and an answer that breaks off before is another backend's. Envoy holds it, so VM memory does
 //! not grow; longer answers, and event streams, say what was estimated.
 //!
-//! An attempt that ends without headers (connect failure, reset, timeout) is retried by Envoy itself;
-//! [`Answer::done`] comes before that retry is routed, in time to say where it goes.
+//! What comes of an attempt that ends before its answer does is in `ended`.
 
-use super::details;
-use super::exchange::{Exchange, Flowing};
+mod ended;
+
+use super::exchange::Exchange;
 use super::flow::{Flow, stream_error};
 use super::header_map::HeaderMap;
 use super::held::{ErrorBody, Held, Question, WHOLE_BYTES_MAX};
@@ -21,13 +21,14 @@ use super::meter::{self, Meter};
 use super::records::{Begun, Evidence, Said};
 use super::sanitize;
 use super::timers::{self, StreamId, Wake};
+use super::told::Told;
 use crate::openai::response_headers::Origin;
 use crate::openai::usage_chunk::Edit;
 use crate::policy::classify::{self, AttemptTraits, Fault, Head, Misroute, Outcome};
-use crate::policy::failover::{self, Ending, Next};
+use crate::policy::failover::{self, Next};
 use crate::policy::headers::Headers;
 use crate::policy::time::{Millis, Timestamp};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
 /// The response header that makes the router retry.
@@ -36,8 +37,18 @@ pub(crate) const RETRY: &str = "x-spillway-retry";
 /// The status of an answer after which the connection is a WebSocket's.
 pub(super) const SWITCHING_PROTOCOLS: u16 = 101;
 
-/// What the log says of an attempt at a cluster without a host.
-const NO_HOST: &str = "its cluster has no host: does its name resolve, are there endpoints?";
+/// What comes within this time after a head was let go was there before.
+const AT_ONCE: Millis = Millis::new(2);
+
+/// What the log says when nothing of a body is shown while its head is held.
+const HIDDEN_RESPONSES: &str = "spillway: responses are hidden from the attempt's filter while it holds their head: set \
+    allow_on_headers_stop_iteration: true in its configuration in every cluster, as at the gateway's";
+
+thread_local! {
+    /// Whether a part of a body was ever shown while its head was held.
+    static SHOWS_BODIES: Cell<bool> = const { Cell::new(false) };
+    static HIDDEN: Told = Told::default();
+}
 
 /// The answer to one attempt.
 pub(crate) struct Answer {
@@ -162,13 +173,10 @@ impl Answer {
             return self.look_at(held, 0, true);
         }
         self.state.replace(State::Held(held));
-        if waits_for_all {
-            if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
-                exchange.keep_whole(self.itself.clone());
-            }
-        } else {
-            self.wake_at(now.plus(self.hold_limits().time), now);
+        if waits_for_all && let Ok(mut exchange) = self.exchange.try_borrow_mut() {
+            exchange.keep_whole(self.itself.clone());
         }
+        self.wake_at(now.plus(self.hold_limits().time), now);
         Action::Pause
     }
 
@@ -191,6 +199,7 @@ impl Answer {
             && let Ok(mut state) = self.state.try_borrow_mut()
             && let State::Flowing(flow) = &mut *state
         {
+            self.tell_hidden(flow);
             flow.pass(size, end_of_stream);
             return Action::Continue;
         }
@@ -201,6 +210,7 @@ impl Answer {
                 Action::Pause
             }
             State::Flowing(mut flow) => {
+                self.tell_hidden(&mut flow);
                 flow.pass(size, end_of_stream);
                 self.flow_on(flow, end_of_stream);
                 Action::Continue
@@ -231,49 +241,13 @@ impl Answer {
         }
     }
 
-    /// Envoy will retry an attempt that brought no answer: says where, or that there is nowhere.
-    fn retry_elsewhere(&self, outcome: &Outcome, now: Timestamp) {
-        let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return };
-        match exchange.go_on(now) {
-            Next::Retry => exchange.expect_retry(self.begun.backend, *outcome, 0),
-            // Without an answer to hold there is nothing in which the request could wait.
-            Next::Wait { until } => {
-                let ending = Ending::Exhausted { throttled: false, soonest: Some(until) };
-                exchange.give_up(None, ending, now);
-            }
-            Next::Stop(stop) => {
-                let size = exchange.pool_size();
-                exchange.give_up(None, failover::ending(outcome, 0, &stop, size, now), now);
-            }
-        }
-    }
-
-    /// What came of an attempt without an answer. Once connected, a reset and a timeout look alike but
-    /// for the time that passed; Envoy's timer runs on a clock of its own, which may be early by what a
-    /// turn of its loop takes.
-    fn silence(&self, now: Timestamp) -> Outcome {
-        if let Some(misroute) = self.misroute {
-            return Outcome::Misrouted(misroute);
-        }
-        if let Some((connect, words)) = details::no_connection() {
-            if connect == Fault::Connect && details::is_dead_endpoint() {
-                if let Ok(exchange) = self.exchange.try_borrow() {
-                    exchange.tell_connection(self.begun.backend, connect, Some(NO_HOST), now);
-                }
-                return Outcome::Misrouted(Misroute::DeadEndpoint);
-            }
-            if let Ok(exchange) = self.exchange.try_borrow() {
-                exchange.tell_connection(self.begun.backend, connect, words.as_deref(), now);
-            }
-            return fault(connect);
-        }
-        let timeout = self.exchange.try_borrow().ok().and_then(|exchange| {
-            exchange.pool().and_then(|(pool, _)| pool.policy.failover.first_byte_timeout)
-        });
-        if timeout.is_some_and(|timeout| now.since(self.begun.at) >= timeout.scale(9, 10)) {
-            fault(Fault::Timeout)
-        } else {
-            fault(Fault::Reset)
+    /// Says in the log that Envoy shows the filter nothing of a body while its head is held: what comes at once
+    /// when a head is let go had been there before. That is so when the attempt's filter lacks a setting.
+    fn tell_hidden(&self, flow: &mut Flow) {
+        let Some(let_go) = flow.let_go.take() else { return };
+        let is_at_once = host::instant().since(let_go) <= AT_ONCE;
+        if is_at_once && !SHOWS_BODIES.get() && HIDDEN.with(|told| told.is_news("", host::now())) {
+            host::log(host::Level::Error, HIDDEN_RESPONSES);
         }
     }
 
@@ -283,6 +257,9 @@ impl Answer {
         let fresh = size.saturating_sub(held.seen);
         let bytes = host::buffer(Buffer::ResponseBody, held.seen, fresh).unwrap_or_default();
         held.seen = held.seen.saturating_add(bytes.len());
+        if held.seen > 0 {
+            SHOWS_BODIES.set(true);
+        }
         let limits = self.hold_limits();
         let enough = match held.question {
             Question::Whole => held.seen > WHOLE_BYTES_MAX,
@@ -306,7 +283,8 @@ impl Answer {
     /// A held answer showed what it is.
     fn decide(&self, held: Held, outcome: Outcome, end_of_stream: bool, now: Timestamp) -> Action {
         let outcome = held.as_of(outcome, now);
-        let mut flow = Flow { meter: held.meter, ..Flow::new(held.status, outcome) };
+        let let_go = (held.is_overdue && held.seen == 0).then(host::instant);
+        let mut flow = Flow { meter: held.meter, let_go, ..Flow::new(held.status, outcome) };
         if matches!(held.question, Question::Whole) {
             flow.elapsed = Some(held.since.since(self.begun.at));
         }
@@ -333,7 +311,7 @@ impl Answer {
         let elapsed = flow.elapsed.unwrap_or_else(|| now.since(self.begun.at));
         if failover::is_worth_another(&outcome) {
             let evidence = Evidence { outcome, status, elapsed, said };
-            exchange.fail(&self.begun, &evidence, now);
+            let outcome = exchange.fail(&self.begun, &evidence, now);
             return self.follow(&mut exchange, status, outcome, now);
         }
         let evidence = Evidence { outcome, status, elapsed, said };
@@ -367,25 +345,6 @@ impl Answer {
             let tier = flow.meter.as_ref().and_then(Meter::tier);
             exchange.conclude(&self.begun, &evidence, tokens, tier, host::now());
         }
-    }
-
-    /// Whether the client left while the backend was giving it this whole answer. Nobody answered it, which
-    /// Envoy does when a limit of its own ends a request.
-    fn is_left(&self, held: &Held) -> bool {
-        matches!(held.question, Question::Whole)
-            && self.exchange.try_borrow().is_ok_and(|exchange| !exchange.is_answered)
-    }
-
-    /// The client left before it had anything of an answer that is held. It costs what it would cost, had
-    /// its beginning gone to the client.
-    fn leave(&self, held: Held) {
-        let outcome = match held.said.spilled {
-            Some(error) => Outcome::Spilled { error },
-            None => Outcome::Cancelled,
-        };
-        let elapsed = Some(held.since.since(self.begun.at));
-        let meter = held.meter;
-        self.conclude(&Flow { elapsed, meter, ..Flow::new(held.status, outcome) });
     }
 
     /// What the backend is asked for.
@@ -442,77 +401,6 @@ impl Answer {
         Action::Continue
     }
 
-    /// Records an attempt that brought no answer.
-    fn fail(&self, outcome: &Outcome, now: Timestamp) {
-        self.fail_with(outcome, 0, Said::default(), now);
-    }
-
-    /// Records an attempt of whose answer only the head is known.
-    fn fail_with(&self, outcome: &Outcome, status: u16, said: Said, now: Timestamp) {
-        let elapsed = now.since(self.begun.at);
-        let evidence = Evidence { outcome: *outcome, status, elapsed, said };
-        if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
-            exchange.fail(&self.begun, &evidence, now);
-        }
-    }
-
-    /// The attempt is over, with or without an answer.
-    pub(crate) fn done(&self) {
-        let state = self.state.replace(State::Over);
-        match state {
-            State::Over => return,
-            // The first byte went out, so nothing can be retried. Why it broke off, only the gateway hears.
-            State::Flowing(_) => {
-                self.state.replace(state);
-                let is_kept = self
-                    .exchange
-                    .try_borrow_mut()
-                    .is_ok_and(|mut exchange| exchange.interrupt(self.flowing()));
-                if !is_kept {
-                    self.end(false);
-                }
-                return;
-            }
-            State::Awaited | State::Held(_) | State::Waiting { .. } => {}
-        }
-        let cancelled = details::is_client_gone();
-        // When the request is over before its attempt, Envoy ended it: a time limit of its own, say.
-        let is_over = self.exchange.try_borrow().is_ok_and(|exchange| exchange.is_closed());
-        let now = host::now();
-        match state {
-            State::Awaited | State::Held(_) if cancelled || is_over => {
-                self.fail(&Outcome::Cancelled, now);
-            }
-            State::Awaited if details::is_without_upgrade() => {
-                self.fail(&fault(Fault::NoUpgrade), now);
-                if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
-                    // Envoy sends the client what came, and cannot be told to retry.
-                    let ending = Ending::NoAnswer { status: SWITCHING_PROTOCOLS };
-                    exchange.give_up(Some(self.begun.backend), ending, now);
-                }
-            }
-            State::Held(mut held) if held.is_error() => {
-                let outcome = held.broken_off(self.traits, now);
-                self.fail_with(&outcome, held.status, held.said, now);
-                self.retry_elsewhere(&outcome, now);
-            }
-            State::Awaited | State::Held(_) => {
-                let outcome = self.silence(now);
-                self.fail(&outcome, now);
-                self.retry_elsewhere(&outcome, now);
-            }
-            // Envoy's time for the attempt ran out while its refusal was held.
-            State::Waiting { outcome, .. } if !cancelled && !is_over => {
-                self.retry_elsewhere(&outcome, now);
-            }
-            State::Waiting { .. } | State::Flowing(_) | State::Over => {}
-        }
-    }
-
-    fn flowing(&self) -> Option<Rc<dyn Flowing>> {
-        self.itself.upgrade().map(|itself| itself as Rc<dyn Flowing>)
-    }
-
     fn wake_at(&self, at: Timestamp, now: Timestamp) {
         timers::set(self.stream, at, now, self.itself.clone());
     }
@@ -535,22 +423,6 @@ struct HoldLimits {
     time: Millis,
 }
 
-impl Flowing for Answer {
-    fn end(&self, broke_off: bool) {
-        match self.state.replace(State::Over) {
-            State::Flowing(flow) if flow.outcome != Outcome::Success || flow.broke_off => {
-                self.conclude(&flow);
-            }
-            State::Flowing(flow) => {
-                let outcome = if broke_off { fault(Fault::Reset) } else { Outcome::Cancelled };
-                self.conclude(&Flow { outcome, ..flow });
-            }
-            State::Held(held) if self.is_left(&held) => self.leave(held),
-            other => drop(self.state.replace(other)),
-        }
-    }
-}
-
 impl Wake for Answer {
     fn wake(&self, now: Timestamp) {
         match self.state.replace(State::Over) {
@@ -559,7 +431,12 @@ impl Wake for Answer {
                 held.is_overdue = true;
                 self.state.replace(State::Held(held));
             }
+            // It is on its way.
+            State::Held(held) if matches!(held.question, Question::Whole) && held.seen > 0 => {
+                self.state.replace(State::Held(held));
+            }
             State::Held(mut held) => {
+                held.is_overdue = true;
                 let outcome = held.question.push(&[], false, true, self.traits);
                 let outcome = outcome.unwrap_or(Outcome::Success);
                 if self.decide(held, outcome, false, now) == Action::Continue {

@@ -66,6 +66,14 @@ pub(super) fn is_client_gone() -> bool {
     flags.map_or(0, u64::from_le_bytes) & DOWNSTREAM_DISCONNECT != 0
 }
 
+/// Whether Envoy ended the request of the current attempt, whoever was at it, because a limit of the whole
+/// request has passed.
+pub(super) fn is_out_of_time() -> bool {
+    const LIMITS: [&[u8]; 3] =
+        [b"stream_idle_timeout", b"max_duration_timeout", b"request_overall_timeout"];
+    host::property(CODE_DETAILS).is_some_and(|details| LIMITS.contains(&&*details))
+}
+
 /// Why the current attempt has no connection, and Envoy's own words for it; `None` when it has one.
 pub(super) fn no_connection() -> Option<(Fault, Option<String>)> {
     let reason = host::property(TRANSPORT_FAILURE).unwrap_or_default();

@@ -8,7 +8,7 @@ use super::sanitize::Subprotocols;
 use super::selection::Planned;
 use super::{host, publish};
 use crate::config::{Backend, Credential, Pool};
-use crate::openai::api::Operation;
+use crate::openai::api::{Api, Operation};
 use crate::openai::body::Body;
 use crate::openai::facts::TOKEN_BYTES;
 use crate::openai::operation::{Call, Endpoint, model_in_body, render, takes_stream_options};
@@ -61,6 +61,16 @@ impl Asked {
     pub(crate) fn names_stored_object(&self) -> bool {
         let in_body = self.body.as_ref().is_some_and(|body| body.facts.previous_response);
         self.call.names_stored_object() || in_body
+    }
+
+    /// Whether it names things that it does not contain.
+    fn has_dependencies(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| body.facts.has_dependencies)
+    }
+
+    /// Whether what it costs cannot be seen in it, so that a 429 may be about its size.
+    fn hides_its_cost(&self) -> bool {
+        self.has_dependencies() || !self.call.is_charged()
     }
 
     /// Whether a model does the work.
@@ -248,6 +258,8 @@ impl Exchange {
             is_model_operation: asked.is_of_model(),
             asks_for_upgrade: asked.is_session(),
             may_name_deployments: operation == Operation::Responses,
+            has_dependencies: asked.has_dependencies(),
+            is_clients_account: plan.key_header.is_none() && backend.api == Api::OpenAi,
             asks_for_tier: asked.may_ask_for_tier
                 || self.tier().is_some_and(|tier| tier != ServiceTier::Default),
             seen,
@@ -312,9 +324,12 @@ impl Exchange {
         self.plan.config.response.backend_rate_limits
     }
 
-    /// An attempt failed before anything of it went to the client.
-    pub(crate) fn fail(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+    /// An attempt failed before anything of it went to the client. Returns as what it counts for the request.
+    pub(crate) fn fail(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) -> Outcome {
         self.held = None;
+        if let Some(elsewhere) = self.put_off(begun, evidence, now) {
+            return self.fail(begun, &elsewhere, now);
+        }
         self.ledger.end(begun.backend, &evidence.outcome);
         self.may_be_done |=
             !self.asked.call.is_repeatable() && failover::may_be_done(&evidence.outcome);
@@ -327,6 +342,20 @@ impl Exchange {
         records::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
         self.note_attempt(begun, evidence, closed_until.map(|until| until.since(now)));
         self.fall_back(begun, evidence);
+        evidence.outcome
+    }
+
+    /// A 429 to a request whose cost nobody sees may be about this request alone. So it closes no gate before
+    /// another backend has served the request. Returns as what it counts until then.
+    fn put_off(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) -> Option<Evidence> {
+        let Outcome::Throttled { .. } = evidence.outcome else { return None };
+        if !self.asked.hides_its_cost() {
+            return None;
+        }
+        let suspect = Suspect { begun: begun.witness(), evidence: *evidence, ended: now };
+        self.suspects.suspect(evidence.outcome, suspect);
+        let outcome = Outcome::Elsewhere { status: evidence.status };
+        Some(Evidence { outcome, ..*evidence })
     }
 
     /// Counts a failed attempt against its backend, or remembers it until it is known who is to blame.

@@ -2,7 +2,7 @@
 
 use super::charge::Tokens;
 use super::held::StreamHead;
-use super::host::{self, Buffer};
+use super::host::{self, Buffer, Instant};
 use super::meter::Meter;
 use crate::openai::sse::ErrorWatch;
 use crate::openai::usage_chunk::{Edit, UsageStripper};
@@ -23,6 +23,8 @@ pub(super) struct Flow {
     pub(super) watch: Option<ErrorWatch>,
     /// Counts the tokens, where they matter.
     pub(super) meter: Option<Meter>,
+    /// When its head was let go, before anything followed it.
+    pub(super) let_go: Option<Instant>,
     /// Takes the usage out again that only the gateway asked for.
     pub(super) stripper: Option<Box<UsageStripper>>,
 }
@@ -36,6 +38,7 @@ impl Flow {
             elapsed: None,
             watch: None,
             meter: None,
+            let_go: None,
             stripper: None,
         }
     }

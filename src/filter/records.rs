@@ -153,6 +153,13 @@ pub(crate) fn convict(
             complain(plan, pool, begun.backend, status, "deployment");
             observe(plan, pool, begun, evidence, now);
         }
+        Outcome::Throttled { delay } => {
+            let left = delay.map(|delay| ended.plus(delay).since(now));
+            if left != Some(Millis::ZERO) {
+                close_gates(plan, pool, begun.backend, left, now);
+            }
+            observe(plan, pool, begun, evidence, now);
+        }
         Outcome::Fault { fault: Fault::Reset | Fault::NotReceived, .. } if !is_probe => {
             let is_known = update(plan, pool, begun.backend, |record| {
                 blame::is_same_reset(record, begun.at, ended)

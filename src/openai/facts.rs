@@ -91,6 +91,10 @@ pub struct BodyFacts {
     /// Whether the body refers to something that one resource keeps or alone can decrypt: a
     /// previous response, a conversation, a stored item, encrypted reasoning.
     pub previous_response: bool,
+    /// Whether the body names something that it does not contain and that the answer depends on: a file, a
+    /// data source, a template, a tool that does not run at the client. Or several prompts at once. What
+    /// that costs, and whether it is there, cannot be seen here.
+    pub has_dependencies: bool,
     /// The length of the body in bytes.
     pub size: u64,
 }

@@ -317,7 +317,7 @@ impl JsonScanner {
                         self.begin_text(NESTED_BYTES_MAX);
                         break;
                     };
-                    self.nested.pending = Some(NestedText::new(text, length(text)));
+                    self.end_nested_text(text, length(text));
                     left = after;
                 }
                 b':' => self.nested.end_key(),
@@ -401,7 +401,7 @@ impl JsonScanner {
         self.text.flush_surrogate();
         let text = std::mem::take(&mut self.text);
         if self.depth > 1 {
-            self.nested.pending = Some(NestedText::new(&text.head, text.len));
+            self.end_nested_text(&text.head, text.len);
         } else {
             self.end_top_text(&text.head, text.len, end);
         }
@@ -445,8 +445,11 @@ impl JsonScanner {
             TopLevelKey::User => self.facts.user = facts::affinity_hash(head, len),
             TopLevelKey::PreviousResponseId => self.counts.refers_to_response = is_stated,
             TopLevelKey::Conversation => self.counts.refers_to_conversation = is_stated,
-            TopLevelKey::Other if head.starts_with(DATA_URL) => {}
-            TopLevelKey::Other => self.add_prompt_bytes(len),
+            TopLevelKey::Other | TopLevelKey::Prompt | TopLevelKey::DataSources => {
+                if !head.starts_with(DATA_URL) {
+                    self.add_prompt_bytes(len);
+                }
+            }
             key => self.set_untyped(key, span, facts::count(head)),
         }
     }
@@ -483,6 +486,12 @@ impl JsonScanner {
                 self.facts.stream_options = self.member.stream_options(span);
             }
             TopLevelKey::Conversation => self.counts.refers_to_conversation = true,
+            TopLevelKey::DataSources => self.facts.has_dependencies = true,
+            // A template, or several prompts. One prompt in tokens is an array of numbers.
+            TopLevelKey::Prompt => {
+                let is_of_tokens = self.member.raw.iter().all(|byte| !b"{\"".contains(byte));
+                self.facts.has_dependencies |= !is_of_tokens;
+            }
             key => self.set_untyped(key, span, None),
         }
     }
@@ -512,8 +521,15 @@ impl JsonScanner {
             TopLevelKey::User => self.facts.user = None,
             TopLevelKey::PreviousResponseId => self.counts.refers_to_response = false,
             TopLevelKey::Conversation => self.counts.refers_to_conversation = false,
-            TopLevelKey::Other => {}
+            TopLevelKey::DataSources | TopLevelKey::Prompt | TopLevelKey::Other => {}
         }
+    }
+
+    /// A text below the top level ended. It is `len` bytes long and begins with `head`.
+    fn end_nested_text(&mut self, head: &[u8], len: u64) {
+        let text = NestedText::new(head, len);
+        self.facts.has_dependencies |= text.word == NestedWord::Dependency;
+        self.nested.pending = Some(text);
     }
 
     /// If a text below the top level was pending, it was a value.

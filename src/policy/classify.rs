@@ -54,6 +54,11 @@ pub struct AttemptTraits {
     pub asks_for_upgrade: bool,
     /// The client can name further deployments in the request, such as one for images.
     pub may_name_deployments: bool,
+    /// The request names things that it does not contain, such as files, data sources and tools. What is
+    /// said of them is said of no deployment.
+    pub has_dependencies: bool,
+    /// The backend answers by the key, and that is the client's: nothing that it refuses concerns others.
+    pub is_clients_account: bool,
     /// The request asks for a service tier other than the default.
     pub asks_for_tier: bool,
     /// What the backend was seen to serve.
@@ -195,6 +200,8 @@ impl AttemptTraits {
         is_model_operation: false,
         asks_for_upgrade: false,
         may_name_deployments: false,
+        has_dependencies: false,
+        is_clients_account: false,
         asks_for_tier: false,
         seen: Seen::Nothing,
         tokens: 0,
@@ -240,7 +247,11 @@ pub fn head(
             return Head::ErrorBody { otherwise: Outcome::ClientError };
         }
         401 | 403 if traits.owns_credential => turned_away(status, traits),
-        404 if traits.names_stored_object || !traits.owns_deployment => {
+        404 if traits.names_stored_object
+            || !traits.owns_deployment
+            || traits.has_dependencies
+            || traits.is_clients_account =>
+        {
             Outcome::Elsewhere { status }
         }
         404 => return Head::ErrorBody { otherwise: Outcome::Elsewhere { status } },
@@ -292,6 +303,7 @@ fn is_about_content(status: u16) -> bool {
 /// redirect, another protocol.
 fn turned_away(status: u16, traits: AttemptTraits) -> Outcome {
     let is_about_request = status == 403 && !traits.is_model_operation;
+    let is_about_request = is_about_request || traits.has_dependencies;
     if !traits.owns_credential || is_about_request || traits.seen == Seen::Others {
         Outcome::Elsewhere { status }
     } else {

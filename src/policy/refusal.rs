@@ -41,7 +41,7 @@ pub fn outcome(
 
 /// What a refusal means by what was asked; `delay` is the time that it names.
 pub fn by_request(status: u16, delay: Option<Millis>, traits: &AttemptTraits) -> Outcome {
-    if traits.asks_for_tier || !traits.is_model_operation {
+    if traits.asks_for_tier || !traits.is_model_operation || traits.is_clients_account {
         Outcome::Elsewhere { status }
     } else {
         Outcome::Throttled { delay }

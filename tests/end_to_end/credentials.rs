@@ -82,6 +82,26 @@ async fn a_passthrough_backend_gets_exactly_the_clients_credential() {
 }
 
 #[tokio::test]
+async fn what_openai_says_to_a_clients_own_key_concerns_nobody_else() {
+    let own = json!({"priority": 1, "api": "openai", "credential": {"passthrough": {}}});
+    let gateway = Setup::new()
+        .backend_with("own", own, let_everyone_in)
+        .backend("keyed", json!({"priority": 2}))
+        .start()
+        .await;
+    let missing = json!({"error": {"code": "model_not_found", "message": "none", "type": "x"}});
+    for fault in [
+        Fault::Throttle { retry_after_ms: Some(30_000) },
+        Fault::Status { status: 404, headers: vec![], body: Some(missing.to_string()) },
+    ] {
+        assert_eq!(gateway.chat().await.served_by(), "own");
+        gateway.mock("own").push_fault(fault);
+        assert_eq!(gateway.chat().await.served_by(), "keyed");
+    }
+    assert_eq!(gateway.chat().await.served_by(), "own");
+}
+
+#[tokio::test]
 async fn a_failover_between_passthrough_and_keyed_backends_leaks_nothing() {
     let gateway = Setup::new()
         .backend_with(

@@ -4,7 +4,7 @@ use crate::harness::{CHAT, Gateway, Setup, chat_body, eventually};
 use bytes::Bytes;
 use hyper::Method;
 use mock_azure::Fault;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,4 +125,32 @@ async fn a_stream_that_stalls_ends_after_the_idle_time() {
     let body = http_body_util::BodyExt::collect(open(&gateway).await.into_body());
     let ended = tokio::time::timeout(Duration::from_secs(20), body).await;
     assert!(ended.is_ok_and(|body| body.is_err()), "the client was left waiting");
+}
+
+#[tokio::test]
+async fn a_limit_of_the_whole_request_is_not_held_against_the_backend_that_was_asked_last() {
+    let gateway = Setup::new()
+        .backend("first", json!({"priority": 1}))
+        .backend("second", json!({"priority": 2}))
+        .settings(|settings| {
+            settings.per_try_timeout = Duration::from_secs(2);
+            settings.adjust = Some(Arc::new(|bootstrap: &mut Value| {
+                let manager = &mut bootstrap["static_resources"]["listeners"][0]["filter_chains"]
+                    [0]["filters"][0]["typed_config"];
+                manager["stream_idle_timeout"] = json!("3s");
+            }));
+        })
+        .start()
+        .await;
+    gateway.mock("first").push_fault(Fault::DelayFirstByte { delay: Duration::from_secs(30) });
+    gateway
+        .mock("second")
+        .push_fault(Fault::DelayFirstByte { delay: Duration::from_millis(1_800) });
+    let answer = gateway.chat().await;
+    assert!(answer.status >= 500, "{}", answer.text());
+    let outcome = |outcome: &str| {
+        format!("wasmcustom.spillway_attempts_total.pool.gpt.backend.second.outcome.{outcome}")
+    };
+    assert_eq!(gateway.envoy.stat(&outcome("fault")).await, 0);
+    assert_eq!(gateway.envoy.stat(&outcome("cancelled")).await, 1);
 }

@@ -56,3 +56,31 @@ async fn bodies_that_envoy_does_not_show_are_told_in_answer_and_log() {
     assert_eq!(log.matches("spillway: Envoy does not show request bodies").count(), 1, "{log}");
     assert_eq!(gateway.counts(), [0, 0]);
 }
+
+#[tokio::test]
+async fn responses_that_envoy_does_not_show_to_the_attempt_are_told_and_reach_the_client() {
+    let consumers = json!({"header": "x-consumer", "consumed_tokens_header": "on",
+        "default": {"tokens_per_minute": 100_000}});
+    let gateway = first_and_second()
+        .whole(json!({"consumers": consumers}))
+        .settings(|settings| {
+            settings.adjust = Some(Arc::new(|bootstrap: &mut Value| {
+                for cluster in bootstrap["static_resources"]["clusters"].as_array_mut().unwrap() {
+                    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+                    let filters =
+                        &mut cluster["typed_extension_protocol_options"][options]["http_filters"];
+                    let Some(filter) = filters.get_mut(0) else { continue };
+                    let filter = filter["typed_config"]["config"].as_object_mut().unwrap();
+                    filter.remove("allow_on_headers_stop_iteration").unwrap();
+                }
+            }));
+        })
+        .start()
+        .await;
+    for _ in 0..2 {
+        let answer = gateway.chat().await;
+        assert_eq!((answer.status, answer.complete), (200, true), "{}", answer.text());
+    }
+    let log = gateway.envoy.log();
+    assert_eq!(log.matches("responses are hidden from the attempt's filter").count(), 1, "{log}");
+}

@@ -92,6 +92,63 @@ fn another_worker_that_completes_requests_is_enough() {
     assert_eq!(open_until(&process, "a"), 0);
 }
 
+/// Requests whose cost nobody sees, or whose refusal is about something that the client named.
+const HIDDEN: [(&str, &str); 5] = [
+    ("/openai/v1/responses", r#"{"model":"gpt","input":[{"content":[{"file_id":"file-1"}]}]}"#),
+    (
+        "/openai/v1/responses",
+        r#"{"model":"gpt","input":"x","tools":[{"type":"image_generation"}]}"#,
+    ),
+    ("/openai/v1/responses/input_tokens", r#"{"model":"gpt","input":"x"}"#),
+    ("/openai/v1/completions", r#"{"model":"gpt","prompt":["x","x"],"max_tokens":2000}"#),
+    (
+        "/openai/v1/chat/completions",
+        r#"{"model":"gpt","messages":[],"data_sources":[{"type":"x"}]}"#,
+    ),
+];
+
+fn gate_until(process: &Process, backend: &str) -> u64 {
+    process.metric(&format!("gate_closed_until_ms.pool.gpt.backend.{backend}"))
+}
+
+#[test]
+fn a_429_to_a_request_whose_cost_nobody_sees_closes_no_gate_before_another_backend_served_it() {
+    for (path, body) in HIDDEN {
+        let process = Process::new(path);
+        let request = || Request::new("POST", path).body(body);
+        worker(&process, &two_tiers(RULE), |envoy| {
+            for backend in ["a", "b"] {
+                process.script(backend, [Script::throttled(30_000)]);
+            }
+            assert_eq!(envoy.ask(request()).status(), 429, "{path} {body}");
+            assert_eq!(["a", "b"].map(|name| gate_until(&process, name)), [0, 0], "{path} {body}");
+            process.script("a", [Script::throttled(30_000)]);
+            assert_eq!(envoy.ask(request()).served_by(), "b", "{path} {body}");
+            assert_ne!(gate_until(&process, "a"), 0, "{path} {body}");
+            envoy.pass(29_000);
+            assert_eq!(envoy.ask(Request::chat()).served_by(), "b");
+            envoy.pass(1_000);
+            assert_eq!(envoy.ask(Request::chat()).served_by(), "a");
+        });
+    }
+}
+
+#[test]
+fn what_is_said_of_a_clients_data_source_is_not_said_of_the_deployment() {
+    for script in [not_found("DeploymentNotFound"), Script::status(401), Script::status(403)] {
+        let process = Process::new("data source");
+        worker(&process, &two_tiers(RULE), |envoy| {
+            envoy.ask(Request::chat());
+            for _ in 0..4 {
+                process.script("a", [script.clone()]);
+                let (path, body) = HIDDEN[4];
+                assert_eq!(envoy.ask(Request::new("POST", path).body(body)).served_by(), "b");
+            }
+        });
+        assert_eq!(open_until(&process, "a"), 0);
+    }
+}
+
 #[test]
 fn a_request_that_nobody_else_can_serve_probes_early() {
     let process = Process::new("early probe");

@@ -32,6 +32,8 @@ pub(super) enum TopLevelKey {
     PreviousResponseId,
     Conversation,
     ServiceTier,
+    DataSources,
+    Prompt,
     Other,
 }
 
@@ -140,6 +142,8 @@ impl TopLevelKey {
             b"previous_response_id" => Self::PreviousResponseId,
             b"conversation" => Self::Conversation,
             b"service_tier" => Self::ServiceTier,
+            b"data_sources" => Self::DataSources,
+            b"prompt" => Self::Prompt,
             _ => Self::Other,
         }
     }

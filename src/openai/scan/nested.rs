@@ -23,6 +23,7 @@ pub(super) struct NestedText {
 pub(super) enum NestedWord {
     Data,
     DataUrl,
+    Dependency,
     EncryptedContent,
     Image,
     ItemReference,
@@ -64,8 +65,25 @@ impl NestedText {
             b"image_url" | b"input_image" => NestedWord::Image,
             b"item_reference" => NestedWord::ItemReference,
             _ if head.starts_with(DATA_URL) => NestedWord::DataUrl,
+            _ if is_dependency(head) => NestedWord::Dependency,
             _ => NestedWord::Other,
         };
         Self { len, word }
     }
+}
+
+/// Whether a key or the type of a tool stands for something that the body does not contain.
+fn is_dependency(head: &[u8]) -> bool {
+    let words: &[&[u8]] = match head {
+        [b'c', b'o', ..] => &[b"code_interpreter", b"computer_use"],
+        [b'f', b'i', ..] => &[b"file_data", b"file_id", b"file_search", b"file_url"],
+        [b'i', b'm', ..] => &[b"image_generation"],
+        [b'l', b'o', ..] => &[b"local_shell"],
+        [b'm', b'c', ..] => return head == b"mcp",
+        [b's', b'e', ..] => &[b"server_url"],
+        [b'v', b'e', ..] => &[b"vector_store_id"],
+        [b'w', b'e', ..] => &[b"web_search"],
+        _ => &[],
+    };
+    words.iter().any(|word| head.starts_with(word))
 }

@@ -116,6 +116,32 @@ fn references_to_what_one_resource_keeps_are_seen() {
 }
 
 #[test]
+fn what_a_body_names_and_does_not_contain_is_seen() {
+    for body in [
+        r#"{"data_sources":[{"type":"azure_search"}]}"#,
+        r#"{"prompt":{"id":"pmpt_1"}}"#,
+        r#"{"prompt":["one","two"]}"#,
+        r#"{"input":[{"content":[{"type":"input_file","file_id":"file-1"}]}]}"#,
+        r#"{"input":[{"content":[{"type":"input_file","file_data":"data:application/pdf;base64,AA"}]}]}"#,
+        r#"{"tools":[{"type":"web_search_preview_2025_03_11"}]}"#,
+        r#"{"tools":[{"type":"mcp"}]}"#,
+        r#"{"tools":[{"type":"image_gener\u0061tion"}]}"#,
+        r#"{"tools":[{"type":"file_search","vector_store_ids":["vs_1"]}]}"#,
+    ] {
+        assert!(facts(body).has_dependencies, "{body}");
+    }
+    for body in [
+        r#"{"prompt":"one","messages":[{"content":"mcp server"}]}"#,
+        r#"{"prompt":[1,2,3]}"#,
+        r#"{"tools":[{"type":"function","function":{"name":"look_up","parameters":{"file":{}}}}]}"#,
+        r#"{"data_sources":null}"#,
+    ] {
+        assert!(!facts(body).has_dependencies, "{body}");
+    }
+    assert_eq!(facts(r#"{"prompt":"one"}"#).prompt_text_bytes, 3);
+}
+
+#[test]
 fn only_the_top_level_is_read_by_name() {
     let facts = facts(
         r#"{"a":{"model":"x","stream":true,"max_tokens":5,"n":9},"b":[{"user":"u"}],"c":"\"model\":\"y\""}"#,

@@ -1,0 +1,175 @@
+//! An attempt that ends before its answer does.
+//!
+//! One that ends without headers (connect failure, reset, timeout) is retried by Envoy itself; [`Answer::done`]
+//! comes before that retry is routed, in time to say where it goes. One that ends in the middle of its
+//! answer can only be recorded.
+
+use super::{Answer, SWITCHING_PROTOCOLS, State, fault};
+use crate::filter::details;
+use crate::filter::exchange::Flowing;
+use crate::filter::flow::Flow;
+use crate::filter::held::{Held, Question};
+use crate::filter::host;
+use crate::filter::records::Evidence;
+use crate::filter::records::Said;
+use crate::policy::classify::{Fault, Misroute, Outcome};
+use crate::policy::failover::{self, Ending, Next};
+use crate::policy::time::Timestamp;
+use std::rc::Rc;
+
+/// What the log says of an attempt at a cluster without a host.
+const NO_HOST: &str = "its cluster has no host: does its name resolve, are there endpoints?";
+
+impl Answer {
+    /// Envoy will retry an attempt that brought no answer: says where, or that there is nowhere.
+    fn retry_elsewhere(&self, outcome: &Outcome, now: Timestamp) {
+        let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return };
+        match exchange.go_on(now) {
+            Next::Retry => exchange.expect_retry(self.begun.backend, *outcome, 0),
+            // Without an answer to hold there is nothing in which the request could wait.
+            Next::Wait { until } => {
+                let ending = Ending::Exhausted { throttled: false, soonest: Some(until) };
+                exchange.give_up(None, ending, now);
+            }
+            Next::Stop(stop) => {
+                let size = exchange.pool_size();
+                exchange.give_up(None, failover::ending(outcome, 0, &stop, size, now), now);
+            }
+        }
+    }
+
+    /// What came of an attempt without an answer. Once connected, a reset and a timeout look alike but
+    /// for the time that passed; Envoy's timer runs on a clock of its own, which may be early by what a
+    /// turn of its loop takes.
+    fn silence(&self, now: Timestamp) -> Outcome {
+        if let Some(misroute) = self.misroute {
+            return Outcome::Misrouted(misroute);
+        }
+        if let Some((connect, words)) = details::no_connection() {
+            if connect == Fault::Connect && details::is_dead_endpoint() {
+                if let Ok(exchange) = self.exchange.try_borrow() {
+                    exchange.tell_connection(self.begun.backend, connect, Some(NO_HOST), now);
+                }
+                return Outcome::Misrouted(Misroute::DeadEndpoint);
+            }
+            if let Ok(exchange) = self.exchange.try_borrow() {
+                exchange.tell_connection(self.begun.backend, connect, words.as_deref(), now);
+            }
+            return fault(connect);
+        }
+        let timeout = self.exchange.try_borrow().ok().and_then(|exchange| {
+            exchange.pool().and_then(|(pool, _)| pool.policy.failover.first_byte_timeout)
+        });
+        if timeout.is_some_and(|timeout| now.since(self.begun.at) >= timeout.scale(9, 10)) {
+            fault(Fault::Timeout)
+        } else {
+            fault(Fault::Reset)
+        }
+    }
+
+    /// Whether the client left while the backend was giving it this whole answer. Nobody answered it, which
+    /// Envoy does when a limit of its own ends a request.
+    fn is_left(&self, held: &Held) -> bool {
+        matches!(held.question, Question::Whole)
+            && self.exchange.try_borrow().is_ok_and(|exchange| !exchange.is_answered)
+    }
+
+    /// The client left before it had anything of an answer that is held. It costs what it would cost, had
+    /// its beginning gone to the client.
+    fn leave(&self, held: Held) {
+        let outcome = match held.said.spilled {
+            Some(error) => Outcome::Spilled { error },
+            None => Outcome::Cancelled,
+        };
+        let elapsed = Some(held.since.since(self.begun.at));
+        let meter = held.meter;
+        self.conclude(&Flow { elapsed, meter, ..Flow::new(held.status, outcome) });
+    }
+
+    /// Records an attempt that brought no answer.
+    fn fail(&self, outcome: &Outcome, now: Timestamp) {
+        self.fail_with(*outcome, 0, Said::default(), now);
+    }
+
+    /// Records an attempt of whose answer only the head is known.
+    /// Returns as what it counts for the request.
+    fn fail_with(&self, outcome: Outcome, status: u16, said: Said, now: Timestamp) -> Outcome {
+        let elapsed = now.since(self.begun.at);
+        let evidence = Evidence { outcome, status, elapsed, said };
+        let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return outcome };
+        exchange.fail(&self.begun, &evidence, now)
+    }
+
+    /// The attempt is over, with or without an answer.
+    pub(crate) fn done(&self) {
+        let state = self.state.replace(State::Over);
+        match state {
+            State::Over => return,
+            // The first byte went out, so nothing can be retried. Why it broke off, only the gateway hears.
+            State::Flowing(_) => {
+                self.state.replace(state);
+                let is_kept = self
+                    .exchange
+                    .try_borrow_mut()
+                    .is_ok_and(|mut exchange| exchange.interrupt(self.flowing()));
+                if !is_kept {
+                    self.end(false);
+                }
+                return;
+            }
+            State::Awaited | State::Held(_) | State::Waiting { .. } => {}
+        }
+        // Envoy can end a request, too: a time limit of its own for all attempts together, say.
+        let cancelled = details::is_client_gone() || details::is_out_of_time();
+        let is_over = self.exchange.try_borrow().is_ok_and(|exchange| exchange.is_closed());
+        let now = host::now();
+        match state {
+            State::Awaited | State::Held(_) if cancelled || is_over => {
+                self.fail(&Outcome::Cancelled, now);
+            }
+            State::Awaited if details::is_without_upgrade() => {
+                self.fail(&fault(Fault::NoUpgrade), now);
+                if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
+                    // Envoy sends the client what came, and cannot be told to retry.
+                    let ending = Ending::NoAnswer { status: SWITCHING_PROTOCOLS };
+                    exchange.give_up(Some(self.begun.backend), ending, now);
+                }
+            }
+            State::Held(mut held) if held.is_error() => {
+                let outcome = held.broken_off(self.traits, now);
+                let outcome = self.fail_with(outcome, held.status, held.said, now);
+                self.retry_elsewhere(&outcome, now);
+            }
+            State::Awaited | State::Held(_) => {
+                let outcome = self.silence(now);
+                self.fail(&outcome, now);
+                self.retry_elsewhere(&outcome, now);
+            }
+            // Envoy's time for the attempt ran out while its refusal was held.
+            State::Waiting { outcome, .. } if !cancelled && !is_over => {
+                self.retry_elsewhere(&outcome, now);
+            }
+            State::Waiting { .. } | State::Flowing(_) | State::Over => {}
+        }
+    }
+
+    fn flowing(&self) -> Option<Rc<dyn Flowing>> {
+        self.itself.upgrade().map(|itself| itself as Rc<dyn Flowing>)
+    }
+}
+
+impl Flowing for Answer {
+    fn end(&self, broke_off: bool) {
+        match self.state.replace(State::Over) {
+            State::Flowing(flow) if flow.outcome != Outcome::Success || flow.broke_off => {
+                self.conclude(&flow);
+            }
+            State::Flowing(flow) => {
+                let outcome = if broke_off { fault(Fault::Reset) } else { Outcome::Cancelled };
+                self.conclude(&Flow { outcome, ..flow });
+            }
+            State::Held(held) if self.is_left(&held) => self.leave(held),
+            other => drop(self.state.replace(other)),
+        }
+    }
+}
