@@ -4,6 +4,7 @@ use super::answer::SWITCHING_PROTOCOLS;
 use super::consumers::Admitted;
 use super::plan::{BackendPlan, Plan, PoolPlan};
 use super::records::{self, Begun, Evidence, Said};
+use super::routed::ATTEMPTS;
 use super::sanitize::Subprotocols;
 use super::selection::Planned;
 use super::{host, publish};
@@ -588,7 +589,7 @@ impl Exchange {
 
     /// Says what every response says of its request: each header's name and value.
     pub(crate) fn own_headers(&self, mut say: impl FnMut(&str, &str)) {
-        say("x-spillway-attempts", itoa::Buffer::new().format(self.attempts()));
+        say(ATTEMPTS, itoa::Buffer::new().format(self.attempts()));
         if let Some(trail) = self.trail().filter(|trail| !trail.is_empty()) {
             say("x-spillway-trail", &trail);
         }

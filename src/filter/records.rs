@@ -138,8 +138,7 @@ pub(crate) fn convict(
     let is_probe = begun.ticket.is_probe();
     match evidence.outcome {
         Outcome::Denied { status } => {
-            let what = if status < 400 { "host" } else { "credential" };
-            complain(plan, pool, begun.backend, status, what);
+            complain(plan, pool, begun.backend, status, denied_part(status));
             let is_first =
                 backend_plan(plan, pool, begun.backend).is_some_and(|it| it.has_served.take());
             let is_enough =
@@ -196,15 +195,27 @@ pub(crate) fn acquit(plan: &Plan, pool: usize, begun: &Begun, evidence: &Evidenc
     if begun.ticket.is_probe() {
         release_probe(plan, pool, begun, now);
     }
-    if let Outcome::Denied { status: status @ 401 } = evidence.outcome
-        && let Some((configured, pool_plan)) = plan.pool(pool)
+    let (status, what) = match evidence.outcome {
+        Outcome::Denied { status } => (status, denied_part(status)),
+        Outcome::Misconfigured { status } => (status, "deployment"),
+        _ => return,
+    };
+    if let Some((configured, pool_plan)) = plan.pool(pool)
         && let Some(backend) = pool_plan.backends.get(begun.backend.position())
-        && backend.refusal_words.is_news("", now)
+        && backend.refusal_words.is_news(what, now)
         && let Some(Backend { name, .. }) = configured.backends.get(begun.backend.position())
     {
-        let text = format!("spillway: backend {name} answered {status}: check its credential");
+        let text = format!(
+            "spillway: backend {name} answered {status} to a request that no backend served: if \
+             it does so to all, check its {what}"
+        );
         host::log(host::Level::Warn, &text);
     }
+}
+
+/// What is wrong with a backend's configuration when it turns all requests away with `status`.
+fn denied_part(status: u16) -> &'static str {
+    if status < 400 { "host" } else { "credential" }
 }
 
 /// Keeps that a backend completed a request: it does not fail whatever it is asked. Other workers need not
@@ -409,10 +420,13 @@ fn tell_misroute(backend: &Backend, outcome: &Outcome) {
     let (name, cluster) = (&backend.name, &backend.cluster);
     let why = match misroute {
         Misroute::Full => format!("the circuit_breakers of its cluster {cluster} are reached"),
-        Misroute::NoCluster => format!("Envoy has no cluster {cluster}"),
+        Misroute::NoCluster => format!(
+            "Envoy has no cluster of the name that the route's matcher has for it, which should be {cluster}"
+        ),
         Misroute::DeadEndpoint | Misroute::NoHost => {
             format!(
-                "its cluster {cluster} has no host: does its name resolve, are there endpoints?"
+                "its cluster {cluster} has no host, or the route's matcher names one that does not exist: does \
+                 its name resolve, are there endpoints?"
             )
         }
         Misroute::NoFilter => format!(

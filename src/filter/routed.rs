@@ -10,6 +10,9 @@ use crate::policy::time::Timestamp;
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
+/// How many attempts the request took.
+pub(crate) const ATTEMPTS: &str = "x-spillway-attempts";
+
 /// What the SDKs believe before they look at the status: they repeat a 5xx unless this says `false`.
 pub(crate) const SHOULD_RETRY: &str = "x-should-retry";
 
@@ -170,8 +173,13 @@ pub(crate) fn send(reply: &Reply, own: Vec<(String, String)>) {
             .chain(retry_after.map(|(name, value)| (name.to_owned(), value)))
             .chain(own)
             .collect();
-    let headers: Vec<(&str, &str)> =
-        headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let says_attempts = headers.iter().any(|(name, _)| name == ATTEMPTS);
+    let no_attempts = (!says_attempts).then_some((ATTEMPTS, "0"));
+    let headers: Vec<(&str, &str)> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .chain(no_attempts)
+        .collect();
     // The host refuses only a stream that ended, and then nobody waits for an answer.
     let _ = host::reply(reply.status, "spillway", &headers, reply.body.as_bytes());
 }

@@ -214,13 +214,13 @@ pub fn exhausted(throttled: bool, retry_after_ms: u64) -> Reply {
     Reply { retry_after_ms: Some(retry_after_ms), ..error(status, &message, r#type, None, code) }
 }
 
-/// 429: the consumer used up its tokens per minute; there is room again after `wait_ms`, of which no
+/// 429: the request does not fit into what the consumer has left of its tokens per minute; there is room again after `wait_ms`, of which no
 /// more is told than SDKs heed.
 pub fn consumer_over_limit(wait_ms: u64) -> Reply {
     let wait_ms = wait_ms.min(DELAY_MS_MAX);
     let seconds = wait_ms.div_ceil(1_000);
     let message = format!(
-        "The limit of tokens per minute of this consumer is used up. Retry after {seconds} s."
+        "This request does not fit into what is left of the consumer's tokens per minute. Retry after {seconds} s."
     );
     let code = "rate_limit_exceeded";
     let reply = error(429, &message, "tokens", None, code);

@@ -186,8 +186,28 @@ fn where_all_keys_are_refused_the_log_says_so() {
         }
     });
     for backend in ["a", "b"] {
-        let words = format!("backend {backend} answered 401: check its credential");
+        let words = format!("backend {backend} answered 401 to a request that no backend served");
         assert_eq!(process.logged().matches(&words).count(), 1, "{}", process.logged());
+    }
+}
+
+#[test]
+fn where_all_deployments_are_missing_or_all_hosts_redirect_the_log_says_so() {
+    for (script, part) in [
+        (not_found("DeploymentNotFound"), "check its deployment"),
+        (Script::status(302), "check its host"),
+        (Script::status(403), "check its credential"),
+    ] {
+        let process = Process::new(part);
+        for backend in ["a", "b"] {
+            process.script(backend, [script.clone(), script.clone()]);
+        }
+        worker(&process, &two_tiers(RULE), |envoy| {
+            for _ in 0..2 {
+                envoy.ask(Request::chat());
+            }
+        });
+        assert_eq!(process.logged().matches(part).count(), 2, "{}", process.logged());
     }
 }
 

@@ -18,7 +18,8 @@ use crate::policy::time::Timestamp;
 use std::rc::Rc;
 
 /// What the log says of an attempt at a cluster without a host.
-const NO_HOST: &str = "its cluster has no host: does its name resolve, are there endpoints?";
+const NO_HOST: &str = "its cluster has no host, or the route's matcher names a cluster that does not exist: does its \
+    name resolve, are there endpoints?";
 
 impl Answer {
     /// Envoy will retry an attempt that brought no answer: says where, or that there is nowhere.
