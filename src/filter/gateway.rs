@@ -27,7 +27,7 @@ use crate::openai::reply::{self, Reply};
 use crate::policy::estimate::{Estimate, Estimator, RequestSize};
 use crate::policy::headers::Headers;
 use crate::policy::keys::key_of;
-use crate::policy::select::Needs;
+use crate::policy::select::{Needs, too_long_for};
 use crate::policy::time::Timestamp;
 use std::rc::Rc;
 
@@ -227,6 +227,10 @@ impl Gateway {
             prompt_tokens: estimate.prompt_tokens,
             affinity: self.affinity(pool, headers, body.as_deref()),
         };
+        let policy = self.plan.config.pools.get(pool).map(|pool| &pool.policy);
+        if let Some(limit) = policy.and_then(|policy| too_long_for(policy, &needs)) {
+            return Err(reply::prompt_too_long(needs.prompt_tokens, limit));
+        }
         let (credentials, subprotocols) = self.client_credentials(headers);
         let asked = Asked {
             model: model.unwrap_or_default(),

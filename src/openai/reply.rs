@@ -124,6 +124,16 @@ pub fn operation_not_served(name: &str) -> Reply {
     bad_request(404, &message, None, "operation_not_served")
 }
 
+/// 400: the prompt is longer than any backend of the pool takes, by its estimated length. OpenAI's own code,
+/// by which clients shorten their prompts; there is no use in asking again.
+pub fn prompt_too_long(tokens: u64, limit: u64) -> Reply {
+    let message = format!(
+        "The backends of this model take at most {limit} tokens, and the prompt has about {tokens}. \
+         Shorten it."
+    );
+    bad_request(400, &message, None, "context_length_exceeded")
+}
+
 /// 426: the pool takes responses over HTTP only. A client that hears of it at once falls back to that.
 pub fn no_websocket() -> Reply {
     let message = "Responses over a WebSocket are not allowed here. Use POST over HTTP.";

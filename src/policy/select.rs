@@ -193,6 +193,17 @@ pub fn worth_waiting_for(
         .min()
 }
 
+/// The longest prompt that a backend with the operation takes, when none of them takes the one of the
+/// request. That changes with no time, unlike all else that keeps a request out.
+pub fn too_long_for(policy: &PoolPolicy, needs: &Needs) -> Option<u64> {
+    let mut longest = None;
+    for member in policy.members.iter().filter(|it| it.operations.covers(needs.operation)) {
+        let limit = member.max_prompt_tokens.filter(|limit| needs.prompt_tokens > *limit)?;
+        longest = longest.max(Some(limit));
+    }
+    longest
+}
+
 /// What keeps a backend out; in each pass less does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pass {

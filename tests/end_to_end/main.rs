@@ -40,6 +40,7 @@ mod held_answers;
 mod hostile_clients;
 mod hosts;
 mod idle_connections;
+mod long_prompts;
 mod memory;
 mod missing_hosts;
 mod models;

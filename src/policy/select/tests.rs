@@ -59,6 +59,28 @@ fn a_backend_that_cannot_take_the_operation_or_the_prompt_is_passed_over() {
 }
 
 #[test]
+fn a_prompt_is_too_long_only_when_no_backend_with_the_operation_takes_it() {
+    let mut policy = pool(&[(1, 1), (2, 1), (3, 1)]);
+    policy.members[0].operations = OperationSet(2);
+    policy.members[1].max_prompt_tokens = Some(1_000);
+    let of = |prompt_tokens| Needs { prompt_tokens, ..ANY };
+    assert_eq!(too_long_for(&policy, &of(u64::MAX)), None, "one has no limit");
+    policy.members[2].max_prompt_tokens = Some(500);
+    assert_eq!(
+        too_long_for(&policy, &of(1_001)),
+        Some(1_000),
+        "who lacks the operation is no help"
+    );
+    for taken in [0, 500, 1_000] {
+        assert_eq!(too_long_for(&policy, &of(taken)), None, "{taken}");
+    }
+    policy.members[1].operations = OperationSet(1);
+    policy.members[2].operations = OperationSet(1);
+    let unserved = Needs { operation: OperationSet(4), ..of(u64::MAX) };
+    assert_eq!(too_long_for(&policy, &unserved), None, "that is not for its length");
+}
+
+#[test]
 fn a_pool_with_one_backend_does_not_enforce_its_gate() {
     let policy = pool(&[(1, 1)]);
     assert_eq!(pick(&policy, &[gated(160_000)], &ANY, 0), 0);
