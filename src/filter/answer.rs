@@ -357,12 +357,8 @@ impl Answer {
     /// Lets `act` know whose answer it is.
     fn with_origin(&self, act: impl FnOnce(&Origin<'_>)) {
         let exchange = self.exchange.try_borrow().ok();
-        let backend = exchange.as_ref().and_then(|it| it.backend(self.begun.backend));
-        act(&Origin {
-            host: backend.map_or("", |(backend, _)| &*backend.host),
-            owns_credential: self.traits.owns_credential,
-            keeps_rate_limits: exchange.as_ref().is_some_and(|it| it.keeps_rate_limits()),
-        });
+        let (backend, owns_credential) = (self.begun.backend, self.traits.owns_credential);
+        sanitize::with_origin(exchange.as_deref(), backend, owns_credential, act);
     }
 
     /// Counts the tokens of an answer with these headers, if anything depends on them.

@@ -4,14 +4,18 @@
 //! own spillover or a backend's routing in the place of the gateway; and `accept-encoding`, because
 //! answers are read. From a backend: what [`response_headers`] says.
 
+use super::exchange::Exchange;
 use super::header_map::HeaderMap;
 use super::host::{self, Map};
 use crate::openai::credentials::{self, SUBPROTOCOLS};
 use crate::openai::response_headers::{self, Origin};
+use crate::policy::pool::BackendIndex;
 
 /// Removes from the request what a client must not send on.
 pub(crate) fn request(headers: &HeaderMap) {
-    remove(Map::RequestHeaders, headers, |name| steers(name) || credentials::is_header(name));
+    remove(Map::RequestHeaders, headers, |name, value| {
+        steers(name) || credentials::is_header(name) || credentials::is_value(value)
+    });
     if let Some(subprotocols) = subprotocols(headers) {
         subprotocols.set_clean();
     }
@@ -49,13 +53,37 @@ pub(crate) fn subprotocols(headers: &HeaderMap) -> Option<Subprotocols> {
     Some(Subprotocols { sent, clean })
 }
 
+/// Does something with what is known of the backend that answers an attempt of `exchange`.
+pub(crate) fn with_origin(
+    exchange: Option<&Exchange>,
+    backend: BackendIndex,
+    owns_credential: bool,
+    act: impl FnOnce(&Origin<'_>),
+) {
+    let found = exchange.and_then(|it| Some((it, it.backend(backend)?)));
+    let deployment = found.map_or("", |(exchange, (backend, _))| exchange.deployment(backend));
+    let key = found.and_then(|(_, (_, plan))| plan.key_header.as_ref());
+    let key = key.map_or(&b""[..], |(_, value)| value.strip_prefix(b"Bearer ").unwrap_or(value));
+    act(&Origin {
+        host: found.map_or("", |(_, (backend, _))| &*backend.host),
+        deployment: if exchange.is_some_and(|it| it.asked.model == deployment) {
+            ""
+        } else {
+            deployment
+        },
+        key,
+        owns_credential,
+        keeps_rate_limits: exchange.is_some_and(Exchange::keeps_rate_limits),
+    });
+}
+
 /// Takes from the response what a client must not be shown, and has places at the backend be found
 /// through the gateway.
 pub(crate) fn response(headers: &HeaderMap, origin: &Origin<'_>) {
     for (name, value) in headers.iter() {
         if response_headers::is_place(name) {
             set_place(headers, name, origin);
-        } else if origin.is_unwanted(name) || origin.is_named_in(value) {
+        } else if origin.must_not_pass(name, value) {
             remove_one(Map::ResponseHeaders, name);
         }
     }
@@ -81,9 +109,7 @@ fn set_place(headers: &HeaderMap, name: &[u8], origin: &Origin<'_>) {
 pub(crate) fn response_trailers(origin: &Origin<'_>) {
     if let Ok(trailers) = host::header_map(Map::ResponseTrailers) {
         let is_unwanted = |name: &[u8], value: &[u8]| {
-            response_headers::is_place(name)
-                || origin.is_unwanted(name)
-                || origin.is_named_in(value)
+            response_headers::is_place(name) || origin.must_not_pass(name, value)
         };
         for (name, _) in trailers.iter().filter(|(name, value)| is_unwanted(name, value)) {
             remove_one(Map::ResponseTrailers, name);
@@ -95,7 +121,7 @@ pub(crate) fn response_trailers(origin: &Origin<'_>) {
 /// headers would take a client's credential from there.
 pub(crate) fn request_trailers() {
     if let Ok(trailers) = host::header_map(Map::RequestTrailers) {
-        remove(Map::RequestTrailers, &trailers, |_| true);
+        remove(Map::RequestTrailers, &trailers, |_, _| true);
     }
 }
 
@@ -122,8 +148,8 @@ fn steers(name: &[u8]) -> bool {
     }
 }
 
-fn remove(map: Map, headers: &HeaderMap, unwanted: impl Fn(&[u8]) -> bool) {
-    for (name, _) in headers.iter().filter(|(name, _)| unwanted(name)) {
+fn remove(map: Map, headers: &HeaderMap, unwanted: impl Fn(&[u8], &[u8]) -> bool) {
+    for (name, _) in headers.iter().filter(|(name, value)| unwanted(name, value)) {
         remove_one(map, name);
     }
 }

@@ -4,6 +4,8 @@
 //! header or parameter is a credential by the *words* in its name, and the few harmless ones that have
 //! such a word are listed instead. What choosing wrongly costs is not equal: a header too few is missed
 //! by somebody, a credential too many is shown to a backend.
+//!
+//! Names can still say anything, so a *value* that has the form of a credential is one under any name.
 
 use super::percent;
 
@@ -49,26 +51,60 @@ pub fn is_header(name: &[u8]) -> bool {
             || name.split(|byte| !byte.is_ascii_alphanumeric()).any(is_word))
 }
 
+/// Whether the value of a header is a credential by its form: a token that is signed or encrypted (JWS and JWE,
+/// RFC 7515 and 7516, whose first part is a JSON object), or one after the name of its scheme.
+///
+/// The schemes are those of `authorization` that can stand in no other value, and the user name token of `x-wsse`.
+pub fn is_value(value: &[u8]) -> bool {
+    let value = value.trim_ascii_start();
+    let schemes: &[&[u8]] = match value {
+        // A quote follows the brace in any JSON that is written without white space.
+        [b'e', b'y', b'J', ..] => return memchr::memchr_iter(b'.', value).nth(1).is_some(),
+        [b'a' | b'A', b'w' | b'W', ..] => &[b"aws4-hmac-sha256 "],
+        [b'b' | b'B', ..] => &[b"basic ", b"bearer "],
+        [b'd' | b'D', b'p' | b'P', ..] => &[b"dpop "],
+        [b'n' | b'N', ..] => &[b"negotiate ", b"ntlm "],
+        [b's' | b'S', b'h' | b'H', ..] => &[b"sharedaccesssignature "],
+        [b'u' | b'U', b's' | b'S', ..] => &[b"usernametoken "],
+        _ => return false,
+    };
+    schemes.iter().any(|scheme| {
+        value.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    })
+}
+
 /// Whether a parameter of a query, with its value and still percent-encoded, is a credential.
 ///
 /// Old servers take a semicolon for an ampersand, so each piece between them is looked at.
 pub fn is_parameter(parameter: &[u8]) -> bool {
     names(parameter).any(|name| matches!(&*name, b"code" | b"_method") || is_header(&name))
+        || values(parameter).any(|value| is_value(&value))
+}
+
+/// Every value that a server could read of a parameter, without escapes.
+fn values(parameter: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    parameter.split(|byte| *byte == b';').filter_map(|piece| {
+        let at = memchr::memchr(b'=', piece)?;
+        Some(without_escapes(piece.get(at.saturating_add(1)..)?.to_vec()))
+    })
 }
 
 /// Every name that a server could read of a parameter, in lower case and without escapes.
 pub(super) fn names(parameter: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     parameter.split(|byte| *byte == b';').map(|piece| {
         let name = piece.split(|byte| *byte == b'=').next().unwrap_or_default();
-        let mut name = name.to_ascii_lowercase();
-        for _ in 0..DECODINGS_MAX {
-            if !name.contains(&b'%') {
-                break;
-            }
-            name = percent::decode_bytes(&name).to_ascii_lowercase();
-        }
-        name
+        without_escapes(name.to_vec()).to_ascii_lowercase()
     })
+}
+
+fn without_escapes(mut text: Vec<u8>) -> Vec<u8> {
+    for _ in 0..DECODINGS_MAX {
+        if !text.contains(&b'%') {
+            break;
+        }
+        text = percent::decode_bytes(&text).into_owned();
+    }
+    text
 }
 
 /// The subprotocols that a client may offer to a backend, given a `sec-websocket-protocol`; `None` when
@@ -98,7 +134,9 @@ fn has_part(name: &[u8]) -> bool {
         let parts: &[&[u8]] = match rest {
             [] => return false,
             [b'a', b'u', ..] => &[b"auth"],
+            [b'a', b'p', ..] => &[b"appcheck"],
             [b'a', b's', ..] => &[b"assertion"],
+            [b'a', b't', ..] => &[b"attest"],
             [b'b', b'e', ..] => &[b"bearer"],
             [b'c', b'e', ..] => &[b"cert"],
             [b'c', b'l', ..] => &[b"client-id", b"client_id", b"clientid"],
@@ -108,17 +146,23 @@ fn has_part(name: &[u8]) -> bool {
             [b'e', b'm', ..] => &[b"email"],
             [b'h', b'm', ..] => &[b"hmac"],
             [b'i', b'd', ..] => &[b"identity"],
+            [b'i', b'm', ..] => &[b"impersonat"],
             [b'j', b'w', ..] => &[b"jwt"],
             [b'k', b'e', ..] => &[b"key"],
             [b'l', b'o', ..] => &[b"login", b"logon"],
+            [b'm', b'a', ..] => &[b"macaroon"],
+            [b'o', b'i', ..] => &[b"oidc"],
             [b'p', b'a', ..] => &[b"passc", b"passp", b"passw"],
             [b'p', b'r', ..] => &[b"principal"],
             [b'p', b'w', ..] => &[b"pwd"],
             [b's', b'a', ..] => &[b"saml"],
             [b's', b'e', ..] => &[b"secret", b"sessid", b"session"],
             [b's', b'i', ..] => &[b"signature"],
+            [b's', b's', ..] => &[b"ssl-client", b"ssl_client"],
+            [b't', b'l', ..] => &[b"tls-client", b"tls_client"],
             [b't', b'o', ..] => &[b"token"],
             [b'u', b's', ..] => &[b"user"],
+            [b'w', b's', ..] => &[b"wsse"],
             [b'x', b's', ..] => &[b"xsrf"],
             _ => &[],
         };
@@ -147,14 +191,21 @@ fn is_word(word: &[u8]) -> bool {
             | b"acct"
             | b"claim"
             | b"claims"
+            | b"cn"
             | b"cred"
             | b"creds"
             | b"dn"
+            | b"eppn"
             | b"group"
             | b"groups"
             | b"idp"
+            | b"kerberos"
+            | b"krb"
+            | b"krb5"
             | b"mail"
             | b"mfa"
+            | b"mtls"
+            | b"ntlm"
             | b"otp"
             | b"pass"
             | b"pat"
@@ -167,6 +218,7 @@ fn is_word(word: &[u8]) -> bool {
             | b"sess"
             | b"sid"
             | b"sig"
+            | b"spnego"
             | b"ssid"
             | b"sso"
             | b"subject"
@@ -257,6 +309,18 @@ mod tests {
             "tailscale-user-login",
             "x-saml-nameid",
             "x-stainless-api-key",
+            "x-amzn-oidc-data",
+            "x-amzn-oidc-accesstoken",
+            "x-amzn-oidc-identity",
+            "x-amzn-mtls-serial-number",
+            "x-wsse",
+            "x-ssl-client-verify",
+            "x-ssl-client-s-dn-cn",
+            "ssl_client_serial",
+            "x-tls-client-serial",
+            "x-firebase-appcheck",
+            "impersonate-for",
+            "x-krb5-name",
         ] {
             assert!(is_header(name.as_bytes()), "{name}");
         }
@@ -292,6 +356,8 @@ mod tests {
             "baggage",
             "x-b3-traceid",
             "x-amzn-trace-id",
+            "x-amzn-tls-version",
+            "x-attempt",
             "x-datadog-trace-id",
             "x-forwarded-for",
             "x-consumer",
@@ -317,6 +383,42 @@ mod tests {
         ] {
             assert!(!is_header(name.as_bytes()), "{name}");
         }
+    }
+
+    #[test]
+    fn a_value_in_the_form_of_a_credential_is_one_under_any_name() {
+        for value in [
+            "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0=.c2ln",
+            " eyJhbGciOiJkaXIiLCJlbmMiOiJBMTI4R0NNIn0..aXY.dGV4dA.dGFn",
+            "Bearer abc",
+            "bearer abc",
+            "Basic dTpw",
+            "NTLM abc",
+            "Negotiate abc",
+            "AWS4-HMAC-SHA256 Credential=x",
+            "SharedAccessSignature sr=x",
+            "UsernameToken Username=\"a\", PasswordDigest=\"b\"",
+        ] {
+            assert!(is_value(value.as_bytes()), "{value}");
+        }
+        for value in [
+            "",
+            "eyJhIjoxfQ",
+            "eyJhIjoxfQ.x",
+            "bearer",
+            "basics",
+            "application/json",
+            "Basically, yes",
+            "python-httpx/0.28.1",
+            "node-fetch 1.2.3",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
+            assert!(!is_value(value.as_bytes()), "{value}");
+        }
+        assert!(is_parameter(b"x=eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln"));
+        assert!(is_parameter(b"x=Bearer%20abc"));
+        assert!(is_parameter(b"limit=1;x=Bearer%2520abc"));
+        assert!(!is_parameter(b"after=eyJhIjoxfQ"));
     }
 
     #[test]

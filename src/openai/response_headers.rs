@@ -5,20 +5,32 @@
 //! - *names one member of the pool*, where a client could turn past the gateway: its host in any value, a
 //!   deployment, the place of what was created. A place at the backend itself becomes a path, by which
 //!   the client finds it through the gateway;
-//! - *is a credential*, or belongs to the gateway's own: a key, a session, an organisation, a challenge;
+//! - *is a credential*, or belongs to the gateway's own: a key, a session, an organisation, a challenge. A
+//!   backend that shows what it was sent shows the gateway's key under any name;
 //! - *speaks for a host* to whoever asked it, such as cookies and the policies of browsers: here it would
-//!   speak for the gateway's;
-//! - *steers Envoy*: a backend may stand behind an Envoy of its own, whose `x-envoy-ratelimited` forbids
-//!   this one every retry.
+//!   speak for the gateway's. So does leave for pages of other origins (`access-control-*`): the gateway
+//!   answers no preflight request, and where Envoy does, its CORS filter says the rest, too;
+//! - *steers who is in front*: a backend may stand behind an Envoy of its own, whose `x-envoy-ratelimited`
+//!   forbids this one every retry; `x-accel-redirect` has nginx send another file instead.
 
 use super::credentials;
 use memchr::memmem;
+
+/// What stands before a deployment in a path.
+const DEPLOYMENTS: &[u8] = b"/deployments/";
+
+/// The shortest key that is looked for in values. Real ones have 32 bytes and more.
+const KEY_BYTES_MIN: usize = 8;
 
 /// What is known of the backend that answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
     /// Its host, as the configuration has it.
     pub host: &'a str,
+    /// The deployment that it was asked for; empty when that is what the client called it.
+    pub deployment: &'a str,
+    /// The gateway's key that it was sent, without the name of a scheme; empty when it was sent none.
+    pub key: &'a [u8],
     /// Whether it was sent the gateway's credential.
     pub owns_credential: bool,
     /// Whether the client sees what it says of its limits.
@@ -26,23 +38,52 @@ pub struct Origin<'a> {
 }
 
 impl Origin<'_> {
-    /// Whether its host stands somewhere in the value of a header. A host without a dot is a word like
-    /// others, and is not looked for.
-    pub fn is_named_in(&self, value: &[u8]) -> bool {
+    /// Whether a header must not pass, by its name, which is in lower case, or by its value.
+    pub fn must_not_pass(&self, name: &[u8], value: &[u8]) -> bool {
+        !is_plain(name) && (self.is_unwanted(name) || self.is_told_by(name, value))
+    }
+
+    /// Whether the value of the header called `name` tells the host, the deployment or a key.
+    fn is_told_by(&self, name: &[u8], value: &[u8]) -> bool {
+        self.is_host_in(value)
+            || self.is_key_in(value)
+            || (self.owns_credential && credentials::is_value(value))
+            || (!is_framing(name) && self.is_deployment(value))
+    }
+
+    fn is_deployment(&self, value: &[u8]) -> bool {
+        let is_it = !self.deployment.is_empty()
+            && value.trim_ascii().eq_ignore_ascii_case(self.deployment.as_bytes());
+        is_it
+            || (value.len() > DEPLOYMENTS.len()
+                && memchr::memchr(b'/', value).is_some()
+                && memmem::find(value, DEPLOYMENTS).is_some())
+    }
+
+    /// Whether its host stands somewhere in a value. A host without a dot is a word like others, and is not
+    /// looked for.
+    fn is_host_in(&self, value: &[u8]) -> bool {
         let name = self.host.as_bytes().split(|byte| *byte == b':').next().unwrap_or_default();
         // Most values are too short or have no dot, and then nothing has to be searched.
         value.len() >= name.len()
             && memchr::memchr(b'.', value).is_some()
             && name.contains(&b'.')
-            && memmem::find(value, name).is_some()
+            && memmem::find(&value.to_ascii_lowercase(), &name.to_ascii_lowercase()).is_some()
+    }
+
+    /// Whether the key stands somewhere in a value. A short one is a word like others.
+    fn is_key_in(&self, value: &[u8]) -> bool {
+        self.key.len() >= KEY_BYTES_MIN
+            && value.len() >= self.key.len()
+            && self.key.first().is_some_and(|first| {
+                memchr::memchr_iter(*first, value)
+                    .any(|at| value.get(at..).is_some_and(|rest| rest.starts_with(self.key)))
+            })
     }
 
     /// Whether a header of this name must not pass, whatever its value.
-    pub fn is_unwanted(&self, name: &[u8]) -> bool {
+    fn is_unwanted(&self, name: &[u8]) -> bool {
         match name {
-            b"content-type" | b"content-length" | b"date" | b"retry-after" | b"" | [b':', ..] => {
-                false
-            }
             _ if is_rate_limit(name) => !self.keeps_rate_limits,
             b"www-authenticate" => self.owns_credential,
             _ => {
@@ -50,7 +91,7 @@ impl Origin<'_> {
                     || speaks_for_host(name)
                     || name.starts_with(b"x-spillway-")
                     || name.starts_with(b"x-envoy-")
-                    || (credentials::is_header(name) && !name.starts_with(b"access-control-"))
+                    || credentials::is_header(name)
             }
         }
     }
@@ -71,7 +112,7 @@ impl Origin<'_> {
         };
         let path = path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
         let is_path = matches!(path, [b'/'] | [b'/', b'!'..=b'.' | b'0'..=b'[' | b']'..=b'~', ..]);
-        let names_deployment = memmem::find(path, b"/deployments/").is_some();
+        let names_deployment = memmem::find(path, DEPLOYMENTS).is_some();
         (is_path && !names_deployment).then_some(path)
     }
 }
@@ -82,6 +123,22 @@ pub fn is_place(name: &[u8]) -> bool {
         name,
         b"location" | b"content-location" | b"operation-location" | b"azure-asyncoperation"
     )
+}
+
+/// Whether it is one that nearly every response has, and that says nothing of what must not pass.
+fn is_plain(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"content-type" | b"content-length" | b"date" | b"retry-after" | b"" | [b':', ..]
+    )
+}
+
+/// Whether the response could not be read without the header. A deployment may be called `realtime`, as the
+/// subprotocol is.
+fn is_framing(name: &[u8]) -> bool {
+    name.starts_with(b"content-")
+        || name.starts_with(b"sec-websocket-")
+        || matches!(name, b"connection" | b"transfer-encoding" | b"upgrade")
 }
 
 fn is_rate_limit(name: &[u8]) -> bool {
@@ -97,18 +154,66 @@ fn names_member(name: &[u8]) -> bool {
         || matches!(name, b"x-ms-deployment-name" | b"x-served-by")
 }
 
+/// Whether it tells a browser, or a proxy on the way, something of the host that it asked.
 fn speaks_for_host(name: &[u8]) -> bool {
-    matches!(
-        name,
-        b"alt-svc"
-            | b"clear-site-data"
-            | b"link"
-            | b"nel"
-            | b"refresh"
-            | b"report-to"
-            | b"reporting-endpoints"
-            | b"strict-transport-security"
-    )
+    match name {
+        [b'a', ..] => {
+            name.starts_with(b"accept-ch")
+                || name.starts_with(b"access-control-")
+                || name.starts_with(b"attribution-reporting-")
+                || matches!(name, b"alt-svc" | b"activate-storage-access")
+        }
+        [b'c', ..] => {
+            name.starts_with(b"content-security-policy")
+                || name.starts_with(b"cross-origin-")
+                || matches!(name, b"clear-site-data" | b"critical-ch")
+        }
+        [b'd' | b'f' | b'i' | b'p' | b'r', ..] => {
+            let name = name.strip_suffix(b"-report-only").unwrap_or(name);
+            matches!(
+                name,
+                b"document-policy"
+                    | b"feature-policy"
+                    | b"integrity-policy"
+                    | b"permissions-policy"
+                    | b"refresh"
+                    | b"report-to"
+                    | b"reporting-endpoints"
+                    | b"require-document-policy"
+            )
+        }
+        [b'x', b'-', rest @ ..] => {
+            // The only one of nginx's that says nothing but that a stream is one.
+            (rest.starts_with(b"accel-") && rest != b"accel-buffering")
+                || rest.starts_with(b"content-security-policy")
+                || matches!(
+                    rest,
+                    b"frame-options"
+                        | b"lighttpd-send-file"
+                        | b"litespeed-location"
+                        | b"permitted-cross-domain-policies"
+                        | b"reproxy-url"
+                        | b"sendfile"
+                        | b"sendfile2"
+                        | b"webkit-csp"
+                )
+        }
+        _ => matches!(
+            name,
+            b"expect-ct"
+                | b"link"
+                | b"nel"
+                | b"observe-browsing-topics"
+                | b"origin-agent-cluster"
+                | b"origin-trial"
+                | b"service-worker-allowed"
+                | b"speculation-rules"
+                | b"strict-transport-security"
+                | b"supports-loading-mode"
+                | b"timing-allow-origin"
+                | b"use-as-dictionary"
+        ),
+    }
 }
 
 /// What follows `http://`, `https://` or `//`, which servers take for one of these.
@@ -126,7 +231,9 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     const ORIGIN: Origin<'static> = Origin {
-        host: "contoso-uks.openai.azure.com:443",
+        host: "Contoso-uks.openai.azure.com:443",
+        deployment: "gpt-4o-ptu",
+        key: b"0123456789abcdef",
         owns_credential: true,
         keeps_rate_limits: false,
     };
@@ -159,6 +266,23 @@ mod tests {
             "strict-transport-security",
             "alt-svc",
             "link",
+            "access-control-allow-origin",
+            "access-control-allow-credentials",
+            "accept-ch",
+            "accept-ch-lifetime",
+            "critical-ch",
+            "content-security-policy",
+            "content-security-policy-report-only",
+            "cross-origin-opener-policy",
+            "permissions-policy-report-only",
+            "origin-trial",
+            "service-worker-allowed",
+            "speculation-rules",
+            "expect-ct",
+            "x-frame-options",
+            "x-accel-redirect",
+            "x-accel-expires",
+            "x-sendfile",
         ] {
             assert!(ORIGIN.is_unwanted(name.as_bytes()), "{name}");
         }
@@ -195,8 +319,9 @@ mod tests {
             "location",
             "content-location",
             "operation-location",
-            "access-control-allow-origin",
-            "access-control-allow-credentials",
+            "accept-ranges",
+            "age",
+            "x-accel-buffering",
             "x-content-type-options",
             "cache-control",
             "etag",
@@ -206,7 +331,7 @@ mod tests {
             "sec-websocket-accept",
             "sec-websocket-protocol",
         ] {
-            assert!(!ORIGIN.is_unwanted(name.as_bytes()), "{name}");
+            assert!(!ORIGIN.must_not_pass(name.as_bytes(), b"1"), "{name}");
         }
     }
 
@@ -245,11 +370,41 @@ mod tests {
 
     #[test]
     fn a_host_is_found_wherever_it_is_named_unless_it_is_a_mere_word() {
-        assert!(ORIGIN.is_named_in(b"1.1 contoso-uks.openai.azure.com (x)"));
-        assert!(!ORIGIN.is_named_in(b"contoso-swc.openai.azure.com"));
+        let is_host = |value: &str| ORIGIN.must_not_pass(b"x-up", value.as_bytes());
+        assert!(is_host("1.1 contoso-uks.openai.azure.com (x)"));
+        assert!(is_host("https://CONTOSO-uks.OpenAI.azure.com/x"));
+        assert!(!is_host("contoso-swc.openai.azure.com"));
         for host in ["", "json", "vllm:8000"] {
             let origin = Origin { host, ..ORIGIN };
-            assert!(!origin.is_named_in(b"application/json; vllm:8000"), "{host}");
+            assert!(!origin.must_not_pass(b"via", b"application/json; vllm:8000"), "{host}");
         }
+    }
+
+    #[test]
+    fn the_gateways_key_and_the_deployment_pass_under_no_name() {
+        let passes = |origin: &Origin<'_>, name: &str, value: &str| {
+            !origin.must_not_pass(name.as_bytes(), value.as_bytes())
+        };
+        for value in ["0123456789abcdef", "Bearer 0123456789abcdef", "key=0123456789abcdef;x"] {
+            assert!(!passes(&ORIGIN, "x-debug", value), "{value}");
+        }
+        assert!(passes(&ORIGIN, "x-debug", "0123456789abcde"));
+        assert!(passes(&Origin { key: b"a", ..ORIGIN }, "x-debug", "a"));
+        assert!(passes(
+            &Origin { key: b"", owns_credential: false, ..ORIGIN },
+            "x-debug",
+            "Bearer x"
+        ));
+        assert!(!passes(&ORIGIN, "openai-model", "gpt-4o-ptu"));
+        assert!(!passes(&ORIGIN, "x-any", " GPT-4o-PTU"));
+        assert!(passes(&ORIGIN, "openai-model", "gpt-4o"));
+        let own = Origin { deployment: "", ..ORIGIN };
+        assert!(passes(&own, "openai-model", "gpt-4o-ptu"));
+        assert!(passes(&own, "x-empty", ""));
+        assert!(!passes(&own, "x-path", "/openai/deployments/any/chat"));
+        assert!(!passes(&own, "x-sent", "Bearer eyJ"));
+        // A response that could not be read helps nobody.
+        let odd = Origin { deployment: "realtime", ..ORIGIN };
+        assert!(passes(&odd, "sec-websocket-protocol", "realtime"));
     }
 }

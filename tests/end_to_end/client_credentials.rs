@@ -80,6 +80,11 @@ async fn no_header_with_a_credential_or_an_identity_reaches_a_backend() {
             "remote-user",
             "x-client-id",
             "x-arr-clientcert",
+            "x-amzn-oidc-data",
+            "x-amzn-mtls-subject",
+            "x-wsse",
+            "x-ssl-client-verify",
+            "x-firebase-appcheck",
         ] {
             let headers = [&[(name, SECRET)], &HARMLESS[..]].concat();
             let answer = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
@@ -90,6 +95,32 @@ async fn no_header_with_a_credential_or_an_identity_reaches_a_backend() {
             }
             assert_clean(&gateway, &format!("{api} {name}"));
         }
+    }
+}
+
+#[tokio::test]
+async fn no_value_in_the_form_of_a_credential_reaches_a_backend_under_any_name() {
+    let gateway = Setup::new().backend("north", json!({})).start().await;
+    let jwt = format!("eyJhbGciOiJFUzI1NiJ9.{SECRET}.c2ln");
+    let parameter = format!(
+        "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21&x={jwt}&y=Bearer%20{SECRET}"
+    );
+    assert_eq!(gateway.client.post(&parameter, &chat_body()).await.status, 200);
+    assert_clean(&gateway, "parameters");
+    for value in [
+        jwt,
+        format!("Bearer {SECRET}"),
+        format!("basic {SECRET}"),
+        format!("UsernameToken Username=\"{SECRET}\""),
+    ] {
+        let headers = [&[("x-any", &*value), ("x-other", &*value)], &HARMLESS[..]].concat();
+        let answer = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
+        assert_eq!(answer.status, 200, "{value}: {}", answer.text());
+        let record = gateway.records("north").pop().unwrap();
+        for (harmless, value) in HARMLESS {
+            assert_eq!(record.header(harmless), Some(value));
+        }
+        assert_clean(&gateway, &value);
     }
 }
 
