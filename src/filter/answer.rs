@@ -17,11 +17,12 @@ use super::flow::{Flow, stream_error};
 use super::header_map::HeaderMap;
 use super::held::{ErrorBody, Held, Question, WHOLE_BYTES_MAX};
 use super::host::{self, Action, Buffer, Direction, Instant, Map};
-use super::meter::{self, Meter};
+use super::meter::Meter;
 use super::records::{Begun, Evidence, Said};
 use super::sanitize;
 use super::timers::{self, StreamId, Wake};
 use super::told::Told;
+use crate::openai::media_type::is_json;
 use crate::openai::response_headers::Origin;
 use crate::openai::usage_chunk::Edit;
 use crate::policy::classify::{self, AttemptTraits, Fault, Head, Misroute, Outcome};
@@ -188,7 +189,7 @@ impl Answer {
             .get("content-length")
             .and_then(|length| std::str::from_utf8(length).ok()?.parse::<usize>().ok());
         is_told
-            && headers.get("content-type").is_some_and(meter::is_json)
+            && headers.get("content-type").is_some_and(is_json)
             && length.is_none_or(|length| length <= WHOLE_BYTES_MAX)
     }
 

@@ -1,11 +1,14 @@
 //! Counts the tokens of an answer while it goes to the client.
 
+use crate::openai::media_type::{is_json, media_type};
 use crate::openai::service_tier::{ServiceTier, TierWatch};
 use crate::openai::usage::{JsonUsage, StreamUsage};
 use crate::policy::estimate::{Estimate, Usage};
 
 const EVENT_STREAM: &[u8] = b"text/event-stream";
-const JSON: &[u8] = b"application/json";
+
+/// Types that say nothing of what the body is: those that servers use when they know none.
+const UNKNOWN: [&[u8]; 2] = [b"text/plain", b"application/octet-stream"];
 
 /// Reads the usage out of one answer.
 pub(crate) struct Meter {
@@ -20,12 +23,17 @@ enum Usages {
 }
 
 impl Meter {
-    /// For an answer with this `content-type`; `None` when it states no usage. One without may be JSON: what
-    /// is none states nothing, and is looked at no further than that shows.
+    /// For an answer with this `content-type`; `None` when it states no usage. One without, or with one that
+    /// says nothing, may be JSON: what is none states nothing, and is looked at no further than that shows.
     pub(crate) fn new(content_type: Option<&[u8]>, asks_for_tier: bool) -> Option<Self> {
+        let may_be_json = |name| {
+            is_json(name) || UNKNOWN.iter().any(|it| media_type(name).eq_ignore_ascii_case(it))
+        };
         let usage = match content_type {
-            Some(name) if is_of_type(name, EVENT_STREAM) => Usages::Stream(Box::default()),
-            Some(name) if !is_of_type(name, JSON) => return None,
+            Some(name) if media_type(name).eq_ignore_ascii_case(EVENT_STREAM) => {
+                Usages::Stream(Box::default())
+            }
+            Some(name) if !may_be_json(name) => return None,
             Some(_) | None => Usages::Json(Box::default()),
         };
         Some(Self { usage, tier: asks_for_tier.then(Box::default) })
@@ -70,13 +78,4 @@ impl Meter {
             }
         }
     }
-}
-
-/// Whether an answer with this `content-type` states its usage as a whole.
-pub(crate) fn is_json(content_type: &[u8]) -> bool {
-    is_of_type(content_type, JSON)
-}
-
-fn is_of_type(content_type: &[u8], wanted: &[u8]) -> bool {
-    content_type.get(..wanted.len()).is_some_and(|start| start.eq_ignore_ascii_case(wanted))
 }

@@ -6,6 +6,7 @@ pub mod credentials;
 pub mod facts;
 mod find;
 pub mod glance;
+pub mod media_type;
 pub mod models;
 pub mod multipart;
 pub mod operation;

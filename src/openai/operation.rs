@@ -13,6 +13,7 @@
 
 use super::api::{Api, Operation};
 use super::credentials;
+use super::media_type::is_json;
 use super::multipart;
 use super::percent;
 use std::borrow::Cow;
@@ -444,11 +445,6 @@ fn split_at_byte(bytes: &[u8], byte: u8) -> (&[u8], &[u8]) {
     (halves.next().unwrap_or_default(), halves.next().unwrap_or_default())
 }
 
-/// The media type of a `content-type`, without its parameters.
-fn media_type(content_type: &[u8]) -> &[u8] {
-    content_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii()
-}
-
 fn mentions_multipart(content_type: &[u8]) -> bool {
     content_type.windows(9).any(|window| window.eq_ignore_ascii_case(b"multipart"))
 }
@@ -468,11 +464,4 @@ fn is_utf_8(content_type: &[u8]) -> bool {
             .into_iter()
             .any(|known| value.eq_ignore_ascii_case(known))
     })
-}
-
-fn is_json(content_type: &[u8]) -> bool {
-    let media_type = media_type(content_type);
-    let suffix = media_type.last_chunk::<5>();
-    media_type.eq_ignore_ascii_case(b"application/json")
-        || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case(b"+json"))
 }

@@ -189,6 +189,34 @@ async fn however_a_stream_is_cut_only_the_usage_chunk_goes() {
 }
 
 #[tokio::test]
+async fn json_is_read_under_whatever_name_it_comes() {
+    let usage = r#"{"prompt_tokens":3,"completion_tokens":9,"total_tokens":12}"#;
+    let json = format!(r#"{{"object":"chat.completion","choices":[],"usage":{usage}}}"#);
+    for name in [
+        "content-type: application/json\r\n",
+        "content-type: text/json\r\n",
+        "content-type: application/vnd.api+json; charset=utf-8\r\n",
+        "content-type: application/problem+json\r\n",
+        "content-type: text/plain; charset=utf-8\r\n",
+        "content-type: application/octet-stream\r\n",
+        "",
+    ] {
+        let length = json.len();
+        let head =
+            format!("HTTP/1.1 200 OK\r\n{name}connection: close\r\ncontent-length: {length}");
+        let raw = RawBackend::start(format!("{head}\r\n\r\n{json}")).await;
+        let gateway = Setup::new()
+            .backend_elsewhere("raw", json!({"limits": {"tokens_per_minute": ENDLESS}}), raw.port())
+            .settings(|settings| settings.access_log = LOG.to_vec())
+            .start()
+            .await;
+        let answer = send(&gateway, CHAT, &body(r#""max_tokens":77"#)).await;
+        assert_eq!(answer.text(), json, "{name}");
+        assert_eq!(logged(&gateway, 1).await[0]["total"], "12", "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_preamble_that_is_held_for_long_is_neither_lost_nor_doubled() {
     let gateway = Setup::new()
         .backend_with("first", json!({"limits": {"tokens_per_minute": ENDLESS}}), |mut mock| {

@@ -206,17 +206,20 @@ const JSON_USAGE: &str =
     r#"{"choices":[],"usage":{"prompt_tokens":321,"completion_tokens":45,"total_tokens":366}}"#;
 
 #[test]
-fn an_answer_without_a_content_type_is_json_when_it_looks_so() {
-    for content_type in [Some("application/json"), None] {
+fn an_answer_whose_content_type_says_nothing_is_json_when_it_looks_so() {
+    let names = ["application/json", "text/json", "application/problem+json", "text/plain"];
+    for content_type in names.into_iter().map(Some).chain([None]) {
         let (took, _) = settled("usage", content_type, JSON_USAGE);
         assert_eq!(took, STATED, "{content_type:?}");
     }
     for other in ["", "data: {\"usage\":{\"prompt_tokens\":1}}\n\n", "\u{1}\u{2}", "[1]", "<html>"]
     {
-        let (took, estimate) = settled(other, None, other);
-        assert_eq!(took, estimate.total(), "{other}");
+        for content_type in [None, Some("text/plain")] {
+            let (took, estimate) = settled(other, content_type, other);
+            assert_eq!(took, estimate.total(), "{other}");
+        }
     }
-    let (took, estimate) = settled("text", Some("text/plain"), JSON_USAGE);
+    let (took, estimate) = settled("text", Some("text/html"), JSON_USAGE);
     assert_eq!(took, estimate.total(), "it says that it is something else");
 }
 
