@@ -10,7 +10,7 @@ use crate::config::{operation_bit, operation_name};
 use crate::openai::api::Operation;
 use crate::openai::body::BodyScanner;
 use crate::openai::models::ModelsQuestion;
-use crate::openai::operation::{self, Call, Method};
+use crate::openai::operation::{self, Call};
 use crate::openai::reply::{self, Reply};
 use crate::policy::headers::Headers;
 
@@ -58,11 +58,8 @@ impl Arrival {
         let told = pool.and_then(|pool| plan.pools.get(pool));
         let needs_body = call.needs_model() || told.is_some_and(|pool| pool.writes_model(&call));
         let arrival = Self { call, pool, needs_body };
-        let intake = if upgrades || arrival.call.method != Method::Post {
-            Intake::Pass
-        } else {
-            arrival.intake(plan, headers, end_of_stream)?
-        };
+        let intake =
+            if upgrades { Intake::Pass } else { arrival.intake(plan, headers, end_of_stream)? };
         Ok((arrival, intake))
     }
 
@@ -83,7 +80,8 @@ impl Arrival {
                 Some(_) => {}
             }
         }
-        let is_held = !end_of_stream && (scanner.is_some() || self.call.is_model_operation());
+        // Whatever is not read is held as well: an unfinished body would keep a connection to a backend.
+        let is_held = !end_of_stream && (scanner.is_some() || !self.call.is_upload());
         if !is_held {
             return Ok(Intake::Pass);
         }

@@ -256,6 +256,15 @@ impl Call {
             || matches!(self.operation, Operation::StoredResponses | Operation::Moderations)
     }
 
+    /// Whether the body may be a file of any length, of which nothing has to be known.
+    pub fn is_upload(&self) -> bool {
+        self.method == Method::Post
+            && matches!(
+                self.operation,
+                Operation::Containers | Operation::Files | Operation::Uploads | Operation::Videos
+            )
+    }
+
     /// Whether the classic API has this operation below a deployment, whose name stands in the path.
     pub fn is_below_deployment(&self) -> bool {
         match self.operation {

@@ -1,7 +1,7 @@
 //! Bodies whose model the gateway must read or write: what it cannot be sure of is refused, and no
 //! backend ever reads a model that the gateway did not choose.
 
-use crate::harness::raw::Connection;
+use crate::harness::raw::{Connection, exchange};
 use crate::harness::{Answer, CHAT, Gateway, Setup};
 use hyper::Method;
 use serde_json::json;
@@ -173,6 +173,72 @@ async fn a_form_that_parsers_take_apart_differently_is_refused() {
     }
     assert_eq!(gateway.counts(), [0]);
     gateway.assert_alive("odd forms").await;
+}
+
+/// Calls that need no body may have one.
+const BODILESS: [(&str, &str); 8] = [
+    ("GET", "/v1/responses/resp_1"),
+    ("DELETE", "/v1/responses/resp_1"),
+    ("POST", "/v1/responses/resp_1/cancel"),
+    ("POST", "/v1/chat/completions/chatcmpl_1"),
+    ("GET", "/v1/files/f_1/content"),
+    ("DELETE", "/v1/files/f_1"),
+    ("POST", "/v1/batches/b_1/cancel"),
+    ("POST", "/v1/threads/t_1/runs/r_1/cancel"),
+];
+
+#[tokio::test]
+async fn an_unfinished_body_keeps_no_backend_waiting_where_none_is_needed() {
+    let gateway = Setup::new()
+        .backend("north", json!({"api": "azure_v1"}))
+        .whole(json!({
+            "request_body": {"timeout": "300ms", "max_bytes": 4096},
+            "allow_operations": ["files", "batches", "threads"]
+        }))
+        .start()
+        .await;
+    for (method, path) in BODILESS {
+        for content_type in ["", "content-type: text/plain\r\n"] {
+            for begin in ["", "{}"] {
+                let mut connection = Connection::open(gateway.envoy.port).await;
+                let head = format!(
+                    "{method} {path} HTTP/1.1\r\nhost: g\r\n{content_type}content-length: 9\r\n\r\n{begin}"
+                );
+                connection.send(head.as_bytes()).await;
+                let answer = connection.read_until("}}").await;
+                assert!(answer.starts_with("HTTP/1.1 408 "), "{method} {path} {begin}: {answer}");
+            }
+        }
+        let long = format!(
+            "{method} {path} HTTP/1.1\r\nhost: g\r\nconnection: close\r\ncontent-length: 5000\r\n\r\n"
+        );
+        let answer = exchange(gateway.envoy.port, long.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{method} {path}: {answer}");
+    }
+    assert_eq!(gateway.counts(), [0]);
+    // A complete body goes on as it came.
+    for (sent, (method, path)) in BODILESS.into_iter().enumerate() {
+        let whole = format!(
+            "{method} {path} HTTP/1.1\r\nhost: g\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{{}}"
+        );
+        exchange(gateway.envoy.port, whole.as_bytes()).await;
+        assert_eq!(gateway.counts(), [sent + 1], "{method} {path}");
+        assert_eq!(gateway.records("north").pop().unwrap().body, "{}", "{method} {path}");
+    }
+    gateway.assert_alive("unfinished bodies").await;
+}
+
+#[tokio::test]
+async fn an_upload_goes_to_its_backend_while_it_comes() {
+    let gateway = Setup::new()
+        .backend("north", json!({"api": "azure_v1"}))
+        .whole(json!({"request_body": {"max_bytes": 4096}, "allow_operations": ["files"]}))
+        .start()
+        .await;
+    let form = [("content-type", FORM)];
+    let answer = send(&gateway, "/v1/files", &form, file(&"x".repeat(9_000))).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(gateway.counts(), [1]);
 }
 
 #[tokio::test]
