@@ -130,6 +130,9 @@ pub(crate) fn refusal_for(
     if config.request_tokens_max.is_some_and(|max| facts.estimate(&route.operation) > max) {
         return pick(TOO_LARGE);
     }
+    if has_busy_dependency(&facts.json) {
+        return of(throttles::OF_DEPENDENCIES);
+    }
     let previous = facts.json["previous_response_id"].as_str();
     if previous.is_some_and(|id| id.contains("unknown")) {
         return pick(PREVIOUS);
@@ -145,6 +148,14 @@ fn exceeds(value: &Value, max: u64) -> bool {
 /// that is too large.
 fn is_no_maximum(value: &Value) -> bool {
     !value.is_null() && value.as_u64().is_none_or(|number| number == 0)
+}
+
+/// Whether it names a search service or a tool that has no capacity left, or refuses the backend.
+fn has_busy_dependency(body: &Value) -> bool {
+    let tools = body["tools"].as_array().into_iter().flatten();
+    body["data_sources"].is_array()
+        || tools.into_iter().any(|tool| tool["type"] == "image_generation")
+        || body["prompt"].as_array().is_some_and(|prompts| prompts.len() > 1)
 }
 
 /// A number below `bound` that follows from the body and the end of the path, which is the same in all APIs.

@@ -151,3 +151,39 @@ pub(super) const SPILLED: &[Refusal] = &[Refusal::front_end(
     ("x-ms-spillover-error", "429"),
     ("retry-after", "60"),
 ])];
+
+/// What the request depends on has no room, or refuses; the deployment is fine. The dependency has to be in the
+/// request.
+pub(super) const OF_DEPENDENCIES: &[Refusal] = &[
+    Refusal::front_end(
+        "tool-busy",
+        429,
+        "too_many_requests",
+        "Rate limit is exceeded. Try again in 30 seconds.",
+    )
+    .with(&[("retry-after", "30"), ("retry-after-ms", "30000")]),
+    Refusal::model(
+        "search-busy",
+        429,
+        None,
+        Some("429"),
+        "Server responded with status 429. Error message: the search service is throttled.",
+    ),
+    Refusal::other(
+        "tool-busy-in-band",
+        200,
+        Body::Stream(
+            "event: response.failed\ndata: {\"type\":\"response.failed\",\"sequence_number\":1,\
+             \"response\":{\"id\":\"resp_1\",\"object\":\"response\",\"status\":\"failed\",\
+             \"error\":{\"code\":\"rate_limit_exceeded\",\"message\":\"Slow down.\"}}}\n\n",
+        ),
+    ),
+    Refusal::front_end("search-401", 401, "401", "The search service refused the key."),
+    Refusal::front_end("search-403", 403, "403", "The search service refused the identity."),
+    Refusal::front_end(
+        "embedding-not-found",
+        404,
+        "DeploymentNotFound",
+        "The API deployment for this resource does not exist.",
+    ),
+];

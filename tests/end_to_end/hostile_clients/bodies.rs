@@ -47,7 +47,7 @@ const LARGE: [&str; 13] = [
 ];
 
 /// What refers to something that no backend has, or asks for what none gives.
-const REFERENCES: [&str; 13] = [
+const REFERENCES: [&str; 16] = [
     r#""tools":[{"type":"file_search","vector_store_ids":["vs_unknown"]}]"#,
     r#""tools":[{"type":"code_interpreter","container":"cntr_unknown"}]"#,
     r#""tools":[{"type":"code_interpreter","container":{"type":"auto","file_ids":["file-unknown"]}}]"#,
@@ -61,6 +61,9 @@ const REFERENCES: [&str; 13] = [
     r#""assistant_id":"asst_unknown""#,
     r#""prediction":{"type":"content","content":[{"id":"rs_unknown"}]}"#,
     r#""messages_from":{"file_id":"file-unknown"}"#,
+    r#""data_sources":[{"type":"azure_search","parameters":{"endpoint":"https://search.example"}}]"#,
+    r#""tools":[{"type":"image_generation"}]"#,
+    r#""prompt":["one","two"]"#,
 ];
 
 /// Further members, most of them harmless.
