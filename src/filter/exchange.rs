@@ -1,5 +1,8 @@
 //! One request in flight, as both roles see it: what was asked, what was tried, what comes next.
 
+mod judged;
+
+use self::judged::Suspect;
 use super::answer::SWITCHING_PROTOCOLS;
 use super::consumers::Admitted;
 use super::plan::{BackendPlan, Plan, PoolPlan};
@@ -15,7 +18,7 @@ use crate::openai::facts::TOKEN_BYTES;
 use crate::openai::operation::{Call, Endpoint, model_in_body, render, takes_stream_options};
 use crate::openai::service_tier::ServiceTier;
 use crate::openai::splice::{self, Splices};
-use crate::policy::blame::{self, Suspects, Verdict};
+use crate::policy::blame::Suspects;
 use crate::policy::budget::Ending as Spent;
 use crate::policy::classify::{AttemptTraits, Fault, Misroute, Outcome, Seen};
 use crate::policy::estimate::{Estimate, RequestSize};
@@ -131,13 +134,6 @@ pub(crate) struct Exchange {
     pub(super) is_answered: bool,
     /// The same when its attempt is over and it is not: only the gateway will learn why it ended early.
     interrupted: Option<Rc<dyn Flowing>>,
-}
-
-/// An attempt that failed.
-struct Suspect {
-    begun: Begun,
-    evidence: Evidence,
-    ended: Timestamp,
 }
 
 /// An answer on its way to the client, which holds the exchange itself.
@@ -325,89 +321,6 @@ impl Exchange {
         self.plan.config.response.backend_rate_limits
     }
 
-    /// An attempt failed before anything of it went to the client. Returns as what it counts for the request.
-    pub(crate) fn fail(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) -> Outcome {
-        self.held = None;
-        if let Some(elsewhere) = self.put_off(begun, evidence, now) {
-            return self.fail(begun, &elsewhere, now);
-        }
-        self.ledger.end(begun.backend, &evidence.outcome);
-        self.may_be_done |=
-            !self.asked.call.is_repeatable() && failover::may_be_done(&evidence.outcome);
-        let closed_until = records::note(&self.plan, self.pool, begun, evidence, now);
-        self.blame(begun, evidence, now);
-        let ending = match evidence.outcome {
-            Outcome::Throttled { delay } => self.throttled(delay),
-            _ => Spent::Released,
-        };
-        records::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
-        self.note_attempt(begun, evidence, closed_until.map(|until| until.since(now)));
-        self.fall_back(begun, evidence);
-        evidence.outcome
-    }
-
-    /// A 429 to a request whose cost nobody sees may be about this request alone. So it closes no gate before
-    /// another backend has served the request. Returns as what it counts until then.
-    fn put_off(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) -> Option<Evidence> {
-        let Outcome::Throttled { .. } = evidence.outcome else { return None };
-        if !self.asked.hides_its_cost() {
-            return None;
-        }
-        let suspect = Suspect { begun: begun.witness(), evidence: *evidence, ended: now };
-        self.suspects.suspect(evidence.outcome, suspect);
-        let outcome = Outcome::Elsewhere { status: evidence.status };
-        Some(Evidence { outcome, ..*evidence })
-    }
-
-    /// Counts a failed attempt against its backend, or remembers it until it is known who is to blame.
-    fn blame(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
-        // Of a request that was spilled over, the response is another deployment's.
-        let outcome = match evidence.said.spilled {
-            Some(error) => Outcome::Spilled { error },
-            None => evidence.outcome,
-        };
-        let evidence = Evidence { outcome, ..*evidence };
-        self.suspects.note(begun.backend, &outcome);
-        if !blame::is_open(&outcome) {
-            records::observe(&self.plan, self.pool, begun, &evidence, now);
-            return;
-        }
-        self.suspects.suspect(outcome, Suspect { begun: begun.witness(), evidence, ended: now });
-        if !self.asked.is_of_model() {
-            // What no model does shows nothing of a model's deployment.
-            let verdicts = self.suspects.dismiss();
-            self.carry_out(verdicts, now);
-        } else if self.is_closed {
-            self.judge(false, now);
-        }
-    }
-
-    /// The fate of the request is known: counts the failed attempts for which their backends are to
-    /// blame.
-    fn judge(&mut self, is_served: bool, now: Timestamp) {
-        if self.suspects.is_empty() {
-            return;
-        }
-        let verdicts = self.suspects.judge(is_served);
-        self.carry_out(verdicts, now);
-    }
-
-    fn carry_out(&self, verdicts: impl Iterator<Item = (Suspect, Verdict)>, now: Timestamp) {
-        for (Suspect { begun, evidence, ended }, verdict) in verdicts {
-            match verdict {
-                Verdict::Guilty => {
-                    records::convict(&self.plan, self.pool, &begun, &evidence, ended, now);
-                }
-                Verdict::Alone => {
-                    records::accuse(&self.plan, self.pool, &begun, &evidence, ended, now);
-                }
-                Verdict::Acquitted => {
-                    records::acquit(&self.plan, self.pool, &begun, &evidence, now);
-                }
-            }
-        }
-    }
-
     /// The answer of an attempt is held until it is complete.
     pub(crate) fn keep_whole(&mut self, answer: Weak<dyn Flowing>) {
         self.held = Some(answer);
@@ -522,21 +435,6 @@ impl Exchange {
         self.end = End::Failed(backend, ending);
         // Should Envoy retry nevertheless, there is nowhere to go.
         let _ = host::set_property(TARGET, NO_TARGET);
-    }
-
-    /// Judges the failed attempts of a request that nobody served. A circuit breaker that this opens is not
-    /// back as soon as it was thought when the pool was found exhausted.
-    fn after_judgement(&mut self, ending: Ending, now: Timestamp) -> Ending {
-        if self.suspects.is_empty() {
-            return ending;
-        }
-        self.judge(false, now);
-        match (&ending, self.peek(now)) {
-            (Ending::Exhausted { .. }, Err(Unavailable { throttled, soonest, .. })) => {
-                Ending::Exhausted { throttled, soonest }
-            }
-            _ => ending,
-        }
     }
 
     /// The request waited for `length` in the filter.

@@ -1,0 +1,121 @@
+//! The attempts of a request that failed, and who is to blame for them once that is known.
+
+use super::Exchange;
+use crate::filter::records::{self, Begun, Evidence};
+use crate::policy::blame::{self, Verdict};
+use crate::policy::budget::Ending as Spent;
+use crate::policy::classify::Outcome;
+use crate::policy::failover::{self, Ending};
+use crate::policy::select::Unavailable;
+use crate::policy::time::Timestamp;
+
+/// An attempt that failed.
+pub(super) struct Suspect {
+    begun: Begun,
+    evidence: Evidence,
+    ended: Timestamp,
+}
+
+impl Exchange {
+    /// An attempt failed before anything of it went to the client. Returns as what it counts for the request.
+    pub(crate) fn fail(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) -> Outcome {
+        self.held = None;
+        if let Some(elsewhere) = self.put_off(begun, evidence, now) {
+            return self.fail(begun, &elsewhere, now);
+        }
+        self.ledger.end(begun.backend, &evidence.outcome);
+        self.may_be_done |=
+            !self.asked.call.is_repeatable() && failover::may_be_done(&evidence.outcome);
+        let closed_until = records::note(&self.plan, self.pool, begun, evidence, now);
+        self.blame(begun, evidence, now);
+        let ending = match evidence.outcome {
+            Outcome::Throttled { delay } => self.throttled(delay),
+            _ => Spent::Released,
+        };
+        records::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
+        self.note_attempt(begun, evidence, closed_until.map(|until| until.since(now)));
+        self.fall_back(begun, evidence);
+        evidence.outcome
+    }
+
+    /// A 429 to a request whose cost nobody sees may be about this request alone. So it closes no gate before
+    /// another backend has served the request. Returns as what it counts until then.
+    fn put_off(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) -> Option<Evidence> {
+        let Outcome::Throttled { .. } = evidence.outcome else { return None };
+        if !self.asked.hides_its_cost() {
+            return None;
+        }
+        let suspect = Suspect { begun: begun.witness(), evidence: *evidence, ended: now };
+        self.suspects.suspect(evidence.outcome, suspect);
+        let outcome = Outcome::Elsewhere { status: evidence.status };
+        Some(Evidence { outcome, ..*evidence })
+    }
+
+    /// Counts a failed attempt against its backend, or remembers it until it is known who is to blame.
+    fn blame(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+        // Of a request that was spilled over, the response is another deployment's.
+        let outcome = match evidence.said.spilled {
+            Some(error) => Outcome::Spilled { error },
+            None => evidence.outcome,
+        };
+        let evidence = Evidence { outcome, ..*evidence };
+        self.suspects.note(begun.backend, &outcome);
+        if !blame::is_open(&outcome) {
+            records::observe(&self.plan, self.pool, begun, &evidence, now);
+            return;
+        }
+        self.suspects.suspect(outcome, Suspect { begun: begun.witness(), evidence, ended: now });
+        if !self.asked.is_of_model() {
+            // What no model does shows nothing of a model's deployment.
+            let verdicts = self.suspects.dismiss();
+            self.carry_out(verdicts, now);
+        } else if self.is_closed {
+            self.judge(false, now);
+        }
+    }
+
+    /// The fate of the request is known: counts the failed attempts for which their backends are to
+    /// blame.
+    pub(super) fn judge(&mut self, is_served: bool, now: Timestamp) {
+        if self.suspects.is_empty() {
+            return;
+        }
+        let verdicts = self.suspects.judge(is_served);
+        self.carry_out(verdicts, now);
+    }
+
+    pub(super) fn carry_out(
+        &self,
+        verdicts: impl Iterator<Item = (Suspect, Verdict)>,
+        now: Timestamp,
+    ) {
+        for (Suspect { begun, evidence, ended }, verdict) in verdicts {
+            match verdict {
+                Verdict::Guilty => {
+                    records::convict(&self.plan, self.pool, &begun, &evidence, ended, now);
+                }
+                Verdict::Alone => {
+                    records::accuse(&self.plan, self.pool, &begun, &evidence, ended, now);
+                }
+                Verdict::Acquitted => {
+                    records::acquit(&self.plan, self.pool, &begun, &evidence, now);
+                }
+            }
+        }
+    }
+
+    /// Judges the failed attempts of a request that nobody served. A circuit breaker that this opens is not
+    /// back as soon as it was thought when the pool was found exhausted.
+    pub(super) fn after_judgement(&mut self, ending: Ending, now: Timestamp) -> Ending {
+        if self.suspects.is_empty() {
+            return ending;
+        }
+        self.judge(false, now);
+        match (&ending, self.peek(now)) {
+            (Ending::Exhausted { .. }, Err(Unavailable { throttled, soonest, .. })) => {
+                Ending::Exhausted { throttled, soonest }
+            }
+            _ => ending,
+        }
+    }
+}
