@@ -553,8 +553,20 @@ fn update<R>(
     backend: BackendIndex,
     mut with: impl FnMut(&mut BackendRecord) -> R,
 ) -> Option<R> {
+    let mut found = None;
+    update_in_place(plan, pool, backend, &mut |record| found = Some(with(record)))?;
+    found
+}
+
+/// The same for all kinds of changes: one copy of it is enough for the module.
+fn update_in_place(
+    plan: &Plan,
+    pool: usize,
+    backend: BackendIndex,
+    with: &mut dyn FnMut(&mut BackendRecord),
+) -> Option<()> {
     let key = plan.pool(pool)?.0.policy.member(backend)?.key;
-    change(plan, pool, |bytes, _| PoolRecord::update(bytes, key, &mut with))
+    change(plan, pool, |bytes, _| PoolRecord::update(bytes, key, &mut *with))
 }
 
 /// Changes the shared record of a pool; `None` when it could not be changed.

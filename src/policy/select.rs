@@ -90,15 +90,6 @@ pub enum Ineligible {
     Tried,
 }
 
-/// How a backend can be chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Eligible {
-    /// As any other.
-    Ordinary,
-    /// As the half-open probe of its circuit breaker.
-    Probe(Lease),
-}
-
 /// The chosen backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
@@ -232,9 +223,12 @@ impl<R: Records + ?Sized> Pool<'_, R> {
                 };
                 Some((position, backend?))
             })?;
-        let probe = match self.eligibility(backend, pass) {
-            Ok(Eligible::Probe(lease)) => Some(lease),
-            Ok(Eligible::Ordinary) | Err(_) => None,
+        let breaker = self.record(backend).breaker;
+        let probe = match breaker.admission(&self.policy.breaker, self.request.now) {
+            Admission::Probe => Some(Lease::Due),
+            // In no other pass than the last.
+            Admission::Open { .. } => Some(Lease::Early),
+            Admission::Closed | Admission::Ramp { .. } => None,
         };
         Some(Choice { backend, tier, probe })
     }
@@ -254,7 +248,7 @@ impl<R: Records + ?Sized> Pool<'_, R> {
 
     // Most callers ask of every backend of a pool, and not for the reason.
     #[inline(always)]
-    fn eligibility(&self, backend: BackendIndex, pass: Pass) -> Result<Eligible, Ineligible> {
+    fn eligibility(&self, backend: BackendIndex, pass: Pass) -> Result<(), Ineligible> {
         if self.request.tried.contains(backend) {
             return Err(Ineligible::Tried);
         }
@@ -276,10 +270,9 @@ impl<R: Records + ?Sized> Pool<'_, R> {
             Admission::Open { .. }
                 if pass == Pass::Early && record.breaker.admits_early(self.request.now) =>
             {
-                Ok(Eligible::Probe(Lease::Early))
+                Ok(())
             }
             Admission::Open { until } => Err(Ineligible::Breaker { until }),
-            Admission::Probe => Ok(Eligible::Probe(Lease::Due)),
             Admission::Ramp { percent }
                 if pass == Pass::Usual
                     && mix(self.request.roll, member.key).checked_rem(100)
@@ -287,7 +280,7 @@ impl<R: Records + ?Sized> Pool<'_, R> {
             {
                 Err(Ineligible::Ramp)
             }
-            Admission::Closed | Admission::Ramp { .. } => Ok(Eligible::Ordinary),
+            Admission::Closed | Admission::Probe | Admission::Ramp { .. } => Ok(()),
         }
     }
 
