@@ -15,32 +15,16 @@ const SLICE: usize = 64 * 1024;
 
 /// Hands the request body's bytes from `start` to `end` to `visit`, slice by slice.
 pub(crate) fn read(start: usize, end: usize, mut visit: impl FnMut(&[u8])) -> Result<(), Refused> {
-    any(start, end, |slice| {
-        visit(slice);
-        false
-    })
-    .map(drop)
-}
-
-/// Whether `is_sought` says so of a slice of the request body's bytes from `start` to `end`, of which it is
-/// shown one after the other until it does.
-pub(crate) fn any(
-    start: usize,
-    end: usize,
-    mut is_sought: impl FnMut(&[u8]) -> bool,
-) -> Result<bool, Refused> {
     let mut at = start;
     while at < end {
         let slice = host::buffer(Buffer::RequestBody, at, SLICE.min(end.saturating_sub(at)))?;
         if slice.is_empty() {
             break;
         }
-        if is_sought(&slice) {
-            return Ok(true);
-        }
+        visit(&slice);
         at = at.saturating_add(slice.len());
     }
-    Ok(false)
+    Ok(())
 }
 
 /// Applies `splices` to the part of the request body that the current callback holds: `size` bytes

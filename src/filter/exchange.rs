@@ -49,6 +49,8 @@ pub(crate) struct Asked {
     pub(crate) body: Option<Box<Body>>,
     /// Whether the body may ask for another service tier than it was read to ask for.
     pub(crate) may_ask_for_tier: bool,
+    /// Whether only the ends of the body were looked at.
+    pub(crate) is_glimpsed: bool,
     pub(crate) content_length: Option<u64>,
     /// The client's own credential headers, when some backend is sent them.
     pub(crate) credentials: Vec<(&'static str, Vec<u8>)>,
@@ -74,7 +76,7 @@ impl Asked {
 
     /// Whether what it costs cannot be seen in it, so that a 429 may be about its size.
     fn hides_its_cost(&self) -> bool {
-        self.has_dependencies() || !self.call.is_charged()
+        self.has_dependencies() || self.is_glimpsed || !self.call.is_charged()
     }
 
     /// Whether a model does the work.

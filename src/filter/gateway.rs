@@ -196,6 +196,7 @@ impl Gateway {
     ) -> Result<(usize, Asked), Reply> {
         let Arrival { call, pool, needs_body } = arrival;
         let may_ask_for_tier = call.expects_json() && known.may_ask_for_tier();
+        let is_glimpsed = matches!(known, Known::Glimpsed(_));
         let (body, in_body) = match known {
             Known::All(Err(malformed)) if needs_body => {
                 return Err(reply::malformed_body(malformed.problem, malformed.at));
@@ -205,7 +206,7 @@ impl Gateway {
             }
             // A body from which nothing is needed is the backend's to judge.
             Known::All(Err(_)) | Known::Nothing | Known::Unread => (None, None),
-            Known::Model(model) => (None, Some(model)),
+            Known::Glimpsed(model) => (None, model),
             Known::All(Ok(body)) => {
                 let model = body.facts.model.as_ref().map(|field| field.value.clone());
                 (Some(body), model)
@@ -236,6 +237,7 @@ impl Gateway {
             model: model.unwrap_or_default(),
             body,
             may_ask_for_tier,
+            is_glimpsed,
             content_length: number(headers, "content-length"),
             credentials,
             subprotocols,

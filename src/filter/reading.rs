@@ -1,9 +1,9 @@
 //! The body of a request, as far as it must be known before a backend can be chosen.
 //!
 //! Most of a body is prompt. It is read where tokens are estimated, or something else in it decides. Where
-//! only its model matters, a glance at both ends of a large body is enough as a rule, and it is searched
-//! for a service tier, which is the only other thing in it that changes how an answer is judged. A small
-//! one is read at once: a search would take about as long. It is held to its end in any case: a client
+//! only its model and its service tier matter, a glance at both ends of a large body is enough as a rule,
+//! where clients write such members. What stands between them is not known then, and a 429 to such a request
+//! closes a gate only when another backend serves it. A small one is read at once. It is held to its end in any case: a client
 //! that is slow to send should not keep a backend waiting, and the choice is as good as what is known when
 //! it is made.
 
@@ -19,7 +19,7 @@ use crate::openai::facts::Malformed;
 use crate::openai::glance::{self, GLANCE_BYTES};
 use crate::openai::operation::BodyKind;
 use crate::openai::reply;
-use crate::openai::service_tier::TierSearch;
+use crate::openai::service_tier;
 use crate::policy::time::{Millis, Timestamp};
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
@@ -68,8 +68,8 @@ pub(crate) enum Known {
     Nothing,
     /// It was not read, and may say anything.
     Unread,
-    /// The model, and it says nothing else that matters.
-    Model(String),
+    /// The model, if that was wanted, of a body of which only the ends were looked at.
+    Glimpsed(Option<String>),
     /// All that it says, if it could be read.
     All(Result<Box<Body>, Malformed>),
 }
@@ -79,7 +79,7 @@ impl Known {
     /// must close no gate, as if it asked for one.
     pub(crate) fn may_ask_for_tier(&self) -> bool {
         match self {
-            Self::Nothing | Self::Model(_) => false,
+            Self::Nothing | Self::Glimpsed(_) => false,
             Self::Unread | Self::All(Err(_)) => true,
             Self::All(Ok(body)) => body.facts.is_tier_ambiguous || body.kind != BodyKind::Json,
         }
@@ -132,7 +132,7 @@ impl Reading {
     /// The request, and what is known of its body, which was read to its end.
     pub(crate) fn finish(self) -> (Arrival, HeaderMap, Known) {
         let known = match (self.wanted, self.glimpsed, self.scanner) {
-            (_, Some(Glimpse { model }), _) => model.map_or(Known::Nothing, Known::Model),
+            (_, Some(Glimpse { model }), _) => Known::Glimpsed(model),
             (Wanted::Nothing, None, _) | (_, None, None) => Known::Unread,
             (_, None, Some(scanner)) => Known::All(scanner.finish()),
         };
@@ -227,25 +227,17 @@ impl Drop for Deadline {
     }
 }
 
-/// What is `wanted` of a body of `size` bytes, as far as it shows without reading it; `None` when it has
-/// to be read.
+/// What is `wanted` of a body of `size` bytes, as far as either end of it shows; `None` when it has to be
+/// read.
 fn look(wanted: Wanted, size: usize) -> Result<Option<Glimpse>, Refused> {
-    let model = if wanted == Wanted::Model { glance(size)? } else { None };
-    if wanted == Wanted::Model && model.is_none() {
+    let tail = host::buffer(Buffer::RequestBody, size.saturating_sub(GLANCE_BYTES), GLANCE_BYTES)?;
+    let head = host::buffer(Buffer::RequestBody, 0, GLANCE_BYTES)?;
+    if service_tier::may_be_named(&tail) || service_tier::may_be_named(&head) {
         return Ok(None);
     }
-    let mut search = TierSearch::default();
-    let names_tier = body::any(0, size, |slice| search.push(slice))?;
-    Ok((!names_tier).then_some(Glimpse { model }))
-}
-
-/// The model that either end of a body of `size` bytes names.
-fn glance(size: usize) -> Result<Option<String>, Refused> {
-    let at = size.saturating_sub(GLANCE_BYTES);
-    let tail = host::buffer(Buffer::RequestBody, at, GLANCE_BYTES)?;
-    if let Some(model) = glance::model_at_end(&tail) {
-        return Ok(Some(model.to_owned()));
+    if wanted == Wanted::Tier {
+        return Ok(Some(Glimpse { model: None }));
     }
-    let head = host::buffer(Buffer::RequestBody, 0, GLANCE_BYTES)?;
-    Ok(glance::model_at_start(&head).map(str::to_owned))
+    let model = glance::model_at_end(&tail).or_else(|| glance::model_at_start(&head));
+    Ok(model.map(|model| Glimpse { model: Some(model.to_owned()) }))
 }

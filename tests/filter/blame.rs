@@ -134,6 +134,23 @@ fn a_429_to_a_request_whose_cost_nobody_sees_closes_no_gate_before_another_backe
 }
 
 #[test]
+fn of_a_large_body_that_hides_its_tier_a_429_closes_no_gate_before_another_backend_served_it() {
+    let process = Process::new("large");
+    let text = "a".repeat(100_000);
+    let body = format!(r#"{{"messages":"{text}","service_tier":"flex","user":"{text}"}}"#);
+    worker(&process, &two_tiers(RULE), |envoy| {
+        for backend in ["a", "b"] {
+            process.script(backend, [Script::throttled(30_000)]);
+        }
+        assert_eq!(envoy.ask(Request::chat().body(&body)).status(), 429);
+        assert_eq!(["a", "b"].map(|name| gate_until(&process, name)), [0, 0]);
+        process.script("a", [Script::throttled(30_000)]);
+        assert_eq!(envoy.ask(Request::chat().body(&body)).served_by(), "b");
+        assert_ne!(gate_until(&process, "a"), 0);
+    });
+}
+
+#[test]
 fn what_is_said_of_a_clients_data_source_is_not_said_of_the_deployment() {
     for script in [not_found("DeploymentNotFound"), Script::status(401), Script::status(403)] {
         let process = Process::new("data source");
