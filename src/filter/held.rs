@@ -40,7 +40,8 @@ pub(super) enum Question {
     FirstEvent(Box<StreamHead>),
     /// Does this 4xx mean something else than its head?
     ErrorBody(Box<ErrorBody>),
-    /// None: it is held until it is complete, because headers will say what it took.
+    /// None: it is held until it is complete, because headers will say what it took; unless nothing of it
+    /// comes within the hold time.
     Whole,
 }
 

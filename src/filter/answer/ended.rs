@@ -10,8 +10,7 @@ use crate::filter::exchange::Flowing;
 use crate::filter::flow::Flow;
 use crate::filter::held::{Held, Question};
 use crate::filter::host;
-use crate::filter::records::Evidence;
-use crate::filter::records::Said;
+use crate::filter::records::{Evidence, Said};
 use crate::policy::classify::{Fault, Misroute, Outcome};
 use crate::policy::failover::{self, Ending, Next};
 use crate::policy::time::Timestamp;
@@ -92,8 +91,7 @@ impl Answer {
         self.fail_with(*outcome, 0, Said::default(), now);
     }
 
-    /// Records an attempt of whose answer only the head is known.
-    /// Returns as what it counts for the request.
+    /// Records an attempt of whose answer only the head is known. Returns as what it counts for the request.
     fn fail_with(&self, outcome: Outcome, status: u16, said: Said, now: Timestamp) -> Outcome {
         let elapsed = now.since(self.begun.at);
         let evidence = Evidence { outcome, status, elapsed, said };
