@@ -1,7 +1,7 @@
 //! Where the programs are that end-to-end tests run.
 //!
 //! `make test` names them in the environment, so that they are looked for once. A test that is run on its own
-//! (`cargo test --test envoy_files`) asks the same tools itself: both ways find the same programs, and neither
+//! (`cargo test --locked --test envoy_files`) asks the same tools itself: both ways find the same programs, and neither
 //! skips a test because something is missing.
 
 #![allow(dead_code, reason = "each test binary uses a part of this")]

@@ -1,0 +1,157 @@
+//! What the programs in `tools/` do on machines that lack something: they say so, and change nothing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "tests fail by panicking"
+)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const TARGET: &str = "wasm32-wasip1";
+
+#[test]
+fn without_rustup_there_is_no_newest_rust_and_that_is_said() {
+    let machine = Machine::new("none");
+    let answer = machine.newest_rust();
+    assert_eq!(printed(&answer), "");
+    assert!(said(&answer).contains("there is no rustup"), "{}", said(&answer));
+}
+
+#[test]
+fn where_rustup_may_install_nothing_the_newest_that_is_here_is_taken() {
+    let machine = Machine::new("off");
+    machine.has_rustup("exit 1");
+    machine.has_rust("1.95.0", TARGET);
+    let newest = machine.has_rust("1.101.2", TARGET);
+    machine.has_rust("1.102.0-nightly", TARGET);
+    machine.has_rust("1.103.0", "another-target");
+    fs::write(machine.path("home/settings.toml"), "auto_install = \"disable\"\n").unwrap();
+    let answer = machine.newest_rust();
+    assert_eq!(printed(&answer), newest.to_str().unwrap());
+    assert!(!machine.log().contains("install"), "{}", machine.log());
+}
+
+#[test]
+fn without_a_network_the_reason_is_said_and_the_pinned_rust_is_no_newest_one() {
+    let machine = Machine::new("offline");
+    machine.has_rustup("echo 'error: no network' >&2; exit 1");
+    machine.has_rust("1.95.0", TARGET);
+    let answer = machine.newest_rust();
+    assert_eq!(printed(&answer), "");
+    assert!(said(&answer).contains("error: no network"), "{}", said(&answer));
+    assert!(said(&answer).contains("newer than the pinned"), "{}", said(&answer));
+}
+
+#[test]
+fn the_newest_rust_is_installed_beside_those_of_the_machine() {
+    let machine = Machine::new("install");
+    machine.has_rustup("echo 'stable-x86 - update available: 1.95.0 -> 1.101.2'");
+    machine.has_rust("1.95.0", TARGET);
+    let answer = machine.newest_rust();
+    assert!(answer.status.success(), "{}", said(&answer));
+    let install = format!(
+        "{}: toolchain install stable --profile minimal --target {TARGET} --no-self-update",
+        machine.path("target/rust").display()
+    );
+    assert!(machine.log().contains(&install), "{}", machine.log());
+}
+
+#[test]
+fn a_machine_whose_stable_rust_is_the_newest_needs_no_other() {
+    let machine = Machine::new("current");
+    machine.has_rustup("echo 'stable-x86 - up to date: 1.101.2 (58cf8f9c3 2026-10-13)'");
+    let newest = machine.has_rust("1.101.2", TARGET);
+    let answer = machine.newest_rust();
+    assert_eq!(printed(&answer), newest.to_str().unwrap());
+    assert!(!machine.log().contains("install"), "{}", machine.log());
+}
+
+/// A folder that plays a repository with its tools, and a machine with what the test says.
+struct Machine(PathBuf);
+
+impl Machine {
+    fn new(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("machines").join(name);
+        drop(fs::remove_dir_all(&folder));
+        let machine = Self(folder);
+        for folder in ["tools", "bin", "home"] {
+            fs::create_dir_all(machine.path(folder)).unwrap();
+        }
+        for file in ["tools/newest-rust", "tools/pypi.py"] {
+            fs::copy(root().join(file), machine.path(file)).unwrap();
+        }
+        fs::write(machine.path("rust-toolchain.toml"), "channel = \"1.95.0\"\n").unwrap();
+        machine
+    }
+
+    fn path(&self, inside: &str) -> PathBuf {
+        self.0.join(inside)
+    }
+
+    /// A rustup that writes down what it is asked and for which home, and then does `what`.
+    fn has_rustup(&self, what: &str) {
+        let (home, log) = (self.path("home"), self.path("log"));
+        let text = format!(
+            "#!/bin/sh\necho \"$RUSTUP_HOME: $*\" >>'{}'\n[ \"$1 $2\" = 'show home' ] && {{ echo '{}'; exit; }}\n{what}\n",
+            log.display(),
+            home.display()
+        );
+        write_program(&self.path("bin/rustup"), &text);
+    }
+
+    /// A toolchain of rustup's; its `bin` folder.
+    fn has_rust(&self, version: &str, target: &str) -> PathBuf {
+        let toolchain = self.path("home/toolchains").join(version);
+        fs::create_dir_all(toolchain.join("lib/rustlib").join(target).join("lib")).unwrap();
+        fs::create_dir_all(toolchain.join("bin")).unwrap();
+        let text = format!("#!/bin/sh\necho 'rustc {version} (58cf8f9c3 2026-10-13)'\n");
+        write_program(&toolchain.join("bin/rustc"), &text);
+        toolchain.join("bin")
+    }
+
+    fn newest_rust(&self) -> Output {
+        let answer = Command::new(python())
+            .arg(self.path("tools/newest-rust"))
+            .env("PATH", self.path("bin"))
+            .env("RUSTUP_HOME", self.path("home"))
+            .env("HOME", self.path("home"))
+            .env_remove("RUSTUP_AUTO_INSTALL")
+            .output()
+            .unwrap();
+        assert!(answer.status.success(), "{}", said(&answer));
+        answer
+    }
+
+    /// What rustup was asked.
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+}
+
+/// Python itself, which needs nothing of PATH, as a script that looks for it would.
+fn python() -> PathBuf {
+    let mut ask = Command::new("python3");
+    let answer = ask.args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
+    PathBuf::from(printed(&answer))
+}
+
+fn write_program(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn printed(answer: &Output) -> String {
+    String::from_utf8_lossy(&answer.stdout).trim_end().to_owned()
+}
+
+fn said(answer: &Output) -> String {
+    String::from_utf8_lossy(&answer.stderr).into_owned()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
