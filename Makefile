@@ -1,13 +1,15 @@
 # Everything that Spillway needs beyond Rust, Python 3 with pip, a C compiler and make is fetched into target/.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench wasm newest clean targets core-on-wasm32 purity instructions
+.PHONY: help demo test check bench wasm newest release clean targets core-on-wasm32 purity instructions
 
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 MODULE := $(TARGET)/wasm32-wasip1/release/spillway.wasm
 FLOOR := $(TARGET)/wasm32-wasip1/release/floor.wasm
 # A larger module costs start-up time and memory in every worker of every Envoy.
 MODULE_LIMIT_BYTES := 700000
+# No path of this machine gets into the module, so that one commit is the same bytes wherever it is built.
+REMAP := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo --remap-path-prefix=$(CURDIR)=/spillway
 # What the module may ask of its host: all that Envoy offers.
 IMPORTS := env.proxy_,wasi_snapshot_preview1.
 CORE := --no-default-features --target wasm32-unknown-unknown --lib
@@ -30,15 +32,16 @@ bench: wasm ## what Spillway costs beside bare Envoy; BENCH=--quick is short, --
 	@envoy=$$(tools/envoy) && \
 	cargo run --locked --release --package bench -- --envoy "$$envoy" --module "$(MODULE)" --floor "$(FLOOR)" $(BENCH)
 
-check: targets purity ## format, lints, the boundary of the core, documentation
+check: targets purity ## format, lints, the boundary of the core, documentation, the crates
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --target wasm32-wasip1 --lib -- -D warnings
 	cargo clippy --locked $(CORE) -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items
+	@tools/deny
 
 wasm: targets ## the module that Envoy loads
-	@cargo build --locked --release --target wasm32-wasip1 --lib
+	@RUSTFLAGS="$(REMAP) $$RUSTFLAGS" cargo build --locked --release --target wasm32-wasip1 --lib
 	@python3 tools/wasm-imports $(IMPORTS) $(MODULE)
 	@size=$$(wc -c < $(MODULE) | tr -d ' '); echo "$(MODULE): $$size bytes"; \
 	test "$$size" -le $(MODULE_LIMIT_BYTES) || { echo "more than $(MODULE_LIMIT_BYTES) bytes" >&2; exit 1; }
@@ -47,6 +50,9 @@ newest: ## the module with the newest stable Rust, too: what the pinned one hide
 	@rust=$$(tools/newest-rust) || exit 1; test -n "$$rust" || exit 0; \
 	PATH="$$rust:$$PATH" cargo build --locked --release --target wasm32-wasip1 --lib --target-dir "$(TARGET)/newest" && \
 	python3 tools/wasm-imports $(IMPORTS) "$(TARGET)/newest/wasm32-wasip1/release/spillway.wasm"
+
+release: wasm ## what is published, in target/release-files: the module, its checksum, its image; see RELEASE.md
+	@python3 tools/release $(MODULE) "$(TARGET)/release-files"
 
 clean: ## remove everything that was built or fetched
 	cargo clean

@@ -75,7 +75,7 @@ fn an_absent_model_can_be_inserted_as_the_first_part() {
         let edited = format!(
             "{preamble}{}{}",
             String::from_utf8(middle).unwrap(),
-            &body.strip_prefix(preamble).unwrap()
+            body.strip_prefix(preamble).unwrap()
         );
         assert_eq!(facts(&edited).model.unwrap().value, "m");
         assert_eq!(edited, preamble.to_owned() + &part("model", "m") + &file("RIFF") + "--xyz--");

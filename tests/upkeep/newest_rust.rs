@@ -1,11 +1,6 @@
-//! What the programs in `tools/` do on machines that lack something: they say so, and change nothing.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::arithmetic_side_effects,
-    reason = "tests fail by panicking"
-)]
+//! `tools/newest-rust` on machines that lack something: it says so, and changes nothing.
 
+use super::{folder, printed, python, root, said};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -75,9 +70,7 @@ struct Machine(PathBuf);
 
 impl Machine {
     fn new(name: &str) -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("machines").join(name);
-        drop(fs::remove_dir_all(&folder));
-        let machine = Self(folder);
+        let machine = Self(folder(name));
         for folder in ["tools", "bin", "home"] {
             fs::create_dir_all(machine.path(folder)).unwrap();
         }
@@ -132,26 +125,7 @@ impl Machine {
     }
 }
 
-/// Python itself, which needs nothing of PATH, as a script that looks for it would.
-fn python() -> PathBuf {
-    let mut ask = Command::new("python3");
-    let answer = ask.args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
-    PathBuf::from(printed(&answer))
-}
-
 fn write_program(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-fn printed(answer: &Output) -> String {
-    String::from_utf8_lossy(&answer.stdout).trim_end().to_owned()
-}
-
-fn said(answer: &Output) -> String {
-    String::from_utf8_lossy(&answer.stderr).into_owned()
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
