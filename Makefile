@@ -27,7 +27,7 @@ test: wasm core-on-wasm32 ## the core on wasm32, then everything natively and in
 	SPILLWAY_PYTHON="$$(command -v python3)" SPILLWAY_PYTHON_SDK="$$python_sdk" \
 	cargo test --locked --workspace --no-fail-fast
 
-bench: wasm ## what Spillway costs beside bare Envoy; BENCH=--quick is short, --write updates the docs, --memory, --peers
+bench: wasm ## what Spillway costs beside bare Envoy; BENCH=--quick, --write (into the docs), --memory, --peers
 	@cargo build --locked --release --target wasm32-wasip1 --package floor
 	@envoy=$$(tools/envoy) && \
 	cargo run --locked --release --package bench -- --envoy "$$envoy" --module "$(MODULE)" --floor "$(FLOOR)" $(BENCH)
@@ -48,10 +48,11 @@ wasm: targets ## the module that Envoy loads
 
 newest: ## the module with the newest stable Rust, too: what the pinned one hides breaks here first
 	@rust=$$(tools/newest-rust) || exit 1; test -n "$$rust" || exit 0; \
-	PATH="$$rust:$$PATH" cargo build --locked --release --target wasm32-wasip1 --lib --target-dir "$(TARGET)/newest" && \
+	PATH="$$rust:$$PATH" cargo build --locked --release --target wasm32-wasip1 --lib \
+		--target-dir "$(TARGET)/newest" && \
 	python3 tools/wasm-imports $(IMPORTS) "$(TARGET)/newest/wasm32-wasip1/release/spillway.wasm"
 
-release: wasm ## what is published, in target/release-files: the module, its checksum, its image; see RELEASE.md
+release: wasm ## what is published: module, checksum, image, in target/release-files; see RELEASE.md
 	@python3 tools/release $(MODULE) "$(TARGET)/release-files"
 
 clean: ## remove everything that was built or fetched
@@ -72,7 +73,8 @@ purity: targets
 
 # The instructions of a request, counted; more than before are an error.
 instructions:
-	@tests=$$(cargo test --locked --profile instructions --test filter --no-run --message-format=json | python3 tools/artefact.py) && \
+	@tests=$$(cargo test --locked --profile instructions --test filter --no-run --message-format=json | \
+	python3 tools/artefact.py) && \
 	tools/instructions "$$tests"
 
 # With rustup, rust-toolchain.toml has the compiler and its targets installed by the first cargo; this is for

@@ -1,5 +1,5 @@
 //! The Envoy configurations that are shipped: Envoy accepts them with the real module, and they have every
-//! setting without which the product breaks silently (design, section 4).
+//! setting without which the product breaks silently.
 //!
 //! Silent means that Envoy starts, answers, and loses failovers under load, so only a look at the settings
 //! themselves finds it. That look is tested too: each setting is taken out once and must be missed.

@@ -36,7 +36,8 @@ pub const REFUSAL_MARKER: &str = "mock-answers-";
 /// Longer than any client or gateway waits.
 const FOREVER: Duration = Duration::from_secs(3600);
 
-/// The names of all refusals that do not keep their client waiting (`silence` and `stall` do), each of which a request can ask for by [`REFUSAL_MARKER`].
+/// The names of all refusals that do not keep their client waiting (`silence` and `stall` do), each
+/// of which a request can ask for by [`REFUSAL_MARKER`].
 pub fn refusal_names() -> impl Iterator<Item = &'static str> {
     QUICK.into_iter().flatten().map(|refusal| refusal.name)
 }

@@ -3,9 +3,9 @@
 //! Most of a body is prompt. It is read where tokens are estimated, or something else in it decides. Where
 //! only its model and its service tier matter, a glance at both ends of a large body is enough as a rule,
 //! where clients write such members. What stands between them is not known then, and a 429 to such a request
-//! closes a gate only when another backend serves it. A small one is read at once. It is held to its end in any case: a client
-//! that is slow to send should not keep a backend waiting, and the choice is as good as what is known when
-//! it is made.
+//! closes a gate only when another backend serves it. A small one is read at once. It is held to
+//! its end in any case: a client that is slow to send should not keep a backend waiting, and the
+//! choice is as good as what is known when it is made.
 
 use super::arrival::Arrival;
 use super::body;

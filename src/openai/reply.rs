@@ -224,8 +224,8 @@ pub fn exhausted(throttled: bool, retry_after_ms: u64) -> Reply {
     Reply { retry_after_ms: Some(retry_after_ms), ..error(status, &message, r#type, None, code) }
 }
 
-/// 429: the request does not fit into what the consumer has left of its tokens per minute; there is room again after `wait_ms`, of which no
-/// more is told than SDKs heed.
+/// 429: the request does not fit into what the consumer has left of its tokens per minute; there is
+/// room again after `wait_ms`, of which no more is told than SDKs heed.
 pub fn consumer_over_limit(wait_ms: u64) -> Reply {
     let wait_ms = wait_ms.min(DELAY_MS_MAX);
     let seconds = wait_ms.div_ceil(1_000);

@@ -1,8 +1,8 @@
 //! Pay-as-you-go windows: a sliding minute of tokens, ten-second windows of requests.
 //!
 //! Observed on Azure: tokens behave like a window of 60 s that slides, requests like a counter that
-//! is reset every 10 s with a sixth of the per-minute limit. A request that alone exceeds the token limit is told to come
-//! back in a day, as small deployments do.
+//! is reset every 10 s with a sixth of the per-minute limit. A request that alone exceeds the token
+//! limit is told to come back in a day, as small deployments do.
 
 use std::collections::VecDeque;
 use std::time::Duration;
