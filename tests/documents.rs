@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The folders whose files documents may name in backticks.
-const NAMED: [&str; 11] = [
+const NAMED: [&str; 12] = [
     ".ci/",
     ".github/",
     "bench/",
@@ -20,6 +20,7 @@ const NAMED: [&str; 11] = [
     "envoy/",
     "mock-azure/",
     "src/",
+    "testbed/",
     "tests/",
     "tools/",
     "Makefile",

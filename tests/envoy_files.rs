@@ -12,12 +12,11 @@
     reason = "tests fail by panicking"
 )]
 
-mod support;
-
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use testbed::programs::{envoy_binary, module_path, root, text_of};
 
 const LOCAL: &str = "envoy/envoy.yaml";
 const AZURE: &str = "envoy/azure.yaml";
@@ -50,23 +49,23 @@ fn envoy_accepts_the_configuration_for_consumers_with_the_real_module() {
 
 #[test]
 fn the_local_configuration_has_every_setting_that_it_needs() {
-    assert_eq!(missing(&text(LOCAL)), [""; 0]);
+    assert_eq!(missing(&text_of(LOCAL)), [""; 0]);
 }
 
 #[test]
 fn the_azure_configuration_has_every_setting_that_it_needs() {
-    assert_eq!(missing(&text(AZURE)), [""; 0]);
+    assert_eq!(missing(&text_of(AZURE)), [""; 0]);
 }
 
 #[test]
 fn the_configuration_for_consumers_has_every_setting_that_it_needs() {
-    assert_eq!(missing(&text(CONSUMERS)), [""; 0]);
-    assert_eq!(spoofable(&text(CONSUMERS)), [""; 0]);
+    assert_eq!(missing(&text_of(CONSUMERS)), [""; 0]);
+    assert_eq!(spoofable(&text_of(CONSUMERS)), [""; 0]);
 }
 
 #[test]
 fn the_configuration_for_consumers_only_adds_to_the_one_for_azure() {
-    let (azure, consumers) = (text(AZURE), text(CONSUMERS));
+    let (azure, consumers) = (text_of(AZURE), text_of(CONSUMERS));
     let mut rest = settings(&consumers);
     for line in settings(&azure) {
         assert!(rest.any(|found| found == line), "{CONSUMERS} lacks, or has elsewhere: {line:?}");
@@ -81,7 +80,7 @@ fn settings(text: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn a_consumer_that_can_be_spoofed_is_found() {
-    let whole = text(CONSUMERS);
+    let whole = text_of(CONSUMERS);
     for (setting, instead, complaint) in [
         ("forwarding: {header: x-consumer,", "forwarding: {header: x-other,", "forwarding"),
         ("hide_credentials: true", "hide_credentials: false", "hide_credentials"),
@@ -153,7 +152,7 @@ fn a_setting_that_is_taken_out_is_missed() {
         ("max_headers_count: 1000", "max_headers_count: 100", "max_headers_count"),
         ("max_response_headers_kb: 256", "max_response_headers_kb: 60", "max_response_headers_kb"),
     ];
-    let whole = text(AZURE);
+    let whole = text_of(AZURE);
     for (setting, instead, complaint) in without {
         assert!(whole.contains(setting), "{AZURE} no longer says {setting:?}");
         let found = missing(&whole.replace(setting, instead));
@@ -164,25 +163,21 @@ fn a_setting_that_is_taken_out_is_missed() {
     }
 }
 
-fn text(path: &str) -> String {
-    fs::read_to_string(support::root().join(path)).unwrap()
-}
-
 /// What Envoy says against the configuration.
 fn refusal(path: &str) -> Option<String> {
-    let shipped = text(path);
+    let shipped = text_of(path);
     assert!(shipped.contains(MODULE), "{path} does not load {MODULE}");
     // Only the place of the module differs between machines.
-    let module = support::module_path().to_str().unwrap();
+    let module = module_path().to_str().unwrap();
     let name = path.replace('/', "-");
     let copy = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::write(&copy, shipped.replace(MODULE, module)).unwrap();
 
-    let answer = Command::new(support::envoy_binary())
+    let answer = Command::new(envoy_binary())
         .args(["--mode", "validate", "--log-level", "warning", "-c"])
         .arg(&copy)
         .envs(KEYS.map(|key| (key, "not-a-key")))
-        .current_dir(support::root())
+        .current_dir(root())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&answer.stderr).into_owned();

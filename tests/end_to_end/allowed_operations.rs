@@ -2,19 +2,19 @@
 //! configuration allows it.
 
 use crate::harness::raw::exchange;
-use crate::harness::{Answer, Gateway, Setup, chat_body};
+use crate::harness::{Gateway, Response, Setup, chat_body};
 use hyper::Method;
 use mock_azure::Fault;
 use serde_json::json;
 
-async fn ask(gateway: &Gateway, method: &str, path: &str) -> Answer {
+async fn ask(gateway: &Gateway, method: &str, path: &str) -> Response {
     let method: Method = method.parse().unwrap();
     let headers = [("content-type", "application/json")];
     let body = if method == Method::POST { r#"{"model":"gpt-4o"}"# } else { "" };
     gateway.client.send(method, path, &headers, body.into()).await.unwrap()
 }
 
-fn assert_refused(answer: &Answer, code: &str, what: &str) {
+fn assert_refused(answer: &Response, code: &str, what: &str) {
     assert_eq!(answer.status, 404, "{what}: {}", answer.text());
     let error = &answer.json()["error"];
     assert_eq!(error["code"], code, "{what}: {error}");

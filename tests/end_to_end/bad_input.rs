@@ -2,7 +2,7 @@
 //! and the next request is served as if nothing had been.
 
 use crate::harness::raw::{RawBackend, exchange};
-use crate::harness::{Answer, CHAT, Gateway, Setup};
+use crate::harness::{CHAT, Gateway, Response, Setup};
 use hyper::Method;
 use mock_azure::{Ending, Fault};
 use serde_json::json;
@@ -14,7 +14,7 @@ async fn gateway() -> Gateway {
     Setup::new().backend("north", json!({"api": "azure_v1"})).start().await
 }
 
-async fn post(gateway: &Gateway, path: &str, body: impl Into<Vec<u8>>) -> Answer {
+async fn post(gateway: &Gateway, path: &str, body: impl Into<Vec<u8>>) -> Response {
     let headers = [("content-type", "application/json")];
     gateway.client.send(Method::POST, path, &headers, body.into().into()).await.unwrap()
 }
@@ -32,7 +32,7 @@ fn post_request(path: &str, headers: &[u8], body: &[u8]) -> Vec<u8> {
 
 const GOOD_BODY: &[u8] = br#"{"model":"gpt-4o","messages":[]}"#;
 
-fn assert_error(answer: &Answer, status: u16, code: &str, case: &str) {
+fn assert_error(answer: &Response, status: u16, code: &str, case: &str) {
     assert_eq!(answer.status, status, "{case}: {}", answer.text());
     let error = &answer.json()["error"];
     assert_eq!(error["code"], code, "{case}");

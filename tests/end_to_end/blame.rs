@@ -1,7 +1,7 @@
 //! What a client can make a backend answer takes nothing out: after each such request an innocent one
 //! is served by the first tier, and no breaker is open and no gate is closed.
 
-use crate::harness::{Answer, CHAT, Gateway, Setup, chat_body};
+use crate::harness::{CHAT, Gateway, Response, Setup, chat_body};
 use mock_azure::{ErrorShape, Fault};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -34,7 +34,7 @@ async fn refused(
     path: &str,
     body: &Value,
     fault: &Fault,
-) -> Answer {
+) -> Response {
     for name in names {
         gateway.mock(name).set_fault(Some(fault.clone()));
     }

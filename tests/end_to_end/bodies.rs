@@ -2,7 +2,7 @@
 //! backend ever reads a model that the gateway did not choose.
 
 use crate::harness::raw::{Connection, exchange};
-use crate::harness::{Answer, CHAT, Gateway, Setup};
+use crate::harness::{CHAT, Gateway, Response, Setup};
 use hyper::Method;
 use serde_json::json;
 
@@ -20,11 +20,11 @@ async fn send(
     path: &str,
     headers: &[(&str, &str)],
     body: impl Into<Vec<u8>>,
-) -> Answer {
+) -> Response {
     gateway.client.send(Method::POST, path, headers, body.into().into()).await.unwrap()
 }
 
-fn assert_refused(answer: &Answer, status: u16, code: &str, what: &str) {
+fn assert_refused(answer: &Response, status: u16, code: &str, what: &str) {
     assert_eq!(answer.status, status, "{what}: {}", answer.text());
     assert_eq!(answer.json()["error"]["code"], code, "{what}");
 }

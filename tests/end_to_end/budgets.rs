@@ -1,7 +1,7 @@
 //! A budget sends a request elsewhere before a backend refuses it. It never turns one away while
 //! another backend is left; when none is, it says when to come back.
 
-use crate::harness::{Answer, CHAT, Client, Gateway, Setup, chat_body};
+use crate::harness::{CHAT, Client, Gateway, Response, Setup, chat_body};
 use mock_azure::{Fault, Kind, MockConfig};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -48,7 +48,7 @@ fn limits(keys: Value) -> Value {
 }
 
 /// Sends this many of `body` with some at a time.
-async fn send_many(gateway: &Gateway, body: &Value, count: usize) -> Vec<Answer> {
+async fn send_many(gateway: &Gateway, body: &Value, count: usize) -> Vec<Response> {
     const AT_A_TIME: usize = 16;
     let mut running = JoinSet::new();
     for worker in 0..AT_A_TIME {
@@ -69,7 +69,7 @@ fn refusals(gateway: &Gateway, backend: &str) -> usize {
     gateway.records(backend).iter().filter(|record| record.status == Some(429)).count()
 }
 
-fn trail(answer: &Answer) -> &str {
+fn trail(answer: &Response) -> &str {
     answer.header("x-spillway-trail").unwrap_or("")
 }
 
@@ -107,7 +107,7 @@ async fn tokens_beyond_the_limit_go_elsewhere_without_a_refusal() {
 }
 
 /// Sends requests at about `per_second` for so long.
-async fn send_for(client: &Client, length: Duration, per_second: u32) -> Vec<Answer> {
+async fn send_for(client: &Client, length: Duration, per_second: u32) -> Vec<Response> {
     let started = Instant::now();
     let mut answers = Vec::new();
     while started.elapsed() < length {
@@ -171,7 +171,7 @@ async fn when_all_budgets_are_used_up_the_client_hears_of_the_soonest() {
         .await;
     let mut answers = Vec::new();
     // A window of requests may end in between.
-    while answers.len() < 4 && answers.last().is_none_or(|last: &Answer| last.status == 200) {
+    while answers.len() < 4 && answers.last().is_none_or(|last: &Response| last.status == 200) {
         answers.push(gateway.chat().await);
     }
     let last = answers.pop().unwrap();
@@ -190,7 +190,7 @@ async fn when_all_budgets_are_used_up_the_client_hears_of_the_soonest() {
     assert_eq!(gateway.chat().await.served_by(), "france");
 }
 
-fn retry_after(answer: &Answer) -> Duration {
+fn retry_after(answer: &Response) -> Duration {
     let exact = answer.header("retry-after-ms").unwrap().parse().unwrap();
     let rounded: u64 = answer.header("retry-after").unwrap().parse().unwrap();
     assert_eq!(rounded, u64::div_ceil(exact, 1_000));

@@ -1,7 +1,7 @@
 //! What those who call may take, and what their responses say of it.
 
 use crate::harness::raw::RawBackend;
-use crate::harness::{Answer, CHAT, Gateway, Setup};
+use crate::harness::{CHAT, Gateway, Response, Setup};
 use mock_azure::Fault;
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -32,12 +32,12 @@ fn chat() -> Value {
     })
 }
 
-async fn ask(gateway: &Gateway, who: &str) -> Answer {
+async fn ask(gateway: &Gateway, who: &str) -> Response {
     gateway.client.post_with(CHAT, &[(WHO, who)], &chat()).await
 }
 
 /// Asks until the gateway refuses; the answers before, and the refusal.
-async fn ask_until_refused(gateway: &Gateway, who: &str) -> (Vec<Answer>, Answer) {
+async fn ask_until_refused(gateway: &Gateway, who: &str) -> (Vec<Response>, Response) {
     let mut answers = Vec::new();
     loop {
         let answer = ask(gateway, who).await;
@@ -50,11 +50,11 @@ async fn ask_until_refused(gateway: &Gateway, who: &str) -> (Vec<Answer>, Answer
 }
 
 /// What an answer took, by its own account.
-fn used(answer: &Answer) -> u64 {
+fn used(answer: &Response) -> u64 {
     answer.json()["usage"]["total_tokens"].as_u64().unwrap()
 }
 
-fn number(answer: &Answer, header: &str) -> u64 {
+fn number(answer: &Response, header: &str) -> u64 {
     let value = answer.header(header);
     value.unwrap_or_else(|| panic!("no {header}: {:?}", answer.headers)).parse().unwrap()
 }

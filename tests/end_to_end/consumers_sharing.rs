@@ -1,6 +1,6 @@
 //! Consumers that want more than there is: each gets what is his, and batch gets what is left.
 
-use crate::harness::{Answer, CHAT, Client, Gateway, Setup};
+use crate::harness::{CHAT, Client, Gateway, Response, Setup};
 use mock_azure::{Kind, MockConfig};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -20,12 +20,17 @@ fn chat(tokens: u64) -> Value {
     })
 }
 
-async fn ask(client: &Client, who: &str, tokens: u64) -> Answer {
+async fn ask(client: &Client, who: &str, tokens: u64) -> Response {
     client.post_with(CHAT, &[(WHO, who)], &chat(tokens)).await
 }
 
 /// Asks as fast as answers come, with as many requests at a time as there are `lanes`, for `time`.
-async fn flood(gateway: &Gateway, who: &'static str, lanes: usize, time: Duration) -> Vec<Answer> {
+async fn flood(
+    gateway: &Gateway,
+    who: &'static str,
+    lanes: usize,
+    time: Duration,
+) -> Vec<Response> {
     let end = Instant::now() + time;
     let mut tasks = JoinSet::new();
     for _ in 0..lanes {
@@ -42,7 +47,7 @@ async fn flood(gateway: &Gateway, who: &'static str, lanes: usize, time: Duratio
 }
 
 /// Asks every 100 ms for `time`.
-async fn stroll(gateway: &Gateway, who: &str, tokens: u64, time: Duration) -> Vec<Answer> {
+async fn stroll(gateway: &Gateway, who: &str, tokens: u64, time: Duration) -> Vec<Response> {
     let (end, mut clock) =
         (Instant::now() + time, tokio::time::interval(Duration::from_millis(100)));
     let mut answers = Vec::new();
@@ -69,15 +74,15 @@ fn with_provisioned(setup: Setup) -> Setup {
     setup.backend_with("ptu", keys, provisioned)
 }
 
-fn with_status(answers: &[Answer], status: u16) -> usize {
+fn with_status(answers: &[Response], status: u16) -> usize {
     answers.iter().filter(|answer| answer.status == status).count()
 }
 
-fn served_by(answers: &[Answer], name: &str) -> usize {
+fn served_by(answers: &[Response], name: &str) -> usize {
     answers.iter().filter(|answer| answer.served_by() == name).count()
 }
 
-fn tokens_of(answers: &[Answer]) -> u64 {
+fn tokens_of(answers: &[Response]) -> u64 {
     let served = answers.iter().filter(|answer| answer.status == 200);
     served.map(|answer| answer.json()["usage"]["total_tokens"].as_u64().unwrap()).sum()
 }

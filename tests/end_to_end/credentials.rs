@@ -1,6 +1,6 @@
 //! Whose key goes where: the gateway's to its own backend, the client's nowhere unless told.
 
-use crate::harness::{Answer, CHAT, Gateway, Setup, chat_body, key_of};
+use crate::harness::{CHAT, Gateway, Response, Setup, chat_body, key_of};
 use mock_azure::{Fault, MockConfig, Record};
 use serde_json::json;
 
@@ -11,7 +11,7 @@ fn let_everyone_in(mock: MockConfig) -> MockConfig {
     MockConfig { api_key: None, ..mock }
 }
 
-async fn chat_with(gateway: &Gateway, headers: &[(&str, &str)]) -> Answer {
+async fn chat_with(gateway: &Gateway, headers: &[(&str, &str)]) -> Response {
     let answer = gateway.client.post_with(CHAT, headers, &chat_body()).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer

@@ -2,22 +2,17 @@
 //! refuse behind the gateway.
 
 use crate::harness::raw::RawBackend;
-use crate::harness::{Answer, Gateway, Setup, first_and_second};
+use crate::harness::{Gateway, Response, Setup, first_and_second};
 use mock_azure::{ErrorShape, Fault};
 use serde_json::{Value, json};
 use std::sync::Arc;
-
-/// The part of Envoy's configuration below which routes and filters are.
-fn connection_manager(bootstrap: &mut Value) -> &mut Value {
-    &mut bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-}
 
 /// Puts a filter between Spillway and the router.
 async fn behind(filter: Value) -> Gateway {
     first_and_second()
         .settings(|settings| {
             settings.adjust = Some(Arc::new(move |bootstrap| {
-                let filters = &mut connection_manager(bootstrap)["http_filters"];
+                let filters = &mut bootstrap.manager()["http_filters"];
                 let filters = filters.as_array_mut().unwrap();
                 let router = filters.len() - 1;
                 filters.insert(router, filter.clone());
@@ -27,7 +22,7 @@ async fn behind(filter: Value) -> Gateway {
         .await
 }
 
-fn assert_error(answer: &Answer, status: u16, r#type: &str) {
+fn assert_error(answer: &Response, status: u16, r#type: &str) {
     assert_eq!(answer.status, status, "{}", answer.text());
     let error = &answer.json()["error"];
     assert_eq!(error["type"], r#type, "{}", answer.text());
@@ -35,7 +30,7 @@ fn assert_error(answer: &Answer, status: u16, r#type: &str) {
     assert_eq!(answer.header("x-spillway-retry"), None);
 }
 
-fn assert_says_when(answer: &Answer) {
+fn assert_says_when(answer: &Response) {
     let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=60).contains(&seconds), "{seconds}");
 }
@@ -45,8 +40,7 @@ async fn a_retry_that_envoy_does_not_make_ends_with_the_last_attempts_error() {
     let gateway = first_and_second()
         .settings(|settings| {
             settings.adjust = Some(Arc::new(|bootstrap| {
-                let hosts = &mut connection_manager(bootstrap)["route_config"]["virtual_hosts"];
-                hosts[0]["routes"][0]["route"]["retry_policy"]["num_retries"] = json!(0);
+                bootstrap.routes()[0]["route"]["retry_policy"]["num_retries"] = json!(0);
             }));
         })
         .start()

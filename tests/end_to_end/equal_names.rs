@@ -27,7 +27,7 @@ async fn two_listeners(second: Value) -> (Gateway, Client) {
         .settings(|settings| settings.more_listeners.push(second))
         .start()
         .await;
-    let other = gateway.client_of(gateway.envoy.more_ports[0]);
+    let other = gateway.client_of(gateway.more_ports[0]);
     (gateway, other)
 }
 
@@ -86,7 +86,7 @@ async fn a_configuration_that_is_replaced_often_keeps_gates_and_still_counts() {
         let mut changed = gateway.configuration.clone();
         changed["response"]["served_by_header"] = json!("x-served-by");
         changed["request_body"] = json!({"max_bytes": 1_000_000 + number});
-        gateway.envoy.replace(&changed);
+        gateway.replace(&changed);
         eventually("it is replaced", async || gateway.envoy.stat(updated).await > before).await;
         assert_eq!(served_by(&gateway.another_client()).await, "b");
     }

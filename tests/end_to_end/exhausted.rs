@@ -1,6 +1,6 @@
 //! What the client is told when no backend can serve, or when no backend is asked.
 
-use crate::harness::{Answer, CHAT, Client, Gateway, Setup, chat_body};
+use crate::harness::{CHAT, Client, Gateway, Response, Setup, chat_body};
 use bytes::Bytes;
 use hyper::Method;
 use mock_azure::Fault;
@@ -157,7 +157,7 @@ async fn a_body_that_is_not_json_is_a_400_and_touches_no_backend() {
     assert_eq!(gateway.counts(), [0, 0]);
 }
 
-async fn post_text(client: &Client, body: &str) -> Answer {
+async fn post_text(client: &Client, body: &str) -> Response {
     let headers = [("content-type", "application/json")];
     client.send(Method::POST, CHAT, &headers, Bytes::from(body.to_owned())).await.unwrap()
 }
@@ -170,11 +170,11 @@ fn throttle(delay_ms: u64) -> Fault {
     Fault::Throttle { retry_after_ms: Some(delay_ms) }
 }
 
-fn delay_ms(answer: &Answer) -> u64 {
+fn delay_ms(answer: &Response) -> u64 {
     answer.header("retry-after-ms").unwrap().parse().unwrap()
 }
 
-fn assert_exhausted(answer: &Answer, status: u16, delay: std::ops::RangeInclusive<u64>) {
+fn assert_exhausted(answer: &Response, status: u16, delay: std::ops::RangeInclusive<u64>) {
     assert_error(
         answer,
         status,
@@ -187,7 +187,7 @@ fn assert_exhausted(answer: &Answer, status: u16, delay: std::ops::RangeInclusiv
     assert_eq!(answer.header("retry-after"), Some(seconds.as_str()));
 }
 
-fn assert_error(answer: &Answer, status: u16, kind: &str, code: &str) {
+fn assert_error(answer: &Response, status: u16, kind: &str, code: &str) {
     assert_eq!(answer.status, status, "{}", answer.text());
     assert_eq!(answer.header("content-type"), Some("application/json"));
     let error = answer.json()["error"].clone();

@@ -1,7 +1,7 @@
 //! Who is to blame decides: what goes to another backend, what trips the one, and what is the
 //! client's own affair. And what a failover costs.
 
-use crate::harness::{Answer, CHAT, Client, Gateway, Setup, chat_body, first_and_second, key_of};
+use crate::harness::{CHAT, Client, Gateway, Response, Setup, chat_body, first_and_second, key_of};
 use mock_azure::{Fault, MockConfig};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -76,7 +76,7 @@ async fn a_prompt_too_long_for_the_model_is_the_clients_affair() {
 }
 
 /// The answers to a whole request and to one for a stream that `first` answers with `fault`.
-async fn both_ways(gateway: &Gateway, fault: Fault) -> [Answer; 2] {
+async fn both_ways(gateway: &Gateway, fault: Fault) -> [Response; 2] {
     gateway.mock("first").push_fault(fault.clone());
     let whole = gateway.chat().await;
     gateway.mock("first").push_fault(fault);
@@ -153,7 +153,7 @@ async fn a_network_rule_of_the_resource_is_a_fault_of_the_backend() {
 
 /// Sends `count` requests at once, all of which must be answered by the second backend although
 /// the first one got every one of them.
-async fn all_fail_over_at_once(fault: Fault, count: usize, workers: u32) {
+async fn all_fail_over_at_once(fault: Fault, count: usize, workers: usize) {
     // The first backend answers only when all have arrived; the pool has the defaults.
     let gateway = Setup::new()
         .backend_with("first", json!({"priority": 1}), |mock| {
@@ -209,7 +209,7 @@ async fn a_failover_adds_less_than_three_milliseconds_at_the_median() {
             let both = failing_over.chat().await;
             assert_eq!([failed.status, served.status, both.status], [503, 200, 200]);
             assert_eq!(both.header("x-spillway-attempts"), Some("2"));
-            let ms = |answer: &Answer| answer.took.as_secs_f64() * 1_000.0;
+            let ms = |answer: &Response| answer.took.as_secs_f64() * 1_000.0;
             added.push(ms(&both) - ms(&served) - ms(&failed));
         }
         added.sort_by(f64::total_cmp);

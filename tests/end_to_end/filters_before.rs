@@ -1,15 +1,13 @@
 //! Envoy's own filters before Spillway, as docs/operations.md shows them.
 
-use crate::harness::shipped::shipped_file;
 use crate::harness::{CHAT, Gateway, Setup, chat_body};
 use serde_json::{Value, json};
 use std::sync::Arc;
-
-const MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+use testbed::programs::text_of;
 
 /// The example of docs/operations.md that begins with `first`.
 fn example(first: &str) -> Value {
-    let document = shipped_file("docs/operations.md");
+    let document = text_of("docs/operations.md");
     let shown = document.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
     let found = shown.into_iter().find(|yaml| yaml.starts_with(first)).unwrap();
     serde_yaml_ng::from_str(found).unwrap()
@@ -27,8 +25,7 @@ async fn behind(filter: Value) -> Gateway {
         .settings(|settings| {
             settings.filters_before.push(filter);
             settings.adjust = Some(Arc::new(move |whole| {
-                let manager = whole.pointer_mut(MANAGER).unwrap();
-                manager["local_reply_config"] = replies["local_reply_config"].clone();
+                whole.manager()["local_reply_config"] = replies["local_reply_config"].clone();
             }));
         })
         .start()
@@ -121,7 +118,6 @@ async fn questions(has_catch_all: bool) -> u64 {
             settings.has_catch_all = has_catch_all;
             settings.filters_before.push(filter);
             settings.adjust = Some(Arc::new(|whole| {
-                let clusters = whole.pointer_mut("/static_resources/clusters").unwrap();
                 let service = json!({
                     "name": "ratelimit",
                     "type": "STATIC",
@@ -136,7 +132,7 @@ async fn questions(has_catch_all: bool) -> u64 {
                             {"address": "127.0.0.1", "port_value": 1}}}}]}
                     ]}
                 });
-                clusters.as_array_mut().unwrap().push(service);
+                whole.clusters().push(service);
             }));
         })
         .start()

@@ -2,7 +2,7 @@
 //! backend's to give, and costs nothing; one whose client leaves was given all the same.
 
 use crate::harness::raw::RawBackend;
-use crate::harness::{Answer, CHAT, Gateway, Setup, chat_body, eventually, forgetful};
+use crate::harness::{CHAT, Gateway, Response, Setup, chat_body, eventually, forgetful};
 use bytes::Bytes;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ async fn start(headers: &[&str], port: u16) -> Gateway {
 
 const HEADERS: [&str; 2] = ["remaining_tokens_header", "consumed_tokens_header"];
 
-fn number(answer: &Answer, header: &str) -> u64 {
+fn number(answer: &Response, header: &str) -> u64 {
     answer.header(header).unwrap_or_else(|| panic!("{:?}", answer.headers)).parse().unwrap()
 }
 

@@ -74,9 +74,9 @@ async fn names_that_resolve_late_open_no_breaker() {
 async fn a_list_of_endpoints_that_is_empty_is_a_failed_attempt() {
     let gateway = first_at(Hosts::File).start().await;
     assert_second_serves(&gateway).await;
-    gateway.envoy.set_hosts("first", Some(gateway.mock("first").port()));
+    gateway.set_hosts("first", Some(gateway.mock("first").port()));
     first_comes_back(&gateway).await;
-    gateway.envoy.set_hosts("first", None);
+    gateway.set_hosts("first", None);
     eventually("the second backend serves", async || {
         let answer = gateway.chat().await;
         assert_eq!(answer.status, 200, "{}", answer.text());
@@ -132,7 +132,7 @@ async fn listeners_of_one_envoy_serve_side_by_side() {
         })
         .start()
         .await;
-    let beside = gateway.client_of(gateway.envoy.more_ports[0]);
+    let beside = gateway.client_of(gateway.more_ports[0]);
     assert_eq!(gateway.chat().await.served_by(), "first");
     assert_eq!(beside.post(CHAT, &chat_body()).await.served_by(), "second");
 }

@@ -12,9 +12,6 @@
     reason = "tests fail by panicking, and measure real time"
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod harness;
 
 mod allowed_operations;

@@ -1,8 +1,9 @@
 //! A backend to which Envoy has no way: it is told at the first sight, and then left alone.
 
 use crate::harness::{Gateway, Hosts, Setup, first_and_second, host_of};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Arc;
+use testbed::bootstrap::{Bootstrap, matcher};
 
 const MISROUTED: &str =
     "wasmcustom.spillway_attempts_total.pool.gpt.backend.first.outcome.misrouted";
@@ -71,13 +72,8 @@ async fn a_cluster_without_any_endpoint_costs_one_request() {
 #[tokio::test]
 async fn a_route_that_confuses_two_backends_costs_one_request_and_shows_no_key() {
     let setup = first_and_second().settings(|settings| {
-        settings.adjust = Some(Arc::new(|bootstrap: &mut Value| {
-            let manager = &mut bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]
-                ["filters"][0]["typed_config"];
-            let route =
-                &mut manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"];
-            let matcher = &mut route["inline_cluster_specifier_plugin"]["extension"]["typed_config"]
-                ["cluster_matcher"]["matcher_tree"]["exact_match_map"]["map"];
+        settings.adjust = Some(Arc::new(|bootstrap: &mut Bootstrap| {
+            let matcher = matcher(&mut bootstrap.routes()[0]);
             matcher["first"] = matcher["second"].clone();
         }));
     });
@@ -108,8 +104,7 @@ async fn a_cluster_without_the_attempt_filter_is_asked_once() {
         .backend("second", json!({"priority": 2}))
         .settings(|settings| {
             settings.adjust = Some(Arc::new(|whole| {
-                let clusters = whole["static_resources"]["clusters"].as_array_mut().unwrap();
-                let first = clusters.iter_mut().find(|it| it["name"] == "first").unwrap();
+                let first = whole.cluster("first");
                 first.as_object_mut().unwrap().remove("typed_extension_protocol_options");
             }));
         })

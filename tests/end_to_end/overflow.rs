@@ -4,16 +4,15 @@
 use crate::harness::{Gateway, Setup, eventually};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use testbed::Bootstrap;
 
 async fn start(limits: Value) -> Gateway {
     Setup::new()
         .backend("first", json!({"priority": 1, "quota_group": "all"}))
         .backend("second", json!({"priority": 2, "quota_group": "all"}))
         .settings(|settings| {
-            settings.adjust = Some(Arc::new(move |bootstrap: &mut Value| {
-                let clusters = bootstrap["static_resources"]["clusters"].as_array_mut().unwrap();
-                let first = clusters.iter_mut().find(|it| it["name"] == "first").unwrap();
-                first["circuit_breakers"]["thresholds"][0] = limits.clone();
+            settings.adjust = Some(Arc::new(move |bootstrap: &mut Bootstrap| {
+                bootstrap.cluster("first")["circuit_breakers"]["thresholds"][0] = limits.clone();
             }));
         })
         .start()

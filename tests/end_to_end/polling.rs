@@ -1,6 +1,6 @@
 //! Reading what is stored costs nobody tokens: the usage in it is that of another request.
 
-use crate::harness::{Answer, Gateway, Setup};
+use crate::harness::{Gateway, Response, Setup};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -27,13 +27,13 @@ async fn gateway() -> Gateway {
         .await
 }
 
-async fn send(gateway: &Gateway, method: Method, path: &str, body: &Value) -> Answer {
+async fn send(gateway: &Gateway, method: Method, path: &str, body: &Value) -> Response {
     let headers = [("x-consumer", "a"), ("content-type", "application/json")];
     let body = if body.is_null() { String::new() } else { body.to_string() };
     gateway.client.send(method, path, &headers, body.into()).await.unwrap()
 }
 
-fn number(answer: &Answer, name: &str) -> u64 {
+fn number(answer: &Response, name: &str) -> u64 {
     let value = answer.header(name).unwrap_or_else(|| panic!("no {name}: {:?}", answer.headers));
     value.parse().unwrap()
 }

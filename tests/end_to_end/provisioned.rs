@@ -3,7 +3,7 @@
 //!
 //! The load is open loop: requests come when they come, whatever became of the ones before.
 
-use crate::harness::{Answer, CHAT, Client, Gateway, Setup};
+use crate::harness::{CHAT, Client, Gateway, Response, Setup};
 use mock_azure::Kind;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -134,7 +134,7 @@ async fn offer(gateway: &Gateway, form: Form, length: Duration) -> Run {
     }
 }
 
-fn is_whole(answer: &Answer, form: Form) -> bool {
+fn is_whole(answer: &Response, form: Form) -> bool {
     let ends_well = match form {
         Form::Whole => answer.complete,
         Form::Streamed => answer.text().ends_with("data: [DONE]\n\n"),

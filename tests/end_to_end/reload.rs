@@ -21,7 +21,7 @@ async fn a_new_configuration_takes_effect_and_a_running_stream_ends_under_the_ol
     let mut changed = gateway.configuration.clone();
     changed["pools"][0]["backends"].as_array_mut().unwrap().remove(0);
     changed["response"]["served_by_header"] = json!("x-backend");
-    gateway.envoy.replace(&changed);
+    gateway.replace(&changed);
     takes_effect(&gateway, "x-backend", "b").await;
     let before = gateway.records("a").len();
     assert!(!stream.is_finished(), "the stream must outlast the change");
@@ -47,7 +47,7 @@ async fn a_request_that_waits_while_the_configuration_changes_is_served() {
     });
     let mut changed = gateway.configuration.clone();
     changed["response"]["served_by_header"] = json!("x-backend");
-    gateway.envoy.replace(&changed);
+    gateway.replace(&changed);
     // A request under the new configuration waits for the same gate.
     eventually("it is replaced", async || gateway.envoy.stat(UPDATED).await == 2).await;
     let under_new = spawn_chat(&gateway);
@@ -79,7 +79,7 @@ async fn waiting_works_after_the_configuration_of_one_who_waited_is_gone() {
     eventually("it waits", async || gateway.envoy.stat(ACTIVE).await == 1).await;
     let mut changed = gateway.configuration.clone();
     changed["pools"][0]["backends"].as_array_mut().unwrap().remove(0);
-    gateway.envoy.replace(&changed);
+    gateway.replace(&changed);
     eventually("it is replaced", async || gateway.envoy.stat(UPDATED).await == 2).await;
     left.abort();
     let draining = "listener_manager.total_filter_chains_draining";
@@ -122,7 +122,7 @@ async fn gates_and_breakers_of_backends_whose_name_stays_are_kept() {
     let backends = changed["pools"][0]["backends"].as_array_mut().unwrap();
     backends.rotate_left(1);
     backends[0]["weight"] = json!(7);
-    gateway.envoy.replace(&changed);
+    gateway.replace(&changed);
     takes_effect(&gateway, "x-backend", "c").await;
     let answer = gateway.another_client().post(CHAT, &chat_body()).await;
     let trail = answer.header("x-spillway-trail").unwrap();
@@ -137,7 +137,7 @@ async fn a_bad_configuration_is_refused_and_the_old_one_goes_on() {
     bad["response"]["served_by_header"] = json!("x-backend");
     bad["pools"][0]["failovr"] = json!({});
     bad["pools"][0]["backends"][1]["priority"] = json!(101);
-    gateway.envoy.replace(&bad);
+    gateway.replace(&bad);
     let rejected = "listener_manager.lds.update_rejected";
     eventually("it is refused", async || gateway.envoy.stat(rejected).await == 1).await;
     for problem in [
@@ -153,7 +153,7 @@ async fn a_bad_configuration_is_refused_and_the_old_one_goes_on() {
     // A good one after it is taken.
     let mut good = gateway.configuration.clone();
     good["response"]["served_by_header"] = json!("x-backend");
-    gateway.envoy.replace(&good);
+    gateway.replace(&good);
     takes_effect(&gateway, "x-backend", "a").await;
 }
 
@@ -230,16 +230,16 @@ async fn takes_effect(gateway: &Gateway, header: &str, backend: &str) {
     .await;
 }
 
-fn spawn_chat(gateway: &Gateway) -> tokio::task::JoinHandle<crate::harness::Answer> {
+fn spawn_chat(gateway: &Gateway) -> tokio::task::JoinHandle<crate::harness::Response> {
     spawn(gateway.another_client(), chat_body())
 }
 
-fn spawn_stream(gateway: &Gateway) -> tokio::task::JoinHandle<crate::harness::Answer> {
+fn spawn_stream(gateway: &Gateway) -> tokio::task::JoinHandle<crate::harness::Response> {
     let mut body = chat_body();
     body["stream"] = json!(true);
     spawn(gateway.another_client(), body)
 }
 
-fn spawn(client: Client, body: Value) -> tokio::task::JoinHandle<crate::harness::Answer> {
+fn spawn(client: Client, body: Value) -> tokio::task::JoinHandle<crate::harness::Response> {
     tokio::spawn(async move { client.post(CHAT, &body).await })
 }

@@ -1,7 +1,7 @@
 //! What a backend says in headers reaches the client unless it names the backend's host, is a credential, or
 //! would speak for the gateway's own host.
 
-use crate::harness::{Answer, Gateway, Setup, deployment_of, host_of, key_of};
+use crate::harness::{Gateway, Response, Setup, deployment_of, host_of, key_of};
 use mock_azure::{Fault, MockConfig};
 use serde_json::{Value, json};
 
@@ -73,7 +73,7 @@ fn all_headers() -> Vec<(String, String)> {
     unwanted().into_iter().chain(harmless).collect()
 }
 
-fn assert_clean(answer: &Answer, what: &str) {
+fn assert_clean(answer: &Response, what: &str) {
     let text = format!("{:?}", answer.headers);
     for told in [SECRET, &host_of("north"), &key_of("north"), &deployment_of("north")] {
         assert!(!text.to_lowercase().contains(told), "{what}: {told} in {text}");

@@ -6,13 +6,13 @@
 //! asynchronous forms, for Node OpenAI and AzureOpenAI).
 
 use crate::harness::{Gateway, Setup, deployment_of, host_of, key_of};
-use crate::support::{node_binary, node_sdk, python_binary, python_sdk, root};
 use mock_azure::{Fault, Record};
 use serde_json::{Value, json};
 use std::env;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use testbed::programs::{node_binary, node_sdk, python_binary, python_sdk, root};
 
 /// One SDK: how its scripts are run, and with how many clients each runs.
 #[derive(Clone, Copy)]

@@ -1,7 +1,7 @@
 //! A refusal for want of capacity of a service tier concerns only who asked for the tier, wherever the
 //! request says so and however little of it the gateway has to read.
 
-use crate::harness::{Answer, CHAT, Gateway, Setup};
+use crate::harness::{CHAT, Gateway, Response, Setup};
 use bytes::Bytes;
 use hyper::Method;
 use serde_json::json;
@@ -25,7 +25,7 @@ async fn refusing_tiers(pool: serde_json::Value, keys: serde_json::Value) -> Gat
         .await
 }
 
-async fn ask(gateway: &Gateway, path: &str, body: &str) -> Answer {
+async fn ask(gateway: &Gateway, path: &str, body: &str) -> Response {
     let headers = [("content-type", "application/json")];
     let body = Bytes::copy_from_slice(body.as_bytes());
     gateway.client.send(Method::POST, path, &headers, body).await.unwrap()

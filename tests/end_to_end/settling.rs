@@ -4,7 +4,7 @@
 //! fit by what they use, and far fewer (or more) by what they were expected to use. And a request
 //! that is larger than the whole limit is admitted only while nothing at all is counted.
 
-use crate::harness::{Answer, Asking, CHAT, Gateway, Setup, eventually, forgetful};
+use crate::harness::{Asking, CHAT, Gateway, Response, Setup, eventually, forgetful};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -130,7 +130,7 @@ fn whole(asking: Asking) -> (&'static str, Value) {
     }
 }
 
-async fn send_whole(gateway: &Gateway, asking: Asking) -> Answer {
+async fn send_whole(gateway: &Gateway, asking: Asking) -> Response {
     let (path, body) = whole(asking);
     gateway.client.post(path, &body).await
 }

@@ -1,11 +1,12 @@
 //! The shipped Envoy configurations themselves, in real Envoy: with TLS, with names, with hosts that are missing.
 
-use crate::harness::shipped::{cluster, run_azure, run_local, shipped_file, shipped_host};
+use crate::harness::shipped::{run_azure, run_local, shipped_host};
 use crate::harness::{Gateway, Name, eventually};
 use mock_azure::Fault;
 use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
+use testbed::programs::text_of;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// From the range for documentation: no machine has it.
@@ -26,9 +27,9 @@ async fn serves(gateway: &Gateway, backend: &str) {
 
 /// The text of `envoy/azure.yaml` with the filter's configuration that the README shows.
 fn as_the_readme_says() -> String {
-    let readme = shipped_file("README.md");
+    let readme = text_of("README.md");
     let shown = readme.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
-    let azure = shipped_file("envoy/azure.yaml");
+    let azure = text_of("envoy/azure.yaml");
     let (before, rest) = azure.split_once("                  value: |\n").unwrap();
     let (_, after) = rest.split_once("          - name: envoy.filters.http.router\n").unwrap();
     let indented: String =
@@ -53,7 +54,7 @@ async fn who_does_what_the_readme_says_has_a_gateway_that_serves_over_tls_1_3() 
 #[tokio::test]
 async fn a_silent_name_server_neither_keeps_envoy_from_starting_nor_requests_from_being_served() {
     let started = Instant::now();
-    let azure = shipped_file("envoy/azure.yaml");
+    let azure = text_of("envoy/azure.yaml");
     let shipped = run_azure(&azure, &[("ptu-uksouth", Name::Silent)]).await;
     // Envoy asks four times, for five seconds and longer, before it gives up.
     assert!(started.elapsed() < Duration::from_secs(18), "{:?}", started.elapsed());
@@ -70,7 +71,7 @@ async fn a_silent_name_server_neither_keeps_envoy_from_starting_nor_requests_fro
 
 #[tokio::test]
 async fn a_host_with_addresses_of_both_kinds_is_reached_where_ipv6_does_not_work() {
-    let azure = shipped_file("envoy/azure.yaml");
+    let azure = text_of("envoy/azure.yaml");
     let both = Name::At(vec![NOWHERE, HERE]);
     let only = Name::At(vec![NOWHERE]);
     let shipped = run_azure(&azure, &[("ptu-uksouth", both), ("payg-sweden", only)]).await;
@@ -84,7 +85,7 @@ async fn a_host_with_addresses_of_both_kinds_is_reached_where_ipv6_does_not_work
 async fn a_host_that_is_known_later_serves_from_then_on() {
     // What failed while there was no address must not keep the backend away for longer than this test waits.
     let open = r#""circuit_breaker": {"rules": []}, "models": ["#;
-    let azure = shipped_file("envoy/azure.yaml").replace(r#""models": ["#, open);
+    let azure = text_of("envoy/azure.yaml").replace(r#""models": ["#, open);
     let none = Name::At(Vec::new());
     let nobody = ["payg-sweden", "payg-france"].map(|name| (name, none.clone()));
     let shipped = run_azure(&azure, &nobody).await;
@@ -96,7 +97,7 @@ async fn a_host_that_is_known_later_serves_from_then_on() {
 
 #[tokio::test]
 async fn a_certificate_of_another_host_is_refused_and_another_backend_serves() {
-    let azure = shipped_file("envoy/azure.yaml");
+    let azure = text_of("envoy/azure.yaml");
     let (host, other) = (shipped_host("ptu-uksouth"), "contoso.example.com");
     let text = azure.replace(&format!("sni: {host}"), &format!("sni: {other}"));
     let shipped = run_azure(&text, &[]).await;
@@ -107,8 +108,7 @@ async fn a_certificate_of_another_host_is_refused_and_another_backend_serves() {
 #[tokio::test]
 async fn the_local_file_serves_while_a_backend_has_no_host() {
     let gateway = run_local(|whole| {
-        cluster(whole, "ptu-uksouth")["load_assignment"]["endpoints"][0]["lb_endpoints"] =
-            json!([]);
+        whole.cluster("ptu-uksouth")["load_assignment"]["endpoints"][0]["lb_endpoints"] = json!([]);
     })
     .await;
     for _ in 0..2 {
@@ -120,7 +120,7 @@ async fn the_local_file_serves_while_a_backend_has_no_host() {
 
 #[tokio::test]
 async fn a_response_with_more_headers_than_envoy_likes_is_no_reset() {
-    let shipped = run_azure(&shipped_file("envoy/azure.yaml"), &[]).await;
+    let shipped = run_azure(&text_of("envoy/azure.yaml"), &[]).await;
     let azure = &shipped.gateway;
     serves(azure, "ptu-uksouth").await;
     let many = (0..300).map(|number| (format!("x-many-{number}"), "1".to_owned()));

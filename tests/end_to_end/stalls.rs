@@ -4,10 +4,11 @@ use crate::harness::{CHAT, Gateway, Setup, chat_body, eventually};
 use bytes::Bytes;
 use hyper::Method;
 use mock_azure::Fault;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
+use testbed::Bootstrap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -134,10 +135,8 @@ async fn a_limit_of_the_whole_request_is_not_held_against_the_backend_that_was_a
         .backend("second", json!({"priority": 2}))
         .settings(|settings| {
             settings.per_try_timeout = Duration::from_secs(2);
-            settings.adjust = Some(Arc::new(|bootstrap: &mut Value| {
-                let manager = &mut bootstrap["static_resources"]["listeners"][0]["filter_chains"]
-                    [0]["filters"][0]["typed_config"];
-                manager["stream_idle_timeout"] = json!("3s");
+            settings.adjust = Some(Arc::new(|bootstrap: &mut Bootstrap| {
+                bootstrap.manager()["stream_idle_timeout"] = json!("3s");
             }));
         })
         .start()

@@ -7,6 +7,7 @@ use hyper::{HeaderMap, Request, Response};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
+use testbed::bootstrap::{Bootstrap, protocol_options};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -185,14 +186,11 @@ async fn trailers_of_chunks_end_requests_and_answers_like_any_other_end() {
     let gateway = Setup::new()
         .backend_elsewhere("first", json!({}), port)
         .settings(|settings| {
-            settings.adjust = Some(Arc::new(|bootstrap: &mut Value| {
-                let resources = &mut bootstrap["static_resources"];
+            settings.adjust = Some(Arc::new(|bootstrap: &mut Bootstrap| {
                 let trailers = json!({"enable_trailers": true});
-                resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-                    ["http_protocol_options"] = trailers.clone();
-                resources["clusters"][0]["typed_extension_protocol_options"]
-                    ["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
-                    ["explicit_http_config"]["http_protocol_options"] = trailers;
+                bootstrap.manager()["http_protocol_options"] = trailers.clone();
+                let options = protocol_options(&mut bootstrap.clusters()[0]);
+                options["explicit_http_config"]["http_protocol_options"] = trailers;
             }));
         })
         .start()

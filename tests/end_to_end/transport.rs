@@ -1,9 +1,10 @@
 //! Why a connection was not made is told in the trail and in the log.
 
 use crate::harness::{Gateway, Setup, eventually, forgetful};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use testbed::Bootstrap;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
@@ -14,10 +15,8 @@ async fn start(port: u16) -> Gateway {
         .backend_elsewhere("first", json!({"priority": 1}), port)
         .pool(forgetful())
         .settings(|settings| {
-            settings.adjust = Some(Arc::new(|bootstrap: &mut Value| {
-                let clusters = bootstrap["static_resources"]["clusters"].as_array_mut().unwrap();
-                let first = clusters.iter_mut().find(|cluster| cluster["name"] == "first").unwrap();
-                first["transport_socket"] = json!({
+            settings.adjust = Some(Arc::new(|bootstrap: &mut Bootstrap| {
+                bootstrap.cluster("first")["transport_socket"] = json!({
                     "name": "tls",
                     "typed_config": {
                         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"

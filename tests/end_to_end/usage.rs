@@ -2,7 +2,9 @@
 //! learned is told to Envoy.
 
 use crate::harness::raw::RawBackend;
-use crate::harness::{Answer, CHAT, Client, Gateway, Setup, chat_body, deployment_of, eventually};
+use crate::harness::{
+    CHAT, Client, Gateway, Response, Setup, chat_body, deployment_of, eventually,
+};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -25,7 +27,7 @@ fn body(members: &str) -> String {
     format!(r#"{{"model":"gpt-4o",{messages},{members}}}"#)
 }
 
-async fn send(gateway: &Gateway, path: &str, body: &str) -> Answer {
+async fn send(gateway: &Gateway, path: &str, body: &str) -> Response {
     let headers = [("content-type", "application/json")];
     let body = Bytes::from(body.to_owned());
     let answer = gateway.client.send(Method::POST, path, &headers, body).await.unwrap();
@@ -49,7 +51,7 @@ async fn direct(gateway: &Gateway, members: &str) -> (Vec<String>, String) {
 }
 
 /// The events with what differs each time made equal.
-fn events(answer: &Answer) -> Vec<String> {
+fn events(answer: &Response) -> Vec<String> {
     let text = answer.text();
     assert!(text.ends_with("\n\n"), "{text}");
     text.split_inclusive("\n\n").map(without_ids).collect()

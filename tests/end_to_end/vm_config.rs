@@ -1,17 +1,17 @@
 //! Settings of Envoy without which the two roles do not work together: the answer and the log say which.
 
 use crate::harness::first_and_second;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Arc;
+use testbed::bootstrap::{Bootstrap, protocol_options};
 
 #[tokio::test]
 async fn roles_in_different_vms_are_told_in_answer_and_log() {
     let gateway = first_and_second()
         .settings(|settings| {
-            settings.adjust = Some(Arc::new(|bootstrap: &mut Value| {
-                for cluster in bootstrap["static_resources"]["clusters"].as_array_mut().unwrap() {
-                    let filters = &mut cluster["typed_extension_protocol_options"]
-                        ["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]["http_filters"];
+            settings.adjust = Some(Arc::new(|bootstrap: &mut Bootstrap| {
+                for cluster in bootstrap.clusters() {
+                    let filters = &mut protocol_options(cluster)["http_filters"];
                     filters[0]["typed_config"]["config"]["vm_config"]["configuration"] = json!({
                         "@type": "type.googleapis.com/google.protobuf.StringValue",
                         "value": "another"
@@ -37,10 +37,8 @@ async fn roles_in_different_vms_are_told_in_answer_and_log() {
 async fn bodies_that_envoy_does_not_show_are_told_in_answer_and_log() {
     let gateway = first_and_second()
         .settings(|settings| {
-            settings.adjust = Some(Arc::new(|bootstrap: &mut Value| {
-                let manager = &mut bootstrap["static_resources"]["listeners"][0]["filter_chains"]
-                    [0]["filters"][0]["typed_config"];
-                let filter = &mut manager["http_filters"][0]["typed_config"]["config"];
+            settings.adjust = Some(Arc::new(|bootstrap: &mut Bootstrap| {
+                let filter = &mut bootstrap.manager()["http_filters"][0]["typed_config"]["config"];
                 filter.as_object_mut().unwrap().remove("allow_on_headers_stop_iteration").unwrap();
             }));
         })
@@ -64,11 +62,9 @@ async fn responses_that_envoy_does_not_show_to_the_attempt_are_told_and_reach_th
     let gateway = first_and_second()
         .whole(json!({"consumers": consumers}))
         .settings(|settings| {
-            settings.adjust = Some(Arc::new(|bootstrap: &mut Value| {
-                for cluster in bootstrap["static_resources"]["clusters"].as_array_mut().unwrap() {
-                    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-                    let filters =
-                        &mut cluster["typed_extension_protocol_options"][options]["http_filters"];
+            settings.adjust = Some(Arc::new(|bootstrap: &mut Bootstrap| {
+                for cluster in bootstrap.clusters() {
+                    let filters = &mut protocol_options(cluster)["http_filters"];
                     let Some(filter) = filters.get_mut(0) else { continue };
                     let filter = filter["typed_config"]["config"].as_object_mut().unwrap();
                     filter.remove("allow_on_headers_stop_iteration").unwrap();

@@ -1,6 +1,6 @@
 //! When all backends are out for a moment, a request waits in the gateway, if it may.
 
-use crate::harness::{Answer, CHAT, Gateway, Setup, chat_body, eventually};
+use crate::harness::{CHAT, Gateway, Response, Setup, chat_body, eventually};
 use bytes::Bytes;
 use hyper::Method;
 use mock_azure::Fault;
@@ -185,7 +185,7 @@ fn throttle(delay_ms: u64) -> Fault {
 }
 
 /// Closes both gates by one request; returns its answer and when the gates closed.
-async fn close_both(gateway: &Gateway, a_ms: u64, b_ms: u64) -> (Answer, std::time::Instant) {
+async fn close_both(gateway: &Gateway, a_ms: u64, b_ms: u64) -> (Response, std::time::Instant) {
     gateway.mock("a").push_fault(throttle(a_ms));
     gateway.mock("b").push_fault(throttle(b_ms));
     let answer = gateway.chat().await;
@@ -193,7 +193,7 @@ async fn close_both(gateway: &Gateway, a_ms: u64, b_ms: u64) -> (Answer, std::ti
 }
 
 /// Closes both gates by one request, which then waits for `a`.
-async fn close_both_and_wait(gateway: &Gateway, a_ms: u64) -> tokio::task::JoinHandle<Answer> {
+async fn close_both_and_wait(gateway: &Gateway, a_ms: u64) -> tokio::task::JoinHandle<Response> {
     gateway.mock("a").push_fault(throttle(a_ms));
     gateway.mock("b").push_fault(throttle(60_000));
     let request = spawn_chat(gateway);
@@ -203,7 +203,7 @@ async fn close_both_and_wait(gateway: &Gateway, a_ms: u64) -> tokio::task::JoinH
 }
 
 /// Sends a request over a connection of its own, which ends with the task.
-fn spawn_chat(gateway: &Gateway) -> tokio::task::JoinHandle<Answer> {
+fn spawn_chat(gateway: &Gateway) -> tokio::task::JoinHandle<Response> {
     let client = gateway.another_client();
     tokio::spawn(async move { client.post(CHAT, &chat_body()).await })
 }

@@ -3,7 +3,7 @@
 //! The body has what a gateway that parses and writes again would change: odd spacing, escapes that
 //! could be written otherwise, a number with a needless zero, a member twice.
 
-use super::{Answer, Gateway, Setup, deployment_of, host_of, key_of};
+use super::{Gateway, Response, Setup, deployment_of, host_of, key_of};
 use bytes::Bytes;
 use hyper::Method;
 use mock_azure::Record;
@@ -84,13 +84,13 @@ impl Asking {
     }
 
     /// Sends it, with headers that a client has no business to send.
-    pub(crate) async fn send(self, gateway: &Gateway) -> Answer {
+    pub(crate) async fn send(self, gateway: &Gateway) -> Response {
         let body = Bytes::from(self.body());
         gateway.client.send(Method::POST, self.path(), &MEDDLING, body).await.unwrap()
     }
 
     /// Asserts that the answer is a whole one.
-    pub(crate) fn assert_answered(self, answer: &Answer, what: &str) {
+    pub(crate) fn assert_answered(self, answer: &Response, what: &str) {
         let text = answer.text();
         assert_eq!(answer.status, 200, "{what}: {text}\n{:?}", answer.headers);
         assert!(answer.complete, "{what}: {text}");

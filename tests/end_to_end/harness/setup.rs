@@ -3,10 +3,15 @@
 //! Each backend has a host, a deployment and a key of its own, and the mock behind it refuses any
 //! other: a request that was rewritten for the wrong backend cannot succeed.
 
-use super::{Client, Envoy, Settings};
+use super::{Client, Response, Settings, watched};
 use mock_azure::{Mock, MockConfig, Record};
 use serde_json::{Value, json};
 use std::time::Duration;
+use testbed::bootstrap::configure;
+use testbed::{Envoy, Folder};
+
+/// The file with the listener, of a gateway whose configuration is replaced.
+const LISTENER: (&str, &str) = ("listener", "listener.v3.Listener");
 
 /// A gateway that is yet to be started.
 pub(crate) struct Setup {
@@ -25,6 +30,11 @@ pub(crate) struct Gateway {
     /// Spillway's.
     pub(crate) configuration: Value,
     mocks: Vec<(String, Mock)>,
+    /// The ports of the further listeners.
+    pub(crate) more_ports: Vec<u16>,
+    settings: Settings,
+    /// Envoy's.
+    listener: Value,
 }
 
 impl Setup {
@@ -40,7 +50,7 @@ impl Setup {
         }
     }
 
-    /// With a backend of this name; `keys` are added to its configuration, in the place of the
+    /// With a backend of this name; `keys` are added to its configuration, instead of the
     /// defaults.
     pub(crate) fn backend(self, name: &str, keys: Value) -> Self {
         self.backend_with(name, keys, |mock| mock)
@@ -123,19 +133,62 @@ impl Setup {
         for (name, _) in &clusters {
             self.settings.environment.push((variable_of(name), key_of(name)));
         }
-        let envoy = Envoy::start(&configuration, &clusters, &self.settings).await?;
-        Ok(Gateway { client: Client::new(envoy.port), envoy, configuration, mocks })
+        Gateway::run(configuration, &clusters, mocks, self.settings).await
     }
 }
 
 impl Gateway {
-    pub(super) fn new(
-        client: Client,
-        envoy: Envoy,
+    async fn run(
         configuration: Value,
+        clusters: &[(String, u16)],
         mocks: Vec<(String, Mock)>,
-    ) -> Self {
-        Self { client, envoy, configuration, mocks }
+        settings: Settings,
+    ) -> Result<Self, String> {
+        let folder = Folder::create().unwrap();
+        let mut whole = settings.bootstrap(&configuration, clusters, folder.path());
+        let (port, admin_port) = (whole.port(), whole.admin_port());
+        let listener = whole.listener().clone();
+        let more_ports = settings.add_listeners(&mut whole);
+        if settings.reloadable {
+            watched::write(folder.path(), LISTENER.0, LISTENER.1, &listener);
+            let source = watched::source(folder.path(), LISTENER.0);
+            whole.json["dynamic_resources"] = json!({"lds_config": source});
+            whole.json["static_resources"]["listeners"].as_array_mut().unwrap().remove(0);
+        }
+        if let Some(adjust) = &settings.adjust {
+            adjust(&mut whole);
+        }
+        let command = settings.options().command(&whole, folder.path()).unwrap();
+        let envoy = Envoy::run(command, folder, port, admin_port).await?;
+        let client = Client::new(port);
+        Ok(Self { client, envoy, configuration, mocks, more_ports, settings, listener })
+    }
+
+    /// A gateway of another configuration of Envoy's.
+    pub(super) fn of(envoy: Envoy, mocks: Vec<(String, Mock)>) -> Self {
+        Self {
+            client: Client::new(envoy.port),
+            envoy,
+            configuration: Value::Null,
+            mocks,
+            more_ports: Vec::new(),
+            settings: Settings::default(),
+            listener: Value::Null,
+        }
+    }
+
+    /// Gives a `reloadable` gateway another configuration; it takes effect soon after.
+    pub(crate) fn replace(&self, configuration: &Value) {
+        assert!(self.settings.reloadable);
+        let mut listener = self.listener.clone();
+        configure(&mut listener, configuration);
+        watched::write(self.envoy.folder(), LISTENER.0, LISTENER.1, &listener);
+    }
+
+    /// Gives a backend whose hosts are in a file ([`super::Hosts::File`]) a host on this port, or
+    /// takes it away; it takes effect soon after.
+    pub(crate) fn set_hosts(&self, backend: &str, port: Option<u16>) {
+        self.settings.cluster_of(backend).write_hosts(self.envoy.folder(), backend, port);
     }
 
     /// The mock behind a backend.
@@ -168,7 +221,7 @@ impl Gateway {
     }
 
     /// Sends a small chat request.
-    pub(crate) async fn chat(&self) -> super::Answer {
+    pub(crate) async fn chat(&self) -> Response {
         self.client.post(CHAT, &chat_body()).await
     }
 
@@ -183,7 +236,7 @@ impl Gateway {
     }
 
     /// Sends a small chat request that asks for a stream.
-    pub(crate) async fn chat_stream(&self) -> super::Answer {
+    pub(crate) async fn chat_stream(&self) -> Response {
         let mut body = chat_body();
         body["stream"] = json!(true);
         self.client.post(CHAT, &body).await

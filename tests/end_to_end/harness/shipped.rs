@@ -4,13 +4,13 @@
 //! Behind the hosts of `envoy/azure.yaml` stand mocks, and before each of them a TLS server with a certificate
 //! for `*.openai.azure.com` (`tests/fixtures/tls`, made with OpenSSL, good for a hundred years).
 
-use super::bootstrap::{address, name_server};
-use super::envoy::free_port;
-use super::{Client, Envoy, Gateway, Name, NameServer, Settings, eventually};
-use crate::support::{module_path, root};
+use super::settings::name_server;
+use super::{Gateway, Name, NameServer, eventually};
 use mock_azure::{Mock, MockConfig};
 use serde_json::{Value, json};
-use std::fs;
+use testbed::bootstrap::{Bootstrap, LOCAL, address, first_endpoint};
+use testbed::programs::{module_path, root};
+use testbed::{Envoy, Options, free_port};
 
 /// The shipped backends: name, deployment, the variable of the key.
 const BACKENDS: [(&str, &str, &str); 3] = [
@@ -18,7 +18,6 @@ const BACKENDS: [(&str, &str, &str); 3] = [
     ("payg-sweden", "gpt-4o", "SWEDEN_KEY"),
     ("payg-france", "gpt-4o", "FRANCE_KEY"),
 ];
-const SHIPPED_MODULE: &str = "target/wasm32-wasip1/release/spillway.wasm";
 const SHIPPED_AUTHORITY: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// A gateway of a shipped configuration, and what its backends' names and connections need.
@@ -34,22 +33,20 @@ pub(crate) fn shipped_host(backend: &str) -> String {
     format!("contoso-{place}.openai.azure.com")
 }
 
-/// The text of a shipped file.
-pub(crate) fn shipped_file(path: &str) -> String {
-    fs::read_to_string(root().join(path)).unwrap()
-}
-
 /// Runs the text of `envoy/azure.yaml`, in which a reader may have changed something, with names that
 /// are known differently: the others are this machine's. Returns when what has an address is resolved.
 pub(crate) async fn run_azure(text: &str, names: &[(&str, Name)]) -> Shipped {
-    let (mocks, mut settings) = mocks().await;
+    let mocks = mocks().await;
     let server = NameServer::start().await;
-    let mut whole = placed(text);
+    let authority = root().join("tests/fixtures/tls/ca.pem");
+    let text = text.replace(SHIPPED_AUTHORITY, authority.to_str().unwrap());
+    let mut whole = Bootstrap::parse(&text);
     let mut tls_ports = Vec::new();
     for (name, _) in &mocks {
         server.set(&shipped_host(name), Name::At(vec![[127, 0, 0, 1].into()]));
         let port = free_port();
-        socket_address(&mut whole, name)["port_value"] = json!(port);
+        let endpoint = first_endpoint(whole.cluster(name));
+        endpoint["address"]["socket_address"]["port_value"] = json!(port);
         tls_ports.push(port);
     }
     for (backend, name) in names {
@@ -62,8 +59,8 @@ pub(crate) async fn run_azure(text: &str, names: &[(&str, Name)]) -> Shipped {
     let resolved: Vec<String> =
         mocks.iter().map(|(name, _)| name.clone()).filter(|name| is_resolved(name)).collect();
     let tls = start_tls(&tls_ports, &mocks).await;
-    whole["typed_dns_resolver_config"] = name_server(server.port());
-    let gateway = start(whole, mocks, &mut settings).await;
+    whole.json["typed_dns_resolver_config"] = name_server(server.port());
+    let gateway = start(whole, mocks).await;
     // A request that comes before the name server's first answer finds no host, and counts as a fault.
     for name in resolved {
         let hosts = format!("cluster.{name}.membership_total");
@@ -73,59 +70,37 @@ pub(crate) async fn run_azure(text: &str, names: &[(&str, Name)]) -> Shipped {
 }
 
 /// Runs `envoy/envoy.yaml` after `change`.
-pub(crate) async fn run_local(change: impl FnOnce(&mut Value)) -> Gateway {
-    let (mocks, mut settings) = mocks().await;
-    let mut whole = placed(&shipped_file("envoy/envoy.yaml"));
-    for (name, mock) in &mocks {
-        socket_address(&mut whole, name)["port_value"] = json!(mock.port());
-        let (_, _, variable) = BACKENDS.iter().find(|(found, ..)| found == name).unwrap();
-        let keys = "mock-key-of-";
-        assert!(whole.to_string().contains(&format!(r#""{variable}":"{keys}{name}""#)));
+pub(crate) async fn run_local(change: impl FnOnce(&mut Bootstrap)) -> Gateway {
+    let mocks = mocks().await;
+    let mut whole = Bootstrap::local();
+    for ((name, mock), (_, _, variable)) in mocks.iter().zip(BACKENDS) {
+        first_endpoint(whole.cluster(name))["address"] = address(mock.port());
+        assert!(LOCAL.contains(&format!("{variable}: {}\n", key_of(name))));
     }
     change(&mut whole);
-    start(whole, mocks, &mut settings).await
+    start(whole, mocks).await
 }
 
-/// The first address of a backend's cluster.
-pub(crate) fn socket_address<'a>(whole: &'a mut Value, backend: &str) -> &'a mut Value {
-    let cluster = cluster(whole, backend);
-    &mut cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]
-}
-
-/// A backend's cluster.
-pub(crate) fn cluster<'a>(whole: &'a mut Value, backend: &str) -> &'a mut Value {
-    let clusters = whole["static_resources"]["clusters"].as_array_mut().unwrap();
-    clusters.iter_mut().find(|cluster| cluster["name"] == backend).unwrap()
-}
-
-async fn mocks() -> (Vec<(String, Mock)>, Settings) {
-    let (mut mocks, mut settings) = (Vec::new(), Settings::default());
-    for (name, deployment, variable) in BACKENDS {
-        let key = format!("mock-key-of-{name}");
-        let mock = MockConfig::new(name).with_api_key(&key).with_deployments([deployment]);
+async fn mocks() -> Vec<(String, Mock)> {
+    let mut mocks = Vec::new();
+    for (name, deployment, _) in BACKENDS {
+        let mock = MockConfig::new(name).with_api_key(key_of(name)).with_deployments([deployment]);
         mocks.push((name.to_owned(), Mock::start(mock).await.unwrap()));
-        settings.environment.push((variable.to_owned(), key));
     }
-    (mocks, settings)
+    mocks
 }
 
-/// The configuration with the module and the authority of this machine.
-fn placed(text: &str) -> Value {
-    assert!(text.contains(SHIPPED_MODULE));
-    let authority = root().join("tests/fixtures/tls/ca.pem");
-    let text = text
-        .replace(SHIPPED_MODULE, module_path().to_str().unwrap())
-        .replace(SHIPPED_AUTHORITY, authority.to_str().unwrap());
-    serde_yaml_ng::from_str(&text).unwrap()
+fn key_of(name: &str) -> String {
+    format!("mock-key-of-{name}")
 }
 
-async fn start(mut whole: Value, mocks: Vec<(String, Mock)>, settings: &mut Settings) -> Gateway {
-    let (port, admin_port) = (free_port(), free_port());
-    whole["static_resources"]["listeners"][0]["address"] = address(port);
-    whole["admin"]["address"] = address(admin_port);
-    let envoy = Envoy::start_with(&whole, port, admin_port, settings).await;
-    let envoy = envoy.unwrap_or_else(|log| panic!("{log}"));
-    Gateway::new(Client::new(port), envoy, whole, mocks)
+async fn start(mut whole: Bootstrap, mocks: Vec<(String, Mock)>) -> Gateway {
+    whole.listen(free_port(), free_port());
+    whole.run_module(module_path());
+    let environment = BACKENDS.map(|(name, _, variable)| (variable.to_owned(), key_of(name)));
+    let options = Options { environment: environment.into(), ..Options::default() };
+    let envoy = Envoy::start(&whole, &options).await;
+    Gateway::of(envoy.unwrap_or_else(|log| panic!("{log}")), mocks)
 }
 
 /// TLS servers on these ports, each before one of the mocks.
@@ -164,11 +139,11 @@ async fn start_tls(ports: &[u16], mocks: &[(String, Mock)]) -> Envoy {
         ports.iter().zip(mocks).map(|(port, (name, _))| listener(*port, name)).collect();
     let clusters: Vec<Value> =
         mocks.iter().map(|(name, mock)| cluster(name, mock.port())).collect();
-    let admin_port = free_port();
-    let whole = json!({
-        "admin": {"address": address(admin_port)},
-        "static_resources": {"listeners": listeners, "clusters": clusters}
-    });
-    let started = Envoy::start_with(&whole, ports[0], admin_port, &Settings::default()).await;
-    started.unwrap_or_else(|log| panic!("{log}"))
+    let whole = Bootstrap {
+        json: json!({
+            "admin": {"address": address(free_port())},
+            "static_resources": {"listeners": listeners, "clusters": clusters}
+        }),
+    };
+    Envoy::start(&whole, &Options::default()).await.unwrap_or_else(|log| panic!("{log}"))
 }

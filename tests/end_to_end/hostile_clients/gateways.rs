@@ -2,7 +2,7 @@
 
 use super::request::Hostile;
 use super::watch::{FAMILIES, Findings};
-use crate::harness::{Answer, CHAT, Client, Gateway, Setup};
+use crate::harness::{CHAT, Client, Gateway, Response, Setup};
 use bytes::Bytes;
 use hyper::Method;
 use mock_azure::MockConfig;
@@ -155,7 +155,7 @@ fn openai(priority: u32) -> Value {
     json!({"priority": priority, "api": "openai"})
 }
 
-async fn innocent(client: &Client, model: &str, streams: bool) -> Result<Answer, String> {
+async fn innocent(client: &Client, model: &str, streams: bool) -> Result<Response, String> {
     let body = json!({
         "model": model,
         "messages": [{"role": "user", "content": "Say hello."}],
@@ -178,13 +178,13 @@ async fn not_served_by_first(
     }
 }
 
-fn not_served(answer: &Answer) -> Option<String> {
+fn not_served(answer: &Response) -> Option<String> {
     let text = answer.text();
     let fine = answer.status == 200 && answer.complete && !text.contains("\"error\"");
     (!fine).then(|| format!("{} {:?}\n{text}", answer.status, answer.headers))
 }
 
-fn not_first(answer: &Answer, first: &[&str]) -> Option<String> {
+fn not_first(answer: &Response, first: &[&str]) -> Option<String> {
     let is_first = first.contains(&answer.served_by());
     let fine = is_first && answer.header("x-spillway-attempts") == Some("1");
     (!fine).then(|| format!("{:?}", answer.headers))

@@ -1,48 +1,63 @@
-//! Where the programs are that end-to-end tests run.
+//! Where the programs are that tests and demo run.
 //!
 //! `make test` names them in the environment, so that they are looked for once. A test that is run on its own
 //! (`cargo test --locked --test envoy_files`) asks the same tools itself: both ways find the same programs, and neither
 //! skips a test because something is missing.
 
-#![allow(dead_code, reason = "each test binary uses a part of this")]
-
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 /// The root of the repository; the shipped Envoy configurations are relative to it.
-pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+#[must_use]
+pub fn root() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap())
+}
+
+/// The text of a file of this repository.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn text_of(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// Envoy: `SPILLWAY_ENVOY`, else what `tools/envoy` finds or installs.
-pub(crate) fn envoy_binary() -> &'static Path {
+#[must_use]
+pub fn envoy_binary() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| named("SPILLWAY_ENVOY").unwrap_or_else(|| told_by("tools/envoy")))
 }
 
 /// The filter's module: `SPILLWAY_WASM`, else what `make wasm` builds.
-pub(crate) fn module_path() -> &'static Path {
+#[must_use]
+pub fn module_path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| named("SPILLWAY_WASM").unwrap_or_else(built_module))
 }
 
 /// Node: `SPILLWAY_NODE`, else what `tools/node` finds or installs.
-pub(crate) fn node_binary() -> &'static Path {
+#[must_use]
+pub fn node_binary() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| named("SPILLWAY_NODE").unwrap_or_else(|| told_by("tools/node")))
 }
 
 /// Python 3: `SPILLWAY_PYTHON`, else the one on PATH.
-pub(crate) fn python_binary() -> &'static Path {
+#[must_use]
+pub fn python_binary() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| named("SPILLWAY_PYTHON").unwrap_or_else(|| PathBuf::from("python3")))
 }
 
 /// What `PYTHONPATH` needs for the OpenAI SDK: `SPILLWAY_PYTHON_SDK`, else what `tools/python-sdk`
 /// installs for [`python_binary`].
-pub(crate) fn python_sdk() -> &'static Path {
+#[must_use]
+pub fn python_sdk() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     let install =
         || answer_of("tools/python-sdk", Command::new(python_binary()).arg("tools/python-sdk"));
@@ -51,7 +66,8 @@ pub(crate) fn python_sdk() -> &'static Path {
 
 /// The folder whose `node_modules` has the OpenAI SDK: `SPILLWAY_NODE_SDK`, else what
 /// `tools/node-sdk` installs.
-pub(crate) fn node_sdk() -> &'static Path {
+#[must_use]
+pub fn node_sdk() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| named("SPILLWAY_NODE_SDK").unwrap_or_else(|| told_by("tools/node-sdk")))
 }
