@@ -1,7 +1,7 @@
 //! What is compared with what.
 
 use crate::gateway::{Kind, Program};
-use crate::load::Flavour;
+use crate::load::{Flavour, Question};
 use crate::measure::{Case, Work};
 
 const BARE: Kind = Kind {
@@ -12,6 +12,8 @@ const BARE: Kind = Kind {
     failing: false,
     workers: 1,
 };
+const WITH_RETRIES: Kind =
+    Kind { name: "bare Envoy with retries", program: Program::BareWithRetries, ..BARE };
 const FLOOR: Kind =
     Kind { name: "filters that do nothing", program: Program::Floor, backends: 3, ..BARE };
 const HOST_CALLS: Kind =
@@ -29,49 +31,63 @@ const THREE_TWICE: Kind = Kind { name: "Spillway, 2 workers", workers: 2, ..THRE
 const LITELLM: Kind = Kind { name: "LiteLLM", program: Program::LiteLlm, ..BARE };
 const PORTKEY: Kind = Kind { name: "Portkey", program: Program::Portkey, ..BARE };
 
-const SMALL: Work = document(Flavour::OpenAi, 1024);
+const SMALL: Work = Work::Requests(&[document(Flavour::OpenAi, 1024)]);
+const OF_AZURES_SDK: Work = Work::Requests(&[document(Flavour::Azure, 1024)]);
+const MEDIUM: Work = Work::Requests(&[document(Flavour::OpenAi, 100 * 1024)]);
+const LARGE: Work = Work::Requests(&[document(Flavour::OpenAi, 1024 * 1024)]);
+/// Prompts of 100 000 tokens, at four bytes each; every other response is a stream.
+const LONG_PROMPTS: Work = Work::Requests(&[
+    document(Flavour::OpenAi, 400_000),
+    Question { events: Some(10), ..document(Flavour::OpenAi, 400_000) },
+]);
 
-const fn document(flavour: Flavour, body_bytes: usize) -> Work {
-    Work::Documents { flavour, body_bytes }
+const fn document(flavour: Flavour, body_bytes: usize) -> Question {
+    Question { flavour, body_bytes, events: None }
 }
 
 /// All comparisons.
-pub(crate) const CASES: [Case; 9] = [
+pub(crate) const CASES: [Case; 10] = [
     Case {
         name: "1 KB, 1 connection",
         work: SMALL,
         connections: 1,
-        kinds: &[BARE, FLOOR, HOST_CALLS, THREE, BUDGETS],
+        kinds: &[BARE, WITH_RETRIES, FLOOR, HOST_CALLS, THREE, BUDGETS],
     },
     Case {
         name: "1 KB, 32 connections",
         work: SMALL,
         connections: 32,
-        kinds: &[BARE, FLOOR, HOST_CALLS, THREE, BUDGETS, FAILOVER],
+        kinds: &[BARE, WITH_RETRIES, FLOOR, HOST_CALLS, THREE, BUDGETS, FAILOVER],
     },
     Case {
         name: "1 KB, Azure's SDK, 32 connections",
-        work: document(Flavour::Azure, 1024),
+        work: OF_AZURES_SDK,
         connections: 32,
-        kinds: &[BARE, THREE, BUDGETS],
+        kinds: &[BARE, WITH_RETRIES, THREE, BUDGETS],
     },
     Case {
         name: "100 KB, 8 connections",
-        work: document(Flavour::OpenAi, 100 * 1024),
+        work: MEDIUM,
         connections: 8,
-        kinds: &[BARE, THREE, BUDGETS],
+        kinds: &[BARE, WITH_RETRIES, THREE, BUDGETS],
     },
     Case {
         name: "1 MB, 4 connections",
-        work: document(Flavour::OpenAi, 1024 * 1024),
+        work: LARGE,
         connections: 4,
-        kinds: &[BARE, FLOOR, HOST_CALLS, THREE, BUDGETS],
+        kinds: &[BARE, WITH_RETRIES, FLOOR, HOST_CALLS, THREE, BUDGETS],
+    },
+    Case {
+        name: "100 000 tokens, half streamed, 8 connections",
+        work: LONG_PROMPTS,
+        connections: 8,
+        kinds: &[BARE, WITH_RETRIES, THREE, BUDGETS],
     },
     Case {
         name: "an event of a stream, 16 connections",
         work: Work::Events { few: 10, many: 110 },
         connections: 16,
-        kinds: &[BARE, FLOOR, THREE, BUDGETS],
+        kinds: &[BARE, WITH_RETRIES, FLOOR, THREE, BUDGETS],
     },
     Case {
         name: "pools, 32 connections",

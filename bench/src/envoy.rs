@@ -1,126 +1,65 @@
 //! The Envoys that are measured, made of the shipped configuration: as it is, with a module that does
 //! nothing, or without filters.
 //!
-//! The bare one has the same listener, the same connection manager and the same cluster, and its
-//! route leads there. Access logs are off in all, since they cost all the same. The bare route has no
-//! retries, for which Envoy would keep what the client sent: whatever failover needs is Spillway's cost.
+//! The bare ones have the same listener, the same connection manager and the same cluster, and their
+//! route leads there: in one without retries, in the other with the shipped retry policy, for which Envoy keeps what
+//! the client sent. Access logs are off in all, since they cost all the same.
 
 use crate::gateway::{Kind, Place, Program};
-use serde_json::{Map, Value, json};
-use std::fs;
-use std::io;
-use std::path::Path;
-use std::process::Command;
+use serde_json::{Value, json};
+use testbed::bootstrap::{Bootstrap, protocol_options};
+use testbed::{Options, free_port};
 
-/// The command that runs the Envoy of `kind`, with its configuration in `folder`.
-///
-/// # Errors
-/// When the shipped configuration is not as expected, or nothing can be written.
-pub(crate) fn command(
-    kind: Kind,
-    place: &Place,
-    port: u16,
-    admin_port: u16,
-    folder: &Path,
-) -> io::Result<Command> {
-    let bootstrap = bootstrap(kind, place, port, admin_port)
-        .ok_or_else(|| io::Error::other("envoy/envoy.yaml is not as expected"))?;
-    let path = folder.join("envoy.json");
-    fs::write(&path, serde_json::to_vec_pretty(&bootstrap)?)?;
-    let mut command = Command::new(&place.envoy);
-    command.arg("-c").arg(&path).args(["--concurrency", &kind.workers.to_string()]).args([
-        "--log-level",
-        "error",
-        "--disable-hot-restart",
-    ]);
-    Ok(command)
+/// The highest limit that there can be.
+const TOKENS_PER_MINUTE: u32 = 1_000_000_000;
+
+/// How the process of `kind` is started.
+pub(crate) fn options(kind: Kind, place: &Place) -> Options {
+    Options { workers: kind.workers, ..Options::of(&place.envoy) }
 }
 
-/// The shipped configuration, changed for `kind`; `None` when it has not the parts to change.
-fn bootstrap(kind: Kind, place: &Place, port: u16, admin_port: u16) -> Option<Value> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../envoy/envoy.yaml");
-    let yaml: serde_yaml_ng::Value =
-        serde_yaml_ng::from_str(&fs::read_to_string(path).ok()?).ok()?;
-    let mut whole = serde_json::to_value(yaml).ok()?;
-    whole["admin"]["address"] = address(admin_port);
-    let pattern = whole.pointer("/static_resources/clusters/0")?.clone();
-    // Where the requests go for which no backend is left.
-    let mut catch_all = whole
-        .pointer("/static_resources/clusters")?
-        .as_array()?
-        .iter()
-        .find(|cluster| cluster["name"] == "spillway_exhausted")?
-        .clone();
-    set_filters(kind, place, &mut catch_all);
-    let backends = (0..kind.backends).map(|index| {
+/// The shipped configuration, changed for `kind`.
+pub(crate) fn bootstrap(kind: Kind, place: &Place, port: u16) -> Bootstrap {
+    let mut whole = Bootstrap::local();
+    whole.listen(port, free_port());
+    let names: Vec<String> = (0..kind.backends).map(name).collect();
+    whole.set_backends(names.iter().enumerate().map(|(index, name)| {
         let fails = kind.failing && index == 0;
-        cluster(
-            kind,
-            place,
-            &pattern,
-            &name(index),
-            if fails { place.failing_port } else { place.serving_port },
-        )
-    });
-    let clusters: Vec<Value> = backends.chain([catch_all]).collect();
-    whole["static_resources"]["clusters"] = json!(clusters);
-    let listener = whole.pointer_mut("/static_resources/listeners/0")?;
-    listener["address"] = address(port);
+        (name.as_str(), if fails { place.failing_port } else { place.serving_port })
+    }));
     if kind.workers > 1 {
-        listener["connection_balance_config"] = json!({"exact_balance": {}});
+        whole.listener()["connection_balance_config"] = json!({"exact_balance": {}});
     }
-    let manager = listener.pointer_mut("/filter_chains/0/filters/0/typed_config")?;
-    manager.as_object_mut()?.remove("access_log");
-    manager["http_filters"].as_array()?;
-    if kind.program == Program::BareEnvoy {
-        manager["http_filters"].as_array_mut()?.remove(0);
-        manager["route_config"]["virtual_hosts"][0]["routes"] =
-            json!([{"match": {"prefix": "/"}, "route": {"timeout": "0s", "cluster": name(0)}}]);
-    } else {
-        let filter = manager.pointer_mut("/http_filters/0/typed_config/config")?;
-        filter["configuration"]["value"] = json!(configuration(kind).to_string());
-        run_module(filter, kind, place);
-        for route in manager["route_config"]["virtual_hosts"][0]["routes"].as_array_mut()? {
-            let map = "/route/inline_cluster_specifier_plugin/extension/typed_config/cluster_matcher/matcher_tree/exact_match_map/map";
-            let map = route.pointer_mut(map)?;
-            let to = map.as_object()?.values().next()?.clone();
-            *map = (0..kind.backends)
-                .map(|index| {
-                    let mut to = to.clone();
-                    to["action"]["typed_config"]["cluster"] = json!(name(index));
-                    (name(index), to)
-                })
-                .collect::<Map<_, _>>()
-                .into();
-        }
+    whole.manager()["access_log"] = json!([]);
+    if kind.program.is_bare() {
+        lay_bare(&mut whole, kind.program == Program::BareWithRetries);
+        return whole;
     }
-    Some(whole)
+    whole.configure(&configuration(kind));
+    whole.run_module(if kind.program == Program::Spillway { &place.module } else { &place.floor });
+    whole.each_plugin(|plugin| {
+        plugin["vm_config"]["environment_variables"] =
+            json!({"key_values": {"KEY": "the-key-of-a-backend"}});
+    });
+    whole
 }
 
-fn cluster(kind: Kind, place: &Place, pattern: &Value, name: &str, port: u16) -> Value {
-    let mut cluster = pattern.clone();
-    cluster["name"] = json!(name);
-    cluster["load_assignment"]["cluster_name"] = json!(name);
-    cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"] =
-        address(port);
-    set_filters(kind, place, &mut cluster);
-    cluster
-}
-
-fn set_filters(kind: Kind, place: &Place, cluster: &mut Value) {
-    let options = &mut cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
-    if kind.program == Program::BareEnvoy {
-        options["http_filters"] = Value::Null;
-    } else {
-        run_module(&mut options["http_filters"][0]["typed_config"]["config"], kind, place);
+/// Takes the filters out, and routes straight to the first backend.
+fn lay_bare(whole: &mut Bootstrap, retries: bool) {
+    let filters = whole.manager()["http_filters"].as_array_mut();
+    filters.expect("a list").retain(|filter| filter["name"] != "spillway.gateway");
+    for cluster in whole.clusters() {
+        protocol_options(cluster)["http_filters"] = Value::Null;
     }
-}
-
-fn run_module(filter: &mut Value, kind: Kind, place: &Place) {
-    let module = if kind.program == Program::Spillway { &place.module } else { &place.floor };
-    filter["vm_config"]["code"] = json!({"local": {"filename": module}});
-    filter["vm_config"]["environment_variables"] =
-        json!({"key_values": {"KEY": "the-key-of-a-backend"}});
+    whole.routes().drain(..1); // that of WebSockets
+    let route = &mut whole.routes()[0];
+    let action = route["route"].as_object_mut().expect("an object");
+    action.remove("inline_cluster_specifier_plugin");
+    action.insert("cluster".to_owned(), json!(name(0)));
+    if !retries {
+        action.remove("retry_policy");
+        route["request_body_buffer_limit"] = Value::Null;
+    }
 }
 
 /// Spillway's own configuration. Nothing may close a backend while it is measured: limits are out of reach,
@@ -140,8 +79,7 @@ fn configuration(kind: Kind) -> Value {
                 "credential": {"api_key": {"env": "KEY"}}
             });
             if kind.budgets {
-                backend["limits"] =
-                    json!({"tokens_per_minute": 1_000_000_000, "requests_per_minute": 10_000_000});
+                backend["limits"] = json!({"tokens_per_minute": TOKENS_PER_MINUTE, "requests_per_minute": 10_000_000});
             }
             backend
         })
@@ -154,7 +92,7 @@ fn configuration(kind: Kind) -> Value {
     let mut whole = json!({"pools": [pool]});
     if kind.budgets {
         whole["consumers"] =
-            json!({"header": "x-consumer", "default": {"tokens_per_minute": 1_000_000_000}});
+            json!({"header": "x-consumer", "default": {"tokens_per_minute": TOKENS_PER_MINUTE}});
     }
     whole
 }
@@ -163,6 +101,40 @@ fn name(index: usize) -> String {
     format!("backend-{index}")
 }
 
-fn address(port: u16) -> Value {
-    json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::BUDGETS;
+
+    fn place() -> Place {
+        Place {
+            envoy: "envoy".into(),
+            module: "spillway.wasm".into(),
+            floor: "floor.wasm".into(),
+            serving_port: 7001,
+            failing_port: 7002,
+            peers: None,
+        }
+    }
+
+    #[test]
+    fn a_bare_envoy_has_nothing_of_spillway_and_retries_only_when_they_are_asked_for() {
+        for (program, retries) in [(Program::BareEnvoy, 0), (Program::BareWithRetries, 1)] {
+            let whole = bootstrap(Kind { program, ..BUDGETS }, &place(), 7000).json.to_string();
+            assert!(!whole.contains("vm_config") && !whole.contains("wasm.spillway"), "{whole}");
+            assert_eq!(whole.matches(r#""retry_policy":{"#).count(), retries);
+            assert_eq!(whole.matches(r#""request_body_buffer_limit":67108864"#).count(), retries);
+        }
+    }
+
+    #[test]
+    fn spillway_has_the_shipped_routes_and_its_own_configuration_for_the_benchmark() {
+        let mut whole = bootstrap(Kind { failing: true, ..BUDGETS }, &place(), 7000);
+        assert_eq!(whole.routes().len(), 2);
+        assert_eq!(whole.backend_port("backend-0"), 7002);
+        assert_eq!(whole.backend_port("backend-1"), 7001);
+        let text = whole.json.to_string();
+        assert_eq!(text.matches(r#""filename":"spillway.wasm""#).count(), 5);
+        assert!(text.contains("tokens_per_minute") && !text.contains("uksouth"), "{text}");
+    }
 }

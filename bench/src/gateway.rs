@@ -3,13 +3,12 @@
 use crate::cpu;
 use crate::envoy;
 use crate::peers::{self, Peers};
-use std::fs;
 use std::io;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
-use tokio::time::Instant;
+use testbed::{Folder, Process, free_port};
+use tokio::net::TcpStream;
 
 /// How long a gateway may take to start: LiteLLM takes ten seconds on a good day.
 const STARTS_WITHIN: Duration = Duration::from_secs(90);
@@ -31,8 +30,10 @@ pub(crate) struct Kind {
 /// What a gateway is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
-    /// Envoy without filters of ours.
+    /// Envoy without filters of ours, and without retries.
     BareEnvoy,
+    /// The same with the shipped retry policy.
+    BareWithRetries,
     /// Envoy with the shipped configuration and filters that do nothing.
     Floor,
     /// The same with the host calls that Spillway makes.
@@ -44,6 +45,11 @@ pub(crate) enum Program {
 }
 
 impl Program {
+    /// Whether it is an Envoy without filters of ours.
+    pub(crate) fn is_bare(self) -> bool {
+        matches!(self, Self::BareEnvoy | Self::BareWithRetries)
+    }
+
     /// Whether it is another gateway, not an Envoy.
     pub(crate) fn is_peer(self) -> bool {
         matches!(self, Self::LiteLlm | Self::Portkey)
@@ -67,8 +73,7 @@ pub(crate) struct Gateway {
     pub(crate) port: u16,
     /// What its clients send beside everybody's headers.
     pub(crate) headers: String,
-    process: Child,
-    folder: PathBuf,
+    process: Process,
 }
 
 impl Gateway {
@@ -77,34 +82,13 @@ impl Gateway {
     /// # Errors
     /// When it does not start; then with its log.
     pub(crate) async fn start(kind: Kind, place: &Place) -> io::Result<Self> {
-        let port = free_port()?;
-        let folder =
-            std::env::temp_dir().join(format!("spillway-bench-{}-{port}", std::process::id()));
-        fs::create_dir_all(&folder)?;
-        let process = command(kind, place, port, &folder)?
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(folder.join("log"))?)
-            .spawn()?;
-        let headers = peers::headers(kind.program, place.serving_port);
-        let mut gateway = Self { kind, port, headers, process, folder };
-        gateway.wait_until_it_listens().await?;
-        Ok(gateway)
-    }
-
-    async fn wait_until_it_listens(&mut self) -> io::Result<()> {
-        let deadline = Instant::now() + STARTS_WITHIN;
-        while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
-            if self.process.try_wait()?.is_some() || Instant::now() > deadline {
-                let log = fs::read_to_string(self.folder.join("log"))?;
-                return Err(io::Error::other(format!(
-                    "{} does not listen:\n{log}",
-                    self.kind.name
-                )));
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
+        let (port, folder) = (free_port(), Folder::create()?);
+        let command = command(kind, place, port, folder.path())?;
+        let mut process = Process::start(command, folder)?;
+        let listens = async || TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+        let started = process.until(STARTS_WITHIN, listens).await;
+        started.map_err(|end| io::Error::other(format!("{}: {end}", kind.name)))?;
+        Ok(Self { kind, port, headers: peers::headers(kind.program, place.serving_port), process })
     }
 
     /// The process's number.
@@ -124,13 +108,10 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         let family = cpu::family(self.process.id()).unwrap_or_default();
-        // It may have ended by itself.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.process.kill();
         for member in family.iter().filter(|member| **member != self.process.id()) {
             let _ = Command::new("kill").args(["-KILL", &member.to_string()]).status();
         }
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -139,12 +120,12 @@ fn command(kind: Kind, place: &Place, port: u16, folder: &Path) -> io::Result<Co
     match kind.program {
         Program::LiteLlm => peers()?.litellm(port, place.serving_port, folder),
         Program::Portkey => Ok(peers()?.portkey(port)),
-        Program::BareEnvoy | Program::Floor | Program::HostCalls | Program::Spillway => {
-            envoy::command(kind, place, port, free_port()?, folder)
+        Program::BareEnvoy
+        | Program::BareWithRetries
+        | Program::Floor
+        | Program::HostCalls
+        | Program::Spillway => {
+            envoy::options(kind, place).command(&envoy::bootstrap(kind, place, port), folder)
         }
     }
-}
-
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

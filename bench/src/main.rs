@@ -10,6 +10,8 @@ mod load;
 mod measure;
 mod memory;
 mod peers;
+mod plot;
+mod quiet;
 mod report;
 mod upstream;
 mod wire;
@@ -31,14 +33,15 @@ Measures what Spillway costs beside bare Envoy.
 Usage: bench --envoy PATH --module PATH --floor PATH [OPTIONS]
   --floor PATH    the module of filters that do nothing
   --quick         a few short rounds
+  --loaded        also while other programs use the machine
   --only TEXT     only the comparisons whose name contains it
   --write         also write the figures into docs/performance.md and docs/performance.svg
   --peers         also LiteLLM and Portkey, which are installed into target/peers
   --memory        instead: the memory of each VM after many requests
   --requests N    how many; 1000000 otherwise";
 
-const THOROUGH: Effort = Effort { starts: 3, rounds: 3, round: Duration::from_millis(1500) };
-const QUICK: Effort = Effort { starts: 1, rounds: 3, round: Duration::from_millis(500) };
+const THOROUGH: Effort = Effort { starts: 9, rounds: 1, round: Duration::from_millis(1500) };
+const QUICK: Effort = Effort { starts: 1, rounds: 2, round: Duration::from_millis(300) };
 /// What separates these from each other is seen soon, and they are slow to start.
 const AMONG_PEERS: Effort = Effort { starts: 1, rounds: 3, round: Duration::from_millis(1500) };
 
@@ -48,6 +51,7 @@ struct Args {
     module: PathBuf,
     floor: PathBuf,
     quick: bool,
+    loaded: bool,
     write: bool,
     peers: bool,
     only: String,
@@ -79,6 +83,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Args> {
             "--only" => args.only = arguments.next()?,
             "--requests" => args.requests = arguments.next()?.parse().ok()?,
             "--quick" => args.quick = true,
+            "--loaded" => args.loaded = true,
             "--write" => args.write = true,
             "--peers" => args.peers = true,
             "--memory" => args.memory = true,
@@ -107,6 +112,9 @@ fn run(args: &Args) -> io::Result<()> {
     let peers = PEERS.iter().filter(|_| args.peers).map(|case| (case, AMONG_PEERS));
     let mut all = Vec::new();
     for (case, effort) in cases.chain(peers).filter(|(case, _)| case.name.contains(&args.only)) {
+        if !args.loaded {
+            quiet::wait()?;
+        }
         let figures = runtime.block_on(measure::case(case, effort, &place))?;
         println!("{}\n", report::table(&figures));
         if let Some(scaling) = report::scaling(&figures) {

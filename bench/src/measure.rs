@@ -2,11 +2,12 @@
 //!
 //! A machine is never the same for long, so what is compared is measured right after each other, and a
 //! ratio is the median of the ratios within each round. Where a process happens to lie in memory stays
-//! for its life and makes up to a tenth, so the gateways are started several times. CPU time is the kernel's
+//! for its life and makes up to a sixth, far more than what two rounds of the same process differ by. So what is
+//! repeated is the start, with one round each. CPU time is the kernel's
 //! own account of the gateway's process, which neither the load nor the upstream is part of.
 
 use crate::cpu::Machine;
-use crate::gateway::{Gateway, Kind, Place};
+use crate::gateway::{Gateway, Kind, Place, Program};
 use crate::load::{self, Flavour, Question, Seen, Stop};
 use std::io;
 use std::time::Duration;
@@ -25,8 +26,8 @@ pub(crate) struct Case {
 /// What is asked for.
 #[derive(Clone, Copy)]
 pub(crate) enum Work {
-    /// Documents, for requests of so many bytes. The cost is that of a request.
-    Documents { flavour: Flavour, body_bytes: usize },
+    /// These requests in turn. The cost is that of one of them.
+    Requests(&'static [Question]),
     /// Streams of two lengths. The cost is that of an event: the difference, divided.
     Events { few: u32, many: u32 },
 }
@@ -50,6 +51,8 @@ pub(crate) struct Figures {
     pub(crate) cpu_us: f64,
     /// The cost in that of the first gateway of its case.
     pub(crate) ratio: f64,
+    /// The cost in that of bare Envoy with retries, where it was measured.
+    pub(crate) ratio_to_retries: Option<f64>,
     pub(crate) answers_per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
@@ -96,22 +99,31 @@ pub(crate) async fn case(case: &Case, effort: Effort, place: &Place) -> io::Resu
         }
     }
     let Some(base) = all.first() else { return Ok(Vec::new()) };
-    Ok(case
-        .kinds
-        .iter()
-        .zip(&all)
-        .map(|(kind, rounds)| figures(case, *kind, rounds, base))
-        .collect())
+    let mut kinds = case.kinds.iter();
+    let with_retries = kinds.position(|kind| kind.program == Program::BareWithRetries);
+    let with_retries = with_retries.map(|at| all[at].as_slice());
+    let measured = case.kinds.iter().zip(&all);
+    Ok(measured.map(|(kind, rounds)| figures(case, *kind, rounds, base, with_retries)).collect())
 }
 
-fn figures(case: &Case, kind: Kind, rounds: &[Round], base: &[Round]) -> Figures {
+fn figures(
+    case: &Case,
+    kind: Kind,
+    rounds: &[Round],
+    base: &[Round],
+    with_retries: Option<&[Round]>,
+) -> Figures {
     let of = |what: fn(&Round) -> f64| median(rounds.iter().map(what));
+    let ratio_to = |base: &[Round]| {
+        median(rounds.iter().zip(base).map(|(round, base)| round.cpu_us / base.cpu_us))
+    };
     Figures {
         case: case.name,
         kind,
         per_event: matches!(case.work, Work::Events { .. }),
         cpu_us: of(|round| round.cpu_us),
-        ratio: median(rounds.iter().zip(base).map(|(round, base)| round.cpu_us / base.cpu_us)),
+        ratio: ratio_to(base),
+        ratio_to_retries: with_retries.map(ratio_to),
         answers_per_second: of(|round| round.answers_per_second),
         p50_us: of(|round| round.p50_us),
         p99_us: of(|round| round.p99_us),
@@ -122,13 +134,12 @@ fn figures(case: &Case, kind: Kind, rounds: &[Round], base: &[Round]) -> Figures
 
 async fn round(case: &Case, length: Duration, gateway: &Gateway) -> io::Result<Round> {
     match case.work {
-        Work::Documents { flavour, body_bytes } => {
-            let question = Question { flavour, body_bytes, events: None };
-            let spell = spend(case, length, question, gateway).await?;
+        Work::Requests(questions) => {
+            let spell = spend(case, length, questions, gateway).await?;
             Ok(Round::of(spell.per_answer_us(), spell))
         }
         Work::Events { few, many } => {
-            let short = spend(case, length / 2, streams_of(few), gateway).await?;
+            let short = spend(case, length / 2, &[streams_of(few)], gateway).await?;
             let long = spend_on_single_events(case, length, many, gateway).await?;
             let difference = long.per_answer_us() - short.per_answer_us();
             Ok(Round::of(difference / f64::from(many - few), long))
@@ -149,7 +160,7 @@ async fn spend_on_single_events(
     gateway: &Gateway,
 ) -> io::Result<Spell> {
     for _ in 0..STREAM_TRIES {
-        let spell = spend(case, length, streams_of(events), gateway).await?;
+        let spell = spend(case, length, &[streams_of(events)], gateway).await?;
         // A peer may join events by itself, which makes it look better than it is.
         if gateway.kind.program.is_peer() || arrived_singly(&spell.seen, events) {
             return Ok(spell);
@@ -166,11 +177,11 @@ fn arrived_singly(seen: &Seen, events: u32) -> bool {
 async fn spend(
     case: &Case,
     length: Duration,
-    question: Question,
+    questions: &[Question],
     gateway: &Gateway,
 ) -> io::Result<Spell> {
     let (before, machine_before) = (gateway.cpu_time()?, Machine::now()?);
-    let seen = load::ask(gateway, &[question], case.connections, Stop::After(length)).await?;
+    let seen = load::ask(gateway, questions, case.connections, Stop::After(length)).await?;
     let cpu = gateway.cpu_time()?.saturating_sub(before);
     Ok(Spell { seen, cpu, idle: Machine::now()?.idle_since(&machine_before) })
 }

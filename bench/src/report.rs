@@ -1,8 +1,7 @@
-//! The figures as a table and as a plot.
+//! The figures as tables, and where they are published.
 
-use crate::gateway::Program;
 use crate::measure::{Effort, Figures};
-use std::fmt::Write;
+use crate::plot;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -13,12 +12,14 @@ const END: &str = "<!-- end of figures -->";
 /// The figures as a table in Markdown.
 pub(crate) fn table(figures: &[Figures]) -> String {
     let mut lines = vec![
-        "| what | gateway | CPU, µs | ratio | answers/s | p50, µs | p99, µs |".to_owned(),
-        "|---|---|--:|--:|--:|--:|--:|".to_owned(),
+        "| what | gateway | CPU, µs | ratio | of retries | answers/s | p50, µs | p99, µs |"
+            .to_owned(),
+        "|---|---|--:|--:|--:|--:|--:|--:|".to_owned(),
     ];
     lines.extend(figures.iter().map(|figures| {
+        let of_retries = figures.ratio_to_retries.map_or_else(String::new, |it| format!("{it:.2}"));
         format!(
-            "| {} | {} | {:.1} | {:.2} | {:.0} | {:.0} | {:.0} |",
+            "| {} | {} | {:.1} | {:.2} | {of_retries} | {:.0} | {:.0} | {:.0} |",
             figures.case,
             figures.kind.name,
             figures.cpu_us,
@@ -60,43 +61,6 @@ fn scaled(pair: &[Figures]) -> Option<String> {
     ))
 }
 
-/// The CPU time of each gateway, as bars.
-pub(crate) fn plot(figures: &[Figures]) -> String {
-    const ROW: usize = 18;
-    const LEFT: usize = 400;
-    const SCALE: f64 = 100.0;
-    let height = (figures.len() + 2) * ROW;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 820 {height}\" font-family=\"sans-serif\" \
-         font-size=\"12\">\n<rect width=\"820\" height=\"{height}\" fill=\"#fff\"/>\n\
-         <text x=\"{LEFT}\" y=\"{ROW}\">CPU time of Envoy, in that of the first of each group</text>\n"
-    );
-    for (row, figures) in (2..).zip(figures) {
-        let (y, width) = (row * ROW, figures.ratio.min(4.0) * SCALE);
-        let colour = match figures.kind.program {
-            Program::Spillway => "#2b6cb0",
-            Program::Floor | Program::HostCalls => "#90b4d8",
-            Program::BareEnvoy | Program::LiteLlm | Program::Portkey => "#9aa5b1",
-        };
-        let unit = if figures.per_event { "an event" } else { "a request" };
-        let _ = writeln!(
-            svg,
-            "<text x=\"{}\" y=\"{y}\" text-anchor=\"end\">{}: {}</text>\
-             <rect x=\"{LEFT}\" y=\"{}\" width=\"{width:.0}\" height=\"12\" fill=\"{colour}\"/>\
-             <text x=\"{:.0}\" y=\"{y}\">{:.2} ({:.1} µs {unit})</text>",
-            LEFT - 6,
-            figures.case,
-            figures.kind.name,
-            y - 10,
-            400.0 + width + 6.0,
-            figures.ratio,
-            figures.cpu_us
-        ); // writing to a String cannot fail
-    }
-    svg.push_str("</svg>\n");
-    svg
-}
-
 /// Puts the figures into the documentation in `folder`.
 ///
 /// # Errors
@@ -112,7 +76,7 @@ pub(crate) fn write(folder: &Path, figures: &[Figures], machine: &str) -> io::Re
         [Some(table(figures)), scaling(figures)].into_iter().flatten().collect();
     let tables = tables.join("\n\n");
     fs::write(path, format!("{before}{BEGIN}\n{machine}\n\n{tables}\n{END}{after}"))?;
-    fs::write(folder.join("performance.svg"), plot(figures))
+    fs::write(folder.join("performance.svg"), plot::draw(figures)?)
 }
 
 /// What the figures were measured on.
@@ -121,7 +85,7 @@ pub(crate) fn machine(versions: &str, effort: Effort) -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("CPU");
     format!(
-        "{model}, {cpus} CPUs for Envoy, load and upstream together; {versions}; {} starts with {} rounds each.",
+        "{model}, {cpus} CPUs for Envoy, load and upstream together; {versions}; {} starts, rounds after each: {}.",
         effort.starts, effort.rounds
     )
 }
@@ -139,6 +103,7 @@ mod tests {
             per_event: false,
             cpu_us: 100.0 * ratio,
             ratio,
+            ratio_to_retries: None,
             answers_per_second,
             p50_us: 1.0,
             p99_us: 2.0,

@@ -29,6 +29,9 @@ const DOCUMENT: &str = r#"{"id":"chatcmpl-AbCdEfGhIjKlMnOpQrStUvWxYz012","object
 
 const EVENT: &str = "data: {\"id\":\"chatcmpl-AbCdEfGhIjKlMnOpQrStUvWxYz012\",\"object\":\"chat.completion.chunk\",\"created\":1763600000,\"model\":\"gpt-4o-2024-11-20\",\"system_fingerprint\":\"fp_b705f0c291\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" downstream\"},\"logprobs\":null,\"finish_reason\":null,\"content_filter_results\":{}}]}\n\n";
 
+/// The last event of a stream, which states its usage.
+const USAGE: &str = "data: {\"id\":\"chatcmpl-AbCdEfGhIjKlMnOpQrStUvWxYz012\",\"object\":\"chat.completion.chunk\",\"created\":1763600000,\"model\":\"gpt-4o-2024-11-20\",\"choices\":[],\"usage\":{\"prompt_tokens\":220,\"completion_tokens\":18,\"total_tokens\":238}}\n\n";
+
 const REFUSAL: &str = r#"{"error":{"code":"503","message":"The service is unavailable."}}"#;
 
 /// What a port answers.
@@ -88,5 +91,7 @@ async fn send_events(stream: &mut TcpStream, count: u32) -> io::Result<()> {
         stream.write_all(chunk.as_bytes()).await?;
     }
     pace.tick().await;
+    let usage = format!("{:x}\r\n{USAGE}\r\n", USAGE.len());
+    stream.write_all(usage.as_bytes()).await?;
     stream.write_all(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n").await
 }
