@@ -9,10 +9,13 @@
     reason = "tests fail by panicking"
 )]
 
+mod deny;
 mod forge;
 mod newest_rust;
 mod release;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -38,7 +41,12 @@ fn root() -> &'static Path {
 /// An empty folder for a test's own files.
 fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("upkeep").join(name);
-    drop(std::fs::remove_dir_all(&folder));
-    std::fs::create_dir_all(&folder).unwrap();
+    drop(fs::remove_dir_all(&folder));
+    fs::create_dir_all(&folder).unwrap();
     folder
+}
+
+fn write_program(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }

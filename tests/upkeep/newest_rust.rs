@@ -1,9 +1,8 @@
 //! `tools/newest-rust` on machines that lack something: it says so, and changes nothing.
 
-use super::{folder, printed, python, root, said};
+use super::{folder, printed, python, root, said, write_program};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 const TARGET: &str = "wasm32-wasip1";
@@ -123,9 +122,4 @@ impl Machine {
     fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
-}
-
-fn write_program(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }

@@ -4,7 +4,7 @@ use super::{folder, printed, python, root, said};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const MODULE: &[u8] = b"\0asm\x01\0\0\0 of a test";
@@ -67,21 +67,33 @@ fn the_same_module_makes_the_same_release() {
 
 #[test]
 fn what_is_no_module_is_not_released() {
-    let folder = folder("none");
-    fs::write(folder.join("module"), "<html>").unwrap();
+    assert!(refused("none", b"<html>").contains("no WebAssembly module"));
+}
+
+#[test]
+fn a_module_with_paths_of_the_machine_is_not_released() {
+    let built_elsewhere = [MODULE, b"/home/somebody/.cargo/registry/src/a.rs"].concat();
+    assert!(refused("paths", &built_elsewhere).contains("build it with `make wasm`"));
+}
+
+/// What is said of a module that is not released.
+fn refused(name: &str, module: &[u8]) -> String {
+    let folder = folder(name);
+    fs::write(folder.join("module"), module).unwrap();
     let mut tool = Command::new(python());
     let answer = tool
         .arg(root().join("tools/release"))
         .args([folder.join("module"), folder.join("files")])
+        .env("CARGO_HOME", "/home/somebody/.cargo")
         .output()
         .unwrap();
     assert!(!answer.status.success());
-    assert!(said(&answer).contains("no WebAssembly module"), "{}", said(&answer));
     assert!(!folder.join("files").exists());
+    said(&answer)
 }
 
 /// The folder that `tools/release` fills.
-fn released(name: &str) -> std::path::PathBuf {
+fn released(name: &str) -> PathBuf {
     let folder = folder(name);
     fs::write(folder.join("module"), MODULE).unwrap();
     let files = folder.join("files");
