@@ -12,7 +12,7 @@ use super::body;
 use super::header_map::HeaderMap;
 use super::host::{self, Buffer, Map, Refused};
 use super::routed::send;
-use super::timers::{self, StreamId, TimerId, Wake};
+use super::timers::{self, LimitId, StreamId, Wake};
 use super::told::Told;
 use crate::openai::body::{Body, BodyScanner};
 use crate::openai::facts::Malformed;
@@ -160,8 +160,8 @@ thread_local! {
 pub(crate) struct Deadline {
     stream: StreamId,
     is_over: Cell<bool>,
-    timer: Cell<Option<TimerId>>,
-    /// The time that is left after the timer.
+    limit: Cell<Option<LimitId>>,
+    /// The time that is left after the limit.
     left: Cell<Millis>,
     itself: Weak<Self>,
 }
@@ -172,7 +172,7 @@ impl Deadline {
         let deadline = Rc::new_cyclic(|itself| Self {
             stream,
             is_over: Cell::new(false),
-            timer: Cell::new(None),
+            limit: Cell::new(None),
             left: Cell::new(timeout),
             itself: Weak::clone(itself),
         });
@@ -184,7 +184,7 @@ impl Deadline {
         let left = self.left.get();
         let nap = if WAS_SHOWN.get() { left } else { left.min(HIDDEN_CHECK) };
         self.left.set(Millis::new(left.as_ms().saturating_sub(nap.as_ms())));
-        self.timer.set(timers::set_after(self.stream, nap, self.itself.clone()));
+        self.limit.set(timers::limit(self.stream, nap, self.itself.clone()));
     }
 }
 
@@ -203,7 +203,7 @@ fn is_hidden() -> bool {
 
 impl Wake for Deadline {
     fn wake(&self, now: Timestamp) {
-        self.timer.set(None);
+        self.limit.set(None);
         let reply = if is_hidden() {
             if HIDDEN.with(|told| told.is_news(reply::HIDDEN_BODY, now)) {
                 host::log(host::Level::Error, &format!("spillway: {}", reply::HIDDEN_BODY));
@@ -221,8 +221,8 @@ impl Wake for Deadline {
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        if let Some(timer) = self.timer.take() {
-            timers::cancel(timer);
+        if let Some(limit) = self.limit.take() {
+            timers::lift(limit);
         }
     }
 }

@@ -8,6 +8,9 @@
 //! when the queue is empty; a tick that comes too early or twice fires nothing. Whoever waits keeps
 //! the only strong reference to what is woken, so a stream that ended is simply not there any more.
 //!
+//! A limit that hardly ever ends anything is noted only, without a look at the clock: the next tick, a second
+//! later at most, makes a deadline of it if it still stands.
+//!
 //! Deadlines are on the monotonic clock. On the wall clock a step back would leave everyone waiting
 //! for the length of the step, and a step forward would wake everyone at once.
 
@@ -35,10 +38,24 @@ struct Timer {
     sleeper: Weak<dyn Wake>,
 }
 
+/// The longest time between the setting of a limit and the tick that takes note of it.
+const GRAIN: Millis = Millis::from_secs(1);
+
+/// A limit that no tick took note of yet.
+struct Limit {
+    number: u64,
+    length: Millis,
+    timer: Timer,
+}
+
 /// What one root wakes.
 #[derive(Default)]
 struct Queue {
     timers: BTreeMap<(Instant, u64), Timer>,
+    /// By number, and nearly always few.
+    limits: Vec<Limit>,
+    /// Whether a tick for the limits comes within [`GRAIN`].
+    is_tick_near: bool,
     next_number: u64,
     armed_for: Option<Instant>,
 }
@@ -47,47 +64,48 @@ thread_local! {
     static QUEUES: RefCell<BTreeMap<u32, Queue>> = RefCell::default();
 }
 
-/// A timer that was set, and can be taken back.
+/// A limit that was set, and can be taken back.
 #[derive(Clone, Copy)]
-pub(crate) struct TimerId {
+pub(crate) struct LimitId {
     root: u32,
-    at: Instant,
     number: u64,
 }
 
 /// Wakes `sleeper` after the time from `now` to `at`, as `stream`, which must be the current one.
 pub(crate) fn set(stream: StreamId, at: Timestamp, now: Timestamp, sleeper: Weak<dyn Wake>) {
-    set_after(stream, at.since(now), sleeper);
+    let timer = Timer { context: stream.context, sleeper };
+    with_queue(stream.root, |queue| queue.set(at.since(now), timer));
 }
 
-/// Wakes `sleeper` after `length`, as `stream`, which must be the current one.
-pub(crate) fn set_after(
-    stream: StreamId,
-    length: Millis,
-    sleeper: Weak<dyn Wake>,
-) -> Option<TimerId> {
-    let now = host::instant();
-    let at = now.plus(length);
+/// Wakes `sleeper` after `length` and up to a second more, as `stream`, which must be the current one. A
+/// shorter length than a second is kept to. Returns what takes it back, if it must be taken back.
+pub(crate) fn limit(stream: StreamId, length: Millis, sleeper: Weak<dyn Wake>) -> Option<LimitId> {
+    let timer = Timer { context: stream.context, sleeper };
     with_queue(stream.root, |queue| {
-        let number = queue.next_number;
-        queue.next_number = number.wrapping_add(1);
-        queue.timers.insert((at, number), Timer { context: stream.context, sleeper });
-        // Arming anew may postpone a tick that is due sooner, so it is done only when it must be.
-        if queue.armed_for.is_none_or(|armed| at < armed) {
-            queue.arm(Some(at), now);
+        if length < GRAIN {
+            queue.set(length, timer);
+            return None;
         }
-        TimerId { root: stream.root, at, number }
+        let number = queue.number();
+        queue.limits.push(Limit { number, length, timer });
+        if !queue.is_tick_near {
+            queue.is_tick_near = true;
+            let now = host::instant();
+            queue.arm_by(now.plus(GRAIN), now);
+        }
+        Some(LimitId { root: stream.root, number })
     })
+    .flatten()
 }
 
-/// Takes a timer back. The tick that it was for may still come, and fires nothing: timers that hardly
-/// ever fire must not cost two calls of the host each.
-pub(crate) fn cancel(timer: TimerId) {
+/// Takes a limit back. One that a tick took note of stays, and wakes nobody.
+pub(crate) fn lift(limit: LimitId) {
     let _ = QUEUES.try_with(|queues| {
         if let Ok(mut queues) = queues.try_borrow_mut()
-            && let Some(queue) = queues.get_mut(&timer.root)
+            && let Some(Queue { limits, .. }) = queues.get_mut(&limit.root)
+            && let Ok(at) = limits.binary_search_by_key(&limit.number, |limit| limit.number)
         {
-            queue.timers.remove(&(timer.at, timer.number));
+            limits.remove(at);
         }
     });
 }
@@ -104,6 +122,7 @@ pub(crate) fn fire(root: u32) {
     }
     let _ = host::enter(root); // a root that is gone does not tick
     with_queue(root, |queue| {
+        queue.note_limits(now);
         let soonest = queue.timers.keys().next().map(|&(at, _)| at);
         queue.arm(soonest, now);
     });
@@ -126,6 +145,36 @@ impl Queue {
     fn next_due(&mut self, now: Instant) -> Option<Timer> {
         let entry = self.timers.first_entry()?;
         (entry.key().0 <= now).then(|| entry.remove())
+    }
+
+    fn number(&mut self) -> u64 {
+        let number = self.next_number;
+        self.next_number = number.wrapping_add(1);
+        number
+    }
+
+    fn set(&mut self, length: Millis, timer: Timer) {
+        let now = host::instant();
+        let at = now.plus(length);
+        let number = self.number();
+        self.timers.insert((at, number), timer);
+        self.arm_by(at, now);
+    }
+
+    /// Makes deadlines of the limits that were set since the last tick.
+    fn note_limits(&mut self, now: Instant) {
+        self.is_tick_near = false;
+        for Limit { number, length, timer } in self.limits.drain(..) {
+            self.timers.insert((now.plus(length), number), timer);
+        }
+    }
+
+    /// Makes a tick come at `at` at the latest. Arming anew may postpone one that is due sooner, so it is
+    /// done only when it must be.
+    fn arm_by(&mut self, at: Instant, now: Instant) {
+        if self.armed_for.is_none_or(|armed| at < armed) {
+            self.arm(Some(at), now);
+        }
     }
 
     /// Makes the root of the current context tick at `at`; `None`: not at all.

