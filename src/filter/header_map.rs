@@ -6,49 +6,61 @@ use crate::policy::headers::Headers;
 /// All headers of a message as they crossed: one allocation, names and values as slices of it.
 pub(crate) struct HeaderMap {
     bytes: Vec<u8>,
-    count: usize,
+    /// Where the first name begins.
+    start: usize,
+}
+
+/// Where the name and the value of a header begin, and how many bytes they have.
+struct Place {
+    name: (usize, usize),
+    value: (usize, usize),
 }
 
 impl HeaderMap {
     /// What the host handed over; `None` when that is malformed.
     pub(crate) fn parse(bytes: Vec<u8>) -> Option<Self> {
-        let count = if bytes.is_empty() { 0 } else { read_u32(&bytes, 0)? };
-        Some(Self { bytes, count })
+        let count = bytes.first_chunk().map_or(0, |count| u32::from_le_bytes(*count));
+        let start = usize::try_from(count).ok()?.checked_mul(8)?.checked_add(4)?;
+        (bytes.is_empty() || start <= bytes.len()).then_some(Self { bytes, start })
     }
 
     /// Every header, name and value, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let mut sizes = 4_usize;
-        let mut data = self.count.saturating_mul(8).saturating_add(4);
-        (0..self.count).map_while(move |_| {
-            let name = self.slice(&mut data, read_u32(&self.bytes, sizes)?)?;
-            let value = self.slice(&mut data, read_u32(&self.bytes, sizes.saturating_add(4))?)?;
-            sizes = sizes.saturating_add(8);
-            Some((name, value))
+        self.places().map_while(|place| Some((self.slice(place.name)?, self.slice(place.value)?)))
+    }
+
+    /// Where every header stands. A search touches neither names nor values of another length.
+    fn places(&self) -> impl Iterator<Item = Place> {
+        let sizes = self.bytes.get(4..self.start).unwrap_or_default();
+        let mut at = self.start;
+        sizes.as_chunks::<8>().0.iter().map(move |&[a, b, c, d, e, f, g, h]| {
+            let mut next = |size: [u8; 4]| {
+                let size = usize::try_from(u32::from_le_bytes(size)).unwrap_or(usize::MAX);
+                let start = at;
+                // Each is followed by a NUL. What is out of bounds is no slice.
+                at = start.wrapping_add(size).wrapping_add(1);
+                (start, size)
+            };
+            Place { name: next([a, b, c, d]), value: next([e, f, g, h]) }
         })
     }
 
-    fn slice(&self, start: &mut usize, size: usize) -> Option<&[u8]> {
-        let end = start.checked_add(size)?;
-        let slice = self.bytes.get(*start..end)?;
-        *start = end.checked_add(1)?; // each is followed by a NUL
-        Some(slice)
+    fn slice(&self, (start, size): (usize, usize)) -> Option<&[u8]> {
+        self.bytes.get(start..)?.get(..size)
     }
 }
 
 impl Headers for HeaderMap {
     fn get(&self, name: &str) -> Option<&[u8]> {
-        self.iter().find(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value)
+        let is_it = |place: &Place| {
+            place.name.1 == name.len() && self.slice(place.name) == Some(name.as_bytes())
+        };
+        self.slice(self.places().find(is_it)?.value)
     }
 
     fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         Self::iter(self)
     }
-}
-
-fn read_u32(bytes: &[u8], at: usize) -> Option<usize> {
-    let four = bytes.get(at..at.checked_add(4)?)?;
-    usize::try_from(u32::from_le_bytes(four.try_into().ok()?)).ok()
 }
 
 /// The headers as the host reads them.

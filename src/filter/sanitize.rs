@@ -9,6 +9,7 @@ use super::header_map::HeaderMap;
 use super::host::{self, Map};
 use crate::openai::credentials::{self, SUBPROTOCOLS};
 use crate::openai::response_headers::{self, Origin};
+use crate::policy::headers::Headers;
 use crate::policy::pool::BackendIndex;
 
 /// Removes from the request what a client must not send on.
@@ -43,6 +44,7 @@ impl Subprotocols {
 
 /// What a client offers in all headers with subprotocols; `None` when no credential is there.
 pub(crate) fn subprotocols(headers: &HeaderMap) -> Option<Subprotocols> {
+    headers.get(SUBPROTOCOLS)?; // nearly no request has one
     let values: Vec<&[u8]> = headers
         .iter()
         .filter(|(name, _)| *name == SUBPROTOCOLS.as_bytes())
