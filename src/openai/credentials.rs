@@ -26,29 +26,35 @@ const DECODINGS_MAX: usize = 4;
 /// Whether a request header of this name, in lower case, is a credential or says who the client is to
 /// its own services.
 pub fn is_header(name: &[u8]) -> bool {
-    let is_harmless = matches!(
-        name,
-        b"" | [b':', ..] | b"sec-websocket-key" | b"idempotency-key" | b"x-idempotency-key"
-    ) || name.starts_with(b"sec-fetch-");
-    // Every request has these, and they need no looking at.
-    let is_usual = matches!(
-        name,
-        b"accept"
-            | b"content-length"
-            | b"content-type"
-            | b"user-agent"
-            | b"x-forwarded-for"
-            | b"x-forwarded-proto"
-            | b"x-request-id"
-    );
-    !is_usual
-        && !is_harmless
+    !is_usual(name)
+        && !is_harmless(name)
         && (matches!(name, b"openai-organization" | b"openai-project" | b"dpop" | b"from")
             || name.starts_with(b"ocp-apim-")
             || name.starts_with(b"x-amz-")
             || name.starts_with(b"x-goog-")
             || has_part(name)
             || name.split(|byte| !byte.is_ascii_alphanumeric()).any(is_word))
+}
+
+/// Whether it is a header that every request has, which needs no looking at.
+fn is_usual(name: &[u8]) -> bool {
+    matches!(
+        name,
+        [b':', ..]
+            | b"accept"
+            | b"content-length"
+            | b"content-type"
+            | b"user-agent"
+            | b"x-forwarded-for"
+            | b"x-forwarded-proto"
+            | b"x-request-id"
+    )
+}
+
+/// Whether the name has a word of a credential, and is none.
+fn is_harmless(name: &[u8]) -> bool {
+    matches!(name, b"sec-websocket-key" | b"idempotency-key" | b"x-idempotency-key")
+        || name.starts_with(b"sec-fetch-")
 }
 
 /// Whether the value of a header is a credential by its form: a token that is signed or encrypted (JWS and JWE,

@@ -110,12 +110,19 @@ pub fn recognise(method: &[u8], path: &[u8]) -> Option<Call> {
     };
     let (path, query) = split_at_byte(path, b'?');
     let segments = || path.split(|&byte| byte == b'/').filter(|segment| !segment.is_empty());
+    // Hardly any path has an escape.
+    let decoded: Vec<Cow<'_, [u8]>> = match memchr::memchr(b'%', path) {
+        Some(_) => segments().map(percent::decode_bytes).collect(),
+        None => Vec::new(),
+    };
     // No segment is empty, so an empty name is none.
-    let mut names: [Cow<'_, [u8]>; NAMES] = Default::default();
-    for (slot, segment) in names.iter_mut().zip(segments()) {
-        *slot = percent::decode_bytes(segment);
+    let mut names: [&[u8]; NAMES] = Default::default();
+    if decoded.is_empty() {
+        names.iter_mut().zip(segments()).for_each(|(slot, segment)| *slot = segment);
+    } else {
+        names.iter_mut().zip(&decoded).for_each(|(slot, segment)| *slot = segment);
     }
-    let (api, deployment, base_len) = match names.each_ref().map(|name| &**name) {
+    let (api, deployment, base_len) = match names {
         [b"openai", b"deployments", deployment, next, ..] if !next.is_empty() => {
             (Api::Azure, Some(String::from_utf8_lossy(deployment).into_owned()), 3)
         }
@@ -150,16 +157,28 @@ pub fn recognise(method: &[u8], path: &[u8]) -> Option<Call> {
     })
 }
 
+/// Which bytes a segment may have: those that ids are made of.
+const IS_PLAIN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut plain: &[u8] =
+        b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:@+=,";
+    while let [first, rest @ ..] = plain {
+        #[allow(clippy::indexing_slicing, reason = "no byte is out of the table's bounds")]
+        {
+            table[*first as usize] = true;
+        }
+        plain = rest;
+    }
+    table
+};
+
 /// Appends a segment without its escapes; `None` when servers could read it in different ways.
 ///
 /// Allowed is what ids are made of, so that nothing is left to be decoded a second time, to end the
 /// segment, to begin parameters, or to be a place relative to another.
 fn push_plain(path: &mut String, segment: &[u8]) -> Option<()> {
     let name = percent::decode_bytes(segment);
-    let is_plain = |byte: &u8| {
-        byte.is_ascii_alphanumeric()
-            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'@' | b'+' | b'=' | b',')
-    };
+    let is_plain = |byte: &u8| IS_PLAIN.get(usize::from(*byte)) == Some(&true);
     if !name.iter().all(is_plain) || name.iter().all(|byte| *byte == b'.') {
         return None;
     }
@@ -178,6 +197,9 @@ impl Call {
             return BodyKind::None;
         }
         let content_type = content_type.unwrap_or_default();
+        if content_type == b"application/json" {
+            return BodyKind::Json; // as nearly every request has it
+        }
         if !is_utf_8(content_type) {
             return BodyKind::Opaque;
         }
@@ -360,8 +382,8 @@ fn api_version<'a>(call: &'a Call, endpoint: &Endpoint<'a>) -> Option<&'a str> {
 }
 
 /// The operation of the path whose first segments below the base are these, decoded.
-fn operation(method: Method, below: &[Cow<'_, [u8]>]) -> Option<Operation> {
-    let name = |at: usize| below.get(at).map(|name| &**name).unwrap_or_default();
+fn operation(method: Method, below: &[&[u8]]) -> Option<Operation> {
+    let name = |at: usize| below.get(at).copied().unwrap_or_default();
     Some(match (method, [name(0), name(1), name(2), name(3), name(4)]) {
         (Method::Post, [b"chat", b"completions", b"", ..]) => Operation::ChatCompletions,
         (Method::Post, [b"completions", b"", ..]) => Operation::Completions,
