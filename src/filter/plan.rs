@@ -14,7 +14,10 @@ use crate::openai::operation::Call;
 use crate::policy::budget;
 use crate::policy::estimate::Estimator;
 use crate::policy::keys::Keys;
-use crate::policy::records::{PoolRecord, Reseated, Snapshot, WindowsRecord};
+use crate::policy::pool::{BackendIndex, Member};
+use crate::policy::records::{
+    BackendRecord, PoolRecord, Records, Reseated, Snapshot, WindowsRecord,
+};
 use crate::policy::retry_budget::{self, Deposits};
 use crate::policy::rules::Successes;
 use crate::policy::select::Rotation;
@@ -36,6 +39,8 @@ pub(crate) struct Plan {
 /// What one worker needs to run one pool.
 pub(crate) struct PoolPlan {
     pub(crate) record_key: String,
+    /// The pool's record, and when it was read.
+    recent: RefCell<Option<(Timestamp, Snapshot)>>,
     pub(crate) retry_budget_key: String,
     pub(crate) rotation: RefCell<Rotation>,
     pub(crate) deposits: RefCell<Deposits>,
@@ -142,6 +147,7 @@ impl PoolPlan {
         let retry_budget_key = keys.retry_budget(&pool.name);
         Self {
             record_key: shared::own_key(keys.pool(&pool.name), PoolRecord::VERSION),
+            recent: RefCell::default(),
             retry_budget_key: shared::own_key(retry_budget_key, retry_budget::VERSION),
             rotation: RefCell::new(Rotation::starting_anywhere(&pool.policy, worker::random())),
             deposits: RefCell::default(),
@@ -180,5 +186,29 @@ impl PoolPlan {
     /// The shared records of the pool's members.
     pub(crate) fn records(&self) -> Snapshot {
         Snapshot::new(shared::read(&self.record_key).unwrap_or_default())
+    }
+
+    /// Keeps records that this worker read at `now`, for whoever need not know them better.
+    pub(crate) fn keep_records(&self, records: Snapshot, now: Timestamp) {
+        self.recent.replace(Some((now, records)));
+    }
+
+    /// The records may have changed since they were read.
+    pub(crate) fn forget_records(&self) {
+        self.recent.replace(None);
+    }
+
+    /// The shared record of one member, as this worker last read it in this millisecond.
+    pub(crate) fn recent_record(
+        &self,
+        backend: BackendIndex,
+        member: &Member,
+        now: Timestamp,
+    ) -> BackendRecord {
+        let recent = self.recent.take().filter(|(read_at, _)| *read_at == now);
+        let records = recent.map_or_else(|| self.records(), |(_, records)| records);
+        let record = records.of(backend, member);
+        self.keep_records(records, now);
+        record
     }
 }

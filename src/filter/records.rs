@@ -183,7 +183,7 @@ pub(crate) fn accuse(
 ) {
     let Some(backend) = backend_plan(plan, pool, begun.backend) else { return };
     let seen_by_others =
-        present(plan, pool, begun.backend).map_or(Timestamp::ZERO, |it| it.completed_at);
+        present(plan, pool, begun.backend, now).map_or(Timestamp::ZERO, |it| it.completed_at);
     let completed = backend.completed_at.get().max(seen_by_others);
     if begun.ticket.is_probe() || blame::counts_alone(completed, ended) {
         convict(plan, pool, begun, evidence, ended, now);
@@ -379,7 +379,7 @@ pub(crate) fn observe(
     let observed = Observed::of(&evidence.outcome, settings);
     let elapsed = evidence.elapsed;
     let breaker = &begun.record.breaker;
-    let ends_run = || ends_run(plan, pool, begun, observed, elapsed);
+    let ends_run = || ends_run(plan, pool, begun, observed, elapsed, now);
     let is_needed = begun.ticket.is_probe() || breaker.needs_window(settings, observed, elapsed);
     if !is_needed && !ends_run() {
         return;
@@ -443,13 +443,20 @@ fn tell_misroute(backend: &Backend, outcome: &Outcome) {
 
 /// Whether a success ends a run of faults that some rule counts. The run may have begun after the
 /// attempt was chosen, by the record that it carries. To see that takes one more read, and no write.
-fn ends_run(plan: &Plan, pool: usize, begun: &Begun, observed: Observed, elapsed: Millis) -> bool {
+fn ends_run(
+    plan: &Plan,
+    pool: usize,
+    begun: &Begun,
+    observed: Observed,
+    elapsed: Millis,
+    now: Timestamp,
+) -> bool {
     let Some((configured, _)) = plan.pool(pool) else { return false };
     let settings = &configured.policy.breaker;
     let is_run = |breaker: &Breaker| breaker.counts_in_row_change(settings, observed, elapsed);
     settings.ends_runs(observed, elapsed)
         && (is_run(&begun.record.breaker)
-            || present(plan, pool, begun.backend)
+            || present(plan, pool, begun.backend, now)
                 .is_some_and(|it| it.breaker.counts_ordinary(begun.ticket) && is_run(&it.breaker)))
 }
 
@@ -505,7 +512,7 @@ fn count(plan: &Plan, pool: usize, begun: &Begun, result: &Counted, now: Timesta
         // The counts are of a later epoch, but the breaker's own is still that of the attempt: they were
         // left by a breaker that was forgotten since, and mean nothing.
         Ok(None)
-            if present(plan, pool, begun.backend)
+            if present(plan, pool, begun.backend, now)
                 .is_some_and(|it| it.breaker.counts_ordinary(begun.ticket)) =>
         {
             count(true)
@@ -518,11 +525,16 @@ fn count(plan: &Plan, pool: usize, begun: &Begun, result: &Counted, now: Timesta
     counted.ok().flatten().unwrap_or_default()
 }
 
-/// What workers share of a backend as it is now.
-fn present(plan: &Plan, pool: usize, backend: BackendIndex) -> Option<BackendRecord> {
+/// What workers share of a backend, not older than a millisecond.
+fn present(
+    plan: &Plan,
+    pool: usize,
+    backend: BackendIndex,
+    now: Timestamp,
+) -> Option<BackendRecord> {
     let (configured, pool_plan) = plan.pool(pool)?;
     let member = configured.policy.member(backend)?;
-    Some(pool_plan.records().of(backend, member))
+    Some(pool_plan.recent_record(backend, member, now))
 }
 
 /// Says in log and metrics that a circuit breaker changed.
@@ -592,6 +604,7 @@ fn change<R>(
             Err(_) => (None, None),
         }
     });
+    pool_plan.forget_records();
     let changed = changed.ok().flatten();
     if changed.is_none() {
         host::increment(pool_plan.metrics.lost_updates, 1);

@@ -159,6 +159,9 @@ impl Exchange {
             if turn == Turn::Usual {
                 self.note_skipped(pool, &records, Some(&choice), now, roll);
             }
+            if choice.probe.is_none() {
+                plan.keep_records(records, now);
+            }
             return Ok(planned);
         }
         Err(NOBODY)
