@@ -13,6 +13,7 @@ use crate::openai::models::ModelsQuestion;
 use crate::openai::operation::{self, Call};
 use crate::openai::reply::{self, Reply};
 use crate::policy::headers::Headers;
+use std::borrow::Cow;
 
 /// A request that may come in.
 pub(crate) struct Arrival {
@@ -160,21 +161,21 @@ fn models(plan: &Plan, question: &ModelsQuestion) -> Reply {
 }
 
 /// Every value of `content-type`, as one: whoever gives it twice may be read in two ways.
-fn content_type(headers: &HeaderMap) -> Option<Vec<u8>> {
-    let mut all = headers.iter().filter(|(name, _)| *name == b"content-type");
-    let (_, first) = all.next()?;
-    let mut joined = first.to_vec();
-    for (_, value) in all {
-        joined.extend_from_slice(b", ");
-        joined.extend_from_slice(value);
+fn content_type(headers: &HeaderMap) -> Option<Cow<'_, [u8]>> {
+    let mut all = headers.all("content-type");
+    let mut joined = Cow::Borrowed(all.next()?);
+    for value in all {
+        let first = joined.to_mut();
+        first.extend_from_slice(b", ");
+        first.extend_from_slice(value);
     }
     Some(joined)
 }
 
 /// Whether the body is compressed, or else not what it will be.
 fn is_encoded(headers: &HeaderMap) -> bool {
-    headers.iter().any(|(name, value)| {
+    headers.all("content-encoding").any(|value| {
         let value = value.trim_ascii();
-        name == b"content-encoding" && !value.is_empty() && !value.eq_ignore_ascii_case(b"identity")
+        !value.is_empty() && !value.eq_ignore_ascii_case(b"identity")
     })
 }

@@ -97,8 +97,8 @@ impl Attempt {
     fn begin(&self) -> Option<Running> {
         let exchange = table::current()?;
         let mut borrowed = exchange.try_borrow_mut().ok()?;
-        let now = host::now();
-        let begun = borrowed.begin(now)?;
+        let begun = borrowed.begin(host::now)?;
+        let now = begun.at;
         match way_to(&borrowed, &begun) {
             Some(Way::Backend) => {}
             Some(Way::Nowhere) => {

@@ -215,19 +215,20 @@ impl Exchange {
         self.ledger.attempts()
     }
 
-    /// Begins the attempt that was planned; `None` when none was.
-    pub(crate) fn begin(&mut self, now: Timestamp) -> Option<Begun> {
-        let Planned { choice, ticket, record, reservation } = self.planned.take()?;
+    /// Begins the attempt that was planned; `None` when none was. Envoy goes on with the first one at once, and
+    /// waits before each of the others.
+    pub(crate) fn begin(&mut self, now: impl FnOnce() -> Timestamp) -> Option<Begun> {
+        let Planned { choice, at, ticket, record, reservation } = self.planned.take()?;
         self.end = End::Open;
         let reservation = RefCell::new(reservation);
         self.ledger.begin(choice.backend);
         let (_, plan) = self.plan.pool(self.pool)?;
-        if self.ledger.attempts() == 1
-            && let Ok(mut deposits) = plan.deposits.try_borrow_mut()
-        {
-            deposits.count(now);
+        let is_first = self.ledger.attempts() == 1;
+        let at = if is_first { at } else { now() };
+        if is_first && let Ok(mut deposits) = plan.deposits.try_borrow_mut() {
+            deposits.count(at);
         }
-        Some(Begun { backend: choice.backend, at: now, ticket, record, reservation })
+        Some(Begun { backend: choice.backend, at, ticket, record, reservation })
     }
 
     /// An attempt that began cannot be sent: gives back what it holds of its backend.

@@ -114,7 +114,7 @@ impl Exchange {
             return Finish::NoWay;
         }
         if let Some(misroute) = response.misroute.filter(|_| !response.asks_for_retry)
-            && let Some(begun) = self.begin(now)
+            && let Some(begun) = self.begin(|| now)
         {
             return Finish::of(None, self.misrouted(&begun, misroute, now), || now);
         }

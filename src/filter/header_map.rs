@@ -29,6 +29,15 @@ impl HeaderMap {
         self.places().map_while(|place| Some((self.slice(place.name)?, self.slice(place.value)?)))
     }
 
+    /// The values of all headers of this name, which must be lower-case.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.places()
+            .filter(move |place| {
+                place.name.1 == name.len() && self.slice(place.name) == Some(name.as_bytes())
+            })
+            .map_while(|place| self.slice(place.value))
+    }
+
     /// Where every header stands. A search touches neither names nor values of another length.
     fn places(&self) -> impl Iterator<Item = Place> {
         let sizes = self.bytes.get(4..self.start).unwrap_or_default();
@@ -52,10 +61,7 @@ impl HeaderMap {
 
 impl Headers for HeaderMap {
     fn get(&self, name: &str) -> Option<&[u8]> {
-        let is_it = |place: &Place| {
-            place.name.1 == name.len() && self.slice(place.name) == Some(name.as_bytes())
-        };
-        self.slice(self.places().find(is_it)?.value)
+        self.all(name).next()
     }
 
     fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {

@@ -9,7 +9,6 @@ use super::header_map::HeaderMap;
 use super::host::{self, Map};
 use crate::openai::credentials::{self, SUBPROTOCOLS};
 use crate::openai::response_headers::{self, Origin};
-use crate::policy::headers::Headers;
 use crate::policy::pool::BackendIndex;
 
 /// Removes from the request what a client must not send on.
@@ -44,12 +43,10 @@ impl Subprotocols {
 
 /// What a client offers in all headers with subprotocols; `None` when no credential is there.
 pub(crate) fn subprotocols(headers: &HeaderMap) -> Option<Subprotocols> {
-    headers.get(SUBPROTOCOLS)?; // nearly no request has one
-    let values: Vec<&[u8]> = headers
-        .iter()
-        .filter(|(name, _)| *name == SUBPROTOCOLS.as_bytes())
-        .map(|(_, value)| value)
-        .collect();
+    let values: Vec<&[u8]> = headers.all(SUBPROTOCOLS).collect();
+    if values.is_empty() {
+        return None;
+    }
     let sent = values.join(&b", "[..]);
     let clean = credentials::without_subprotocols(&sent)?;
     Some(Subprotocols { sent, clean })

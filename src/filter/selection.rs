@@ -42,6 +42,7 @@ enum Turn {
 /// A backend that was chosen, before its attempt begins.
 pub(crate) struct Planned {
     pub(super) choice: Choice,
+    pub(super) at: Timestamp,
     pub(super) ticket: Ticket,
     pub(super) record: BackendRecord,
     pub(super) reservation: Option<Reservation>,
@@ -50,7 +51,7 @@ pub(crate) struct Planned {
 impl Planned {
     /// Gives back what is held of a backend to which nothing was sent.
     pub(super) fn give_back(self, plan: &Plan, pool: usize, now: Timestamp) {
-        let Self { choice, ticket, record, reservation } = self;
+        let Self { choice, ticket, record, reservation, .. } = self;
         let reservation = RefCell::new(reservation);
         records::conclude(plan, pool, choice.backend, &reservation, Ending::Released, now);
         if ticket.is_probe() {
@@ -152,7 +153,7 @@ impl Exchange {
             let choice = self.choose(turn, pool, &records, &mut rotation, now, roll)?;
             let record = pool.policy.member(choice.backend);
             let record = record.map(|member| records.of(choice.backend, member));
-            let untaken = Planned::untaken(choice, record.unwrap_or_default());
+            let untaken = Planned::untaken(choice, record.unwrap_or_default(), now);
             let Some(planned) = self.hold(&whole, plan, untaken, now) else { continue };
             // Only now: whoever denies the request must not have had its turn.
             rotation.take();
@@ -263,7 +264,8 @@ impl Exchange {
 
 impl Planned {
     /// A choice of which nothing is held yet.
-    fn untaken(choice: Choice, record: BackendRecord) -> Self {
-        Self { choice, ticket: record.breaker.ticket(), record, reservation: None }
+    fn untaken(choice: Choice, record: BackendRecord, now: Timestamp) -> Self {
+        let ticket = record.breaker.ticket();
+        Self { choice, at: now, ticket, record, reservation: None }
     }
 }

@@ -111,16 +111,15 @@ pub fn recognise(method: &[u8], path: &[u8]) -> Option<Call> {
     let (path, query) = split_at_byte(path, b'?');
     let segments = || path.split(|&byte| byte == b'/').filter(|segment| !segment.is_empty());
     // Hardly any path has an escape.
-    let decoded: Vec<Cow<'_, [u8]>> = match memchr::memchr(b'%', path) {
-        Some(_) => segments().map(percent::decode_bytes).collect(),
-        None => Vec::new(),
-    };
+    let has_escape = memchr::memchr(b'%', path).is_some();
+    let decoded: Vec<Cow<'_, [u8]>> =
+        if has_escape { segments().map(percent::decode_bytes).collect() } else { Vec::new() };
     // No segment is empty, so an empty name is none.
     let mut names: [&[u8]; NAMES] = Default::default();
-    if decoded.is_empty() {
-        names.iter_mut().zip(segments()).for_each(|(slot, segment)| *slot = segment);
-    } else {
+    if has_escape {
         names.iter_mut().zip(&decoded).for_each(|(slot, segment)| *slot = segment);
+    } else {
+        names.iter_mut().zip(segments()).for_each(|(slot, segment)| *slot = segment);
     }
     let (api, deployment, base_len) = match names {
         [b"openai", b"deployments", deployment, next, ..] if !next.is_empty() => {
