@@ -28,6 +28,7 @@ mod plan;
 mod publish;
 mod reading;
 mod records;
+mod reports;
 mod root;
 mod routed;
 mod sanitize;

@@ -4,11 +4,12 @@ use super::budgets::{self, SaidOfLimits};
 use super::header_map::HeaderMap;
 use super::host;
 use super::plan::{BackendPlan, Plan};
+use super::reports::{announce, complain, denied_part, tell_misroute};
 use super::{shared, worker};
 use crate::config::Backend;
 use crate::policy::blame;
 use crate::policy::breaker::{
-    Breaker, Lease, Observation, Observed, RulesMet, Ticket, Transition, needs_count,
+    Breaker, Lease, Observation, Observed, RulesMet, Ticket, needs_count,
 };
 use crate::policy::budget::{Ending, Reservation};
 use crate::policy::classify::{Fault, Misroute, Outcome};
@@ -213,11 +214,6 @@ pub(crate) fn acquit(plan: &Plan, pool: usize, begun: &Begun, evidence: &Evidenc
     }
 }
 
-/// What is wrong with a backend's configuration when it turns all requests away with `status`.
-fn denied_part(status: u16) -> &'static str {
-    if status < 400 { "host" } else { "credential" }
-}
-
 /// Keeps that a backend completed a request: it does not fail whatever it is asked. Other workers need not
 /// know it to the millisecond.
 pub(crate) fn note_completion(plan: &Plan, pool: usize, begun: &Begun, now: Timestamp) {
@@ -228,17 +224,6 @@ pub(crate) fn note_completion(plan: &Plan, pool: usize, begun: &Begun, now: Time
     if known > now || now.since(known) >= COMPLETION_WORTH_WRITING {
         update(plan, pool, begun.backend, |record| record.completed_at = now);
     }
-}
-
-/// Says in the log that something is wrong that only the operator can put right.
-fn complain(plan: &Plan, pool: usize, backend: BackendIndex, status: u16, what: &str) {
-    let Some((configured, _)) = plan.pool(pool) else { return };
-    let Some(Backend { name, .. }) = configured.backends.get(backend.position()) else { return };
-    let text = format!(
-        "spillway: backend {name} answered {status} to a request that another backend served: \
-         check its {what}"
-    );
-    host::log(host::Level::Error, &text);
 }
 
 /// Writes what the head of an answer shows before it is known how the answer ends: how much the
@@ -413,34 +398,6 @@ pub(crate) fn observe(
     }
 }
 
-/// Says in the log why there is no way to a backend: once for each time that its breaker opens, and not
-/// for each request.
-fn tell_misroute(backend: &Backend, outcome: &Outcome) {
-    let Outcome::Misrouted(misroute) = outcome else { return };
-    let (name, cluster) = (&backend.name, &backend.cluster);
-    let why = match misroute {
-        Misroute::Full => format!("the circuit_breakers of its cluster {cluster} are reached"),
-        Misroute::NoCluster => format!(
-            "Envoy has no cluster of the name that the route's matcher has for it, which should be {cluster}"
-        ),
-        Misroute::DeadEndpoint | Misroute::NoHost => {
-            format!(
-                "its cluster {cluster} has no host, or the route's matcher names one that does not exist: does \
-                 its name resolve, are there endpoints?"
-            )
-        }
-        Misroute::NoFilter => format!(
-            "its cluster {cluster} lacks the attempt filter, so the request, which may have the credential of \
-             another backend, went there as it was"
-        ),
-        Misroute::NoRoute => "the route's cluster matcher has no entry for it".to_owned(),
-        Misroute::WrongCluster => {
-            format!("the route's cluster matcher names a cluster for it that is not {cluster}")
-        }
-    };
-    host::log(host::Level::Error, &format!("spillway: backend {name} cannot be reached: {why}"));
-}
-
 /// Whether a success ends a run of faults that some rule counts. The run may have begun after the
 /// attempt was chosen, by the record that it carries. To see that takes one more read, and no write.
 fn ends_run(
@@ -535,27 +492,6 @@ fn present(
     let (configured, pool_plan) = plan.pool(pool)?;
     let member = configured.policy.member(backend)?;
     Some(pool_plan.recent_record(backend, member, now))
-}
-
-/// Says in log and metrics that a circuit breaker changed.
-fn announce(backend: &Backend, plan: &BackendPlan, transition: Transition, now: Timestamp) {
-    let name = &backend.name;
-    let until = match transition {
-        Transition::Closed => None,
-        Transition::Opened { until, .. } | Transition::Reopened { until, .. } => Some(until),
-    };
-    host::record(plan.metrics.breaker_open_until_ms, until.map_or(0, Timestamp::as_ms));
-    let (level, text) = match until {
-        None => (host::Level::Info, format!("spillway: backend {name} is back: breaker closed")),
-        Some(until) => {
-            let length = until.since(now);
-            (
-                host::Level::Warn,
-                format!("spillway: backend {name} is left alone for {length}: breaker open"),
-            )
-        }
-    };
-    host::log(level, &text);
 }
 
 /// Changes the shared record of a backend; `None` when it could not be changed.
