@@ -18,7 +18,8 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 demo: wasm ## real Envoy, three mock backends and a load, for about 20 seconds
-	@envoy=$$(tools/envoy) && cargo run --locked --release --package demo -- --envoy "$$envoy" --module "$(MODULE)"
+	@envoy=$$(tools/envoy) && SPILLWAY_WASM="$(MODULE)" SPILLWAY_ENVOY="$$envoy" \
+	cargo run --locked --release --package demo
 
 test: wasm core-on-wasm32 ## the core on wasm32, then everything natively and in real Envoy
 	@envoy=$$(tools/envoy) && node=$$(tools/node) && \

@@ -7,9 +7,9 @@
 
 use std::time::Duration;
 
-use crate::client::{Answer, Kind};
-use crate::observe::{Arrival, Observations};
-use crate::stage::{FIRST_BYTE, PROVISIONED_TOKENS_PER_MINUTE};
+use crate::call::{Kind, Outcome};
+use crate::observe::Observations;
+use crate::stage::{FIRST_BYTE, NAMES, PROVISIONED, PROVISIONED_TOKENS_PER_MINUTE, REGION};
 use crate::story::Chapter;
 
 /// Requests that were chosen just before another worker opened the breaker may still arrive.
@@ -33,7 +33,7 @@ pub(crate) struct Figures {
     /// From the reopening of its gate to its next request.
     pub(crate) reopenings: Vec<Duration>,
     /// The parts of the two other backends in the overload's spill.
-    pub(crate) spilled: Vec<(String, usize)>,
+    pub(crate) spilled: [(&'static str, usize); 2],
     /// The slowest hundredth in the overload, and while the region failed.
     pub(crate) overload_p99: Option<Duration>,
     pub(crate) failure_p99: Option<Duration>,
@@ -43,59 +43,51 @@ pub(crate) struct Figures {
     pub(crate) openings: usize,
     /// Requests that reached the region meanwhile.
     pub(crate) while_open: usize,
-    /// The region's answers after it came back.
+    /// What the region served after it came back.
     pub(crate) returned: usize,
     /// Responses with both headers.
     pub(crate) explained: usize,
-    /// What the gateway added to the median.
-    pub(crate) gateway_added: Option<Millis>,
-    pub(crate) failover_added: Option<Millis>,
+    /// What the gateway added to the median; noise can make it negative.
+    pub(crate) gateway_added_ms: Option<f64>,
+    pub(crate) failover_added_ms: Option<f64>,
 }
 
-/// A difference of two times, which noise can make negative.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
-pub(crate) struct Millis(pub(crate) f64);
-
 impl Figures {
-    /// Computes them. The arrivals are those of the provisioned backend and of the failing region.
-    pub(crate) fn of(seen: &Observations, provisioned: &[Arrival], region: &[Arrival]) -> Self {
-        let answers = &seen.answers;
-        let latencies = |chapter: Chapter| {
-            let of_chapter = answers.iter().filter(move |answer| answer.chapter == chapter);
-            of_chapter.map(|answer| answer.latency).collect()
+    /// Computes them. The arrivals are those at the provisioned backend and at the failing region, in
+    /// milliseconds since the epoch.
+    pub(crate) fn of(seen: &Observations, provisioned: &[u64], region: &[u64]) -> Self {
+        let all = &seen.outcomes;
+        let p99 = |chapter: Chapter| {
+            percentile(seen.of_chapter(chapter).map(|outcome| outcome.latency).collect(), 99)
         };
-        let failed = |answer: &&Answer| answer.problem.is_some();
-        let in_failure = answers.iter().filter(|answer| answer.chapter == Chapter::Failure);
-        let last = seen.names.len().saturating_sub(1);
-        let names = seen.names.iter().enumerate().skip(1);
+        let in_failure = seen.of_chapter(Chapter::Failure);
         Self {
-            requests: answers.len(),
-            streams: answers.iter().filter(|answer| answer.kind.streams()).count(),
-            problems: answers.iter().filter_map(|answer| answer.problem.clone()).collect(),
-            failovers: failovers(answers),
+            requests: all.len(),
+            streams: all.iter().filter(|outcome| outcome.kind.streams()).count(),
+            problems: all.iter().filter_map(|outcome| outcome.problem.clone()).collect(),
+            failovers: failovers(all),
             calm_share_percent: provisioned_share_percent(seen, Chapter::Calm, 1),
             final_share_percent: provisioned_share_percent(seen, Chapter::CalmAgain, 3),
             provisioned_use_percent: provisioned_use_percent(seen),
             reopenings: reopenings(&seen.gate_deadlines_ms, provisioned),
-            spilled: names
-                .map(|(place, name)| (name.clone(), seen.served(place, Chapter::Overload)))
-                .collect(),
-            overload_p99: percentile(latencies(Chapter::Overload), 99),
-            failure_p99: percentile(latencies(Chapter::Failure), 99),
-            failure_problems: in_failure.filter(failed).count(),
+            spilled: [1, REGION].map(|place| (NAMES[place], seen.served(place, Chapter::Overload))),
+            overload_p99: p99(Chapter::Overload),
+            failure_p99: p99(Chapter::Failure),
+            failure_problems: in_failure.filter(|outcome| outcome.problem.is_some()).count(),
             openings: seen.openings.len(),
             while_open: while_open(seen, region),
-            returned: seen.served(last, Chapter::Return) + seen.served(last, Chapter::CalmAgain),
-            explained: answers.iter().filter(|answer| is_explained(answer)).count(),
-            gateway_added: gateway_added(&seen.overheads),
-            failover_added: failover_added(answers),
+            returned: seen.served(REGION, Chapter::Return)
+                + seen.served(REGION, Chapter::CalmAgain),
+            explained: all.iter().filter(|outcome| is_explained(outcome)).count(),
+            gateway_added_ms: gateway_added_ms(&seen.overheads),
+            failover_added_ms: failover_added_ms(all),
         }
     }
 }
 
 /// The requests that needed another attempt.
-pub(crate) fn failovers(answers: &[Answer]) -> usize {
-    answers.iter().filter(|answer| answer.attempts.is_some_and(|attempts| attempts > 1)).count()
+pub(crate) fn failovers(outcomes: &[Outcome]) -> usize {
+    outcomes.iter().filter(|outcome| outcome.attempts.is_some_and(|attempts| attempts > 1)).count()
 }
 
 /// The smallest value that is not exceeded by this part of all values (nearest rank).
@@ -105,26 +97,25 @@ pub(crate) fn percentile(mut values: Vec<Duration>, percent: usize) -> Option<Du
     values.get(rank - 1).copied()
 }
 
-fn median(mut values: Vec<f64>) -> Option<Millis> {
+fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     let rank = values.len().div_ceil(2).max(1);
-    values.get(rank - 1).copied().map(Millis)
+    values.get(rank - 1).copied()
 }
 
-fn millis(duration: Duration) -> f64 {
+pub(crate) fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-fn is_explained(answer: &Answer) -> bool {
-    answer.served_by.is_some() && answer.attempts.is_some()
+fn is_explained(outcome: &Outcome) -> bool {
+    outcome.served_by.is_some() && outcome.attempts.is_some()
 }
 
 /// What the provisioned backend served of the last so-many-th part of a chapter's requests.
 fn provisioned_share_percent(seen: &Observations, chapter: Chapter, parts: usize) -> Option<f64> {
-    let of_chapter = seen.answers.iter().filter(|answer| answer.chapter == chapter);
-    let last = of_chapter.clone().count().checked_div(parts).filter(|count| *count > 0)?;
-    let own = of_chapter.rev().take(last);
-    let own = own.filter(|answer| answer.served_by.as_ref() == seen.names.first()).count();
+    let all = seen.of_chapter(chapter);
+    let last = all.clone().count().checked_div(parts).filter(|count| *count > 0)?;
+    let own = all.rev().take(last).filter(|outcome| outcome.is_served_by(PROVISIONED)).count();
     Some(100.0 * own as f64 / last as f64)
 }
 
@@ -139,39 +130,40 @@ fn provisioned_use_percent(seen: &Observations) -> Option<f64> {
     (seconds >= 1.0).then(|| 100.0 * used / possible)
 }
 
-fn reopenings(deadlines_ms: &[u64], arrivals: &[Arrival]) -> Vec<Duration> {
+fn reopenings(deadlines_ms: &[u64], arrivals_ms: &[u64]) -> Vec<Duration> {
     let next = deadlines_ms.iter().skip(1).map(Some).chain([None]);
     let waits = deadlines_ms.iter().zip(next).filter_map(|(deadline_ms, next_ms)| {
-        let arrival = arrivals.iter().find(|arrival| arrival.at_ms >= *deadline_ms)?;
-        let moved = next_ms.is_some_and(|next_ms| arrival.at_ms >= *next_ms);
-        (!moved).then(|| Duration::from_millis(arrival.at_ms.saturating_sub(*deadline_ms)))
+        let arrival_ms = arrivals_ms.iter().find(|at_ms| *at_ms >= deadline_ms)?;
+        let moved = next_ms.is_some_and(|next_ms| arrival_ms >= next_ms);
+        (!moved).then(|| Duration::from_millis(arrival_ms.saturating_sub(*deadline_ms)))
     });
     waits.collect()
 }
 
-fn while_open(seen: &Observations, region: &[Arrival]) -> usize {
-    let open = |arrival: &&Arrival| {
+fn while_open(seen: &Observations, arrivals_ms: &[u64]) -> usize {
+    let open = |at_ms: &&u64| {
         seen.openings.iter().any(|opening| {
             let begin_ms = opening.seen_at_ms.saturating_add(ON_THEIR_WAY_MS);
-            (begin_ms..opening.until_ms).contains(&arrival.at_ms)
+            (begin_ms..opening.until_ms).contains(*at_ms)
         })
     };
-    region.iter().filter(open).count()
+    arrivals_ms.iter().filter(open).count()
 }
 
-fn gateway_added(overheads: &[(Duration, Duration)]) -> Option<Millis> {
+fn gateway_added_ms(overheads: &[(Duration, Duration)]) -> Option<f64> {
     let (direct, through): (Vec<Duration>, Vec<Duration>) = overheads.iter().copied().unzip();
     let (direct, through) = (percentile(direct, 50)?, percentile(through, 50)?);
-    Some(Millis(millis(through) - millis(direct)))
+    Some(millis(through) - millis(direct))
 }
 
-fn failover_added(answers: &[Answer]) -> Option<Millis> {
-    let under_load = |answer: &&Answer| answer.chapter.is_overloaded() && answer.problem.is_none();
+fn failover_added_ms(outcomes: &[Outcome]) -> Option<f64> {
+    let under_load =
+        |outcome: &&Outcome| outcome.chapter.is_overloaded() && outcome.problem.is_none();
     let first_bytes = |kind: Kind, attempts: u32| {
-        let these = answers.iter().filter(under_load);
+        let these = outcomes.iter().filter(under_load);
         let these =
-            these.filter(move |answer| answer.kind == kind && answer.attempts == Some(attempts));
-        these.map(|answer| answer.first_byte)
+            these.filter(move |outcome| outcome.kind == kind && outcome.attempts == Some(attempts));
+        these.map(|outcome| outcome.first_byte)
     };
     let added = Kind::ALL.into_iter().flat_map(|kind| {
         let usual = percentile(first_bytes(kind, 1).collect(), 50);
@@ -184,23 +176,18 @@ fn failover_added(answers: &[Answer]) -> Option<Millis> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::{Backend, Scenery};
 
     fn ms(value: u64) -> Duration {
         Duration::from_millis(value)
     }
 
-    fn arrivals(times: &[u64]) -> Vec<Arrival> {
-        times.iter().map(|at_ms| Arrival { at_ms: *at_ms }).collect()
-    }
-
-    fn answer(kind: Kind, attempts: u32, first_byte: Duration) -> Answer {
-        Answer {
+    fn outcome(kind: Kind, attempts: u32, first_byte: Duration) -> Outcome {
+        Outcome {
             kind,
             chapter: Chapter::Overload,
             ended_at: tokio::time::Instant::now(),
             problem: None,
-            served_by: Some("ptu".to_owned()),
+            served_by: Some(NAMES[PROVISIONED].to_owned()),
             attempts: Some(attempts),
             first_byte,
             latency: first_byte,
@@ -222,43 +209,39 @@ mod tests {
 
     #[test]
     fn a_reopening_lasts_until_the_next_request() {
-        let waits = reopenings(&[100, 300], &arrivals(&[90, 112, 118, 305]));
+        let waits = reopenings(&[100, 300], &[90, 112, 118, 305]);
         assert_eq!(waits, [ms(12), ms(5)]);
     }
 
     #[test]
     fn a_deadline_that_a_later_429_moved_is_no_reopening() {
-        assert_eq!(reopenings(&[100, 150], &arrivals(&[90, 160])), [ms(10)]);
+        assert_eq!(reopenings(&[100, 150], &[90, 160]), [ms(10)]);
     }
 
     #[test]
     fn a_gate_after_which_nothing_came_gives_no_figure() {
-        assert_eq!(reopenings(&[100], &arrivals(&[90])), []);
+        assert_eq!(reopenings(&[100], &[90]), []);
     }
 
     #[test]
     fn a_failover_costs_what_it_takes_beyond_the_failed_attempt() {
-        let one = [10, 12, 14].map(|time| answer(Kind::Chat, 1, ms(time)));
-        let two = [24, 25, 90].map(|time| answer(Kind::Chat, 2, ms(time)));
-        let answers: Vec<Answer> = one.into_iter().chain(two).collect();
-        assert_eq!(failover_added(&answers), Some(Millis(3.0)));
-        assert_eq!(failovers(&answers), 3);
-        assert_eq!(failover_added(&[]), None);
+        let one = [10, 12, 14].map(|time| outcome(Kind::Chat, 1, ms(time)));
+        let two = [24, 25, 90].map(|time| outcome(Kind::Chat, 2, ms(time)));
+        let outcomes: Vec<Outcome> = one.into_iter().chain(two).collect();
+        assert_eq!(failover_added_ms(&outcomes), Some(3.0));
+        assert_eq!(failovers(&outcomes), 3);
+        assert_eq!(failover_added_ms(&[]), None);
     }
 
     #[test]
     fn the_provisioned_share_is_that_of_the_chapters_last_part() {
-        let names =
-            ["ptu", "sweden"].map(|name| Backend { name: name.to_owned(), url: String::new() });
-        let backends = names.to_vec();
-        let scenery = Scenery { gateway: String::new(), admin: String::new(), backends };
-        let mut seen = Observations::new(&scenery);
-        let by = |name: &str| Answer {
-            served_by: Some(name.to_owned()),
-            ..answer(Kind::Chat, 1, ms(10))
-        };
+        let mut seen = Observations::default();
         assert_eq!(provisioned_share_percent(&seen, Chapter::Overload, 1), None);
-        seen.answers = ["sweden", "ptu", "sweden", "sweden", "ptu", "ptu"].map(by).to_vec();
+        let by = |place: usize| Outcome {
+            served_by: Some(NAMES[place].to_owned()),
+            ..outcome(Kind::Chat, 1, ms(10))
+        };
+        seen.outcomes = [1, PROVISIONED, 1, 1, PROVISIONED, PROVISIONED].map(by).to_vec();
         assert_eq!(provisioned_share_percent(&seen, Chapter::Overload, 1), Some(50.0));
         assert_eq!(provisioned_share_percent(&seen, Chapter::Overload, 3), Some(100.0));
         assert_eq!(provisioned_share_percent(&seen, Chapter::Calm, 1), None);
@@ -267,7 +250,7 @@ mod tests {
     #[test]
     fn the_gateways_cost_is_the_difference_of_the_medians() {
         let pairs = [(ms(10), ms(11)), (ms(12), ms(14)), (ms(50), ms(90))];
-        assert_eq!(gateway_added(&pairs), Some(Millis(2.0)));
-        assert_eq!(gateway_added(&[]), None);
+        assert_eq!(gateway_added_ms(&pairs), Some(2.0));
+        assert_eq!(gateway_added_ms(&[]), None);
     }
 }

@@ -5,13 +5,14 @@
 
 use std::time::Duration;
 
+use testbed::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::client::{Answer, Call, Kind, Shape};
-use crate::http::Http;
+use crate::call::{CLIENT_KEY, Call, Kind, Outcome, Shape};
 use crate::observe::Event;
+use crate::stage::Backend;
 use crate::story::Chapter;
 
 /// More than this at a time is a gateway that hangs.
@@ -46,18 +47,12 @@ fn call(number: usize) -> Call {
         Kind::Responses,
     ];
     const SHAPES: [Shape; 3] = [Shape::Azure, Shape::AzureV1, Shape::OpenAi];
-    let kind = KINDS.iter().cycle().nth(number % KINDS.len());
-    let shape = SHAPES.iter().cycle().nth(number % SHAPES.len());
-    Call {
-        kind: kind.copied().unwrap_or(Kind::Chat),
-        shape: shape.copied().unwrap_or(Shape::OpenAi),
-    }
+    Call { kind: KINDS[number % KINDS.len()], shape: SHAPES[number % SHAPES.len()] }
 }
 
 /// Sends the load through the gateway until it is ordered to end, then waits for what is on its way.
 pub(crate) async fn run(
-    http: Http,
-    gateway: String,
+    gateway: Client,
     mut orders: watch::Receiver<Orders>,
     events: mpsc::UnboundedSender<Event>,
 ) {
@@ -75,15 +70,15 @@ pub(crate) async fn run(
         tokio::time::sleep_until(next_at).await;
         while in_flight.try_join_next().is_some() {}
         if in_flight.len() >= IN_FLIGHT_MAX {
-            let _ = events.send(Event::Answer(hung(chapter)));
+            let _ = events.send(Event::Outcome(hung(chapter)));
             continue;
         }
-        let (http, gateway, events) = (http.clone(), gateway.clone(), events.clone());
+        let (gateway, events) = (gateway.clone(), events.clone());
         let call = call(number);
         number += 1;
         in_flight.spawn(async move {
-            let answer = call.send(&http, &gateway, chapter).await;
-            let _ = events.send(Event::Answer(answer));
+            let outcome = call.send(&gateway, CLIENT_KEY, chapter).await;
+            let _ = events.send(Event::Outcome(outcome));
         });
     }
     while in_flight.join_next().await.is_some() {}
@@ -91,32 +86,30 @@ pub(crate) async fn run(
 
 /// Asks the same of a backend itself and of the gateway in turn, so that both meet the same noise.
 pub(crate) async fn run_probes(
-    http: Http,
-    gateway: String,
-    backend: (String, String),
+    gateway: Client,
+    backend: Backend,
     mut orders: watch::Receiver<Orders>,
     events: mpsc::UnboundedSender<Event>,
 ) {
-    let (url, key) = backend;
     while orders.borrow_and_update().probes {
         let chapter = orders.borrow().chapter;
-        let direct = Call::DIRECT.send_to(&http, &url, &key, chapter).await;
-        let through = Call::DIRECT.send(&http, &gateway, chapter).await;
+        let direct = Call::DIRECT.send(&backend.client, &backend.key(), chapter).await;
+        let through = Call::DIRECT.send(&gateway, CLIENT_KEY, chapter).await;
         if direct.problem.is_none() && through.problem.is_none() {
             let _ =
                 events.send(Event::Overhead { direct: direct.latency, through: through.latency });
         }
-        let _ = events.send(Event::Answer(through));
+        let _ = events.send(Event::Outcome(through));
         tokio::time::sleep(BETWEEN_PROBES).await;
     }
 }
 
-fn hung(chapter: Chapter) -> Answer {
-    Answer {
+fn hung(chapter: Chapter) -> Outcome {
+    Outcome {
         kind: Kind::Chat,
         chapter,
         ended_at: Instant::now(),
-        problem: Some(format!("more than {IN_FLIGHT_MAX} requests are unanswered")),
+        problem: Some(format!("more than {IN_FLIGHT_MAX} requests wait for a response")),
         served_by: None,
         attempts: None,
         first_byte: Duration::ZERO,

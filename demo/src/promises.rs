@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::figures::{Figures, Millis, percentile};
-use crate::table::Style;
+use crate::figures::{Figures, millis, percentile};
+use crate::table::{BAD, DIM, GOOD, Style};
 
 /// Below this the story was not told.
 const REQUESTS_MIN: usize = 500;
@@ -15,12 +15,12 @@ const CALM_SHARE_MIN_PERCENT: f64 = 99.0;
 /// A handful of requests: one that meets a full bucket must not decide.
 const FINAL_SHARE_MIN_PERCENT: f64 = 90.0;
 const PROVISIONED_USE_MIN_PERCENT: f64 = 85.0;
-const REOPENING_MEDIAN_MAX: Duration = Duration::from_millis(50);
-const REOPENING_MAX: Duration = Duration::from_millis(500);
-const GATEWAY_ADDED_MAX: Millis = Millis(5.0);
-const FAILOVER_ADDED_MAX: Millis = Millis(10.0);
+const REOPENING_MEDIAN_MAX_MS: f64 = 50.0;
+const REOPENING_MAX_MS: f64 = 500.0;
+const GATEWAY_ADDED_MAX_MS: f64 = 5.0;
+const FAILOVER_ADDED_MAX_MS: f64 = 10.0;
 /// How much slower the slowest hundredth may get while a region fails: two failed attempts and noise.
-const FAILURE_SLOWDOWN_MAX: Duration = Duration::from_millis(200);
+const FAILURE_SLOWDOWN_MAX_MS: f64 = 200.0;
 
 /// How many different reasons of errors are shown.
 const REASONS_SHOWN: usize = 3;
@@ -63,13 +63,13 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Promise> {
         ("Explainable", explanations(figures)),
         ("Cheap", costs(figures)),
     ];
-    let judged = all.into_iter().enumerate().map(|(place, (title, findings))| {
+    let judged = all.into_iter().zip(1..).map(|((title, findings), number)| {
         let verdict = match findings.as_slice() {
             [] => Verdict::Untold,
             findings if findings.iter().all(|finding| finding.holds) => Verdict::Pass,
             _ => Verdict::Fail,
         };
-        Promise { number: place + 1, title, verdict, findings }
+        Promise { number, title, verdict, findings }
     });
     judged.collect()
 }
@@ -81,25 +81,24 @@ pub(crate) fn all_kept(promises: &[Promise]) -> bool {
 
 /// The summary, a line each.
 pub(crate) fn summary(promises: &[Promise], style: Style) -> Vec<String> {
+    const UNTOLD: &str = "          not in this story: its backends have no budgets, so that they do throttle; see `make test`";
     let mut lines = vec!["Promises".to_owned()];
     for promise in promises {
         let verdict = match promise.verdict {
-            Verdict::Pass => style.good("PASS"),
-            Verdict::Fail => style.bad("FAIL"),
-            Verdict::Untold => style.dim("  - "),
+            Verdict::Pass => style.paint(GOOD, "PASS"),
+            Verdict::Fail => style.paint(BAD, "FAIL"),
+            Verdict::Untold => style.paint(DIM, "  - "),
         };
         lines.push(format!("  {verdict}  {} {}", promise.number, promise.title));
-        for finding in &promise.findings {
+        lines.extend(promise.findings.iter().map(|finding| {
             let mark = if finding.holds { " " } else { "!" };
-            let mut line = format!("        {mark} {}", finding.measured);
-            if !finding.bound.is_empty() {
-                line = format!("{line:<76} {}", style.dim(&finding.bound));
+            let line = format!("        {mark} {}", finding.measured);
+            if finding.bound.is_empty() {
+                return line;
             }
-            lines.push(line);
-        }
-        if promise.verdict == Verdict::Untold {
-            lines.push("          not in this story: its backends have no budgets, so that they do throttle; see `make test`".to_owned());
-        }
+            format!("{line:<76} {}", style.paint(DIM, &finding.bound))
+        }));
+        lines.extend((promise.verdict == Verdict::Untold).then(|| UNTOLD.to_owned()));
     }
     lines
 }
@@ -108,17 +107,27 @@ fn finding(holds: bool, measured: String, bound: impl Into<String>) -> Finding {
     Finding { measured, bound: bound.into(), holds }
 }
 
+fn remark(text: String) -> Finding {
+    finding(true, text, "")
+}
+
 /// A finding about a figure that may be missing.
-fn about<T>(
-    figure: Option<T>,
-    name: &str,
-    bound: &str,
-    holds: impl Fn(&T) -> bool,
-    show: impl Fn(&T) -> String,
-) -> Finding {
-    match &figure {
-        Some(figure) => finding(holds(figure), format!("{name}: {}", show(figure)), bound),
-        None => finding(false, format!("{name}: nothing was measured"), bound),
+fn at_least(least: f64, unit: &str, figure: Option<f64>, name: &str) -> Finding {
+    let holds = figure.is_some_and(|figure| figure >= least);
+    finding(holds, shown(figure, unit, name), format!("at least {least:.0} {unit}"))
+}
+
+/// The same with a bound above it.
+fn at_most(most: f64, unit: &str, figure: Option<f64>, name: &str) -> Finding {
+    let holds = figure.is_some_and(|figure| figure <= most);
+    finding(holds, shown(figure, unit, name), format!("at most {most:.0} {unit}"))
+}
+
+fn shown(figure: Option<f64>, unit: &str, name: &str) -> String {
+    match figure {
+        Some(figure) if figure < 10.0 => format!("{name}: {figure:.1} {unit}"),
+        Some(figure) => format!("{name}: {figure:.0} {unit}"),
+        None => format!("{name}: nothing was measured"),
     }
 }
 
@@ -126,16 +135,13 @@ fn answers(figures: &Figures) -> Vec<Finding> {
     let failed = figures.problems.len();
     let told = format!("{failed} errors in {} requests", figures.requests);
     let enough = figures.requests >= REQUESTS_MIN;
-    let bound = format!("0 in at least {REQUESTS_MIN}");
-    let mut findings = vec![finding(failed == 0 && enough, told, bound)];
-    findings.push(finding(
-        true,
-        format!(
+    let mut findings = vec![
+        finding(failed == 0 && enough, told, format!("0 in at least {REQUESTS_MIN}")),
+        remark(format!(
             "{} of them streams, read to their last event; {} needed a failover",
             figures.streams, figures.failovers
-        ),
-        "",
-    ));
+        )),
+    ];
     findings.extend(reasons(&figures.problems));
     findings
 }
@@ -153,79 +159,57 @@ fn reasons(problems: &[String]) -> Vec<Finding> {
 }
 
 fn capacity(figures: &Figures) -> Vec<Finding> {
-    let percent = |value: &f64| format!("{value:.0} %");
-    let reopenings = &figures.reopenings;
-    let longest = percentile(reopenings.clone(), 100);
+    let [calm, after, used] =
+        [figures.calm_share_percent, figures.final_share_percent, figures.provisioned_use_percent];
+    let waits = |percent| percentile(figures.reopenings.clone(), percent).map(millis);
+    let times = figures.reopenings.len();
+    let spilled = figures.spilled.map(|(name, count)| format!("{name} {count}")).join(", ");
     vec![
-        about(
-            figures.calm_share_percent,
+        at_least(
+            CALM_SHARE_MIN_PERCENT,
+            "%",
+            calm,
             "served by the provisioned backend in the calm",
-            &format!("at least {CALM_SHARE_MIN_PERCENT:.0} %"),
-            |share| *share >= CALM_SHARE_MIN_PERCENT,
-            percent,
         ),
-        about(
-            figures.final_share_percent,
-            "and after the load has fallen again",
-            &format!("at least {FINAL_SHARE_MIN_PERCENT:.0} %"),
-            |share| *share >= FINAL_SHARE_MIN_PERCENT,
-            percent,
+        at_least(FINAL_SHARE_MIN_PERCENT, "%", after, "and after the load has fallen again"),
+        at_least(PROVISIONED_USE_MIN_PERCENT, "%", used, "of its tokens used under overload"),
+        at_most(
+            REOPENING_MEDIAN_MAX_MS,
+            "ms",
+            waits(50),
+            &format!("gate reopened to next request, median of {times}"),
         ),
-        about(
-            figures.provisioned_use_percent,
-            "of its tokens used under overload",
-            &format!("at least {PROVISIONED_USE_MIN_PERCENT:.0} %"),
-            |share| *share >= PROVISIONED_USE_MIN_PERCENT,
-            percent,
-        ),
-        about(
-            percentile(reopenings.clone(), 50),
-            "gate reopened to next request, median",
-            &format!("at most {}", time(REOPENING_MEDIAN_MAX)),
-            |median| *median <= REOPENING_MEDIAN_MAX,
-            |median| format!("{} ({} times)", time(*median), reopenings.len()),
-        ),
-        about(
-            longest,
-            "the longest of them",
-            &format!("at most {}", time(REOPENING_MAX)),
-            |longest| *longest <= REOPENING_MAX,
-            |longest| time(*longest),
-        ),
-        finding(true, format!("spilled in the overload: {}", spilled(&figures.spilled)), ""),
+        at_most(REOPENING_MAX_MS, "ms", waits(100), "the longest of them"),
+        remark(format!("spilled in the overload: {spilled}")),
     ]
 }
 
-fn spilled(parts: &[(String, usize)]) -> String {
-    let parts: Vec<String> = parts.iter().map(|(name, count)| format!("{name} {count}")).collect();
-    parts.join(", ")
-}
-
 fn fate(figures: &Figures) -> Vec<Finding> {
-    let errors = figures.failure_problems;
-    let limit = figures.overload_p99.map_or(Duration::ZERO, |p99| p99 + FAILURE_SLOWDOWN_MAX);
-    let opened = figures.openings;
+    let Figures { failure_problems, openings, while_open, returned, .. } = figures;
+    let [before, meanwhile] =
+        [figures.overload_p99, figures.failure_p99].map(|p99: Option<Duration>| p99.map(millis));
+    let limit = before.map_or(0.0, |before| before + FAILURE_SLOWDOWN_MAX_MS);
     vec![
-        finding(errors == 0, format!("{errors} errors while a region failed"), "0"),
-        about(
-            figures.failure_p99,
-            "p99 latency meanwhile",
-            &format!("at most {}", time(limit)),
-            |p99| *p99 <= limit,
-            |p99| {
-                let before = figures.overload_p99.map_or_else(|| "?".to_owned(), time);
-                format!("{} ({before} before)", time(*p99))
-            },
-        ),
-        finding(opened > 0, format!("its circuit breaker opened {opened} times"), "at least once"),
         finding(
-            figures.while_open == 0,
-            format!("{} requests reached it while the breaker was open", figures.while_open),
+            *failure_problems == 0,
+            format!("{failure_problems} errors while a region failed"),
+            "0",
+        ),
+        at_most(limit, "ms", meanwhile, "p99 latency meanwhile"),
+        remark(shown(before, "ms", "p99 latency before")),
+        finding(
+            *openings > 0,
+            format!("its circuit breaker opened {openings} times"),
+            "at least once",
+        ),
+        finding(
+            *while_open == 0,
+            format!("{while_open} requests reached it while the breaker was open"),
             "0",
         ),
         finding(
-            figures.returned > 0,
-            format!("{} requests served by it after its return", figures.returned),
+            *returned > 0,
+            format!("{returned} requests served by it after its return"),
             "at least 1",
         ),
     ]
@@ -234,33 +218,18 @@ fn fate(figures: &Figures) -> Vec<Finding> {
 fn explanations(figures: &Figures) -> Vec<Finding> {
     let Figures { explained, requests, .. } = figures;
     let measured =
-        format!("{explained} of {requests} answers with x-served-by and x-spillway-attempts");
+        format!("{explained} of {requests} responses with x-served-by and x-spillway-attempts");
     vec![finding(explained == requests && *requests > 0, measured, "all")]
 }
 
 fn costs(figures: &Figures) -> Vec<Finding> {
-    let show = |added: &Millis| format!("{:.1} ms", added.0);
-    let at_most = |bound: Millis| format!("at most {:.0} ms", bound.0);
+    let [gateway, failover] = [figures.gateway_added_ms, figures.failover_added_ms];
+    let by_gateway = "added to a request by Envoy and filter, median";
+    let by_failover = "added by a failover beyond the failed attempt, median";
     vec![
-        about(
-            figures.gateway_added,
-            "added to a request by Envoy and filter, median",
-            &at_most(GATEWAY_ADDED_MAX),
-            |added| *added <= GATEWAY_ADDED_MAX,
-            show,
-        ),
-        about(
-            figures.failover_added,
-            "added by a failover beyond the failed attempt, median",
-            &at_most(FAILOVER_ADDED_MAX),
-            |added| *added <= FAILOVER_ADDED_MAX,
-            show,
-        ),
+        at_most(GATEWAY_ADDED_MAX_MS, "ms", gateway, by_gateway),
+        at_most(FAILOVER_ADDED_MAX_MS, "ms", failover, by_failover),
     ]
-}
-
-fn time(duration: Duration) -> String {
-    format!("{} ms", duration.as_millis())
 }
 
 #[cfg(test)]
@@ -276,14 +245,14 @@ mod tests {
             final_share_percent: Some(100.0),
             provisioned_use_percent: Some(97.0),
             reopenings: vec![Duration::from_millis(12)],
-            spilled: vec![("sweden".to_owned(), 50), ("france".to_owned(), 50)],
+            spilled: [("sweden", 50), ("france", 50)],
             overload_p99: Some(Duration::from_millis(400)),
             failure_p99: Some(Duration::from_millis(410)),
             openings: 2,
             returned: 5,
             explained: 1000,
-            gateway_added: Some(Millis(0.6)),
-            failover_added: Some(Millis(1.2)),
+            gateway_added_ms: Some(0.6),
+            failover_added_ms: Some(1.2),
             ..Figures::default()
         }
     }
@@ -350,8 +319,8 @@ mod tests {
 
     #[test]
     fn costs_above_their_bounds_break_the_sixth() {
-        assert_eq!(broken(|figures| figures.gateway_added = Some(Millis(5.1))), [6]);
-        assert_eq!(broken(|figures| figures.failover_added = None), [6]);
+        assert_eq!(broken(|figures| figures.gateway_added_ms = Some(5.1)), [6]);
+        assert_eq!(broken(|figures| figures.failover_added_ms = None), [6]);
     }
 
     #[test]

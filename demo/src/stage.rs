@@ -1,75 +1,63 @@
-//! Where the story plays: a gateway, its admin interface and three mock backends.
+//! Where the story plays: a gateway, its administration interface and three mock backends.
 //!
 //! Either the demo builds all of it (mocks in this process, Envoy beside it, everything on free ports so
-//! that several demos can run at a time) and takes it down again, or it is given the addresses of what
-//! runs. The story cannot tell the two apart: it speaks HTTP to both.
+//! that several demos can run at a time) and takes it down again, or all of it runs already. The story
+//! cannot tell the two apart: it speaks HTTP to both.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::Method;
 use mock_azure::{Kind, Mock, MockConfig};
 use serde_json::{Value, json};
-use tokio::process::{Child, Command};
-use tokio::time::Instant;
+use testbed::bootstrap::{Bootstrap, address, first_endpoint};
+use testbed::programs::module_path;
+use testbed::{Client, Envoy, Folder, Options, free_port};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::http::Http;
-use crate::trouble::Trouble;
-
-/// The shipped configuration, which the demo runs with other ports.
-const ENVOY_YAML: &str = include_str!("../../envoy/envoy.yaml");
-/// The backends of [`ENVOY_YAML`] with their ports: provisioned, healthy, failing.
-const SHIPPED: [(&str, u16); 3] =
-    [("ptu-uksouth", 8081), ("payg-sweden", 8082), ("payg-france", 8083)];
-/// Compiling the module takes Envoy seconds on a busy machine; containers take longer to appear.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How much of Envoy's log is shown when it fails.
-const LOG_LINES: usize = 20;
+/// The backends of `envoy/envoy.yaml`.
+pub(crate) const NAMES: [&str; 3] = ["ptu-uksouth", "payg-sweden", "payg-france"];
+/// The place of the provisioned one in [`NAMES`].
+pub(crate) const PROVISIONED: usize = 0;
+/// The place of the one whose region fails.
+pub(crate) const REGION: usize = 2;
 
 /// What the provisioned backend drains.
 pub(crate) const PROVISIONED_TOKENS_PER_MINUTE: u64 = 360_000;
 /// Its tokens at 100 % utilisation: a second's drain, so that an overload shows soon.
 const PROVISIONED_BURST_TOKENS: u64 = 6_000;
-/// From a request to the first byte of any backend's answer.
+/// From a request to the first byte of any backend's response.
 pub(crate) const FIRST_BYTE: Duration = Duration::from_millis(10);
 /// Between the events of a stream.
 const PER_CHUNK: Duration = Duration::from_millis(5);
 /// Tokens of a generated text.
 const COMPLETION_TOKENS: u64 = 64;
 
-/// Addresses.
+/// Containers take a while to appear.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long anything may take that is not measured.
+const CONTROL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whom the story speaks to.
 #[derive(Debug, Clone)]
 pub(crate) struct Scenery {
-    /// The gateway's URL.
-    pub(crate) gateway: String,
-    /// Envoy's admin interface.
-    pub(crate) admin: String,
-    /// Provisioned, healthy, failing.
-    pub(crate) backends: Vec<Backend>,
+    pub(crate) gateway: Client,
+    pub(crate) admin: Client,
+    pub(crate) backends: [Backend; 3],
 }
 
 /// A mock backend.
 #[derive(Debug, Clone)]
 pub(crate) struct Backend {
-    pub(crate) name: String,
-    pub(crate) url: String,
+    pub(crate) name: &'static str,
+    pub(crate) client: Client,
 }
 
-/// The scenery, and what the demo has to take down.
-#[derive(Debug)]
+/// The scenery, and what goes with it: Envoy and the mocks, when the demo started them.
 pub(crate) struct Stage {
     pub(crate) scenery: Scenery,
-    own: Option<Own>,
-}
-
-/// What the demo started. Dropped in this order.
-#[derive(Debug)]
-struct Own {
-    envoy: Child,
-    _mocks: Vec<Mock>,
-    directory: Directory,
+    own: Option<(Envoy, Vec<Mock>)>,
 }
 
 impl Backend {
@@ -78,253 +66,134 @@ impl Backend {
         format!("mock-key-of-{}", self.name)
     }
 
-    /// The URL of a control endpoint.
-    pub(crate) fn control(&self, what: &str) -> String {
-        format!("{}/_mock/{what}", self.url)
+    /// Asks the mock's control interface, or tells it something.
+    pub(crate) async fn control(
+        &self,
+        method: Method,
+        what: &str,
+        json: Option<Value>,
+    ) -> Result<Bytes, String> {
+        let body = json.map(|json| json.to_string()).unwrap_or_default();
+        ask(&self.client, method, &format!("/_mock/{what}"), body)
+            .await
+            .map_err(|because| format!("{}: {because}", self.name))
     }
 
-    fn settings(&self, kind: Kind) -> MockConfig {
-        let config = MockConfig::new(&self.name).with_kind(kind).with_api_key(self.key());
+    /// Gives it its limits and its speed, and takes away what an earlier story left.
+    async fn prepare(&self, kind: Kind) -> Result<(), String> {
+        let config = MockConfig::new(self.name).with_kind(kind).with_api_key(self.key());
         let config = config.with_latency(FIRST_BYTE, PER_CHUNK);
-        MockConfig { completion_tokens: COMPLETION_TOKENS, ..config }
-    }
-}
-
-impl Scenery {
-    /// Gives the backends their limits and their speed, and takes away what an earlier story left.
-    async fn set(&self, http: &Http) -> Result<(), Trouble> {
-        let kinds = [
-            Kind::Provisioned {
-                tokens_per_minute: PROVISIONED_TOKENS_PER_MINUTE,
-                burst_tokens: PROVISIONED_BURST_TOKENS,
-            },
-            Kind::Standard { tokens_per_minute: 2_000_000, requests_per_minute: 20_000 },
-            Kind::Standard { tokens_per_minute: 2_000_000, requests_per_minute: 20_000 },
-        ];
-        for (backend, kind) in self.backends.iter().zip(kinds) {
-            let url = backend.control("stats");
-            until_done(&backend.name, || http.get(&url)).await?;
-            let settings = serde_json::to_value(backend.settings(kind)).unwrap_or_default();
-            let url = backend.control("config");
-            until_done(&url, || http.ask(Method::PUT, &url, Some(&settings))).await?;
-            let url = backend.control("fault");
-            until_done(&url, || http.ask(Method::DELETE, &url, None)).await?;
-        }
+        let config = MockConfig { completion_tokens: COMPLETION_TOKENS, ..config };
+        until_done(|| self.control(Method::GET, "stats", None)).await?;
+        self.control(Method::PUT, "config", Some(json!(config))).await?;
+        self.control(Method::DELETE, "fault", None).await?;
         Ok(())
     }
 }
 
-impl Stage {
-    /// Starts mocks and Envoy.
-    pub(crate) async fn build(http: &Http, envoy: &Path, module: &Path) -> Result<Self, Trouble> {
-        if !envoy.is_file() {
-            return Err(Trouble::EnvoyMissing(envoy.to_owned()));
+impl Scenery {
+    /// At the ports that the configuration has.
+    fn of(whole: &Bootstrap) -> Self {
+        Self {
+            gateway: Client::new(whole.port()),
+            admin: Client::new(whole.admin_port()),
+            backends: NAMES
+                .map(|name| Backend { name, client: Client::new(whole.backend_port(name)) }),
         }
-        let absolute = module.canonicalize().ok().filter(|path| path.is_file());
-        let module = absolute.ok_or_else(|| Trouble::ModuleMissing(module.to_owned()))?;
-        let (mut mocks, mut backends, mut ports) = (Vec::new(), Vec::new(), Vec::new());
-        for (name, shipped_port) in SHIPPED {
-            let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            let mock = Mock::start_on(anywhere, MockConfig::new(name)).await;
-            let mock = mock.map_err(Trouble::system(format!("starting {name}")))?;
-            let url = format!("http://{}", mock.address());
-            backends.push(Backend { name: name.to_owned(), url });
-            ports.push((shipped_port, mock.port()));
-            mocks.push(mock);
-        }
-        let directory = Directory::create()?;
-        let config = configuration(ENVOY_YAML, &ports, &module)?;
-        let envoy = start_envoy(envoy, &directory, &config)?;
-        let mut own = Own { envoy, _mocks: mocks, directory };
-        let (gateway, admin) = own.ready(http).await?;
-        let scenery = Scenery { gateway, admin, backends };
-        scenery.set(http).await?;
-        Ok(Self { scenery, own: Some(own) })
     }
 
-    /// Uses what runs.
-    pub(crate) async fn visit(http: &Http, scenery: Scenery) -> Result<Self, Trouble> {
-        let ready = format!("{}/ready", scenery.admin);
-        until_done("Envoy", || http.get(&ready)).await?;
-        scenery.set(http).await?;
-        Ok(Self { scenery, own: None })
+    async fn prepare(&self) -> Result<(), String> {
+        let provisioned = Kind::Provisioned {
+            tokens_per_minute: PROVISIONED_TOKENS_PER_MINUTE,
+            burst_tokens: PROVISIONED_BURST_TOKENS,
+        };
+        let standard = Kind::Standard { tokens_per_minute: 2_000_000, requests_per_minute: 20_000 };
+        let [ptu, sweden, france] = &self.backends;
+        ptu.prepare(provisioned).await?;
+        sweden.prepare(standard).await?;
+        france.prepare(standard).await
+    }
+}
+
+impl Stage {
+    /// Makes everything ready, and starts it unless it is running.
+    pub(crate) async fn set(is_running: bool) -> Result<Self, String> {
+        let mut whole = Bootstrap::local();
+        let own = if is_running { None } else { Some(start(&mut whole).await?) };
+        let scenery = Scenery::of(&whole);
+        until_done(|| ask(&scenery.admin, Method::GET, "/ready", String::new())).await?;
+        scenery.prepare().await?;
+        Ok(Self { scenery, own })
     }
 
     /// Returns when Envoy has ended although it should not; never for an Envoy of others.
-    pub(crate) async fn envoy_ended(&mut self) -> Trouble {
+    pub(crate) async fn envoy_ended(&mut self) -> String {
         match &mut self.own {
-            Some(own) => own.ended().await,
+            Some((envoy, _)) => format!("Envoy {}", envoy.process().ended().await),
             None => std::future::pending().await,
-        }
-    }
-
-    /// Takes down what was started.
-    pub(crate) async fn strike(self) {
-        if let Some(mut own) = self.own {
-            let _ = own.envoy.kill().await;
         }
     }
 }
 
-impl Own {
-    /// The URLs of gateway and admin interface, once Envoy is ready.
-    async fn ready(&mut self, http: &Http) -> Result<(String, String), Trouble> {
-        let address = self.directory.path.join("admin-address");
-        let search = async {
-            let read = || async {
-                let text = std::fs::read_to_string(&address);
-                text.ok().filter(|text| !text.is_empty()).ok_or_else(|| "no address".to_owned())
-            };
-            let admin = format!("http://{}", until_done("Envoy", read).await?.trim());
-            let ready = format!("{admin}/ready");
-            until_done("Envoy", || http.get(&ready)).await?;
-            let listeners = format!("{admin}/listeners?format=json");
-            let gateway = until_done("Envoy's listener", || async {
-                let listeners = http.get(&listeners).await?;
-                gateway_url(&listeners).ok_or_else(|| "it is not there yet".to_owned())
-            });
-            Ok((gateway.await?, admin))
-        };
-        tokio::select! {
-            found = search => return found,
-            _ = self.envoy.wait() => {}
-        }
-        Err(self.ended().await)
+/// Starts mocks and Envoy on free ports.
+async fn start(whole: &mut Bootstrap) -> Result<(Envoy, Vec<Mock>), String> {
+    let mut mocks = Vec::new();
+    for name in NAMES {
+        let mock = Mock::start(MockConfig::new(name)).await;
+        let mock = mock.map_err(|error| format!("{name} does not start: {error}"))?;
+        first_endpoint(whole.cluster(name))["address"] = address(mock.port());
+        mocks.push(mock);
     }
+    whole.listen(free_port(), free_port());
+    whole.run_module(module_path());
+    let system = |error: std::io::Error| format!("Envoy's files: {error}");
+    let folder = Folder::create().map_err(system)?;
+    let options = Options { workers: 2, ..Options::default() };
+    let mut command = options.command(whole, folder.path()).map_err(system)?;
+    // Ctrl-C goes to the terminal's whole process group; Envoy is ours to end.
+    command.process_group(0);
+    let envoy = Envoy::run(command, folder, whole.port(), whole.admin_port()).await?;
+    Ok((envoy, mocks))
+}
 
-    async fn ended(&mut self) -> Trouble {
-        let status = match self.envoy.wait().await {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
-        };
-        let log = std::fs::read_to_string(self.directory.log()).unwrap_or_default();
-        let skipped = log.lines().count().saturating_sub(LOG_LINES);
-        let log = log.lines().skip(skipped).collect::<Vec<_>>().join("\n");
-        Trouble::EnvoyEnded { status, log }
+/// The body of a 2xx response.
+pub(crate) async fn ask(
+    client: &Client,
+    method: Method,
+    path: &str,
+    body: String,
+) -> Result<Bytes, String> {
+    let headers = [("content-type", "application/json")];
+    let response = timeout(CONTROL_PATIENCE, client.send(method, path, &headers, body.into()));
+    match response.await.map_err(|_| format!("no response within {CONTROL_PATIENCE:?}"))?? {
+        response if response.complete && response.status / 100 == 2 => Ok(response.body),
+        response => Err(format!("{path} responded {}: {}", response.status, response.text())),
     }
 }
 
 /// Repeats an action until it succeeds.
 async fn until_done<T, F: Future<Output = Result<T, String>>>(
-    what: &str,
     action: impl Fn() -> F,
-) -> Result<T, Trouble> {
+) -> Result<T, String> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match action().await {
-            Ok(done) => return Ok(done),
-            Err(because) if Instant::now() > deadline => {
-                return Err(Trouble::Silent { what: what.to_owned(), because });
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(20)).await,
+            result => return result,
         }
-    }
-}
-
-fn start_envoy(envoy: &Path, directory: &Directory, config: &str) -> Result<Child, Trouble> {
-    let file = directory.path.join("envoy.yaml");
-    std::fs::write(&file, config).map_err(Trouble::system("writing Envoy's configuration"))?;
-    let log = std::fs::File::create(directory.log());
-    let log = log.map_err(Trouble::system("creating Envoy's log"))?;
-    let mut command = Command::new(envoy);
-    command.arg("--config-path").arg(file);
-    command.arg("--admin-address-path").arg(directory.path.join("admin-address"));
-    command.args(["--concurrency", "2", "--log-level", "warning", "--disable-hot-restart"]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
-    // Ctrl-C goes to the terminal's whole process group; Envoy is ours to end.
-    command.process_group(0);
-    command.spawn().map_err(Trouble::system(format!("starting {}", envoy.display())))
-}
-
-/// The shipped configuration with the mocks' ports, free ports of Envoy's own and this module.
-fn configuration(template: &str, ports: &[(u16, u16)], module: &Path) -> Result<String, Trouble> {
-    let port = |port: u16| format!("port_value: {port}}}");
-    let path = Value::from(module.to_string_lossy());
-    let mut config = replace_once(
-        template,
-        "filename: target/wasm32-wasip1/release/spillway.wasm",
-        &format!("filename: {path}"),
-    )?;
-    for own in [9901, 10000] {
-        config = replace_once(&config, &port(own), &port(0))?;
-    }
-    for (shipped, actual) in ports {
-        config = replace_once(&config, &port(*shipped), &port(*actual))?;
-    }
-    Ok(config)
-}
-
-fn replace_once(text: &str, from: &str, to: &str) -> Result<String, Trouble> {
-    match text.matches(from).count() {
-        1 => Ok(text.replacen(from, to, 1)),
-        found => Err(Trouble::ConfigChanged { expected: from.to_owned(), found }),
-    }
-}
-
-/// Where Envoy's answer to `/listeners?format=json` says that it listens.
-fn gateway_url(listeners: &[u8]) -> Option<String> {
-    let listeners: Value = serde_json::from_slice(listeners).ok()?;
-    let all = listeners["listener_statuses"].as_array()?;
-    let gateway = all.iter().find(|listener| listener["name"] == json!("gateway"))?;
-    let port = gateway["local_address"]["socket_address"]["port_value"].as_u64()?;
-    (port > 0).then(|| format!("http://127.0.0.1:{port}"))
-}
-
-/// A temporary directory that goes with its value.
-#[derive(Debug)]
-struct Directory {
-    path: PathBuf,
-}
-
-impl Directory {
-    fn create() -> Result<Self, Trouble> {
-        let path = std::env::temp_dir().join(format!("spillway-demo-{}", std::process::id()));
-        // Left by a killed demo whose process id has come round again.
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir(&path).map_err(Trouble::system("creating a temporary directory"))?;
-        Ok(Self { path })
-    }
-
-    fn log(&self) -> PathBuf {
-        self.path.join("envoy.log")
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.path);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use testbed::bootstrap::LOCAL;
 
     #[test]
-    fn the_shipped_configuration_has_all_that_is_replaced() {
-        let ports = [(8081, 1), (8082, 2), (8083, 3)];
-        let config = configuration(ENVOY_YAML, &ports, Path::new("/a b/c.wasm")).unwrap();
-        assert!(config.contains("filename: \"/a b/c.wasm\""));
-        for port in ["9901", "10000", "8081", "8082", "8083"] {
-            assert!(!config.contains(&format!("port_value: {port}}}")), "{port} is still there");
+    fn the_shipped_configuration_has_the_backends_with_the_mocks_keys() {
+        let whole = Bootstrap::local();
+        for backend in Scenery::of(&whole).backends {
+            assert!(LOCAL.contains(&backend.key()), "{} has another key", backend.name);
         }
-        for (name, _) in SHIPPED {
-            assert!(config.contains(&format!("mock-key-of-{name}")), "{name} has another key");
-        }
-    }
-
-    #[test]
-    fn a_configuration_that_has_drifted_is_refused() {
-        let problem = configuration("port_value: 9901}", &[], Path::new("m")).unwrap_err();
-        assert!(problem.to_string().contains("0 times instead of once"), "{problem}");
-    }
-
-    #[test]
-    fn the_listener_is_found_by_its_name() {
-        let socket = json!({ "socket_address": { "address": "127.0.0.1", "port_value": 4711 } });
-        let statuses = json!([{ "name": "gateway", "local_address": socket }]);
-        let listeners = json!({ "listener_statuses": statuses }).to_string();
-        assert_eq!(gateway_url(listeners.as_bytes()), Some("http://127.0.0.1:4711".to_owned()));
-        assert_eq!(gateway_url(b"{}"), None);
     }
 }

@@ -11,16 +11,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::http::Http;
 use crate::load::{self, Orders};
 use crate::observe::{self, Event, Observations};
-use crate::stage::{Backend, Scenery};
-use crate::table::{Screen, View};
-use crate::trouble::Trouble;
+use crate::stage::{Backend, PROVISIONED, REGION, Scenery};
+use crate::table::Screen;
 
 /// The chapters in their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Chapter {
+    #[default]
     Calm,
     Overload,
     Failure,
@@ -33,8 +32,8 @@ const CALM_REQUESTS_PER_SECOND: u32 = 18;
 const OVERLOAD_REQUESTS_PER_SECOND: u32 = 60;
 /// From the first 503 of the failing region to its refusing connections.
 const REFUSES_AFTER: Duration = Duration::from_millis(2_000);
-/// Answers of the region that show its return.
-const RETURNED_ANSWERS: usize = 3;
+/// Responses of the region that show its return.
+const RETURNED_RESPONSES: usize = 3;
 /// How long the recovered region may take to take an order.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -95,14 +94,12 @@ impl Chapter {
 
     /// Whether it may end before its time.
     fn is_told(self, seen: &Observations) -> bool {
-        let region = seen.names.len().saturating_sub(1);
-        self == Self::Return && seen.served(region, self) >= RETURNED_ANSWERS
+        self == Self::Return && seen.served(REGION, self) >= RETURNED_RESPONSES
     }
 }
 
 /// A story in progress.
 struct Play<'a> {
-    http: &'a Http,
     scenery: &'a Scenery,
     screen: &'a mut Screen,
     begun_at: Instant,
@@ -112,23 +109,18 @@ struct Play<'a> {
     /// Clients and watchers.
     cast: JoinSet<()>,
     /// Orders to the mocks on their way.
-    cues: JoinSet<Result<(), Trouble>>,
+    cues: JoinSet<Result<(), String>>,
 }
 
 /// Plays all chapters and returns what was seen.
-pub(crate) async fn play(
-    http: &Http,
-    scenery: &Scenery,
-    screen: &mut Screen,
-) -> Result<Observations, Trouble> {
+pub(crate) async fn play(scenery: &Scenery, screen: &mut Screen) -> Result<Observations, String> {
     let (sender, events) = mpsc::unbounded_channel();
     let orders = watch::Sender::new(Chapter::Calm.orders());
     let mut play = Play {
-        http,
         scenery,
         screen,
         begun_at: Instant::now(),
-        seen: Observations::new(scenery),
+        seen: Observations::default(),
         events,
         orders,
         cast: JoinSet::new(),
@@ -146,31 +138,16 @@ pub(crate) async fn play(
 impl Play<'_> {
     /// Starts clients and watchers; returns the load, which ends when it is ordered to.
     fn call_cast(&mut self, events: &mpsc::UnboundedSender<Event>) -> tokio::task::AbortHandle {
-        let gateway = &self.scenery.gateway;
+        let Scenery { gateway, admin, backends } = self.scenery.clone();
+        let provisioned = backends[PROVISIONED].clone();
         let orders = || self.orders.subscribe();
-        if let Some(provisioned) = self.scenery.backends.first() {
-            let watcher =
-                observe::watch_provisioned(self.http.clone(), provisioned.clone(), events.clone());
-            self.cast.spawn(watcher);
-            let direct = (provisioned.url.clone(), provisioned.key());
-            let probes = load::run_probes(
-                self.http.clone(),
-                gateway.clone(),
-                direct,
-                orders(),
-                events.clone(),
-            );
-            self.cast.spawn(probes);
-        }
-        let watcher =
-            observe::watch_filter(self.http.clone(), self.scenery.clone(), events.clone());
-        self.cast.spawn(watcher);
-        // The clients have connections of their own, as other programs would.
-        let load = load::run(Http::new(), gateway.clone(), orders(), events.clone());
-        self.cast.spawn(load)
+        self.cast.spawn(observe::watch_provisioned(provisioned.clone(), events.clone()));
+        self.cast.spawn(observe::watch_filter(admin, events.clone()));
+        self.cast.spawn(load::run_probes(gateway.clone(), provisioned, orders(), events.clone()));
+        self.cast.spawn(load::run(gateway, orders(), events.clone()))
     }
 
-    async fn perform(&mut self, chapter: Chapter) -> Result<(), Trouble> {
+    async fn perform(&mut self, chapter: Chapter) -> Result<(), String> {
         self.seen.chapter = chapter;
         self.orders.send_replace(chapter.orders());
         self.cue(chapter);
@@ -185,27 +162,21 @@ impl Play<'_> {
                 () = tokio::time::sleep_until(ends_at) => break,
                 Some(event) = self.events.recv() => self.seen.take(event),
                 Some(done) = self.cues.join_next() => done.unwrap_or(Ok(()))?,
-                _ = redraws.tick() => self.draw(chapter),
+                _ = redraws.tick() => self.screen.draw(&self.seen, self.begun_at.elapsed()),
             }
         }
-        self.draw(chapter);
+        self.screen.draw(&self.seen, self.begun_at.elapsed());
         Ok(())
     }
 
     /// What happens to the region with this chapter.
     fn cue(&mut self, chapter: Chapter) {
-        let Some(region) = self.scenery.backends.last().cloned() else { return };
-        let http = self.http.clone();
+        let region = self.scenery.backends[REGION].clone();
         match chapter {
-            Chapter::Failure => self.cues.spawn(fail(http, region, chapter.length())),
-            Chapter::Return => self.cues.spawn(recover(http, region)),
+            Chapter::Failure => self.cues.spawn(fail(region, chapter.length())),
+            Chapter::Return => self.cues.spawn(recover(region)),
             Chapter::Calm | Chapter::Overload | Chapter::CalmAgain => return,
         };
-    }
-
-    fn draw(&mut self, chapter: Chapter) {
-        let view = View::of(&self.seen, chapter, self.begun_at.elapsed(), Instant::now());
-        self.screen.draw(&view);
     }
 
     /// Lets the requests on their way end, so that they count.
@@ -223,38 +194,27 @@ impl Play<'_> {
     }
 }
 
-/// Answers 503, then refuses connections for the rest of the chapter.
-async fn fail(http: Http, region: Backend, chapter: Duration) -> Result<(), Trouble> {
+/// Responds 503, then refuses connections for the rest of the chapter.
+async fn fail(region: Backend, chapter: Duration) -> Result<(), String> {
     let broken = json!({ "fault": "status", "status": 503, "mode": "always" });
-    order(&http, &region, Method::POST, Some(broken)).await?;
+    region.control(Method::POST, "fault", Some(broken)).await?;
     tokio::time::sleep(REFUSES_AFTER).await;
     let length_ms = chapter.saturating_sub(REFUSES_AFTER).as_millis();
     let refuse = json!({ "fault": "refuse", "for_ms": u64::try_from(length_ms).unwrap_or(0) });
-    order(&http, &region, Method::POST, Some(refuse)).await
+    region.control(Method::POST, "fault", Some(refuse)).await.map(drop)
 }
 
 /// Is well again. It takes orders as soon as it accepts connections.
-async fn recover(http: Http, region: Backend) -> Result<(), Trouble> {
+async fn recover(region: Backend) -> Result<(), String> {
     let deadline = Instant::now() + RECOVERY_PATIENCE;
     loop {
-        match order(&http, &region, Method::DELETE, None).await {
+        match region.control(Method::DELETE, "fault", None).await {
             Err(_) if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            result => return result,
+            result => return result.map(drop),
         }
     }
-}
-
-async fn order(
-    http: &Http,
-    backend: &Backend,
-    method: Method,
-    fault: Option<serde_json::Value>,
-) -> Result<(), Trouble> {
-    let answer = http.ask(method, &backend.control("fault"), fault.as_ref()).await;
-    let what = format!("the control endpoint of {}", backend.name);
-    answer.map(drop).map_err(|because| Trouble::Silent { what, because })
 }
 
 #[cfg(test)]

@@ -8,13 +8,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::call::Outcome;
 use crate::figures::{failovers, percentile};
-use crate::observe::{BackendMetrics, Observations, now_ms};
+use crate::observe::{Metrics, Observations, now_ms};
+use crate::stage::NAMES;
 use crate::story::Chapter;
 
 /// The recent past, for shares, rates and percentiles.
 const RECENT: Duration = Duration::from_secs(2);
 const BAR_WIDTH: usize = 16;
+
+const BOLD: &str = "1";
+pub(crate) const DIM: &str = "2";
+pub(crate) const GOOD: &str = "32";
+const WARNING: &str = "33";
+pub(crate) const BAD: &str = "31";
 
 /// Whether to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,75 +32,67 @@ pub(crate) enum Style {
 }
 
 /// One moment of the story.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct View {
-    pub(crate) chapter: Chapter,
-    pub(crate) elapsed: Duration,
-    pub(crate) backends: Vec<BackendRow>,
-    pub(crate) clients: ClientRow,
+struct View {
+    chapter: Chapter,
+    elapsed: Duration,
+    backends: [BackendRow; 3],
+    clients: ClientRow,
 }
 
 /// A backend at this moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct BackendRow {
-    pub(crate) name: String,
-    pub(crate) served: usize,
-    pub(crate) throttled: u64,
-    pub(crate) faults: u64,
-    pub(crate) share_percent: usize,
+struct BackendRow {
+    name: &'static str,
+    served: usize,
+    throttled: u64,
+    faults: u64,
+    share_percent: usize,
     /// How long it stays closed.
-    pub(crate) gate: Option<Duration>,
-    pub(crate) breaker: Breaker,
+    gate: Option<Duration>,
+    breaker: Breaker,
 }
 
 /// A circuit breaker at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Breaker {
+enum Breaker {
     Closed,
     OpenFor(Duration),
     HalfOpen,
 }
 
 /// The clients at this moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct ClientRow {
-    pub(crate) ok: usize,
-    pub(crate) errors: usize,
-    pub(crate) per_second: usize,
-    pub(crate) failovers: usize,
-    pub(crate) spills: u64,
-    /// Median and slowest hundredth, of whole answers and to the first byte.
-    pub(crate) latency: (Duration, Duration),
-    pub(crate) first_byte: (Duration, Duration),
+#[derive(Default)]
+struct ClientRow {
+    ok: usize,
+    errors: usize,
+    per_second: usize,
+    failovers: usize,
+    spills: u64,
+    /// Median and slowest hundredth, of whole responses and to the first byte.
+    latency: (Duration, Duration),
+    first_byte: (Duration, Duration),
 }
 
 impl View {
-    /// What was seen, at this moment.
-    pub(crate) fn of(
-        seen: &Observations,
-        chapter: Chapter,
-        elapsed: Duration,
-        now: Instant,
-    ) -> Self {
-        let rows = 0..seen.names.len();
+    fn of(seen: &Observations, elapsed: Duration, now: Instant) -> Self {
         Self {
-            chapter,
+            chapter: seen.chapter,
             elapsed,
-            backends: rows.map(|place| BackendRow::of(seen, place, now)).collect(),
+            backends: [0, 1, 2].map(|place| BackendRow::of(seen, place, now)),
             clients: ClientRow::of(seen, now),
         }
     }
 
-    /// The table.
-    pub(crate) fn table(&self, style: Style) -> Vec<String> {
+    fn table(&self, style: Style) -> Vec<String> {
+        let chapter = style.paint(BOLD, &title(self.chapter));
+        let heads = format!(
+            "{:<14}{:>7}{:>7}{:>8}   {:<BAR_WIDTH$}       {:<18}circuit breaker",
+            "backend", "served", "429s", "faults", "share", "throttle gate"
+        );
         let mut lines = vec![
-            format!("{}   {:>4.1} s", style.bold(&title(self.chapter)), self.elapsed.as_secs_f64()),
-            style.dim(self.chapter.expectation()),
+            format!("{chapter}   {:>4.1} s", self.elapsed.as_secs_f64()),
+            style.paint(DIM, self.chapter.expectation()),
             String::new(),
-            style.dim(&format!(
-                "{:<14}{:>7}{:>7}{:>8}   {:<BAR_WIDTH$}       {:<18}circuit breaker",
-                "backend", "served", "429s", "faults", "share", "throttle gate"
-            )),
+            style.paint(DIM, &heads),
         ];
         lines.extend(self.backends.iter().map(|row| row.line(style)));
         lines.push(String::new());
@@ -101,7 +101,7 @@ impl View {
     }
 
     /// The same in one line.
-    pub(crate) fn line(&self) -> String {
+    fn line(&self) -> String {
         let clients = &self.clients;
         let mut line = format!(
             "{:>5.1} s  {:<18} ok {} errors {} p99 {} ms failovers {}",
@@ -127,23 +127,17 @@ impl View {
 
 impl BackendRow {
     fn of(seen: &Observations, place: usize, now: Instant) -> Self {
-        let name = seen.names.get(place).cloned().unwrap_or_default();
-        let is_its = |served_by: &Option<String>| served_by.as_ref() == Some(&name);
-        let served = seen.answers.iter().filter(|answer| is_its(&answer.served_by)).count();
-        let all = seen.recent(RECENT, now).count();
-        let own = seen.recent(RECENT, now).filter(|answer| is_its(&answer.served_by)).count();
-        let state = seen.filter.backends.get(place).copied().unwrap_or_default();
-        let counted = |counter: fn(&BackendMetrics) -> u64| {
-            seen.counted(|stats| stats.backends.get(place).map_or(0, counter))
-        };
+        let recent: Vec<bool> =
+            seen.recent(RECENT, now).map(|outcome| outcome.is_served_by(place)).collect();
+        let (own, all) = (recent.iter().filter(|is_own| **is_own).count(), recent.len());
         Self {
-            served,
-            throttled: counted(|metrics| metrics.throttled),
-            faults: counted(|metrics| metrics.faults),
+            name: NAMES[place],
+            served: seen.outcomes.iter().filter(|outcome| outcome.is_served_by(place)).count(),
+            throttled: seen.counted(|metrics| metrics.throttled(place)),
+            faults: seen.counted(|metrics| metrics.faults(place)),
             share_percent: (100 * own + all / 2).checked_div(all).unwrap_or(0),
-            gate: left(state.gate_closed_until_ms),
-            breaker: Breaker::of(state.breaker_open_until_ms),
-            name,
+            gate: left(seen.metrics.gate_closed_until_ms(place)),
+            breaker: Breaker::of(seen.metrics.breaker_open_until_ms(place)),
         }
     }
 
@@ -151,12 +145,14 @@ impl BackendRow {
         let filled = (self.share_percent * BAR_WIDTH).div_ceil(100).min(BAR_WIDTH);
         let bar = "█".repeat(filled) + &"·".repeat(BAR_WIDTH - filled);
         let gate = match self.gate {
-            Some(left) => style.warn(&format!("{:<18}", format!("closed {} ms", left.as_millis()))),
+            Some(left) => {
+                style.paint(WARNING, &format!("{:<18}", format!("closed {} ms", left.as_millis())))
+            }
             None => format!("{:<18}", "open"),
         };
         let breaker = match self.breaker {
             Breaker::Closed => self.breaker.text(),
-            Breaker::OpenFor(_) | Breaker::HalfOpen => style.bad(&self.breaker.text()),
+            Breaker::OpenFor(_) | Breaker::HalfOpen => style.paint(BAD, &self.breaker.text()),
         };
         format!(
             "{:<14}{:>7}{:>7}{:>8}   {bar} {:>4} %  {gate}{breaker}",
@@ -185,70 +181,51 @@ impl Breaker {
 
 impl ClientRow {
     fn of(seen: &Observations, now: Instant) -> Self {
-        let errors = seen.answers.iter().filter(|answer| answer.problem.is_some()).count();
+        let failed = seen.outcomes.iter().filter(|outcome| outcome.problem.is_some());
+        let errors = failed.count();
         let recent: Vec<_> = seen.recent(RECENT, now).collect();
-        let latencies: Vec<Duration> = recent.iter().map(|answer| answer.latency).collect();
-        let first_bytes: Vec<Duration> = recent.iter().map(|answer| answer.first_byte).collect();
-        let both = |times: Vec<Duration>| {
+        let both = |time: fn(&Outcome) -> Duration| {
+            let times: Vec<Duration> = recent.iter().map(|outcome| time(outcome)).collect();
             let of = |percent| percentile(times.clone(), percent).unwrap_or_default();
             (of(50), of(99))
         };
         Self {
-            ok: seen.answers.len() - errors,
+            ok: seen.outcomes.len() - errors,
             errors,
             per_second: recent.len() / 2,
-            failovers: failovers(&seen.answers),
-            spills: seen.counted(|stats| stats.spills),
-            latency: both(latencies),
-            first_byte: both(first_bytes),
+            failovers: failovers(&seen.outcomes),
+            spills: seen.counted(Metrics::spills),
+            latency: both(|outcome| outcome.latency),
+            first_byte: both(|outcome| outcome.first_byte),
         }
     }
 
     fn lines(&self, style: Style) -> [String; 2] {
-        let errors = format!("{} errors", self.errors);
-        let errors = if self.errors > 0 { style.bad(&errors) } else { style.good(&errors) };
-        let ms = |time: Duration| time.as_millis();
+        let colour = if self.errors > 0 { BAD } else { GOOD };
+        let errors = style.paint(colour, &format!("{} errors", self.errors));
+        let times = |(p50, p99): (Duration, Duration)| {
+            format!("p50 {} ms, p99 {} ms", p50.as_millis(), p99.as_millis())
+        };
         [
             format!(
                 "clients       {} ok, {errors}, {} a second, {} failovers, {} spilled",
                 self.ok, self.per_second, self.failovers, self.spills
             ),
             format!(
-                "              latency p50 {} ms, p99 {} ms; first byte p50 {} ms, p99 {} ms",
-                ms(self.latency.0),
-                ms(self.latency.1),
-                ms(self.first_byte.0),
-                ms(self.first_byte.1)
+                "              latency {}; first byte {}",
+                times(self.latency),
+                times(self.first_byte)
             ),
         ]
     }
 }
 
 impl Style {
-    pub(crate) fn bold(self, text: &str) -> String {
-        self.coded("1", text)
-    }
-
-    pub(crate) fn dim(self, text: &str) -> String {
-        self.coded("2", text)
-    }
-
-    pub(crate) fn good(self, text: &str) -> String {
-        self.coded("32", text)
-    }
-
-    pub(crate) fn warn(self, text: &str) -> String {
-        self.coded("33", text)
-    }
-
-    pub(crate) fn bad(self, text: &str) -> String {
-        self.coded("31", text)
-    }
-
-    fn coded(self, code: &str, text: &str) -> String {
+    /// The text in one of the colours above.
+    pub(crate) fn paint(self, colour: &str, text: &str) -> String {
         match self {
             Self::Plain => text.to_owned(),
-            Self::Colour => format!("\x1b[{code}m{text}\x1b[0m"),
+            Self::Colour => format!("\x1b[{colour}m{text}\x1b[0m"),
         }
     }
 }
@@ -287,7 +264,8 @@ impl Screen {
     }
 
     /// Shows this moment.
-    pub(crate) fn draw(&mut self, view: &View) {
+    pub(crate) fn draw(&mut self, seen: &Observations, elapsed: Duration) {
+        let view = View::of(seen, elapsed, Instant::now());
         match self.style {
             Style::Plain => self.print(&[view.line()]),
             Style::Colour => {
@@ -333,8 +311,8 @@ mod tests {
     use super::*;
 
     fn view() -> View {
-        let row = |name: &str, share_percent, gate, breaker| BackendRow {
-            name: name.to_owned(),
+        let row = |name, share_percent, gate, breaker| BackendRow {
+            name,
             served: 412,
             throttled: 31,
             faults: 5,
@@ -347,7 +325,7 @@ mod tests {
         View {
             chapter: Chapter::Failure,
             elapsed: Duration::from_millis(9_640),
-            backends: vec![
+            backends: [
                 row("ptu-uksouth", 53, gate, Breaker::Closed),
                 row("payg-sweden", 47, None, Breaker::HalfOpen),
                 row("payg-france", 0, None, open),
