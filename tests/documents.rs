@@ -73,7 +73,7 @@ fn every_make_target_that_a_document_names_exists() {
 
 #[test]
 fn every_metric_that_a_document_names_exists() {
-    let source = fs::read_to_string(root().join("src/filter/metrics.rs")).unwrap();
+    let source = fs::read_to_string(root().join("src/filter/pool/metrics.rs")).unwrap();
     let named: Vec<&str> = source.split('"').skip(1).step_by(2).collect();
     let missing = complaints(|text| {
         let spans = text.split('`').skip(1).step_by(2);

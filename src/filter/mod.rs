@@ -1,40 +1,32 @@
 //! The only place that knows Envoy. It translates callbacks into questions to the core and the
 //! core's answers into host calls; it decides nothing.
 //!
-//! Both roles are one module in one VM per worker. They meet in [`table`]: the requests in flight.
-//! A worker is one thread, so the table needs no lock; what workers must agree on goes through
-//! [`shared`].
+//! Its rooms, from the top; each knows those below it:
+//!
+//! - `root`: a plugin and its configuration.
+//! - `attempt`: the upstream filter, once per try. It makes the request fit its backend and watches the response.
+//! - `gateway`: the downstream filter, once per request. It lets requests in and finishes their responses.
+//! - `request`: one request in flight, as both roles see it.
+//! - `pool`: a configuration made ready to run, and what an attempt taught about its backend.
+//! - the host: every call to Envoy.
+//!
+//! Both roles are one module in one VM per worker. They meet in `request::in_flight`. A worker is one thread,
+//! so the requests there need no lock; what workers must agree on goes through `shared`.
 
-mod answer;
-mod arrival;
 mod attempt;
 mod body;
-mod budgets;
-mod charge;
-mod consumers;
 mod contexts;
 mod details;
-mod exchange;
 mod exports;
-mod finish;
-mod flow;
 mod gateway;
 mod header_map;
-mod held;
 mod host;
-mod meter;
-mod metrics;
-mod plan;
+mod pool;
 mod publish;
-mod reading;
-mod records;
-mod reports;
+mod request;
 mod root;
-mod routed;
 mod sanitize;
-mod selection;
 mod shared;
-mod table;
 mod timers;
 mod told;
 mod worker;

@@ -4,9 +4,9 @@
 //! own spillover or a backend's routing in the place of the gateway; and `accept-encoding`, because
 //! answers are read. From a backend: what [`response_headers`] says.
 
-use super::exchange::Exchange;
 use super::header_map::HeaderMap;
 use super::host::{self, Map};
+use super::request::Exchange;
 use crate::openai::credentials::{self, SUBPROTOCOLS};
 use crate::openai::response_headers::{self, Origin};
 use crate::policy::pool::BackendIndex;

@@ -16,7 +16,11 @@ struct Floor {
 }
 
 const FLOORS: [Floor; 4] = [
-    Floor { name: "filter", names: &["config", "policy", "openai"], rooms: &[] },
+    Floor {
+        name: "filter",
+        names: &["config", "policy", "openai"],
+        rooms: &["root", "attempt", "gateway", "request", "pool"],
+    },
     Floor { name: "config", names: &["policy", "openai"], rooms: &[] },
     Floor { name: "policy", names: &[], rooms: &["catalogue"] },
     Floor { name: "openai", names: &[], rooms: &[] },

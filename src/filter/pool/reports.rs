@@ -1,8 +1,8 @@
 //! What the log and the metrics are told of a backend.
 
-use super::host;
-use super::plan::{BackendPlan, Plan};
+use super::{BackendPlan, Plan};
 use crate::config::Backend;
+use crate::filter::host;
 use crate::policy::breaker::Transition;
 use crate::policy::classify::{Misroute, Outcome};
 use crate::policy::pool::BackendIndex;

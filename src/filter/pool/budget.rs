@@ -3,9 +3,10 @@
 //! A budget that cannot be used admits: the backend's own answer is the authority, and a wrong count
 //! must not keep anybody from it. Such requests are counted (`spillway_unbudgeted_total`).
 
+use super::BackendPlan;
 use super::metrics::PoolMetrics;
-use super::plan::BackendPlan;
-use super::{host, shared};
+use crate::filter::host;
+use crate::filter::shared;
 use crate::policy::budget::{self, BudgetSettings, Ending, Reservation, Verdict};
 use crate::policy::estimate::Estimate;
 use crate::policy::time::Timestamp;

@@ -3,8 +3,8 @@
 //! Mostly an attempt has said so before its response arrives here. What is left are responses that nobody
 //! expected: Envoy's own, those of its filters, and those of attempts that Envoy did not repeat.
 
-use super::exchange::{End, Exchange, LastAttempt};
-use super::host;
+use super::{End, Exchange, LastAttempt};
+use crate::filter::host;
 use crate::policy::classify::{Fault, Misroute, Outcome};
 use crate::policy::failover::{self, Ending, Stop};
 use crate::policy::pool::BackendIndex;

@@ -1,7 +1,7 @@
 //! The attempts of a request that failed, and who is to blame for them once that is known.
 
 use super::Exchange;
-use crate::filter::records::{self, Begun, Evidence};
+use crate::filter::pool::health::{self, Begun, Evidence};
 use crate::policy::blame::{self, Verdict};
 use crate::policy::budget::Ending as Spent;
 use crate::policy::classify::Outcome;
@@ -26,13 +26,13 @@ impl Exchange {
         self.ledger.end(begun.backend, &evidence.outcome);
         self.may_be_done |=
             !self.asked.call.is_repeatable() && failover::may_be_done(&evidence.outcome);
-        let closed_until = records::note(&self.plan, self.pool, begun, evidence, now);
+        let closed_until = health::note(&self.plan, self.pool, begun, evidence, now);
         self.blame(begun, evidence, now);
         let ending = match evidence.outcome {
             Outcome::Throttled { delay } => self.throttled(delay),
             _ => Spent::Released,
         };
-        records::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
+        health::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
         self.note_attempt(begun, evidence, closed_until.map(|until| until.since(now)));
         self.fall_back(begun, evidence);
         evidence.outcome
@@ -61,7 +61,7 @@ impl Exchange {
         let evidence = Evidence { outcome, ..*evidence };
         self.suspects.note(begun.backend, &outcome);
         if !blame::is_open(&outcome) {
-            records::observe(&self.plan, self.pool, begun, &evidence, now);
+            health::observe(&self.plan, self.pool, begun, &evidence, now);
             return;
         }
         self.suspects.suspect(outcome, Suspect { begun: begun.witness(), evidence, ended: now });
@@ -92,13 +92,13 @@ impl Exchange {
         for (Suspect { begun, evidence, ended }, verdict) in verdicts {
             match verdict {
                 Verdict::Guilty => {
-                    records::convict(&self.plan, self.pool, &begun, &evidence, ended, now);
+                    health::convict(&self.plan, self.pool, &begun, &evidence, ended, now);
                 }
                 Verdict::Alone => {
-                    records::accuse(&self.plan, self.pool, &begun, &evidence, ended, now);
+                    health::accuse(&self.plan, self.pool, &begun, &evidence, ended, now);
                 }
                 Verdict::Acquitted => {
-                    records::acquit(&self.plan, self.pool, &begun, &evidence, now);
+                    health::acquit(&self.plan, self.pool, &begun, &evidence, now);
                 }
             }
         }

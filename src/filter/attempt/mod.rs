@@ -1,14 +1,20 @@
 //! The attempt role: an upstream filter, once per try.
 //!
-//! Here the request is made to fit its backend; [`super::answer`] watches what comes back.
+//! Here the request is made to fit its backend; [`crate::filter::attempt::response`] watches what comes back.
 
-use super::answer::Answer;
-use super::exchange::{Exchange, Rendering};
-use super::host::{self, Action, Map};
-use super::plan::BackendPlan;
-use super::records::Begun;
-use super::timers::StreamId;
-use super::{body, table};
+mod flow;
+mod held;
+mod response;
+mod usage;
+
+use self::response::Answer;
+use crate::filter::body;
+use crate::filter::host::{self, Action, Map};
+use crate::filter::pool::BackendPlan;
+use crate::filter::pool::health::Begun;
+use crate::filter::request::in_flight;
+use crate::filter::request::{Exchange, Rendering};
+use crate::filter::timers::StreamId;
 use crate::openai::credentials::{PASSED, SUBPROTOCOLS};
 use crate::openai::reply;
 use crate::openai::splice::Splices;
@@ -95,7 +101,7 @@ impl Attempt {
     }
 
     fn begin(&self) -> Option<Running> {
-        let exchange = table::current()?;
+        let exchange = in_flight::current()?;
         let mut borrowed = exchange.try_borrow_mut().ok()?;
         let begun = borrowed.begin(host::now)?;
         let now = begun.at;

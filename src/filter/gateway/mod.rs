@@ -4,21 +4,27 @@
 //! backend needs something out of it, chooses the first backend, and at the end finishes the
 //! response. What happens in between is the attempts' affair.
 
-use super::answer::RETRY;
-use super::arrival::{Arrival, Intake, pool_of};
-use super::consumers::Admitted;
-use super::exchange::{Asked, Exchange};
-use super::finish::{Finish, Unexpected};
-use super::header_map::HeaderMap;
-use super::host::{self, Action, Map};
-use super::plan::Plan;
-use super::reading::{Deadline, Known, Reading};
-use super::routed::{self, Routed, SHOULD_RETRY, send};
-use super::sanitize::{self, Subprotocols};
-use super::timers::StreamId;
-use super::told::Told;
-use super::{details, publish, table};
+mod arrival;
+mod progress;
+mod request_body;
+
+use self::arrival::{Arrival, Intake, pool_of};
+use self::progress::{Routed, send};
+use self::request_body::{Deadline, Known, Reading};
 use crate::config::{Affinity, operation_bit};
+use crate::filter::details;
+use crate::filter::header_map::HeaderMap;
+use crate::filter::host::{self, Action, Map};
+use crate::filter::pool::Plan;
+use crate::filter::pool::consumers::Admitted;
+use crate::filter::publish;
+use crate::filter::request::finish::{Finish, Unexpected};
+use crate::filter::request::headers::{RETRY, SHOULD_RETRY};
+use crate::filter::request::in_flight;
+use crate::filter::request::{Asked, Exchange};
+use crate::filter::sanitize::{self, Subprotocols};
+use crate::filter::timers::StreamId;
+use crate::filter::told::Told;
 use crate::openai::api::Operation;
 use crate::openai::body::Body;
 use crate::openai::credentials;
@@ -136,7 +142,7 @@ impl Gateway {
     /// The request is over.
     pub(crate) fn end(self) {
         if let Phase::Routed(routed) = self.phase {
-            table::leave(self.stream.context);
+            in_flight::leave(self.stream.context);
             routed.end_flow(|| false); // a host that does not log
             if let Ok(mut exchange) = routed.exchange.try_borrow_mut() {
                 exchange.close(host::now);
@@ -182,7 +188,7 @@ impl Gateway {
         };
         self.limit_first_byte(pool);
         let exchange = Exchange::new(Rc::clone(&self.plan), pool, asked, consumer);
-        let routed = Routed::new(self.stream, table::enter(self.stream.context, exchange));
+        let routed = Routed::new(self.stream, in_flight::enter(self.stream.context, exchange));
         self.phase = Phase::Routed(Rc::clone(&routed));
         if routed.advance(now) { Action::Continue } else { Action::Pause }
     }
@@ -361,7 +367,7 @@ impl Gateway {
             Finish::Pass { backend, soonest, may_be_done } => {
                 let response = &self.plan.config.response;
                 let retry_after =
-                    soonest.map(|soonest| routed::delay_ms(Some(soonest), host::now()));
+                    soonest.map(|soonest| progress::delay_ms(Some(soonest), host::now()));
                 for (name, value) in retry_after.into_iter().flat_map(reply::retry_after_headers) {
                     set_response_header(name, &value);
                 }
@@ -397,7 +403,7 @@ fn unexpected() -> Unexpected {
         status: status.and_then(|status| u16::try_from(status).ok()).unwrap_or(500),
         asks_for_retry,
         misroute: details::misroute(),
-        is_apart: table::is_apart(),
+        is_apart: in_flight::is_apart(),
     }
 }
 
@@ -425,7 +431,7 @@ fn refusal(status: u16) -> (Reply, Vec<(String, String)>) {
     // Rate limit filters say when in their own header, if at all, and SDKs look for this one.
     let resets = headers.as_ref().and_then(|headers| number(headers, "x-ratelimit-reset"));
     let wait_ms = resets.filter(|seconds| *seconds > 0).map(|it| it.saturating_mul(1_000));
-    let retry_after_ms = wait_ms.unwrap_or_else(|| routed::delay_ms(None, host::now()));
+    let retry_after_ms = wait_ms.unwrap_or_else(|| progress::delay_ms(None, host::now()));
     (Reply { retry_after_ms: Some(retry_after_ms), ..reply }, kept)
 }
 

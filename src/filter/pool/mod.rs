@@ -3,15 +3,23 @@
 //! A plan is replaced as a whole. A request keeps the plan that it started with; what workers share
 //! is found by the names of pools and backends, so it stays when a new plan comes.
 
-use super::budgets::BudgetPlan;
-use super::consumers::ConsumersPlan;
-use super::metrics::{BackendMetrics, PoolMetrics};
-use super::told::Told;
-use super::{host, shared, worker};
+pub(super) mod budget;
+pub(super) mod consumers;
+pub(super) mod health;
+pub(super) mod metrics;
+mod reports;
+
+use self::budget::BudgetPlan;
+use self::consumers::ConsumersPlan;
+use self::metrics::{BackendMetrics, PoolMetrics};
 use crate::config::{Affinity, Backend, Config, Credential, Pool};
+use crate::filter::host;
+use crate::filter::shared;
+use crate::filter::told::Told;
+use crate::filter::worker;
 use crate::openai::api::Api;
 use crate::openai::operation::Call;
-use crate::policy::budget;
+use crate::policy;
 use crate::policy::estimate::Estimator;
 use crate::policy::keys::Keys;
 use crate::policy::pool::{BackendIndex, Member};
@@ -75,7 +83,7 @@ impl BackendPlan {
     fn new(pool: &Pool, backend: &Backend, keys: &Keys) -> Self {
         let settings = backend.budget();
         let windows_key = keys.windows(&pool.name, &backend.name);
-        let budget_key = || shared::own_key(keys.budget(&backend.name), budget::VERSION);
+        let budget_key = || shared::own_key(keys.budget(&backend.name), policy::budget::VERSION);
         Self {
             key_header: key_header(backend),
             windows_key: shared::own_key(windows_key, WindowsRecord::VERSION),

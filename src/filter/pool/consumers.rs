@@ -5,8 +5,10 @@
 //! number of records, because the number of keys in shared data must not grow with the callers.
 
 use super::metrics::PoolMetrics;
-use super::{host, shared, worker};
 use crate::config::Consumers;
+use crate::filter::host;
+use crate::filter::shared;
+use crate::filter::worker;
 use crate::openai::reply::{self, Reply};
 use crate::policy::consumer::{
     self, Admission, Class, ConsumerReservation, ConsumerSettings, Limit, Remaining, SlotSecret,

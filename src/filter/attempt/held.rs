@@ -1,8 +1,8 @@
 //! The part of an answer that is held back until it shows what the answer is.
 
 use super::flow::stream_error;
-use super::meter::Meter;
-use super::records::Said;
+use super::usage::Meter;
+use crate::filter::pool::health::Said;
 use crate::openai::sse::{ErrorWatch, HeadProbe, Probe};
 use crate::openai::usage_chunk::UsageStripper;
 use crate::policy::classify::{self, AttemptTraits, Outcome};

@@ -1,9 +1,9 @@
 //! An answer on its way to the client: looked at and counted as it passes, never kept.
 
-use super::charge::Tokens;
 use super::held::StreamHead;
-use super::host::{self, Buffer, Instant};
-use super::meter::Meter;
+use super::usage::Meter;
+use crate::filter::host::{self, Buffer, Instant};
+use crate::filter::request::charge::Tokens;
 use crate::openai::sse::ErrorWatch;
 use crate::openai::usage_chunk::{Edit, UsageStripper};
 use crate::policy::classify::{Fault, Outcome};

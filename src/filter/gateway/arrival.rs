@@ -3,10 +3,10 @@
 //!
 //! Whatever can be refused is refused here, before a byte of its body is kept.
 
-use super::header_map::HeaderMap;
-use super::plan::Plan;
-use super::reading::Wanted;
+use super::request_body::Wanted;
 use crate::config::{operation_bit, operation_name};
+use crate::filter::header_map::HeaderMap;
+use crate::filter::pool::Plan;
 use crate::openai::api::Operation;
 use crate::openai::body::BodyScanner;
 use crate::openai::models::ModelsQuestion;

@@ -4,13 +4,14 @@
 //! comes before that retry is routed, in time to say where it goes. One that ends in the middle of its
 //! answer can only be recorded.
 
-use super::{Answer, SWITCHING_PROTOCOLS, State, fault};
+use super::{Answer, State, fault};
+use crate::filter::attempt::flow::Flow;
+use crate::filter::attempt::held::{Held, Question};
 use crate::filter::details;
-use crate::filter::exchange::Flowing;
-use crate::filter::flow::Flow;
-use crate::filter::held::{Held, Question};
 use crate::filter::host;
-use crate::filter::records::{Evidence, Said};
+use crate::filter::pool::health::{Evidence, Said};
+use crate::filter::request::Flowing;
+use crate::filter::request::headers::SWITCHING_PROTOCOLS;
 use crate::policy::classify::{Fault, Misroute, Outcome};
 use crate::policy::failover::{self, Ending, Next};
 use crate::policy::time::Timestamp;

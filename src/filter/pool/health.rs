@@ -1,12 +1,13 @@
 //! What an attempt showed, written into the records that all workers share, and into metrics.
 
-use super::budgets::{self, SaidOfLimits};
-use super::header_map::HeaderMap;
-use super::host;
-use super::plan::{BackendPlan, Plan};
+use super::budget::{self, SaidOfLimits};
 use super::reports::{announce, complain, denied_part, tell_misroute};
-use super::{shared, worker};
+use super::{BackendPlan, Plan};
 use crate::config::Backend;
+use crate::filter::header_map::HeaderMap;
+use crate::filter::host;
+use crate::filter::shared;
+use crate::filter::worker;
 use crate::policy::blame;
 use crate::policy::breaker::{
     Breaker, Lease, Observation, Observed, RulesMet, Ticket, needs_count,
@@ -245,7 +246,7 @@ pub(crate) fn write_head(
         && let Some(reservation) = &*reservation
         && let Some(backend) = backend_plan(plan, pool, begun.backend)
     {
-        budgets::correct(backend, reservation, evidence.said.limits, now);
+        budget::correct(backend, reservation, evidence.said.limits, now);
     }
 }
 
@@ -263,7 +264,7 @@ pub(crate) fn conclude(
         && let Some((_, pool_plan)) = plan.pool(pool)
         && let Some(backend) = pool_plan.backends.get(backend.position())
     {
-        budgets::conclude(backend, &pool_plan.metrics, reservation, ending, now);
+        budget::conclude(backend, &pool_plan.metrics, reservation, ending, now);
     }
 }
 

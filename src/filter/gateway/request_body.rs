@@ -8,12 +8,12 @@
 //! choice is as good as what is known when it is made.
 
 use super::arrival::Arrival;
-use super::body;
-use super::header_map::HeaderMap;
-use super::host::{self, Buffer, Map, Refused};
-use super::routed::send;
-use super::timers::{self, LimitId, StreamId, Wake};
-use super::told::Told;
+use super::progress::send;
+use crate::filter::body;
+use crate::filter::header_map::HeaderMap;
+use crate::filter::host::{self, Buffer, Map, Refused};
+use crate::filter::timers::{self, LimitId, StreamId, Wake};
+use crate::filter::told::Told;
 use crate::openai::body::{Body, BodyScanner};
 use crate::openai::facts::Malformed;
 use crate::openai::glance::{self, GLANCE_BYTES};

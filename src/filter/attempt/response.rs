@@ -12,16 +12,17 @@
 
 mod ended;
 
-use super::exchange::Exchange;
 use super::flow::{Flow, stream_error};
-use super::header_map::HeaderMap;
 use super::held::{ErrorBody, Held, Question, WHOLE_BYTES_MAX};
-use super::host::{self, Action, Buffer, Direction, Instant, Map};
-use super::meter::Meter;
-use super::records::{Begun, Evidence, Said};
-use super::sanitize;
-use super::timers::{self, StreamId, Wake};
-use super::told::Told;
+use super::usage::Meter;
+use crate::filter::header_map::HeaderMap;
+use crate::filter::host::{self, Action, Buffer, Direction, Instant, Map};
+use crate::filter::pool::health::{Begun, Evidence, Said};
+use crate::filter::request::Exchange;
+use crate::filter::request::headers::{RETRY, SWITCHING_PROTOCOLS};
+use crate::filter::sanitize;
+use crate::filter::timers::{self, StreamId, Wake};
+use crate::filter::told::Told;
 use crate::openai::media_type::is_json;
 use crate::openai::response_headers::Origin;
 use crate::openai::usage_chunk::Edit;
@@ -31,12 +32,6 @@ use crate::policy::headers::Headers;
 use crate::policy::time::{Millis, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-
-/// The response header that makes the router retry.
-pub(crate) const RETRY: &str = "x-spillway-retry";
-
-/// The status of an answer after which the connection is a WebSocket's.
-pub(super) const SWITCHING_PROTOCOLS: u16 = 101;
 
 /// What comes within this time after a head was let go was there before.
 const AT_ONCE: Millis = Millis::new(2);

@@ -4,9 +4,9 @@
 //! attempt filters of the request read it there. An attempt without an entry never goes out: it
 //! would carry a credential on nobody's behalf.
 
-use super::contexts::Contexts;
-use super::exchange::Exchange;
-use super::host;
+use super::Exchange;
+use crate::filter::contexts::Contexts;
+use crate::filter::host;
 use std::cell::RefCell;
 use std::rc::Rc;
 

@@ -1,9 +1,10 @@
 //! What a request took: of its backend's budget, of its consumer's tokens, and what is told of it.
 
-use super::consumers::ConsumersPlan;
-use super::exchange::Exchange;
-use super::records::{self, Begun, Evidence};
-use super::{host, publish};
+use super::Exchange;
+use crate::filter::host;
+use crate::filter::pool::consumers::ConsumersPlan;
+use crate::filter::pool::health::{self, Begun, Evidence};
+use crate::filter::publish;
 use crate::openai::service_tier::ServiceTier;
 use crate::policy::budget::Ending as Spent;
 use crate::policy::classify::Outcome;
@@ -49,21 +50,21 @@ impl Exchange {
         self.flowing = None;
         self.held = None;
         self.count_tier(tier);
-        records::note(&self.plan, self.pool, begun, evidence, now);
+        health::note(&self.plan, self.pool, begun, evidence, now);
         let is_spilled = matches!(evidence.outcome, Outcome::Spilled { .. });
         match evidence.outcome {
             // Its head was looked at when it came.
             Outcome::Spilled { .. } => {}
             // Something went to the client, so no other backend can be asked.
             Outcome::Fault { .. } if self.asked.is_of_model() => {
-                records::accuse(&self.plan, self.pool, begun, evidence, now, now);
+                health::accuse(&self.plan, self.pool, begun, evidence, now, now);
             }
             Outcome::Fault { .. } => {}
             Outcome::Success => {
-                records::note_completion(&self.plan, self.pool, begun, now);
-                records::observe(&self.plan, self.pool, begun, evidence, now);
+                health::note_completion(&self.plan, self.pool, begun, now);
+                health::observe(&self.plan, self.pool, begun, evidence, now);
             }
-            _ => records::observe(&self.plan, self.pool, begun, evidence, now),
+            _ => health::observe(&self.plan, self.pool, begun, evidence, now),
         }
         let used = match tokens {
             // What it states is what another request took.
@@ -77,7 +78,7 @@ impl Exchange {
         };
         // Another deployment took the tokens of a request that was spilled over.
         let ending = used.filter(|_| !is_spilled).map_or(Spent::Released, Spent::Settled);
-        records::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
+        health::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
         self.consumer.conclude(used, now);
         if self.is_published() {
             publish::tokens(used.unwrap_or_default());

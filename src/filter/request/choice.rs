@@ -4,12 +4,14 @@
 //! the chosen backend only: room in its budget, and the lease if the attempt is to be a probe. When
 //! that is denied, the choice is made anew without the backend.
 
-use super::budgets;
-use super::exchange::{Exchange, TARGET};
-use super::plan::{Plan, PoolPlan};
-use super::records::{self, Begun};
-use super::{host, shared, worker};
+use super::{Exchange, TARGET};
 use crate::config::Pool;
+use crate::filter::host;
+use crate::filter::pool::budget;
+use crate::filter::pool::health::{self, Begun};
+use crate::filter::pool::{Plan, PoolPlan};
+use crate::filter::shared;
+use crate::filter::worker;
 use crate::policy::breaker::Ticket;
 use crate::policy::budget::{Ending, Reservation};
 use crate::policy::failover::{Next, Stop};
@@ -53,10 +55,10 @@ impl Planned {
     pub(super) fn give_back(self, plan: &Plan, pool: usize, now: Timestamp) {
         let Self { choice, ticket, record, reservation, .. } = self;
         let reservation = RefCell::new(reservation);
-        records::conclude(plan, pool, choice.backend, &reservation, Ending::Released, now);
+        health::conclude(plan, pool, choice.backend, &reservation, Ending::Released, now);
         if ticket.is_probe() {
             let begun = Begun { backend: choice.backend, at: now, ticket, record, reservation };
-            records::release_probe(plan, pool, &begun, now);
+            health::release_probe(plan, pool, &begun, now);
         }
     }
 }
@@ -201,7 +203,7 @@ impl Exchange {
         let backend = plan.backends.get(choice.backend.position())?;
         let ceiling = self.ceiling_permille();
         let reserved = if self.asked.call.is_charged() {
-            budgets::reserve(backend, &plan.metrics, self.asked.estimate, ceiling, now)
+            budget::reserve(backend, &plan.metrics, self.asked.estimate, ceiling, now)
         } else {
             Ok(None)
         };
@@ -214,7 +216,7 @@ impl Exchange {
         };
         let mut planned = Planned { reservation, ..untaken };
         if let Some(lease) = choice.probe {
-            match records::lease_probe(whole, self.pool, choice.backend, lease, now) {
+            match health::lease_probe(whole, self.pool, choice.backend, lease, now) {
                 Some(ticket) => planned.ticket = ticket,
                 None => {
                     planned.give_back(whole, self.pool, now);

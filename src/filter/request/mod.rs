@@ -1,17 +1,22 @@
 //! One request in flight, as both roles see it: what was asked, what was tried, what comes next.
 
+pub(super) mod charge;
+pub(super) mod choice;
+pub(super) mod finish;
+pub(super) mod headers;
+pub(super) mod in_flight;
 mod judged;
 
+use self::choice::Planned;
+use self::headers::{ATTEMPTS, SWITCHING_PROTOCOLS, TRAIL};
 use self::judged::Suspect;
-use super::answer::SWITCHING_PROTOCOLS;
-use super::consumers::Admitted;
-use super::plan::{BackendPlan, Plan, PoolPlan};
-use super::records::{self, Begun, Evidence, Said};
-use super::routed::ATTEMPTS;
-use super::sanitize::Subprotocols;
-use super::selection::Planned;
-use super::{host, publish};
 use crate::config::{Backend, Credential, Pool};
+use crate::filter::host;
+use crate::filter::pool::consumers::Admitted;
+use crate::filter::pool::health::{self, Begun, Evidence, Said};
+use crate::filter::pool::{BackendPlan, Plan, PoolPlan};
+use crate::filter::publish;
+use crate::filter::sanitize::Subprotocols;
 use crate::openai::api::{Api, Operation};
 use crate::openai::body::Body;
 use crate::openai::facts::TOKEN_BYTES;
@@ -234,9 +239,9 @@ impl Exchange {
     /// An attempt that began cannot be sent: gives back what it holds of its backend.
     pub(crate) fn abandon(&mut self, begun: &Begun, now: Timestamp) {
         let held = &begun.reservation;
-        records::conclude(&self.plan, self.pool, begun.backend, held, Spent::Released, now);
+        health::conclude(&self.plan, self.pool, begun.backend, held, Spent::Released, now);
         if begun.ticket.is_probe() {
-            records::release_probe(&self.plan, self.pool, begun, now);
+            health::release_probe(&self.plan, self.pool, begun, now);
         }
     }
 
@@ -351,9 +356,9 @@ impl Exchange {
         self.judge(is_served && is_answer, now);
         if evidence.outcome == Outcome::Success && is_answer && self.asked.is_of_model() {
             let operation = self.asked.needs.operation;
-            records::note_service(&self.plan, self.pool, begun, operation);
+            health::note_service(&self.plan, self.pool, begun, operation);
         }
-        records::write_head(&self.plan, self.pool, begun, evidence, now);
+        health::write_head(&self.plan, self.pool, begun, evidence, now);
         self.note_attempt(begun, evidence, None);
         let spilled_from = self.pool().and_then(|(pool, plan)| {
             let first = pool.policy.tiers.first()?;
@@ -492,7 +497,7 @@ impl Exchange {
     pub(crate) fn own_headers(&self, mut say: impl FnMut(&str, &str)) {
         say(ATTEMPTS, itoa::Buffer::new().format(self.attempts()));
         if let Some(trail) = self.trail().filter(|trail| !trail.is_empty()) {
-            say("x-spillway-trail", &trail);
+            say(TRAIL, &trail);
         }
         self.consumer_headers(say);
     }

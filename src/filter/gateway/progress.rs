@@ -1,20 +1,15 @@
 //! A request that has a pool: on its way, waiting for a gate to reopen, or answered by the gateway.
 
-use super::exchange::Exchange;
-use super::host::{self, Direction, Instant};
-use super::timers::{self, StreamId, Wake};
-use super::worker;
+use crate::filter::host::{self, Direction, Instant};
+use crate::filter::request::Exchange;
+use crate::filter::request::headers::{ATTEMPTS, SHOULD_RETRY};
+use crate::filter::timers::{self, StreamId, Wake};
+use crate::filter::worker;
 use crate::openai::reply::{self, Reply};
 use crate::policy::failover::{Next, Stop};
 use crate::policy::time::Timestamp;
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-
-/// How many attempts the request took.
-pub(crate) const ATTEMPTS: &str = "x-spillway-attempts";
-
-/// What the SDKs believe before they look at the status: they repeat a 5xx unless this says `false`.
-pub(crate) const SHOULD_RETRY: &str = "x-should-retry";
 
 /// A request that has a pool. Timers hold it weakly.
 pub(crate) struct Routed {

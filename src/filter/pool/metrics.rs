@@ -3,7 +3,7 @@
 //! A name carries its labels as `.label.value`, from which the shipped `stats_tags` make Prometheus
 //! labels; names in the configuration hold no dots for this reason.
 
-use super::host::{self, Metric, MetricKind};
+use crate::filter::host::{self, Metric, MetricKind};
 use crate::openai::service_tier::ServiceTier;
 use crate::policy::classify::Outcome;
 use std::cell::RefCell;
