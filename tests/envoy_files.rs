@@ -16,16 +16,13 @@ use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use testbed::bootstrap::{CATCH_ALL, DEAD_PORT};
 use testbed::programs::{envoy_binary, module_path, root, text_of};
 
 const LOCAL: &str = "envoy/envoy.yaml";
 const AZURE: &str = "envoy/azure.yaml";
 const CONSUMERS: &str = "envoy/consumers.yaml";
 const MODULE: &str = "target/wasm32-wasip1/release/spillway.wasm";
-/// The cluster for requests that the matcher sends nowhere else.
-const CATCH_ALL: &str = "spillway_exhausted";
-/// Where nobody listens.
-const DEAD_PORT: u16 = 1;
 /// How long OpenAI's SDKs wait for an answer, in seconds.
 const PATIENCE_OF_SDKS: f64 = 600.0;
 /// The largest `max_attempts`.
@@ -187,81 +184,247 @@ fn refusal(path: &str) -> Option<String> {
 /// The settings that the configuration lacks, each in a sentence.
 fn missing(yaml: &str) -> Vec<String> {
     let config: Value = serde_yaml_ng::from_str(yaml).unwrap();
-    let gateway = Gateway::of(&config);
-    let mut found = Vec::new();
-    check_plugins(&config, &gateway, &mut found);
-    check_manager(&gateway, &mut found);
-    for route in items(gateway.manager, "/route_config/virtual_hosts/0/routes") {
-        check_route(route, &config, &gateway, &mut found);
+    let mut check = Check::of(&config);
+    check.plugins();
+    check.manager();
+    for route in items(check.manager, "/route_config/virtual_hosts/0/routes") {
+        check.route(route);
     }
     for cluster in items(&config, "/static_resources/clusters") {
-        check_cluster(cluster, &gateway, &mut found);
+        check.cluster(cluster);
     }
-    found
+    check.found
 }
 
 /// The ways in which a client could call itself another consumer, or be known under a name that has
 /// no limits, each in a sentence.
 fn spoofable(text: &str) -> Vec<String> {
     let config: Value = serde_yaml_ng::from_str(text).unwrap();
-    let gateway = Gateway::of(&config);
-    let mut found = Vec::new();
-    let header = &gateway.own["consumers"]["header"];
-    let first = &gateway.manager["http_filters"][0];
+    let mut check = Check::of(&config);
+    let header = check.own["consumers"]["header"].clone();
+    let first = &check.manager["http_filters"][0];
     let is_authentication = first["name"] == "envoy.filters.http.api_key_auth";
-    require(is_authentication, "authentication before Spillway", "http_filters", &mut found);
     let forwarding = &first["typed_config"]["forwarding"];
-    require(forwarding["header"] == *header, "forwarding", "authentication", &mut found);
-    let hides = forwarding["hide_credentials"] == true;
-    require(hides, "hide_credentials: true", "authentication", &mut found);
-    let mutations = "/early_header_mutation_extensions/0/typed_config/mutations";
-    let removed = items(gateway.manager, mutations).any(|mutation| mutation["remove"] == *header);
-    require(removed, "removal of the consumer's header", "early_header_mutation", &mut found);
+    let removed = check.mutations().any(|mutation| mutation["remove"] == header);
+    check.at = "authentication".to_owned();
+    check.require(is_authentication, "authentication before Spillway");
+    check.require(forwarding["header"] == header, "forwarding");
+    check.require(forwarding["hide_credentials"] == true, "hide_credentials: true");
+    check.require(removed, "early_header_mutation: removal of the consumer's header");
     for credential in items(&first["typed_config"], "/credentials") {
         let name = credential["client"].as_str().unwrap();
-        let is_known = gateway.own["consumers"]["by_name"].get(name).is_some();
-        require(is_known, &format!("{name} in by_name"), "consumers", &mut found);
+        let is_known = check.own["consumers"]["by_name"].get(name).is_some();
+        check.require(is_known, &format!("{name} in by_name"));
     }
-    found
+    check.found
 }
 
-/// What the checks compare with.
-struct Gateway<'a> {
+/// A configuration that is checked, and what was found to be missing.
+struct Check<'a> {
+    config: &'a Value,
     manager: &'a Value,
     vm: &'a Value,
     /// The filter's own configuration.
     own: Value,
     /// Each backend of the filter's own configuration.
     backends: Vec<Value>,
+    /// What is looked at.
+    at: String,
+    found: Vec<String>,
 }
 
-impl<'a> Gateway<'a> {
+impl<'a> Check<'a> {
     fn of(config: &'a Value) -> Self {
         let manager = &config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
             ["typed_config"];
         let is_spillway = |filter: &&Value| filter["name"] == "spillway.gateway";
         let plugin = items(manager, "/http_filters").find(is_spillway).unwrap();
         let plugin = &plugin["typed_config"]["config"];
-        let own: Value =
-            serde_json::from_str(plugin["configuration"]["value"].as_str().unwrap()).unwrap();
+        let own = plugin["configuration"]["value"].as_str().unwrap();
+        let own: Value = serde_json::from_str(own).unwrap();
+        let backends = items(&own, "/pools").flat_map(|pool| items(pool, "/backends").cloned());
         Self {
+            config,
             manager,
             vm: &plugin["vm_config"],
-            backends: items(&own, "/pools")
-                .flat_map(|pool| items(pool, "/backends").cloned())
-                .collect(),
+            backends: backends.collect(),
             own,
+            at: String::new(),
+            found: Vec::new(),
         }
     }
 
-    fn backend(&self, cluster: &str) -> Option<&Value> {
-        self.backends.iter().find(|backend| cluster_of(backend) == cluster)
+    fn require(&mut self, holds: bool, setting: &str) {
+        if !holds {
+            self.found.push(format!("{setting} at {}", self.at));
+        }
     }
 
     fn passes(&self, key: &str) -> bool {
         let environment = &self.vm["environment_variables"];
         items(environment, "/host_env_keys").any(|name| name == key)
             || environment["key_values"].get(key).is_some()
+    }
+
+    fn plugins(&mut self) {
+        let mut plugins = Vec::new();
+        collect(self.config, "vm_config", &mut plugins);
+        let clusters = items(self.config, "/static_resources/clusters").count();
+        self.at = "a plugin".to_owned();
+        let is_everywhere = plugins.len().checked_sub(1) == Some(clusters);
+        self.require(is_everywhere, "the filter in the listener and in every cluster");
+        for plugin in plugins {
+            let reloads = plugin["failure_policy"] == "FAIL_RELOAD";
+            self.require(reloads, "failure_policy: FAIL_RELOAD");
+            let waits = plugin["allow_on_headers_stop_iteration"] == true;
+            self.require(waits, "allow_on_headers_stop_iteration: true");
+            self.require(plugin["vm_config"] == *self.vm, "the same vm_config in every place");
+        }
+        for backend in self.backends.clone() {
+            let key = backend["credential"]["api_key"]["env"].as_str().unwrap();
+            self.require(self.passes(key), key);
+        }
+    }
+
+    fn mutations(&self) -> impl Iterator<Item = &'a Value> + use<'a> {
+        items(self.manager, "/early_header_mutation_extensions/0/typed_config/mutations")
+    }
+
+    fn manager(&mut self) {
+        self.at = "the connection manager".to_owned();
+        for prefix in ["x-spillway-", "x-envoy-"] {
+            let removed = self
+                .mutations()
+                .any(|mutation| mutation["remove_on_match"]["key_matcher"]["prefix"] == prefix);
+            self.require(removed, &format!("removal of {prefix} headers from clients"));
+        }
+        let upgrades = items(self.manager, "/upgrade_configs")
+            .any(|upgrade| upgrade["upgrade_type"] == "websocket");
+        self.require(upgrades, "upgrade_configs: websocket");
+    }
+
+    fn route(&mut self, route: &Value) {
+        let websocket = route["match"].get("headers").is_some();
+        self.at = if websocket { "the WebSocket route" } else { "the route" }.to_owned();
+        let action = &route["route"];
+        let retry = &action["retry_policy"];
+        let limit = route["request_body_buffer_limit"].as_u64();
+        self.require(limit >= Some(16 << 20), "request_body_buffer_limit of 16 MiB or more");
+        self.require(seconds(&action["timeout"]) == Some(0.0), "timeout: 0s");
+        self.patience(action, websocket);
+        let back_off = seconds(&retry["retry_back_off"]["max_interval"]);
+        self.require(back_off.is_some_and(|it| it <= 0.002), "retry_back_off of 2 ms or less");
+        let retries = retry["num_retries"].as_u64().unwrap_or(1);
+        self.require(retries >= ATTEMPTS_MAX, "num_retries for every attempt");
+        let refreshes = retry["refresh_cluster_on_retry"] == true;
+        self.require(refreshes, "refresh_cluster_on_retry: true");
+        let retry_on = "retriable-headers,connect-failure,reset,refused-stream";
+        self.require(retry["retry_on"] == retry_on, &format!("retry_on: {retry_on}"));
+        let header = &retry["retriable_headers"][0];
+        let is_own = header["name"] == "x-spillway-retry" && header["present_match"] == true;
+        self.require(is_own, "retriable_headers: x-spillway-retry");
+        self.matcher(action);
+    }
+
+    /// A backend's limit acts before the client's, and neither before the SDKs lose patience.
+    fn patience(&mut self, action: &Value, websocket: bool) {
+        let retry = &action["retry_policy"];
+        let first_byte = seconds(&retry["per_try_timeout"]);
+        let idle = seconds(&retry["per_try_idle_timeout"]);
+        let stream = seconds(&self.manager["stream_idle_timeout"]);
+        if websocket {
+            self.require(first_byte.is_some(), "per_try_timeout");
+            self.require(idle.is_none(), "no per_try_idle_timeout");
+            let session = seconds(&action["idle_timeout"]);
+            self.require(session >= Some(3600.0), "idle_timeout of an hour or more");
+            return;
+        }
+        let long = |limit: Option<f64>| limit.is_some_and(|limit| limit > PATIENCE_OF_SDKS);
+        self.require(long(first_byte), "per_try_timeout above ten minutes");
+        self.require(long(idle), "per_try_idle_timeout above ten minutes");
+        let outlasts = stream > idle && stream > first_byte.map(|limit| 2.0 * limit);
+        self.require(outlasts, "stream_idle_timeout above idle limit and two attempts");
+    }
+
+    fn matcher(&mut self, action: &Value) {
+        let specifier = &action["inline_cluster_specifier_plugin"]["extension"]["typed_config"];
+        let matcher = &specifier["cluster_matcher"];
+        let tree = &matcher["matcher_tree"];
+        let key = "wasm.spillway.target";
+        let has_key = tree["input"]["typed_config"]["key"] == key;
+        self.require(has_key, &format!("filter state {key}"));
+        let cluster = |action: &Value| action["action"]["typed_config"]["cluster"].clone();
+        for backend in self.backends.clone() {
+            let entry = &tree["exact_match_map"]["map"][backend["name"].as_str().unwrap()];
+            let is_its = cluster(entry) == *cluster_of(&backend);
+            self.require(is_its, &format!("the cluster of {}", backend["name"]));
+        }
+        let mut clusters = items(self.config, "/static_resources/clusters");
+        let exists = clusters.any(|one| one["name"] == CATCH_ALL);
+        let catches = exists && cluster(&matcher["on_no_match"]) == CATCH_ALL;
+        self.require(catches, &format!("on_no_match with the cluster {CATCH_ALL}, which exists"));
+    }
+
+    fn cluster(&mut self, cluster: &Value) {
+        let name = cluster["name"].as_str().unwrap();
+        self.at = name.to_owned();
+        let limit = cluster["circuit_breakers"]["thresholds"][0]["max_retries"].as_u64();
+        self.require(limit >= Some(1000), "circuit_breakers.max_retries of 1000 or more");
+
+        let options = &cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
+        let common = &options["common_http_protocol_options"];
+        let count = common["max_headers_count"].as_u64();
+        self.require(count >= Some(1000), "max_headers_count of 1000 or more");
+        let kib = common["max_response_headers_kb"].as_u64();
+        self.require(kib >= Some(256), "max_response_headers_kb of 256 or more");
+        let last = items(options, "/http_filters").last().map(|filter| &filter["name"]);
+        let is_codec = last.is_some_and(|filter| filter == "envoy.filters.http.upstream_codec");
+        self.require(is_codec, "upstream_codec as the last filter");
+        let role = &options["http_filters"][0]["typed_config"]["config"]["configuration"]["value"];
+        self.require(role == r#"{"role": "attempt"}"#, "the attempt role");
+        if name == CATCH_ALL {
+            self.require(is_dead(cluster, 0), "an endpoint where nobody listens");
+        } else {
+            self.hosts(cluster, name);
+        }
+    }
+
+    /// The hosts of a backend's cluster, and what is there when it has none.
+    fn hosts(&mut self, cluster: &Value, name: &str) {
+        let backend = self.backends.iter().find(|backend| cluster_of(backend) == name).cloned();
+        self.require(backend.is_some(), "a backend for this cluster");
+        let is_spare = cluster["load_assignment"]["endpoints"][1]["priority"] == 1;
+        self.require(is_spare && is_dead(cluster, 1), "a dead endpoint of lower priority");
+        let address = address(cluster, 0)["address"].as_str().unwrap();
+        if address == "127.0.0.1" {
+            return;
+        }
+        let is_its = backend.is_some_and(|it| it["host"] == address);
+        self.require(is_its, "the host of the backend");
+        self.tls(&cluster["transport_socket"]["typed_config"], address);
+        self.names(cluster);
+    }
+
+    /// How a host's name is resolved.
+    fn names(&mut self, cluster: &Value) {
+        let starts = cluster.get("wait_for_warm_on_init").is_some_and(|waits| waits == false);
+        self.require(starts, "wait_for_warm_on_init: false");
+        let names = &cluster["cluster_type"]["typed_config"];
+        let family = names["dns_lookup_family"] == "V4_PREFERRED";
+        self.require(family, "dns_lookup_family: V4_PREFERRED");
+        let again = seconds(&names["dns_failure_refresh_rate"]["max_interval"]);
+        self.require(again.is_some_and(|it| it <= 10.0), "dns_failure_refresh_rate");
+    }
+
+    fn tls(&mut self, tls: &Value, address: &str) {
+        self.require(tls["sni"] == address, "sni equal to the address");
+        self.require(tls["auto_sni_san_validation"] == true, "auto_sni_san_validation: true");
+        let authority = tls.pointer("/common_tls_context/validation_context/trusted_ca");
+        self.require(authority.is_some(), "trusted_ca");
+        let versions = &tls["common_tls_context"]["tls_params"];
+        let [least, most] = ["tls_minimum_protocol_version", "tls_maximum_protocol_version"];
+        let is_new = versions[least] == "TLSv1_2" && versions[most] == "TLSv1_3";
+        self.require(is_new, "tls_params from TLS 1.2 to TLS 1.3");
     }
 }
 
@@ -270,51 +433,8 @@ fn cluster_of(backend: &Value) -> &Value {
     backend.get("cluster").unwrap_or_else(|| &backend["name"])
 }
 
-fn items<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
+fn items<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
     value.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
-}
-
-fn require(holds: bool, setting: &str, at: &str, found: &mut Vec<String>) {
-    if !holds {
-        found.push(format!("{setting} at {at}"));
-    }
-}
-
-/// Seconds of a duration such as `0.001s`.
-fn seconds(duration: &Value) -> Option<f64> {
-    duration.as_str()?.strip_suffix('s')?.parse().ok()
-}
-
-fn check_plugins(config: &Value, gateway: &Gateway<'_>, found: &mut Vec<String>) {
-    let mut plugins = Vec::new();
-    collect(config, "vm_config", &mut plugins);
-    let places = items(config, "/static_resources/clusters").count().saturating_add(1);
-    require(
-        plugins.len() == places,
-        "the filter in the listener and in every cluster",
-        "static_resources",
-        found,
-    );
-    for plugin in plugins {
-        let at = "a plugin";
-        require(
-            plugin["failure_policy"] == "FAIL_RELOAD",
-            "failure_policy: FAIL_RELOAD",
-            at,
-            found,
-        );
-        require(
-            plugin["allow_on_headers_stop_iteration"] == true,
-            "allow_on_headers_stop_iteration: true",
-            at,
-            found,
-        );
-        require(plugin["vm_config"] == *gateway.vm, "the same vm_config in every place", at, found);
-    }
-    for backend in &gateway.backends {
-        let key = backend["credential"]["api_key"]["env"].as_str().unwrap();
-        require(gateway.passes(key), key, "environment_variables", found);
-    }
 }
 
 /// Every mapping that has `key`.
@@ -331,156 +451,9 @@ fn collect<'a>(value: &'a Value, key: &str, into: &mut Vec<&'a Value>) {
     }
 }
 
-fn check_manager(gateway: &Gateway<'_>, found: &mut Vec<String>) {
-    let mutations = "/early_header_mutation_extensions/0/typed_config/mutations";
-    for prefix in ["x-spillway-", "x-envoy-"] {
-        let removed = items(gateway.manager, mutations)
-            .any(|mutation| mutation["remove_on_match"]["key_matcher"]["prefix"] == prefix);
-        require(
-            removed,
-            &format!("removal of {prefix} headers from clients"),
-            "early_header_mutation",
-            found,
-        );
-    }
-    let upgrades = items(gateway.manager, "/upgrade_configs")
-        .any(|upgrade| upgrade["upgrade_type"] == "websocket");
-    require(upgrades, "upgrade_configs: websocket", "the connection manager", found);
-}
-
-fn check_route(route: &Value, config: &Value, gateway: &Gateway<'_>, found: &mut Vec<String>) {
-    let websocket = route["match"].get("headers").is_some();
-    let at = if websocket { "the WebSocket route" } else { "the route" };
-    let action = &route["route"];
-    let retry = &action["retry_policy"];
-    let limit = route["request_body_buffer_limit"].as_u64();
-    require(limit >= Some(16 << 20), "request_body_buffer_limit of 16 MiB or more", at, found);
-    require(seconds(&action["timeout"]) == Some(0.0), "timeout: 0s", at, found);
-    check_patience(action, gateway, websocket, at, found);
-    let back_off = seconds(&retry["retry_back_off"]["max_interval"]);
-    require(back_off.is_some_and(|it| it <= 0.002), "retry_back_off of 2 ms or less", at, found);
-    let retries = retry["num_retries"].as_u64().unwrap_or(1);
-    require(retries >= ATTEMPTS_MAX, "num_retries for every attempt", at, found);
-    require(retry["refresh_cluster_on_retry"] == true, "refresh_cluster_on_retry: true", at, found);
-    let retry_on = "retriable-headers,connect-failure,reset,refused-stream";
-    require(retry["retry_on"] == retry_on, &format!("retry_on: {retry_on}"), at, found);
-    let header = &retry["retriable_headers"][0];
-    require(
-        header["name"] == "x-spillway-retry" && header["present_match"] == true,
-        "retriable_headers: x-spillway-retry",
-        at,
-        found,
-    );
-    check_matcher(action, config, gateway, at, found);
-}
-
-/// A backend's limit acts before the client's, and neither before the SDKs lose patience.
-fn check_patience(
-    action: &Value,
-    gateway: &Gateway<'_>,
-    websocket: bool,
-    at: &str,
-    found: &mut Vec<String>,
-) {
-    let retry = &action["retry_policy"];
-    let first_byte = seconds(&retry["per_try_timeout"]);
-    let idle = seconds(&retry["per_try_idle_timeout"]);
-    let stream = seconds(&gateway.manager["stream_idle_timeout"]);
-    if websocket {
-        require(first_byte.is_some(), "per_try_timeout", at, found);
-        require(idle.is_none(), "no per_try_idle_timeout", at, found);
-        let session = seconds(&action["idle_timeout"]);
-        require(session >= Some(3600.0), "idle_timeout of an hour or more", at, found);
-        return;
-    }
-    let long = |limit: Option<f64>| limit.is_some_and(|limit| limit > PATIENCE_OF_SDKS);
-    require(long(first_byte), "per_try_timeout above ten minutes", at, found);
-    require(long(idle), "per_try_idle_timeout above ten minutes", at, found);
-    require(
-        stream > idle && stream > first_byte.map(|limit| 2.0 * limit),
-        "stream_idle_timeout above idle limit and two attempts",
-        at,
-        found,
-    );
-}
-
-fn check_matcher(
-    action: &Value,
-    config: &Value,
-    gateway: &Gateway<'_>,
-    at: &str,
-    found: &mut Vec<String>,
-) {
-    let matcher =
-        &action["inline_cluster_specifier_plugin"]["extension"]["typed_config"]["cluster_matcher"];
-    let tree = &matcher["matcher_tree"];
-    let key = "wasm.spillway.target";
-    require(tree["input"]["typed_config"]["key"] == key, &format!("filter state {key}"), at, found);
-    let cluster = |action: &Value| action["action"]["typed_config"]["cluster"].clone();
-    for backend in &gateway.backends {
-        let entry = &tree["exact_match_map"]["map"][backend["name"].as_str().unwrap()];
-        let expected = cluster_of(backend);
-        require(
-            cluster(entry) == *expected,
-            &format!("the cluster of {}", backend["name"]),
-            at,
-            found,
-        );
-    }
-    let exists = items(config, "/static_resources/clusters").any(|one| one["name"] == CATCH_ALL);
-    require(
-        exists && cluster(&matcher["on_no_match"]) == CATCH_ALL,
-        &format!("on_no_match with the cluster {CATCH_ALL}, which exists"),
-        at,
-        found,
-    );
-}
-
-fn check_cluster(cluster: &Value, gateway: &Gateway<'_>, found: &mut Vec<String>) {
-    let name = cluster["name"].as_str().unwrap();
-    let limit = cluster["circuit_breakers"]["thresholds"][0]["max_retries"].as_u64();
-    require(limit >= Some(1000), "circuit_breakers.max_retries of 1000 or more", name, found);
-
-    let options = &cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
-    let common = &options["common_http_protocol_options"];
-    let count = common["max_headers_count"].as_u64();
-    require(count >= Some(1000), "max_headers_count of 1000 or more", name, found);
-    let kib = common["max_response_headers_kb"].as_u64();
-    require(kib >= Some(256), "max_response_headers_kb of 256 or more", name, found);
-    let last = items(options, "/http_filters").last().map(|filter| &filter["name"]);
-    require(
-        last.is_some_and(|filter| filter == "envoy.filters.http.upstream_codec"),
-        "upstream_codec as the last filter",
-        name,
-        found,
-    );
-    let role = &options["http_filters"][0]["typed_config"]["config"]["configuration"]["value"];
-    require(role == r#"{"role": "attempt"}"#, "the attempt role", name, found);
-    if name == CATCH_ALL {
-        require(is_dead(cluster, 0), "an endpoint where nobody listens", name, found);
-    } else {
-        check_hosts(cluster, gateway, name, found);
-    }
-}
-
-/// The hosts of a backend's cluster, and what is there when it has none.
-fn check_hosts(cluster: &Value, gateway: &Gateway<'_>, name: &str, found: &mut Vec<String>) {
-    let backend = gateway.backend(name);
-    require(backend.is_some(), "a backend for this cluster", name, found);
-    let is_spare = cluster["load_assignment"]["endpoints"][1]["priority"] == 1;
-    require(is_spare && is_dead(cluster, 1), "a dead endpoint of lower priority", name, found);
-    let address = address(cluster, 0)["address"].as_str().unwrap();
-    if address == "127.0.0.1" {
-        return;
-    }
-    require(
-        backend.is_some_and(|it| it["host"] == address),
-        "the host of the backend",
-        name,
-        found,
-    );
-    check_tls(&cluster["transport_socket"]["typed_config"], address, name, found);
-    check_names(cluster, name, found);
+/// Seconds of a duration such as `0.001s`.
+fn seconds(duration: &Value) -> Option<f64> {
+    duration.as_str()?.strip_suffix('s')?.parse().ok()
 }
 
 fn address(cluster: &Value, endpoints: usize) -> &Value {
@@ -491,30 +464,4 @@ fn address(cluster: &Value, endpoints: usize) -> &Value {
 fn is_dead(cluster: &Value, endpoints: usize) -> bool {
     let address = address(cluster, endpoints);
     address["address"] == "127.0.0.1" && address["port_value"] == DEAD_PORT
-}
-
-/// How a host's name is resolved.
-fn check_names(cluster: &Value, name: &str, found: &mut Vec<String>) {
-    let waits = cluster.get("wait_for_warm_on_init").is_none_or(|waits| waits != false);
-    require(!waits, "wait_for_warm_on_init: false", name, found);
-    let names = &cluster["cluster_type"]["typed_config"];
-    let family = names["dns_lookup_family"] == "V4_PREFERRED";
-    require(family, "dns_lookup_family: V4_PREFERRED", name, found);
-    let again = seconds(&names["dns_failure_refresh_rate"]["max_interval"]);
-    require(again.is_some_and(|it| it <= 10.0), "dns_failure_refresh_rate", name, found);
-}
-
-fn check_tls(tls: &Value, address: &str, name: &str, found: &mut Vec<String>) {
-    require(tls["sni"] == address, "sni equal to the address", name, found);
-    require(tls["auto_sni_san_validation"] == true, "auto_sni_san_validation: true", name, found);
-    let authority = tls.pointer("/common_tls_context/validation_context/trusted_ca");
-    require(authority.is_some(), "trusted_ca", name, found);
-    let versions = &tls["common_tls_context"]["tls_params"];
-    require(
-        versions["tls_minimum_protocol_version"] == "TLSv1_2"
-            && versions["tls_maximum_protocol_version"] == "TLSv1_3",
-        "tls_params from TLS 1.2 to TLS 1.3",
-        name,
-        found,
-    );
 }

@@ -133,7 +133,7 @@ impl Outcome {
 
 impl Metrics {
     /// Reads Envoy's text format: a name, a colon and a number on each line.
-    fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         let lines = text.lines().filter_map(|line| line.split_once(": "));
         let values = lines.filter_map(|(name, value)| {
             Some((name.strip_prefix("wasmcustom.spillway_")?.to_owned(), value.parse().ok()?))

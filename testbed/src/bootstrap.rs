@@ -25,31 +25,26 @@ pub struct Bootstrap {
 
 impl Bootstrap {
     /// Reads YAML, in which an alias stands for a copy.
-    #[must_use]
     pub fn parse(yaml: &str) -> Self {
         Self { json: serde_yaml_ng::from_str(yaml).expect("YAML") }
     }
 
     /// [`LOCAL`].
-    #[must_use]
     pub fn local() -> Self {
         Self::parse(LOCAL)
     }
 
     /// The port of the first listener.
-    #[must_use]
     pub fn port(&self) -> u16 {
         port_in(part(&self.json, "/static_resources/listeners/0"))
     }
 
     /// The port of the administration interface.
-    #[must_use]
     pub fn admin_port(&self) -> u16 {
         port_in(part(&self.json, "/admin"))
     }
 
     /// The port of the first endpoint of a cluster.
-    #[must_use]
     pub fn backend_port(&self, cluster: &str) -> u16 {
         let clusters = part(&self.json, "/static_resources/clusters").as_array().expect("clusters");
         let found = clusters.iter().find(|found| found["name"] == cluster);
@@ -131,7 +126,6 @@ impl Bootstrap {
 }
 
 /// A port of 127.0.0.1 as Envoy writes it.
-#[must_use]
 pub fn address(port: u16) -> Value {
     json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
 }

@@ -66,7 +66,6 @@ impl Body for Parts {
 
 impl Client {
     /// A client of the server on this port, without connections yet.
-    #[must_use]
     pub fn new(port: u16) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -76,33 +75,21 @@ impl Client {
     }
 
     /// Sends a GET request.
-    ///
-    /// # Panics
-    /// When there is no response.
     pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
         self.send(Method::GET, path, headers, Bytes::new()).await.unwrap()
     }
 
     /// Sends a GET request without headers of its own.
-    ///
-    /// # Errors
-    /// When there is no response.
     pub async fn try_get(&self, path: &str) -> Result<Response, String> {
         self.send(Method::GET, path, &[], Bytes::new()).await
     }
 
     /// Sends JSON.
-    ///
-    /// # Panics
-    /// When there is no response.
     pub async fn post(&self, path: &str, body: &Value) -> Response {
         self.post_with(path, &[], body).await
     }
 
     /// Sends JSON with further headers.
-    ///
-    /// # Panics
-    /// When there is no response.
     pub async fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Response {
         let mut all = vec![("content-type", "application/json")];
         all.extend_from_slice(headers);
@@ -110,9 +97,6 @@ impl Client {
     }
 
     /// Sends a request and reads the response to its end.
-    ///
-    /// # Errors
-    /// When there is no response.
     pub async fn send(
         &self,
         method: Method,
@@ -126,9 +110,6 @@ impl Client {
     }
 
     /// Sends a JSON body in parts, so that its length is not known before its end.
-    ///
-    /// # Panics
-    /// When there is no response.
     pub async fn send_in_parts(&self, path: &str, parts: Vec<Bytes>) -> Response {
         let begun_at = Instant::now();
         let headers = [("content-type", "application/json")];
@@ -138,9 +119,6 @@ impl Client {
     }
 
     /// Sends a request and returns when the response's headers are there.
-    ///
-    /// # Errors
-    /// When there is no response.
     pub async fn open(
         &self,
         method: Method,
@@ -192,37 +170,26 @@ impl Response {
     }
 
     /// The value of a header.
-    ///
-    /// # Panics
-    /// When it is no text.
-    #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
     /// The body as text.
-    #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// The body as JSON.
-    ///
-    /// # Panics
-    /// When it is none.
-    #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
     }
 
     /// Who served it, by the gateway's header.
-    #[must_use]
     pub fn served_by(&self) -> &str {
         self.header("x-served-by").unwrap_or("")
     }
 
     /// The events of an event stream.
-    #[must_use]
     pub fn events(&self) -> Vec<Event> {
         let text = self.text();
         let blocks = text.split("\n\n").filter(|block| !block.trim().is_empty());

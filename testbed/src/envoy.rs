@@ -33,7 +33,6 @@ impl Default for Options {
 
 impl Options {
     /// One worker of this Envoy.
-    #[must_use]
     pub fn of(envoy: &Path) -> Self {
         Self {
             envoy: envoy.to_owned(),
@@ -44,9 +43,6 @@ impl Options {
     }
 
     /// The command that runs Envoy with its configuration in `folder`.
-    ///
-    /// # Errors
-    /// When the configuration cannot be written.
     pub fn command(&self, bootstrap: &Bootstrap, folder: &Path) -> io::Result<Command> {
         let path = folder.join("envoy.json");
         fs::write(&path, serde_json::to_vec_pretty(&bootstrap.json)?)?;
@@ -74,9 +70,6 @@ pub struct Envoy {
 
 impl Envoy {
     /// Starts Envoy and waits until it serves.
-    ///
-    /// # Errors
-    /// When it does not: with its log.
     pub async fn start(bootstrap: &Bootstrap, options: &Options) -> Result<Self, String> {
         let folder = Folder::create().map_err(|error| error.to_string())?;
         let command = options.command(bootstrap, folder.path()).map_err(|e| e.to_string())?;
@@ -84,9 +77,6 @@ impl Envoy {
     }
 
     /// Runs a command of [`Options::command`] that the caller may have changed.
-    ///
-    /// # Errors
-    /// When Envoy does not serve: with its log.
     pub async fn run(
         command: Command,
         folder: Folder,
@@ -112,25 +102,21 @@ impl Envoy {
     }
 
     /// The process's number.
-    #[must_use]
     pub fn process_id(&self) -> u32 {
         self.process.id()
     }
 
     /// Where its files are.
-    #[must_use]
     pub fn folder(&self) -> &Path {
         self.process.folder()
     }
 
     /// What it logged so far.
-    #[must_use]
     pub fn log(&self) -> String {
         self.process.log()
     }
 
     /// The access log's lines, when they are JSON, of the requests that are over, oldest first.
-    #[must_use]
     pub fn access_log(&self) -> Vec<Value> {
         let log = self.log();
         let lines = log.lines().filter(|line| line.starts_with('{'));

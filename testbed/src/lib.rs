@@ -6,7 +6,8 @@
 //! * [`Process`] and [`Envoy`] run until they are dropped.
 //! * [`Client`] sends requests; a [`Response`] shows what a client saw.
 //!
-//! It is made for tests: what a caller cannot mend panics.
+//! It is made for tests: what a caller cannot mend panics, and an error is a text for people, with the log of the
+//! program that it is about.
 
 pub mod bootstrap;
 mod client;

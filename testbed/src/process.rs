@@ -26,9 +26,6 @@ pub struct Process {
 
 impl Folder {
     /// Creates an empty folder.
-    ///
-    /// # Errors
-    /// When the system refuses.
     pub fn create() -> io::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -40,7 +37,6 @@ impl Folder {
     }
 
     /// Where it is.
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -54,9 +50,6 @@ impl Drop for Folder {
 
 impl Process {
     /// Starts a program. What it writes to standard error is its log.
-    ///
-    /// # Errors
-    /// When the system refuses.
     pub fn start(mut command: Command, folder: Folder) -> io::Result<Self> {
         let log = fs::File::create(folder.path().join("log"))?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
@@ -64,27 +57,21 @@ impl Process {
     }
 
     /// The process's number.
-    #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Where its files are.
-    #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// What it logged so far.
-    #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder().join("log")).unwrap_or_default()
     }
 
     /// Waits until it is ready, by the caller's own test.
-    ///
-    /// # Errors
-    /// When it ends before, or takes longer than `patience`; with its log.
     pub async fn until(
         &mut self,
         patience: Duration,
@@ -142,7 +129,6 @@ impl Drop for Process {
 
 /// A port on 127.0.0.1 on which nobody listens, and which no two callers get. It is below the ports that systems
 /// give to connections: one of those could take it before its program listens.
-#[must_use]
 pub fn free_port() -> u16 {
     const PORTS: Range<u16> = 10_000..30_000;
     static TAKEN: AtomicU32 = AtomicU32::new(0);

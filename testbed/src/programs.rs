@@ -11,44 +11,35 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 /// The root of the repository; the shipped Envoy configurations are relative to it.
-#[must_use]
 pub fn root() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap())
 }
 
 /// The text of a file of this repository.
-///
-/// # Panics
-/// When there is none.
-#[must_use]
 pub fn text_of(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// Envoy: `SPILLWAY_ENVOY`, else what `tools/envoy` finds or installs.
-#[must_use]
 pub fn envoy_binary() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| named("SPILLWAY_ENVOY").unwrap_or_else(|| told_by("tools/envoy")))
 }
 
 /// The filter's module: `SPILLWAY_WASM`, else what `make wasm` builds.
-#[must_use]
 pub fn module_path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| named("SPILLWAY_WASM").unwrap_or_else(built_module))
 }
 
 /// Node: `SPILLWAY_NODE`, else what `tools/node` finds or installs.
-#[must_use]
 pub fn node_binary() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| named("SPILLWAY_NODE").unwrap_or_else(|| told_by("tools/node")))
 }
 
 /// Python 3: `SPILLWAY_PYTHON`, else the one on PATH.
-#[must_use]
 pub fn python_binary() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| named("SPILLWAY_PYTHON").unwrap_or_else(|| PathBuf::from("python3")))
@@ -56,7 +47,6 @@ pub fn python_binary() -> &'static Path {
 
 /// What `PYTHONPATH` needs for the OpenAI SDK: `SPILLWAY_PYTHON_SDK`, else what `tools/python-sdk`
 /// installs for [`python_binary`].
-#[must_use]
 pub fn python_sdk() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     let install =
@@ -66,7 +56,6 @@ pub fn python_sdk() -> &'static Path {
 
 /// The folder whose `node_modules` has the OpenAI SDK: `SPILLWAY_NODE_SDK`, else what
 /// `tools/node-sdk` installs.
-#[must_use]
 pub fn node_sdk() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| named("SPILLWAY_NODE_SDK").unwrap_or_else(|| told_by("tools/node-sdk")))

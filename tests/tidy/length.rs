@@ -7,7 +7,7 @@ const FILE_LINES: usize = 500;
 
 /// Files that are longer, with the most lines that each may have. The list only gets shorter: who finds the second idea
 /// in one of them takes it out.
-const LONGER: [(&str, usize); 12] = [
+const LONGER: [(&str, usize); 11] = [
     ("src/config/reader.rs", 520),
     ("src/filter/request/mod.rs", 600),
     ("src/filter/host.rs", 600),
@@ -17,7 +17,6 @@ const LONGER: [(&str, usize); 12] = [
     ("src/policy/breaker.rs", 540),
     ("src/policy/catalogue/state.rs", 680),
     ("tests/config.rs", 600),
-    ("tests/envoy_files.rs", 530),
     ("tests/filter/budgets.rs", 550),
     ("tests/filter/envoy/router.rs", 670),
 ];
