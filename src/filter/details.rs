@@ -4,7 +4,7 @@
 //! connection that was not made.
 
 use super::host;
-use crate::policy::classify::{Fault, Misroute};
+use crate::policy::response::classify::{Fault, Misroute};
 
 /// How the current stream ended, or where a response that is no backend's comes from.
 const CODE_DETAILS: &str = "response\0code_details";

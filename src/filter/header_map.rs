@@ -1,7 +1,7 @@
 //! Headers as they cross between Envoy and the VM: sizes first, then names and values, each ended by NUL
 //! (proxy-wasm ABI 0.2.1).
 
-use crate::policy::headers::Headers;
+use crate::policy::response::headers::Headers;
 
 /// All headers of a message as they crossed: one allocation, names and values as slices of it.
 pub(crate) struct HeaderMap {

@@ -26,9 +26,9 @@
 //! A backend that closes its idle connections at once resets all requests that were on their way on
 //! them. So does one that says 408 on them first. That is one event, so it counts once: see [`is_same_reset`].
 
-use super::classify::{Fault, Outcome};
 use super::pool::{BackendIndex, BackendSet};
 use super::records::BackendRecord;
+use super::response::classify::{Fault, Outcome};
 use super::time::{Millis, Timestamp};
 
 /// How often in a row a backend refuses the gateway's credential before its circuit breaker opens.

@@ -8,7 +8,7 @@
 //! Values that prove nothing are left out of the picture: `-1/-1/0` has meant "not available", and
 //! a request with -27978 tokens remaining was served all the same.
 
-use super::rate_limits::{self, RateLimits, Value};
+use super::response::rate_limits::{self, RateLimits, Value};
 use super::time::{Millis, Timestamp};
 
 /// All of it: the share of a backend that nothing is known of.
@@ -115,7 +115,7 @@ fn permille(part: f64) -> u16 {
 mod tests {
     use super::*;
     use crate::policy::fixtures::at;
-    use crate::policy::headers::Headers;
+    use crate::policy::response::headers::Headers;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 

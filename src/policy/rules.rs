@@ -13,8 +13,8 @@
 //! Faults in a row are counted in the breaker itself, because a success must be able to see, without
 //! another read, that there is nothing to reset.
 
-use super::classify::{Fault, Misroute, Outcome};
 use super::pool::{BreakerSettings, MAX_RULES, Rule, Threshold};
+use super::response::classify::{Fault, Misroute, Outcome};
 use super::time::{Millis, Timestamp};
 use super::window::{Counts, SLOTS, Window};
 

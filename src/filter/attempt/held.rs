@@ -5,8 +5,8 @@ use super::usage::Meter;
 use crate::filter::pool::health::Said;
 use crate::openai::sse::{ErrorWatch, HeadProbe, Probe};
 use crate::openai::usage_chunk::UsageStripper;
-use crate::policy::classify::{self, AttemptTraits, Outcome};
-use crate::policy::refusal;
+use crate::policy::response::classify::{self, AttemptTraits, Outcome};
+use crate::policy::response::refusal;
 use crate::policy::time::Timestamp;
 
 /// How much of a 4xx body is read to classify it.

@@ -18,7 +18,7 @@ use crate::filter::timers::StreamId;
 use crate::openai::credentials::{PASSED, SUBPROTOCOLS};
 use crate::openai::reply;
 use crate::openai::splice::Splices;
-use crate::policy::classify::{AttemptTraits, Misroute};
+use crate::policy::response::classify::{AttemptTraits, Misroute};
 use std::rc::Rc;
 
 /// Where the cluster of an attempt can be read.

@@ -12,7 +12,7 @@ use crate::openai::body::BodyScanner;
 use crate::openai::models::ModelsQuestion;
 use crate::openai::operation::{self, Call};
 use crate::openai::reply::{self, Reply};
-use crate::policy::headers::Headers;
+use crate::policy::response::headers::Headers;
 use std::borrow::Cow;
 
 /// A request that may come in.

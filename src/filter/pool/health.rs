@@ -13,14 +13,14 @@ use crate::policy::breaker::{
     Breaker, Lease, Observation, Observed, RulesMet, Ticket, needs_count,
 };
 use crate::policy::budget::{Ending, Reservation};
-use crate::policy::classify::{Fault, Misroute, Outcome};
 use crate::policy::headroom::Headroom;
 use crate::policy::pool::{BackendIndex, BreakerSettings, OperationSet, PoolPolicy};
-use crate::policy::rate_limits::RateLimits;
 use crate::policy::records::{
     BackendRecord, COMPLETION_WORTH_WRITING, NotUpdated, PoolRecord, Records, Reseated, Snapshot,
     WindowsRecord,
 };
+use crate::policy::response::classify::{Fault, Misroute, Outcome};
+use crate::policy::response::rate_limits::RateLimits;
 use crate::policy::rules;
 use crate::policy::time::{Millis, Timestamp};
 use std::cell::RefCell;

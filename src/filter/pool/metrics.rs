@@ -5,7 +5,7 @@
 
 use crate::filter::host::{self, Metric, MetricKind};
 use crate::openai::service_tier::ServiceTier;
-use crate::policy::classify::Outcome;
+use crate::policy::response::classify::Outcome;
 use std::cell::RefCell;
 use std::collections::HashMap;
 

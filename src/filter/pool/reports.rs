@@ -4,8 +4,8 @@ use super::{BackendPlan, Plan};
 use crate::config::Backend;
 use crate::filter::host;
 use crate::policy::breaker::Transition;
-use crate::policy::classify::{Misroute, Outcome};
 use crate::policy::pool::BackendIndex;
+use crate::policy::response::classify::{Misroute, Outcome};
 use crate::policy::time::Timestamp;
 
 /// Says in log and metrics that a circuit breaker changed.

@@ -7,8 +7,8 @@ use crate::filter::pool::health::{self, Begun, Evidence};
 use crate::filter::publish;
 use crate::openai::service_tier::ServiceTier;
 use crate::policy::budget::Ending as Spent;
-use crate::policy::classify::Outcome;
 use crate::policy::estimate::Usage;
+use crate::policy::response::classify::Outcome;
 use crate::policy::time::{Millis, Timestamp};
 
 /// How many tokens an answer took.

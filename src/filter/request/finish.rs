@@ -5,9 +5,9 @@
 
 use super::{End, Exchange, LastAttempt};
 use crate::filter::host;
-use crate::policy::classify::{Fault, Misroute, Outcome};
 use crate::policy::failover::{self, Ending, Stop};
 use crate::policy::pool::BackendIndex;
+use crate::policy::response::classify::{Fault, Misroute, Outcome};
 use crate::policy::select::Unavailable;
 use crate::policy::time::Timestamp;
 

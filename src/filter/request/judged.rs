@@ -4,8 +4,8 @@ use super::Exchange;
 use crate::filter::pool::health::{self, Begun, Evidence};
 use crate::policy::blame::{self, Verdict};
 use crate::policy::budget::Ending as Spent;
-use crate::policy::classify::Outcome;
 use crate::policy::failover::{self, Ending};
+use crate::policy::response::classify::Outcome;
 use crate::policy::select::Unavailable;
 use crate::policy::time::Timestamp;
 

@@ -4,9 +4,9 @@ use crate::policy::breaker::{
     Admission, Breaker, EARLY_PAUSE, Lease, Observation, Observed, RulesMet, State, Ticket,
     Transition,
 };
-use crate::policy::classify::Fault;
 use crate::policy::fixtures::{at, breaker, ms, rule};
 use crate::policy::pool::{BreakerSettings, Threshold};
+use crate::policy::response::classify::Fault;
 use crate::policy::time::Millis;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

@@ -3,9 +3,9 @@
 use crate::policy::breaker::{
     Admission, Breaker, Lease, Observed, RuleWindows, Ticket, Transition,
 };
-use crate::policy::classify::Fault;
 use crate::policy::fixtures::{Dice, at, breaker, ms, rule};
 use crate::policy::pool::{BreakerSettings, Threshold};
+use crate::policy::response::classify::Fault;
 use crate::policy::time::Millis;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

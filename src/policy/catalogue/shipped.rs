@@ -2,9 +2,9 @@
 
 use crate::policy::breaker::{Breaker, Observed, RuleWindows, RulesMet, Transition};
 use crate::policy::breaker::{Observation, State};
-use crate::policy::classify::Fault;
 use crate::policy::fixtures::{Dice, at, breaker, ms, rule};
 use crate::policy::pool::{BreakerSettings, Threshold};
+use crate::policy::response::classify::Fault;
 use crate::policy::rules::{Successes, is_plain_success};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

@@ -3,12 +3,12 @@
 use crate::policy::breaker::{
     Admission, Breaker, Lease, Observed, RuleWindows, State, Ticket, Transition, TripReason,
 };
-use crate::policy::classify::{AttemptTraits, Fault, Head, Outcome, error_body, head};
 use crate::policy::fixtures::{at, breaker, ms, pool, rule, throttle};
 use crate::policy::gate::Gate;
 use crate::policy::pool::{BreakerSettings, Rule, Threshold};
 use crate::policy::records::{BackendRecord, PoolRecord};
-use crate::policy::retry_after;
+use crate::policy::response::classify::{AttemptTraits, Fault, Head, Outcome, error_body, head};
+use crate::policy::response::retry_after;
 use crate::policy::time::{Millis, Timestamp};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

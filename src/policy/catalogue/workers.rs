@@ -1,10 +1,10 @@
 //! Many workers, one store, and every write may lose its race.
 
 use crate::policy::breaker::{Lease, Observation, Observed, Transition};
-use crate::policy::classify::Fault;
 use crate::policy::fixtures::{Dice, at, ms, pool};
 use crate::policy::pool::{BackendSet, OperationSet, PoolPolicy, Threshold};
 use crate::policy::records::{PoolRecord, WindowsRecord};
+use crate::policy::response::classify::Fault;
 use crate::policy::retry_budget::{Deposits, withdraw};
 use crate::policy::select::{Denials, Needs, Request, Rotation, select};
 #[cfg(target_arch = "wasm32")]

@@ -12,8 +12,8 @@ use crate::filter::host;
 use crate::filter::pool::health::{Evidence, Said};
 use crate::filter::request::Flowing;
 use crate::filter::request::headers::SWITCHING_PROTOCOLS;
-use crate::policy::classify::{Fault, Misroute, Outcome};
 use crate::policy::failover::{self, Ending, Next};
+use crate::policy::response::classify::{Fault, Misroute, Outcome};
 use crate::policy::time::Timestamp;
 use std::rc::Rc;
 

@@ -6,12 +6,12 @@
 //! the reset header of the dimension that is exhausted. A value that makes no sense (negative, not
 //! a number, empty, beyond all bounds) is as good as absent: the next header in the order counts.
 //!
-//! How long a gate then stays closed at most is not decided here; see [`super::gate`].
+//! How long a gate then stays closed at most is not decided here; see [`crate::policy::gate`].
 
 use super::headers::Headers;
 use super::http_date;
 use super::rate_limits::{RateLimits, Value, finite, text};
-use super::time::{Millis, Timestamp};
+use crate::policy::time::{Millis, Timestamp};
 
 /// The longest time that is taken for one: 100 years. What is longer is garbage.
 const LONGEST_MS: f64 = 3.2e12;

@@ -17,7 +17,7 @@ use super::classify::{AttemptTraits, Outcome};
 use super::headers::Headers;
 use super::rate_limits::RateLimits;
 use super::retry_after;
-use super::time::{Millis, Timestamp};
+use crate::policy::time::{Millis, Timestamp};
 use memchr::memmem;
 
 /// The longest time that is believed of a throttle. Limits are per minute and per day at most, and a

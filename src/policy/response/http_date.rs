@@ -3,8 +3,8 @@
 //! The usual packages return `SystemTime`, whose place here is taken by [`Timestamp`], and the
 //! conversion is a dozen lines; so it is written out instead of adding a dependency.
 
-use super::calendar::days_since_epoch;
-use super::time::{Millis, Timestamp};
+use crate::policy::calendar::days_since_epoch;
+use crate::policy::time::{Millis, Timestamp};
 
 const MONTHS: [&[u8]; 12] = [
     b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec",

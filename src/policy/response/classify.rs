@@ -21,7 +21,7 @@
 //!
 //! Even these may be the client's doing: a deployment can lack an operation that others have, and a
 //! key can lack a right. A backend that was seen to serve, but never this operation, is not to blame.
-//! Whether the others are is decided by contrast (see [`super::blame`]).
+//! Whether the others are is decided by contrast (see [`crate::policy::blame`]).
 //!
 //! # What is no answer
 //! A client that follows a redirect leaves the gateway and takes its key along, so no redirect is an
@@ -33,8 +33,8 @@
 //! one may be about the backend: its bill, its place, its network. Another backend is asked.
 
 use super::headers::Headers;
-use super::time::{Millis, Timestamp};
 use super::{refusal, retry_after};
+use crate::policy::time::{Millis, Timestamp};
 use memchr::memmem;
 
 /// What the gateway chose for an attempt, and what the request asks for.

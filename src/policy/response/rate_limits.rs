@@ -9,15 +9,15 @@ use super::headers::Headers;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RateLimits<'a> {
     /// What is left of the requests; may be negative, which means that it is unknown.
-    pub(super) remaining_requests: Value<'a>,
+    pub(in crate::policy) remaining_requests: Value<'a>,
     /// What is left of the tokens; may be negative.
-    pub(super) remaining_tokens: Value<'a>,
-    pub(super) limit_requests: Value<'a>,
-    pub(super) limit_tokens: Value<'a>,
-    pub(super) reset_requests: Value<'a>,
-    pub(super) reset_tokens: Value<'a>,
+    pub(in crate::policy) remaining_tokens: Value<'a>,
+    pub(in crate::policy) limit_requests: Value<'a>,
+    pub(in crate::policy) limit_tokens: Value<'a>,
+    pub(in crate::policy) reset_requests: Value<'a>,
+    pub(in crate::policy) reset_tokens: Value<'a>,
     /// How much of provisioned throughput is used.
-    pub(super) utilization: Value<'a>,
+    pub(in crate::policy) utilization: Value<'a>,
     /// Whether another deployment of the resource answered for the backend.
     is_spilled: bool,
     /// The status for which the backend spilled the request over.
@@ -26,7 +26,7 @@ pub struct RateLimits<'a> {
 
 /// The value of one kind of header.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Value<'a> {
+pub(in crate::policy) struct Value<'a> {
     bytes: Option<&'a [u8]>,
     /// By the spelling that Azure documents.
     is_usual: bool,
@@ -104,24 +104,24 @@ impl<'a> Value<'a> {
     }
 
     /// Without white space around it; `None` when nothing else is there.
-    pub(super) fn text(self) -> Option<&'a str> {
+    pub(in crate::policy) fn text(self) -> Option<&'a str> {
         self.bytes.and_then(text)
     }
 
     /// The finite number that it is.
-    pub(super) fn number(self) -> Option<f64> {
+    pub(in crate::policy) fn number(self) -> Option<f64> {
         // Nearly all are whole numbers of a few digits, which need not be text first.
         self.bytes.and_then(|bytes| whole(bytes).map(f64::from).or_else(|| finite(text(bytes)?)))
     }
 }
 
 /// The text of a header's value, without white space around it; `None` when nothing else is there.
-pub(super) fn text(value: &[u8]) -> Option<&str> {
+pub(in crate::policy) fn text(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(value).ok().map(str::trim).filter(|value| !value.is_empty())
 }
 
 /// A finite number; anything else is `None`.
-pub(super) fn finite(value: &str) -> Option<f64> {
+pub(in crate::policy) fn finite(value: &str) -> Option<f64> {
     value.parse::<f64>().ok().filter(|number| number.is_finite())
 }
 

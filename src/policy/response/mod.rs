@@ -1,0 +1,11 @@
+//! What a response means: for the backend that gave it, and for the request.
+//!
+//! [`classify`] decides, and asks [`refusal`] what a 429 is about. The others read what headers
+//! state: how long the backend is out, and how much of it is left.
+
+pub mod classify;
+pub mod headers;
+mod http_date;
+pub mod rate_limits;
+pub mod refusal;
+pub mod retry_after;
