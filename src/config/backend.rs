@@ -7,9 +7,9 @@ use super::text;
 use super::unique::Seen;
 use super::{Backend, Credential, Limits, Provisioned};
 use crate::openai::api::Api;
-use crate::policy::budget::ProvisionedSettings;
 use crate::policy::keys::key_of;
 use crate::policy::pool::{Member, OperationSet};
+use crate::policy::tokens::budget::ProvisionedSettings;
 use std::num::{NonZeroU32, NonZeroU64};
 
 /// More than any model takes.

@@ -26,12 +26,12 @@ pub use operations::{operation_bit, operation_name};
 
 pub mod plugin_configuration;
 
-pub use crate::policy::consumer::{Class, ConsumerSettings, Period, Quota};
+pub use crate::policy::tokens::consumer::{Class, ConsumerSettings, Period, Quota};
 
 use crate::openai::api::Api;
-use crate::policy::budget::{BudgetSettings, ProvisionedSettings};
 use crate::policy::pool::{OperationSet, PoolPolicy};
 use crate::policy::time::Millis;
+use crate::policy::tokens::budget::{BudgetSettings, ProvisionedSettings};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};

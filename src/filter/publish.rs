@@ -2,7 +2,7 @@
 //! limit filter, which counts tokens over all replicas.
 
 use super::host;
-use crate::policy::estimate::Usage;
+use crate::policy::tokens::estimate::Usage;
 
 /// The filter state that Envoy's rate limit filter adds to its count, when it asks at the end of a
 /// stream.

@@ -6,12 +6,9 @@
 
 pub mod blame;
 pub mod breaker;
-pub mod budget;
 mod calendar;
 mod codec;
-pub mod consumer;
 pub mod denials;
-pub mod estimate;
 pub mod failover;
 pub mod gate;
 pub mod headroom;
@@ -24,6 +21,7 @@ pub mod rotation;
 pub mod rules;
 pub mod select;
 pub mod time;
+pub mod tokens;
 pub mod trail;
 pub mod window;
 

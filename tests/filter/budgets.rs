@@ -14,13 +14,13 @@ use crate::envoy::{Envoy, Request, Script, worker};
 use crate::host::{Process, Seen};
 use crate::random::Random;
 use crate::usage::first_estimate;
-use spillway::policy::budget::{self, BudgetSettings, ProvisionedSettings};
-use spillway::policy::consumer::{
-    self, ConsumerSettings, Period, Quota, SlotSecret, unlisted_slot,
-};
-use spillway::policy::estimate::{Estimate, Usage};
 use spillway::policy::keys::Keys;
 use spillway::policy::time::Timestamp;
+use spillway::policy::tokens::budget::{self, BudgetSettings, ProvisionedSettings};
+use spillway::policy::tokens::consumer::{
+    self, ConsumerSettings, Period, Quota, SlotSecret, unlisted_slot,
+};
+use spillway::policy::tokens::estimate::{Estimate, Usage};
 use std::collections::{BTreeMap, HashMap};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -5,7 +5,7 @@ use crate::host::Process;
 use crate::usage::used;
 use serde_json::{Value, json};
 use spillway::openai::scan::JsonScanner;
-use spillway::policy::estimate::{Estimator, RequestSize, Usage};
+use spillway::policy::tokens::estimate::{Estimator, RequestSize, Usage};
 use std::path::Path;
 
 const LIMIT: u32 = 1_000_000_000;

@@ -6,10 +6,10 @@ use crate::host::Process;
 use crate::random::Random;
 use spillway::openai::operation::recognise;
 use spillway::openai::scan::JsonScanner;
-use spillway::policy::budget::{self, BudgetSettings};
-use spillway::policy::estimate::{Estimate, Estimator, RequestSize};
 use spillway::policy::keys::Keys;
 use spillway::policy::time::Timestamp;
+use spillway::policy::tokens::budget::{self, BudgetSettings};
+use spillway::policy::tokens::estimate::{Estimate, Estimator, RequestSize};
 use std::num::NonZeroU32;
 
 const LIMIT: u32 = 1_000_000_000;

@@ -11,8 +11,6 @@ use spillway::openai::sse::{ErrorWatch, HeadProbe};
 use spillway::openai::usage::{JsonUsage, StreamUsage};
 use spillway::openai::usage_chunk::UsageStripper;
 use spillway::policy::breaker::{Breaker, Observation, Observed, RulesMet};
-use spillway::policy::budget::{self, Ending, Verdict};
-use spillway::policy::estimate::{Estimate, Usage};
 use spillway::policy::gate::Gate;
 use spillway::policy::pool::{BackendSet, OperationSet};
 use spillway::policy::records::{PoolRecord, Snapshot};
@@ -21,6 +19,8 @@ use spillway::policy::response::rate_limits::RateLimits;
 use spillway::policy::rotation::Rotation;
 use spillway::policy::select::{Denials, Needs, Request, select};
 use spillway::policy::time::{Millis, Timestamp};
+use spillway::policy::tokens::budget::{self, Ending, Verdict};
+use spillway::policy::tokens::estimate::{Estimate, Usage};
 use std::hint::black_box;
 
 const NOW: Timestamp = Timestamp::from_ms(1_763_600_000_000);

@@ -6,9 +6,9 @@ use crate::filter::host::{self, Buffer, Instant};
 use crate::filter::request::charge::Tokens;
 use crate::openai::sse::ErrorWatch;
 use crate::openai::usage_chunk::{Edit, UsageStripper};
-use crate::policy::estimate::Estimate;
 use crate::policy::response::classify::{Fault, Outcome};
 use crate::policy::time::Millis;
+use crate::policy::tokens::estimate::Estimate;
 
 /// An answer on its way to the client. What comes of it is recorded when it ends.
 pub(super) struct Flow {

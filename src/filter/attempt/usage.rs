@@ -3,7 +3,7 @@
 use crate::openai::media_type::{is_json, media_type};
 use crate::openai::service_tier::{ServiceTier, TierWatch};
 use crate::openai::usage::{JsonUsage, StreamUsage};
-use crate::policy::estimate::{Estimate, Usage};
+use crate::policy::tokens::estimate::{Estimate, Usage};
 
 const EVENT_STREAM: &[u8] = b"text/event-stream";
 

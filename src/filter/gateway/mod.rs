@@ -30,11 +30,11 @@ use crate::openai::body::Body;
 use crate::openai::credentials;
 use crate::openai::operation::{Call, Method};
 use crate::openai::reply::{self, Reply};
-use crate::policy::estimate::{Estimate, Estimator, RequestSize};
 use crate::policy::keys::key_of;
 use crate::policy::response::headers::Headers;
 use crate::policy::select::{Needs, too_long_for};
 use crate::policy::time::Timestamp;
+use crate::policy::tokens::estimate::{Estimate, Estimator, RequestSize};
 use std::rc::Rc;
 
 /// The request header with which Envoy's router limits the time to an attempt's first byte.

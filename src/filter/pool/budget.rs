@@ -7,9 +7,9 @@ use super::BackendPlan;
 use super::metrics::PoolMetrics;
 use crate::filter::host;
 use crate::filter::shared;
-use crate::policy::budget::{self, BudgetSettings, Ending, Reservation, Verdict};
-use crate::policy::estimate::Estimate;
 use crate::policy::time::Timestamp;
+use crate::policy::tokens::budget::{self, BudgetSettings, Ending, Reservation, Verdict};
+use crate::policy::tokens::estimate::Estimate;
 
 /// The budget of one backend.
 pub(crate) struct BudgetPlan {

@@ -10,13 +10,13 @@ use crate::filter::host;
 use crate::filter::shared;
 use crate::filter::worker;
 use crate::openai::reply::{self, Reply};
-use crate::policy::consumer::{
+use crate::policy::keys::Keys;
+use crate::policy::time::Timestamp;
+use crate::policy::tokens::consumer::{
     self, Admission, Class, ConsumerReservation, ConsumerSettings, Limit, Remaining, SlotSecret,
     UNLISTED_SLOTS,
 };
-use crate::policy::estimate::{Estimate, Usage};
-use crate::policy::keys::Keys;
-use crate::policy::time::Timestamp;
+use crate::policy::tokens::estimate::{Estimate, Usage};
 use std::collections::HashMap;
 use std::rc::Rc;
 

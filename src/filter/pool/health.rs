@@ -12,7 +12,6 @@ use crate::policy::blame;
 use crate::policy::breaker::{
     Breaker, Lease, Observation, Observed, RulesMet, Ticket, needs_count,
 };
-use crate::policy::budget::{Ending, Reservation};
 use crate::policy::headroom::Headroom;
 use crate::policy::pool::{BackendIndex, BreakerSettings, OperationSet, PoolPolicy};
 use crate::policy::records::{
@@ -23,6 +22,7 @@ use crate::policy::response::classify::{Fault, Misroute, Outcome};
 use crate::policy::response::rate_limits::RateLimits;
 use crate::policy::rules;
 use crate::policy::time::{Millis, Timestamp};
+use crate::policy::tokens::budget::{Ending, Reservation};
 use std::cell::RefCell;
 
 /// How long a backend is left alone to which Envoy has as much on its way as it allows itself. Long enough

@@ -20,7 +20,6 @@ use crate::filter::worker;
 use crate::openai::api::Api;
 use crate::openai::operation::Call;
 use crate::policy;
-use crate::policy::estimate::Estimator;
 use crate::policy::keys::Keys;
 use crate::policy::pool::{BackendIndex, Member};
 use crate::policy::records::{
@@ -30,6 +29,7 @@ use crate::policy::retry_budget::{self, Deposits};
 use crate::policy::rules::Successes;
 use crate::policy::select::Rotation;
 use crate::policy::time::Timestamp;
+use crate::policy::tokens::estimate::Estimator;
 use std::cell::{Cell, RefCell};
 
 /// The configuration with what each pool needs to run.
@@ -83,7 +83,8 @@ impl BackendPlan {
     fn new(pool: &Pool, backend: &Backend, keys: &Keys) -> Self {
         let settings = backend.budget();
         let windows_key = keys.windows(&pool.name, &backend.name);
-        let budget_key = || shared::own_key(keys.budget(&backend.name), policy::budget::VERSION);
+        let budget_key =
+            || shared::own_key(keys.budget(&backend.name), policy::tokens::budget::VERSION);
         Self {
             key_header: key_header(backend),
             windows_key: shared::own_key(windows_key, WindowsRecord::VERSION),

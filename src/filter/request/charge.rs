@@ -6,10 +6,10 @@ use crate::filter::pool::consumers::ConsumersPlan;
 use crate::filter::pool::health::{self, Begun, Evidence};
 use crate::filter::publish;
 use crate::openai::service_tier::ServiceTier;
-use crate::policy::budget::Ending as Spent;
-use crate::policy::estimate::Usage;
 use crate::policy::response::classify::Outcome;
 use crate::policy::time::{Millis, Timestamp};
+use crate::policy::tokens::budget::Ending as Spent;
+use crate::policy::tokens::estimate::Usage;
 
 /// How many tokens an answer took.
 pub(crate) enum Tokens {

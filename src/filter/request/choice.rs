@@ -13,7 +13,6 @@ use crate::filter::pool::{Plan, PoolPlan};
 use crate::filter::shared;
 use crate::filter::worker;
 use crate::policy::breaker::Ticket;
-use crate::policy::budget::{Ending, Reservation};
 use crate::policy::failover::{Next, Stop};
 use crate::policy::pool::MAX_BACKENDS;
 use crate::policy::records::{BackendRecord, Records, Snapshot};
@@ -23,6 +22,7 @@ use crate::policy::select::{
     Choice, Denials, Request, Unavailable, select, select_early, skipped, worth_waiting_for,
 };
 use crate::policy::time::Timestamp;
+use crate::policy::tokens::budget::{Ending, Reservation};
 use std::cell::RefCell;
 use std::rc::Rc;
 

@@ -3,11 +3,11 @@
 use super::Exchange;
 use crate::filter::pool::health::{self, Begun, Evidence};
 use crate::policy::blame::{self, Verdict};
-use crate::policy::budget::Ending as Spent;
 use crate::policy::failover::{self, Ending};
 use crate::policy::response::classify::Outcome;
 use crate::policy::select::Unavailable;
 use crate::policy::time::Timestamp;
+use crate::policy::tokens::budget::Ending as Spent;
 
 /// An attempt that failed.
 pub(super) struct Suspect {

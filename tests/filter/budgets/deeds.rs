@@ -2,7 +2,7 @@
 
 use crate::envoy::Script;
 use crate::random::Random;
-use spillway::policy::estimate::{Estimate, Usage};
+use spillway::policy::tokens::estimate::{Estimate, Usage};
 
 /// What a backend does with an attempt.
 #[derive(Clone, Copy, Debug)]

@@ -21,8 +21,8 @@
 
 use super::{ProvisionedSettings, SKEW};
 use crate::policy::codec::{Reader, Writer};
-use crate::policy::estimate::Usage;
 use crate::policy::time::{Millis, Timestamp};
+use crate::policy::tokens::estimate::Usage;
 
 /// Milliseconds in a minute: see above.
 const PARTS_PER_TOKEN: u64 = 60_000;

@@ -33,9 +33,9 @@ mod requests;
 use self::bucket::{Bucket, Poured};
 pub(super) use self::minute::{Minute, MinuteHead, SLOTS_BYTES, Taken};
 use self::requests::Requests;
-use super::codec::{self, Reader, Writer};
 use super::estimate::{Estimate, Usage};
-use super::time::{Millis, Timestamp};
+use crate::policy::codec::{self, Reader, Writer};
+use crate::policy::time::{Millis, Timestamp};
 use std::num::{NonZeroU32, NonZeroU64};
 
 /// The newest version of a record that can be read.

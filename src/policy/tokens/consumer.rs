@@ -19,10 +19,10 @@
 //! quota is read from the records of older versions, too; the minute of these starts afresh.
 
 use super::budget::{Minute, MinuteHead, SLOTS_BYTES, Taken};
-use super::calendar;
-use super::codec::{self, Reader, Writer};
 use super::estimate::{Estimate, Usage};
-use super::time::{Millis, Timestamp};
+use crate::policy::calendar;
+use crate::policy::codec::{self, Reader, Writer};
+use crate::policy::time::{Millis, Timestamp};
 use std::hash::Hasher;
 use std::num::{NonZeroU32, NonZeroU64};
 
