@@ -13,7 +13,7 @@
 //!    backend ([`policy::select`]).
 //! 2. The *attempt* role (`filter::attempt`), once per try, rewrites path, host, credential and body
 //!    for its backend, classifies the answer ([`policy::response::classify`]), updates throttle gate and
-//!    circuit breaker ([`policy::gate`], [`policy::breaker`]) and chooses the next backend
+//!    circuit breaker ([`policy::backend::gate`], [`policy::backend::breaker`]) and chooses the next backend
 //!    ([`policy::failover`]).
 //! 3. The gateway role finishes the response: who served it, or why nobody could
 //!    ([`openai::reply`]).

@@ -7,7 +7,7 @@
 //! one, in listeners that Envoy is still draining, or may come back. The change counts as given up.
 
 use super::host;
-use crate::policy::records::is_newer;
+use crate::policy::backend::records::is_newer;
 
 /// Lost races in a row before a change is given up. A worker holds a record for about a
 /// microsecond, so losing eight times means that something is wrong.

@@ -26,8 +26,8 @@
 //! A backend that closes its idle connections at once resets all requests that were on their way on
 //! them. So does one that says 408 on them first. That is one event, so it counts once: see [`is_same_reset`].
 
+use super::backend::records::BackendRecord;
 use super::pool::{BackendIndex, BackendSet};
-use super::records::BackendRecord;
 use super::response::classify::{Fault, Outcome};
 use super::time::{Millis, Timestamp};
 

@@ -4,21 +4,17 @@
 //! arguments; what workers share is a record that a caller reads, lets a function change, and
 //! writes back. A function may therefore run several times for one event (a lost race re-runs it).
 
+pub mod backend;
 pub mod blame;
-pub mod breaker;
 mod calendar;
 mod codec;
 pub mod denials;
 pub mod failover;
-pub mod gate;
-pub mod headroom;
 pub mod keys;
 pub mod pool;
-pub mod records;
 pub mod response;
 pub mod retry_budget;
 pub mod rotation;
-pub mod rules;
 pub mod select;
 pub mod time;
 pub mod tokens;

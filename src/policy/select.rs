@@ -10,7 +10,7 @@
 //!   picks; but when all tiers came to nothing, a second pass ignores the ramps: some traffic too
 //!   many is better than an error.
 //! - *A request that nobody can serve probes early.* It would fail anyway, so it may be the probe of an
-//!   open circuit breaker before the open time is over (see [`super::breaker`]): a healed backend is found
+//!   open circuit breaker before the open time is over (see [`super::backend::breaker`]): a healed backend is found
 //!   within a second, and whoever had a breaker opened has not taken the pool down.
 //! - *A pool with one backend does not enforce its gate.* Its 429 can be passed on, with the
 //!   backend's own words; an answer of the gateway's could only say less.
@@ -23,12 +23,12 @@
 //!
 //! This runs for each attempt, so it does not allocate.
 
-use super::breaker::{Admission, Lease};
+use super::backend::breaker::{Admission, Lease};
 pub use super::denials::Denials;
 pub use super::rotation::Rotation;
 
+use super::backend::records::{BackendRecord, Records};
 use super::pool::{BackendIndex, BackendSet, MAX_BACKENDS, Member, OperationSet, PoolPolicy, Tier};
-use super::records::{BackendRecord, Records};
 use super::rotation::Shares;
 use super::time::Timestamp;
 

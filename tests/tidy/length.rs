@@ -14,7 +14,7 @@ const LONGER: [(&str, usize); 11] = [
     ("src/filter/pool/health.rs", 600),
     ("src/openai/operation/tests.rs", 570),
     ("src/openai/scan.rs", 600),
-    ("src/policy/breaker.rs", 540),
+    ("src/policy/backend/breaker.rs", 540),
     ("src/policy/catalogue/state.rs", 680),
     ("tests/config.rs", 600),
     ("tests/filter/budgets.rs", 550),

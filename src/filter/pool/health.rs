@@ -8,19 +8,19 @@ use crate::filter::header_map::HeaderMap;
 use crate::filter::host;
 use crate::filter::shared;
 use crate::filter::worker;
-use crate::policy::blame;
-use crate::policy::breaker::{
+use crate::policy::backend::breaker::{
     Breaker, Lease, Observation, Observed, RulesMet, Ticket, needs_count,
 };
-use crate::policy::headroom::Headroom;
-use crate::policy::pool::{BackendIndex, BreakerSettings, OperationSet, PoolPolicy};
-use crate::policy::records::{
+use crate::policy::backend::headroom::Headroom;
+use crate::policy::backend::records::{
     BackendRecord, COMPLETION_WORTH_WRITING, NotUpdated, PoolRecord, Records, Reseated, Snapshot,
     WindowsRecord,
 };
+use crate::policy::backend::rules;
+use crate::policy::blame;
+use crate::policy::pool::{BackendIndex, BreakerSettings, OperationSet, PoolPolicy};
 use crate::policy::response::classify::{Fault, Misroute, Outcome};
 use crate::policy::response::rate_limits::RateLimits;
-use crate::policy::rules;
 use crate::policy::time::{Millis, Timestamp};
 use crate::policy::tokens::budget::{Ending, Reservation};
 use std::cell::RefCell;

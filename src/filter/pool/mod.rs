@@ -20,13 +20,13 @@ use crate::filter::worker;
 use crate::openai::api::Api;
 use crate::openai::operation::Call;
 use crate::policy;
-use crate::policy::keys::Keys;
-use crate::policy::pool::{BackendIndex, Member};
-use crate::policy::records::{
+use crate::policy::backend::records::{
     BackendRecord, PoolRecord, Records, Reseated, Snapshot, WindowsRecord,
 };
+use crate::policy::backend::rules::Successes;
+use crate::policy::keys::Keys;
+use crate::policy::pool::{BackendIndex, Member};
 use crate::policy::retry_budget::{self, Deposits};
-use crate::policy::rules::Successes;
 use crate::policy::select::Rotation;
 use crate::policy::time::Timestamp;
 use crate::policy::tokens::estimate::Estimator;

@@ -3,7 +3,7 @@
 use super::{BackendPlan, Plan};
 use crate::config::Backend;
 use crate::filter::host;
-use crate::policy::breaker::Transition;
+use crate::policy::backend::breaker::Transition;
 use crate::policy::pool::BackendIndex;
 use crate::policy::response::classify::{Misroute, Outcome};
 use crate::policy::time::Timestamp;

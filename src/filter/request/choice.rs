@@ -12,10 +12,10 @@ use crate::filter::pool::health::{self, Begun};
 use crate::filter::pool::{Plan, PoolPlan};
 use crate::filter::shared;
 use crate::filter::worker;
-use crate::policy::breaker::Ticket;
+use crate::policy::backend::breaker::Ticket;
+use crate::policy::backend::records::{BackendRecord, Records, Snapshot};
 use crate::policy::failover::{Next, Stop};
 use crate::policy::pool::MAX_BACKENDS;
-use crate::policy::records::{BackendRecord, Records, Snapshot};
 use crate::policy::retry_budget;
 use crate::policy::rotation::Rotation;
 use crate::policy::select::{

@@ -1,6 +1,6 @@
 //! Early probes: what a request that nobody else can serve may ask of an open breaker.
 
-use crate::policy::breaker::{
+use crate::policy::backend::breaker::{
     Admission, Breaker, EARLY_PAUSE, Lease, Observation, Observed, RulesMet, State, Ticket,
     Transition,
 };

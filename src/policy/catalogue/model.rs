@@ -1,6 +1,6 @@
 //! The breaker against a model that keeps every event in a list and forgets nothing but by rule.
 
-use crate::policy::breaker::{
+use crate::policy::backend::breaker::{
     Admission, Breaker, Lease, Observed, RuleWindows, Ticket, Transition,
 };
 use crate::policy::fixtures::{Dice, at, breaker, ms, rule};

@@ -1,9 +1,9 @@
 //! Which backend.
 
-use crate::policy::breaker::State;
+use crate::policy::backend::breaker::State;
+use crate::policy::backend::records::BackendRecord;
 use crate::policy::fixtures::{Dice, at, pool};
 use crate::policy::pool::{BackendIndex, BackendSet, OperationSet, PoolPolicy};
-use crate::policy::records::BackendRecord;
 use crate::policy::select::{Choice, Denials, Needs, Request, Rotation, Unavailable, select};
 use crate::policy::time::Timestamp;
 #[cfg(target_arch = "wasm32")]

@@ -1,11 +1,11 @@
 //! The rules that a pool has which states none: a share, and faults in a row.
 
-use crate::policy::breaker::{Breaker, Observed, RuleWindows, RulesMet, Transition};
-use crate::policy::breaker::{Observation, State};
+use crate::policy::backend::breaker::{Breaker, Observed, RuleWindows, RulesMet, Transition};
+use crate::policy::backend::breaker::{Observation, State};
+use crate::policy::backend::rules::{Successes, is_plain_success};
 use crate::policy::fixtures::{Dice, at, breaker, ms, rule};
 use crate::policy::pool::{BreakerSettings, Threshold};
 use crate::policy::response::classify::Fault;
-use crate::policy::rules::{Successes, is_plain_success};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 

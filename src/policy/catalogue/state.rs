@@ -1,12 +1,12 @@
 //! One backend's breaker and gate.
 
-use crate::policy::breaker::{
+use crate::policy::backend::breaker::{
     Admission, Breaker, Lease, Observed, RuleWindows, State, Ticket, Transition, TripReason,
 };
+use crate::policy::backend::gate::Gate;
+use crate::policy::backend::records::{BackendRecord, PoolRecord};
 use crate::policy::fixtures::{at, breaker, ms, pool, rule, throttle};
-use crate::policy::gate::Gate;
 use crate::policy::pool::{BreakerSettings, Rule, Threshold};
-use crate::policy::records::{BackendRecord, PoolRecord};
 use crate::policy::response::classify::{AttemptTraits, Fault, Head, Outcome, error_body, head};
 use crate::policy::response::retry_after;
 use crate::policy::time::{Millis, Timestamp};

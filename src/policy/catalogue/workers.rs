@@ -1,9 +1,9 @@
 //! Many workers, one store, and every write may lose its race.
 
-use crate::policy::breaker::{Lease, Observation, Observed, Transition};
+use crate::policy::backend::breaker::{Lease, Observation, Observed, Transition};
+use crate::policy::backend::records::{PoolRecord, WindowsRecord};
 use crate::policy::fixtures::{Dice, at, ms, pool};
 use crate::policy::pool::{BackendSet, OperationSet, PoolPolicy, Threshold};
-use crate::policy::records::{PoolRecord, WindowsRecord};
 use crate::policy::response::classify::Fault;
 use crate::policy::retry_budget::{Deposits, withdraw};
 use crate::policy::select::{Denials, Needs, Request, Rotation, select};
@@ -146,7 +146,7 @@ fn workers_that_report_one_probe_twice_close_it_once() {
     let mut store = Store::new(PoolRecord::reseat(None, &policy, at(0)).bytes);
     let (bytes, ticket) = PoolRecord::update(Some(&store.bytes), 1, |record| {
         record.breaker.state =
-            crate::policy::breaker::State::Open { until: at(5), failed_probes: 0 };
+            crate::policy::backend::breaker::State::Open { until: at(5), failed_probes: 0 };
         record.breaker.lease_probe(Lease::Due, settings, at(5)).unwrap()
     })
     .unwrap();

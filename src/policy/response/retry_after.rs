@@ -6,7 +6,7 @@
 //! the reset header of the dimension that is exhausted. A value that makes no sense (negative, not
 //! a number, empty, beyond all bounds) is as good as absent: the next header in the order counts.
 //!
-//! How long a gate then stays closed at most is not decided here; see [`crate::policy::gate`].
+//! How long a gate then stays closed at most is not decided here; see [`crate::policy::backend::gate`].
 
 use super::headers::Headers;
 use super::http_date;

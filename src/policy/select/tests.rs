@@ -1,7 +1,7 @@
 use super::*;
-use crate::policy::breaker::State;
+use crate::policy::backend::breaker::State;
+use crate::policy::backend::headroom::Headroom;
 use crate::policy::fixtures::{at, backend, pool};
-use crate::policy::headroom::Headroom;
 use std::collections::HashMap;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

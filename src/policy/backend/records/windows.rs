@@ -6,10 +6,10 @@
 //! [`SECTIONS_MAX`]: the one that was not written for the longest time makes room.
 
 use super::super::breaker::RuleWindows;
-use super::super::codec::Reader;
-use super::super::keys::Fnv;
-use super::super::pool::{BreakerSettings, MAX_RULES};
-use super::super::window::{WINDOW_BYTES, Window};
+use crate::policy::codec::Reader;
+use crate::policy::keys::Fnv;
+use crate::policy::pool::{BreakerSettings, MAX_RULES};
+use crate::policy::window::{WINDOW_BYTES, Window};
 use std::hash::{Hash, Hasher};
 
 const VERSION: u8 = 2;

@@ -42,9 +42,9 @@
 
 pub use super::rules::{Observed, RuleWindows, RulesMet, needs_count};
 
-use super::pool::{BreakerSettings, MAX_RULES, Rule, Threshold};
 use super::rules::is_fault;
-use super::time::{Millis, Timestamp};
+use crate::policy::pool::{BreakerSettings, MAX_RULES, Rule, Threshold};
+use crate::policy::time::{Millis, Timestamp};
 
 /// How long a breaker without rules stays open when the gateway's own choice was wrong.
 const TRIP_WITHOUT_RULES: Millis = Millis::from_secs(30);

@@ -7,8 +7,8 @@
 //! deadline that no answer could have set (further ahead than `max_retry_after`) shows that the
 //! wall clock was put back since; it is void, or the gate would stay closed for the step's length.
 
-use super::pool::ThrottleSettings;
-use super::time::{Millis, Timestamp};
+use crate::policy::pool::ThrottleSettings;
+use crate::policy::time::{Millis, Timestamp};
 
 /// A backend's throttle gate. The default is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -21,11 +21,11 @@ mod windows;
 pub use self::windows::WindowsRecord;
 
 use super::breaker::{Breaker, Early, State};
-use super::codec::Reader;
 use super::gate::Gate;
 use super::headroom::Headroom;
-use super::pool::{BackendIndex, MAX_RULES, Member, OperationSet, PoolPolicy};
-use super::time::{Millis, Timestamp};
+use crate::policy::codec::Reader;
+use crate::policy::pool::{BackendIndex, MAX_RULES, Member, OperationSet, PoolPolicy};
+use crate::policy::time::{Millis, Timestamp};
 
 const POOL_VERSION: u8 = 3;
 const POOL_HEAD_BYTES: usize = 2;

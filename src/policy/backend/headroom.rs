@@ -8,8 +8,8 @@
 //! Values that prove nothing are left out of the picture: `-1/-1/0` has meant "not available", and
 //! a request with -27978 tokens remaining was served all the same.
 
-use super::response::rate_limits::{self, RateLimits, Value};
-use super::time::{Millis, Timestamp};
+use crate::policy::response::rate_limits::{self, RateLimits, Value};
+use crate::policy::time::{Millis, Timestamp};
 
 /// All of it: the share of a backend that nothing is known of.
 const NEUTRAL_PERMILLE: u16 = 1_000;

@@ -13,10 +13,10 @@
 //! Faults in a row are counted in the breaker itself, because a success must be able to see, without
 //! another read, that there is nothing to reset.
 
-use super::pool::{BreakerSettings, MAX_RULES, Rule, Threshold};
-use super::response::classify::{Fault, Misroute, Outcome};
-use super::time::{Millis, Timestamp};
-use super::window::{Counts, SLOTS, Window};
+use crate::policy::pool::{BreakerSettings, MAX_RULES, Rule, Threshold};
+use crate::policy::response::classify::{Fault, Misroute, Outcome};
+use crate::policy::time::{Millis, Timestamp};
+use crate::policy::window::{Counts, SLOTS, Window};
 
 /// After which time at most a worker adds its successes to the shared counts.
 pub const ADDED_AFTER: Millis = Millis::from_secs(1);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::policy::breaker::RuleWindows;
+use crate::policy::backend::breaker::RuleWindows;
 use crate::policy::fixtures::{at, breaker, ms, pool, rule};
 use crate::policy::pool::Threshold;
 use crate::policy::window::Counts;
