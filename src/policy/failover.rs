@@ -25,9 +25,9 @@
 //! A backend that throttled this very request may serve it after its gate reopened: waiting, within
 //! `max_wait`, is the one case in which a backend is tried twice.
 
+use super::choice::{Choice, Unavailable};
 use super::pool::{BackendIndex, BackendSet, FailoverSettings};
 use super::response::classify::{Fault, Outcome};
-use super::select::{Choice, Unavailable};
 use super::time::{Millis, Timestamp};
 use super::trail::AttemptResult;
 

@@ -7,15 +7,13 @@
 pub mod backend;
 pub mod blame;
 mod calendar;
+pub mod choice;
 mod codec;
-pub mod denials;
 pub mod failover;
 pub mod keys;
 pub mod pool;
 pub mod response;
 pub mod retry_budget;
-pub mod rotation;
-pub mod select;
 pub mod time;
 pub mod tokens;
 pub mod trail;

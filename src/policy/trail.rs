@@ -21,9 +21,9 @@
 //! The trail is bounded, because it becomes a header: what is beyond [`MAX_ENTRIES`] is only
 //! counted, as in `, +3`. A backend that stays out for the same reason is not repeated.
 
+use super::choice::Ineligible;
 use super::pool::BackendIndex;
 use super::response::classify::Misroute;
-use super::select::Ineligible;
 use super::time::{Millis, Timestamp};
 use std::fmt::Write;
 

@@ -22,7 +22,11 @@ const FLOORS: [Floor; 4] = [
         rooms: &["root", "attempt", "gateway", "request", "pool"],
     },
     Floor { name: "config", names: &["policy", "openai"], rooms: &[] },
-    Floor { name: "policy", names: &[], rooms: &["catalogue", "backend", "response", "tokens"] },
+    Floor {
+        name: "policy",
+        names: &[],
+        rooms: &["catalogue", "choice", "backend", "response", "tokens"],
+    },
     Floor { name: "openai", names: &[], rooms: &[] },
 ];
 

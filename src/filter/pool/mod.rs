@@ -24,10 +24,10 @@ use crate::policy::backend::records::{
     BackendRecord, PoolRecord, Records, Reseated, Snapshot, WindowsRecord,
 };
 use crate::policy::backend::rules::Successes;
+use crate::policy::choice::Rotation;
 use crate::policy::keys::Keys;
 use crate::policy::pool::{BackendIndex, Member};
 use crate::policy::retry_budget::{self, Deposits};
-use crate::policy::select::Rotation;
 use crate::policy::time::Timestamp;
 use crate::policy::tokens::estimate::Estimator;
 use std::cell::{Cell, RefCell};

@@ -14,13 +14,13 @@ use crate::filter::shared;
 use crate::filter::worker;
 use crate::policy::backend::breaker::Ticket;
 use crate::policy::backend::records::{BackendRecord, Records, Snapshot};
+use crate::policy::choice::rotation::Rotation;
+use crate::policy::choice::{
+    Choice, Denials, Request, Unavailable, select, select_early, skipped, worth_waiting_for,
+};
 use crate::policy::failover::{Next, Stop};
 use crate::policy::pool::MAX_BACKENDS;
 use crate::policy::retry_budget;
-use crate::policy::rotation::Rotation;
-use crate::policy::select::{
-    Choice, Denials, Request, Unavailable, select, select_early, skipped, worth_waiting_for,
-};
 use crate::policy::time::Timestamp;
 use crate::policy::tokens::budget::{Ending, Reservation};
 use std::cell::RefCell;

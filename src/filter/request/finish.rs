@@ -5,10 +5,10 @@
 
 use super::{End, Exchange, LastAttempt};
 use crate::filter::host;
+use crate::policy::choice::Unavailable;
 use crate::policy::failover::{self, Ending, Stop};
 use crate::policy::pool::BackendIndex;
 use crate::policy::response::classify::{Fault, Misroute, Outcome};
-use crate::policy::select::Unavailable;
 use crate::policy::time::Timestamp;
 
 /// A response that no attempt let through: Envoy's own, or one that was to be followed by a retry.

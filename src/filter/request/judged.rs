@@ -3,9 +3,9 @@
 use super::Exchange;
 use crate::filter::pool::health::{self, Begun, Evidence};
 use crate::policy::blame::{self, Verdict};
+use crate::policy::choice::Unavailable;
 use crate::policy::failover::{self, Ending};
 use crate::policy::response::classify::Outcome;
-use crate::policy::select::Unavailable;
 use crate::policy::time::Timestamp;
 use crate::policy::tokens::budget::Ending as Spent;
 

@@ -2,9 +2,9 @@
 
 use crate::policy::backend::breaker::State;
 use crate::policy::backend::records::BackendRecord;
+use crate::policy::choice::{Choice, Denials, Needs, Request, Rotation, Unavailable, select};
 use crate::policy::fixtures::{Dice, at, pool};
 use crate::policy::pool::{BackendIndex, BackendSet, OperationSet, PoolPolicy};
-use crate::policy::select::{Choice, Denials, Needs, Request, Rotation, Unavailable, select};
 use crate::policy::time::Timestamp;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

@@ -6,8 +6,8 @@
 //!
 //! Hardly any request is denied, so only one that is allocates.
 
-use super::pool::{BackendIndex, BackendSet};
-use super::time::Timestamp;
+use crate::policy::pool::{BackendIndex, BackendSet};
+use crate::policy::time::Timestamp;
 
 static NONE: Denials = Denials::NONE;
 

@@ -13,7 +13,7 @@
 //! accounts do not add up to zero, so that perhaps none of them is due; then the one that would be
 //! a pick behind soonest has its turn all the same.
 
-use super::pool::{BackendIndex, MAX_BACKENDS, PoolPolicy};
+use crate::policy::pool::{BackendIndex, MAX_BACKENDS, PoolPolicy};
 
 /// One pick, in the accounts' fixed-point unit.
 const PICK: i64 = 1 << PICK_BITS;

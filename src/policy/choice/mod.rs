@@ -14,7 +14,7 @@
 //!   within a second, and whoever had a breaker opened has not taken the pool down.
 //! - *A pool with one backend does not enforce its gate.* Its 429 can be passed on, with the
 //!   backend's own words; an answer of the gateway's could only say less.
-//! - *A budget is asked after the choice*, not before it (see [`super::denials`]). So it can only
+//! - *A budget is asked after the choice*, not before it (see [`denials`]). So it can only
 //!   move a request to another backend, and a pool with one backend enforces it: this gateway's
 //!   answer can say exactly when there is room.
 //! - *Weight 0* serves only when nothing else of its tier can. Several such share equally.
@@ -23,14 +23,17 @@
 //!
 //! This runs for each attempt, so it does not allocate.
 
+pub mod denials;
+pub mod rotation;
+
 use super::backend::breaker::{Admission, Lease};
-pub use super::denials::Denials;
-pub use super::rotation::Rotation;
+pub use denials::Denials;
+pub use rotation::Rotation;
 
 use super::backend::records::{BackendRecord, Records};
 use super::pool::{BackendIndex, BackendSet, MAX_BACKENDS, Member, OperationSet, PoolPolicy, Tier};
-use super::rotation::Shares;
 use super::time::Timestamp;
+use rotation::Shares;
 
 /// What a request needs of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
