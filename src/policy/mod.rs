@@ -5,7 +5,6 @@
 //! writes back. A function may therefore run several times for one event (a lost race re-runs it).
 
 pub mod backend;
-pub mod blame;
 mod calendar;
 pub mod choice;
 mod codec;
@@ -13,10 +12,8 @@ pub mod failover;
 pub mod keys;
 pub mod pool;
 pub mod response;
-pub mod retry_budget;
 pub mod time;
 pub mod tokens;
-pub mod trail;
 pub mod window;
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::policy::backend::records::{
     WindowsRecord,
 };
 use crate::policy::backend::rules;
-use crate::policy::blame;
+use crate::policy::failover::blame;
 use crate::policy::pool::{BackendIndex, BreakerSettings, OperationSet, PoolPolicy};
 use crate::policy::response::classify::{Fault, Misroute, Outcome};
 use crate::policy::response::rate_limits::RateLimits;

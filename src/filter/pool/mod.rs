@@ -25,9 +25,9 @@ use crate::policy::backend::records::{
 };
 use crate::policy::backend::rules::Successes;
 use crate::policy::choice::Rotation;
+use crate::policy::failover::retry_budget::{self, Deposits};
 use crate::policy::keys::Keys;
 use crate::policy::pool::{BackendIndex, Member};
-use crate::policy::retry_budget::{self, Deposits};
 use crate::policy::time::Timestamp;
 use crate::policy::tokens::estimate::Estimator;
 use std::cell::{Cell, RefCell};

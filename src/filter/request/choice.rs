@@ -18,9 +18,9 @@ use crate::policy::choice::rotation::Rotation;
 use crate::policy::choice::{
     Choice, Denials, Request, Unavailable, select, select_early, skipped, worth_waiting_for,
 };
+use crate::policy::failover::retry_budget;
 use crate::policy::failover::{Next, Stop};
 use crate::policy::pool::MAX_BACKENDS;
-use crate::policy::retry_budget;
 use crate::policy::time::Timestamp;
 use crate::policy::tokens::budget::{Ending, Reservation};
 use std::cell::RefCell;

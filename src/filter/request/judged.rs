@@ -2,8 +2,8 @@
 
 use super::Exchange;
 use crate::filter::pool::health::{self, Begun, Evidence};
-use crate::policy::blame::{self, Verdict};
 use crate::policy::choice::Unavailable;
+use crate::policy::failover::blame::{self, Verdict};
 use crate::policy::failover::{self, Ending};
 use crate::policy::response::classify::Outcome;
 use crate::policy::time::Timestamp;

@@ -23,15 +23,15 @@ use crate::openai::facts::TOKEN_BYTES;
 use crate::openai::operation::{Call, Endpoint, model_in_body, render, takes_stream_options};
 use crate::openai::service_tier::ServiceTier;
 use crate::openai::splice::{self, Splices};
-use crate::policy::blame::Suspects;
 use crate::policy::choice::{Denials, Needs, Unavailable};
+use crate::policy::failover::blame::Suspects;
+use crate::policy::failover::trail::Trail;
 use crate::policy::failover::{self, Ending, Ledger};
 use crate::policy::pool::{BackendIndex, OperationSet};
 use crate::policy::response::classify::{AttemptTraits, Fault, Misroute, Outcome, Seen};
 use crate::policy::time::{Millis, Timestamp};
 use crate::policy::tokens::budget::Ending as Spent;
 use crate::policy::tokens::estimate::{Estimate, RequestSize};
-use crate::policy::trail::Trail;
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 

@@ -3,10 +3,10 @@
 use crate::policy::backend::breaker::{Lease, Observation, Observed, Transition};
 use crate::policy::backend::records::{PoolRecord, WindowsRecord};
 use crate::policy::choice::{Denials, Needs, Request, Rotation, select};
+use crate::policy::failover::retry_budget::{Deposits, withdraw};
 use crate::policy::fixtures::{Dice, at, ms, pool};
 use crate::policy::pool::{BackendSet, OperationSet, PoolPolicy, Threshold};
 use crate::policy::response::classify::Fault;
-use crate::policy::retry_budget::{Deposits, withdraw};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 

@@ -21,7 +21,7 @@
 //!
 //! Even these may be the client's doing: a deployment can lack an operation that others have, and a
 //! key can lack a right. A backend that was seen to serve, but never this operation, is not to blame.
-//! Whether the others are is decided by contrast (see [`crate::policy::blame`]).
+//! Whether the others are is decided by contrast (see [`crate::policy::failover::blame`]).
 //!
 //! # What is no answer
 //! A client that follows a redirect leaves the gateway and takes its key along, so no redirect is an

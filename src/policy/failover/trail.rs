@@ -21,10 +21,10 @@
 //! The trail is bounded, because it becomes a header: what is beyond [`MAX_ENTRIES`] is only
 //! counted, as in `, +3`. A backend that stays out for the same reason is not repeated.
 
-use super::choice::Ineligible;
-use super::pool::BackendIndex;
-use super::response::classify::Misroute;
-use super::time::{Millis, Timestamp};
+use crate::policy::choice::Ineligible;
+use crate::policy::pool::BackendIndex;
+use crate::policy::response::classify::Misroute;
+use crate::policy::time::{Millis, Timestamp};
 use std::fmt::Write;
 
 /// The most entries that a trail has.

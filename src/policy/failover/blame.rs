@@ -26,10 +26,10 @@
 //! A backend that closes its idle connections at once resets all requests that were on their way on
 //! them. So does one that says 408 on them first. That is one event, so it counts once: see [`is_same_reset`].
 
-use super::backend::records::BackendRecord;
-use super::pool::{BackendIndex, BackendSet};
-use super::response::classify::{Fault, Outcome};
-use super::time::{Millis, Timestamp};
+use crate::policy::backend::records::BackendRecord;
+use crate::policy::pool::{BackendIndex, BackendSet};
+use crate::policy::response::classify::{Fault, Outcome};
+use crate::policy::time::{Millis, Timestamp};
 
 /// How often in a row a backend refuses the gateway's credential before its circuit breaker opens.
 pub const DENIALS_TO_TRIP: u32 = 3;

@@ -9,10 +9,10 @@
 //! failover. What other workers have not added yet is missing then: the budget errs on the strict
 //! side, by less the more a failing region makes every worker ask.
 
-use super::codec::Reader;
-use super::pool::FailoverSettings;
-use super::time::{Millis, Timestamp};
-use super::window::{Counts, Window};
+use crate::policy::codec::Reader;
+use crate::policy::pool::FailoverSettings;
+use crate::policy::time::{Millis, Timestamp};
+use crate::policy::window::{Counts, Window};
 
 /// The newest version of a record that can be read.
 pub const VERSION: u8 = 1;

@@ -25,11 +25,15 @@
 //! A backend that throttled this very request may serve it after its gate reopened: waiting, within
 //! `max_wait`, is the one case in which a backend is tried twice.
 
+pub mod blame;
+pub mod retry_budget;
+pub mod trail;
+
 use super::choice::{Choice, Unavailable};
 use super::pool::{BackendIndex, BackendSet, FailoverSettings};
 use super::response::classify::{Fault, Outcome};
 use super::time::{Millis, Timestamp};
-use super::trail::AttemptResult;
+use trail::AttemptResult;
 
 /// What one request tried so far.
 #[derive(Clone, Debug, Default)]
