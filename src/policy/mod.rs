@@ -17,6 +17,6 @@ pub mod tokens;
 pub mod window;
 
 #[cfg(test)]
-mod catalogue;
-#[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ const LONGER: [(&str, usize); 11] = [
     ("src/openai/operation/tests.rs", 570),
     ("src/openai/scan.rs", 600),
     ("src/policy/backend/breaker.rs", 540),
-    ("src/policy/catalogue/state.rs", 680),
+    ("src/policy/tests/state.rs", 680),
     ("tests/config.rs", 600),
     ("tests/filter/budgets.rs", 550),
     ("tests/filter/envoy/router.rs", 670),

@@ -25,7 +25,7 @@ const FLOORS: [Floor; 4] = [
     Floor {
         name: "policy",
         names: &[],
-        rooms: &["catalogue", "failover", "choice", "backend", "response", "tokens"],
+        rooms: &["tests", "failover", "choice", "backend", "response", "tokens"],
     },
     Floor { name: "openai", names: &[], rooms: &[] },
 ];
