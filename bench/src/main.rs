@@ -40,10 +40,13 @@ Usage: bench --envoy PATH --module PATH --floor PATH [OPTIONS]
   --memory        instead: the memory of each VM after many requests
   --requests N    how many; 1000000 otherwise";
 
-const THOROUGH: Effort = Effort { starts: 9, rounds: 1, round: Duration::from_millis(1500) };
-const QUICK: Effort = Effort { starts: 1, rounds: 2, round: Duration::from_millis(300) };
+const THOROUGH: Effort =
+    Effort { starts: 9, rounds: 1, round: Duration::from_millis(1500), loaded: false };
+const QUICK: Effort =
+    Effort { starts: 1, rounds: 2, round: Duration::from_millis(300), loaded: false };
 /// What separates these from each other is seen soon, and they are slow to start.
-const AMONG_PEERS: Effort = Effort { starts: 1, rounds: 3, round: Duration::from_millis(1500) };
+const AMONG_PEERS: Effort =
+    Effort { starts: 1, rounds: 3, round: Duration::from_millis(1500), loaded: false };
 
 #[derive(Default)]
 struct Args {
@@ -107,9 +110,10 @@ fn run(args: &Args) -> io::Result<()> {
     if args.memory {
         return runtime.block_on(memory::run(args.requests, &place));
     }
-    let effort = if args.quick { QUICK } else { THOROUGH };
+    let with_load = |effort| Effort { loaded: args.loaded, ..effort };
+    let effort = with_load(if args.quick { QUICK } else { THOROUGH });
     let cases = CASES.iter().map(|case| (case, effort));
-    let peers = PEERS.iter().filter(|_| args.peers).map(|case| (case, AMONG_PEERS));
+    let peers = PEERS.iter().filter(|_| args.peers).map(|case| (case, with_load(AMONG_PEERS)));
     let mut all = Vec::new();
     for (case, effort) in cases.chain(peers).filter(|(case, _)| case.name.contains(&args.only)) {
         if !args.loaded {

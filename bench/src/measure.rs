@@ -40,6 +40,8 @@ pub(crate) struct Effort {
     /// How many rounds there are after each start.
     pub(crate) rounds: usize,
     pub(crate) round: Duration,
+    /// Whether a figure is wanted all the same where other programs spoil it.
+    pub(crate) loaded: bool,
 }
 
 /// What a gateway took.
@@ -89,12 +91,12 @@ pub(crate) async fn case(case: &Case, effort: Effort, place: &Place) -> io::Resu
         let mut gateways = Vec::new();
         for kind in case.kinds {
             let gateway = Gateway::start(*kind, place).await?;
-            round(case, effort.round / 2, &gateway).await?; // so that it is warm
+            round(case, effort, effort.round / 2, &gateway).await?; // so that it is warm
             gateways.push(gateway);
         }
         for _ in 0..effort.rounds {
             for (gateway, rounds) in gateways.iter().zip(&mut all) {
-                rounds.push(round(case, effort.round, gateway).await?);
+                rounds.push(round(case, effort, effort.round, gateway).await?);
             }
         }
     }
@@ -132,7 +134,12 @@ fn figures(
     }
 }
 
-async fn round(case: &Case, length: Duration, gateway: &Gateway) -> io::Result<Round> {
+async fn round(
+    case: &Case,
+    effort: Effort,
+    length: Duration,
+    gateway: &Gateway,
+) -> io::Result<Round> {
     match case.work {
         Work::Requests(questions) => {
             let spell = spend(case, length, questions, gateway).await?;
@@ -140,7 +147,14 @@ async fn round(case: &Case, length: Duration, gateway: &Gateway) -> io::Result<R
         }
         Work::Events { few, many } => {
             let short = spend(case, length / 2, &[streams_of(few)], gateway).await?;
-            let long = spend_on_single_events(case, length, many, gateway).await?;
+            // A peer may join events by itself, which makes it look better than it is.
+            let tries = if gateway.kind.program.is_peer() { 1 } else { STREAM_TRIES };
+            let (long, single) = spend_on_events(case, length, many, gateway, tries).await?;
+            if !single && tries > 1 && !effort.loaded {
+                let name = gateway.kind.name;
+                let trouble = format!("{name}: the events never arrived one at a time");
+                return Err(io::Error::other(trouble));
+            }
             let difference = long.per_answer_us() - short.per_answer_us();
             Ok(Round::of(difference / f64::from(many - few), long))
         }
@@ -151,23 +165,24 @@ fn streams_of(events: u32) -> Question {
     Question { flavour: Flavour::OpenAi, body_bytes: 1024, events: Some(events) }
 }
 
-/// Streams whose events arrived one at a time. What else runs on the machine can hold some up until they
+/// Streams, and whether their events arrived one at a time. What else runs on the machine can hold some up until they
 /// arrive together, which is less work for the gateway than is measured; then it is done again.
-async fn spend_on_single_events(
+async fn spend_on_events(
     case: &Case,
     length: Duration,
     events: u32,
     gateway: &Gateway,
-) -> io::Result<Spell> {
-    for _ in 0..STREAM_TRIES {
+    tries: u32,
+) -> io::Result<(Spell, bool)> {
+    let mut tried = 1;
+    loop {
         let spell = spend(case, length, &[streams_of(events)], gateway).await?;
-        // A peer may join events by itself, which makes it look better than it is.
-        if gateway.kind.program.is_peer() || arrived_singly(&spell.seen, events) {
-            return Ok(spell);
+        let single = arrived_singly(&spell.seen, events);
+        if single || tried >= tries {
+            return Ok((spell, single));
         }
+        tried += 1;
     }
-    let name = gateway.kind.name;
-    Err(io::Error::other(format!("{name}: the events never arrived one at a time")))
 }
 
 fn arrived_singly(seen: &Seen, events: u32) -> bool {

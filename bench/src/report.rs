@@ -85,8 +85,10 @@ pub(crate) fn machine(versions: &str, effort: Effort) -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("CPU");
     format!(
-        "{model}, {cpus} CPUs for Envoy, load and upstream together; {versions}; {} starts, rounds after each: {}.",
-        effort.starts, effort.rounds
+        "{model}, {cpus} CPUs for Envoy, load and upstream together; {versions}; {} starts, rounds after each: {}{}.",
+        effort.starts,
+        effort.rounds,
+        if effort.loaded { "; other programs used the machine" } else { "" }
     )
 }
 
