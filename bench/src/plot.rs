@@ -15,6 +15,8 @@ const GAP: i32 = 14;
 const NAMES: i32 = 230;
 /// The figures behind the longest bar.
 const VALUES: i32 = 210;
+/// What plotters divides the size of a font by.
+const FONT_SCALE: f64 = 1.24;
 /// The title and its explanation.
 const TITLE: i32 = 58;
 
@@ -75,7 +77,9 @@ fn write(
     size: i32,
     side: HPos,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let style = ("sans-serif", size).into_font().color(&BLACK).pos(Pos::new(side, VPos::Center));
+    let weight = if size > 12 { FontStyle::Bold } else { FontStyle::Normal };
+    let font = ("sans-serif", f64::from(size) * FONT_SCALE, weight).into_font();
+    let style = font.color(&BLACK).pos(Pos::new(side, VPos::Center));
     canvas.draw(&Text::new(text.to_owned(), at, style))?;
     Ok(())
 }
