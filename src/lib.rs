@@ -8,7 +8,7 @@
 //!                                 └─ retry ── cluster B ── attempt ── B
 //! ```
 //!
-//! 1. The *gateway* role (`filter::gateway`) recognises the call ([`openai::operation`]), reads the
+//! 1. The *gateway* role (`filter::gateway`) recognises the call ([`openai::call`]), reads the
 //!    facts out of the body ([`openai::scan`]), finds the pool ([`config`]) and chooses the first
 //!    backend ([`policy::choice`]).
 //! 2. The *attempt* role (`filter::attempt`), once per try, rewrites path, host, credential and body

@@ -22,7 +22,7 @@ use spillway::config::{
     Affinity, Class, Config, ConfigErrors, ConsumerSettings, Credential, Limits, Period, Quota,
     operation_bit,
 };
-use spillway::openai::api::{Api, Operation};
+use spillway::openai::call::api::{Api, Operation};
 use spillway::policy::pool::{OperationSet, Reasons, Threshold};
 use spillway::policy::time::Millis;
 use std::collections::BTreeSet;

@@ -6,7 +6,7 @@ use super::reader::{Fields, Node};
 use super::text;
 use super::unique::Seen;
 use super::{Backend, Credential, Limits, Provisioned};
-use crate::openai::api::Api;
+use crate::openai::call::api::Api;
 use crate::policy::keys::key_of;
 use crate::policy::pool::{Member, OperationSet};
 use crate::policy::tokens::budget::ProvisionedSettings;

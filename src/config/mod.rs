@@ -28,7 +28,7 @@ pub mod plugin_configuration;
 
 pub use crate::policy::tokens::consumer::{Class, ConsumerSettings, Period, Quota};
 
-use crate::openai::api::Api;
+use crate::openai::call::api::Api;
 use crate::policy::pool::{OperationSet, PoolPolicy};
 use crate::policy::time::Millis;
 use crate::policy::tokens::budget::{BudgetSettings, ProvisionedSettings};

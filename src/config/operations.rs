@@ -4,7 +4,7 @@
 //! filter asks for cannot drift apart. The list of models needs nothing of a backend.
 
 use super::reader::Node;
-use crate::openai::api::Operation;
+use crate::openai::call::api::Operation;
 use crate::policy::pool::OperationSet;
 
 /// The operations with a name in the configuration; a bit is a position in this table.

@@ -7,7 +7,7 @@
 use super::header_map::HeaderMap;
 use super::host::{self, Map};
 use super::request::Exchange;
-use crate::openai::credentials::{self, SUBPROTOCOLS};
+use crate::openai::call::credentials::{self, SUBPROTOCOLS};
 use crate::openai::response_headers::{self, Origin};
 use crate::policy::pool::BackendIndex;
 

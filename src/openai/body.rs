@@ -1,8 +1,8 @@
 //! A request body, whatever its format: how it is read, and what is known of it afterwards.
 
+use super::call::{BodyKind, Call};
 use super::facts::{BodyFacts, Malformed};
 use super::multipart::MultipartScanner;
-use super::operation::{BodyKind, Call};
 use super::scan::JsonScanner;
 
 /// A body that was read.

@@ -1,16 +1,12 @@
 //! The protocol of Azure OpenAI and OpenAI, as pure functions over bytes.
 
-pub mod api;
 pub mod body;
-pub mod credentials;
+pub mod call;
 pub mod facts;
 mod find;
 pub mod glance;
 pub mod media_type;
-pub mod models;
 pub mod multipart;
-pub mod operation;
-pub mod percent;
 #[cfg(test)]
 mod random;
 pub mod reply;

@@ -5,9 +5,9 @@
 //! applied to any chunk given its offset. An edit belongs to the chunk with its first byte: an
 //! insertion at the border of two chunks happens in the second one only.
 
-use super::api::Operation;
+use super::call::api::Operation;
+use super::call::{BodyKind, Call};
 use super::facts::BodyFacts;
-use super::operation::{BodyKind, Call};
 
 /// One edit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,8 +191,8 @@ fn part(chunk: &[u8], offset: u64, from: u64, to: u64) -> &[u8] {
 mod tests {
     #![allow(clippy::arithmetic_side_effects, reason = "tests fail by panicking")]
 
+    use super::super::call::recognise;
     use super::super::multipart::MultipartScanner;
-    use super::super::operation::recognise;
     use super::super::scan::JsonScanner;
     use super::*;
     #[cfg(target_arch = "wasm32")]

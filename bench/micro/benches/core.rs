@@ -3,8 +3,8 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use spillway::config::{Config, Pool};
-use spillway::openai::api::Api;
-use spillway::openai::operation::{Call, Endpoint, recognise, render};
+use spillway::openai::call::api::Api;
+use spillway::openai::call::{Call, Endpoint, recognise, render};
 use spillway::openai::scan::{BodyFacts, JsonScanner};
 use spillway::openai::splice::{self, Splices};
 use spillway::openai::sse::{ErrorWatch, HeadProbe};

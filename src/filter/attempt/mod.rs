@@ -15,7 +15,7 @@ use crate::filter::pool::health::Begun;
 use crate::filter::request::in_flight;
 use crate::filter::request::{Exchange, Rendering};
 use crate::filter::timers::StreamId;
-use crate::openai::credentials::{PASSED, SUBPROTOCOLS};
+use crate::openai::call::credentials::{PASSED, SUBPROTOCOLS};
 use crate::openai::reply;
 use crate::openai::splice::Splices;
 use crate::policy::response::classify::{AttemptTraits, Misroute};

@@ -7,10 +7,10 @@ use super::request_body::Wanted;
 use crate::config::{operation_bit, operation_name};
 use crate::filter::header_map::HeaderMap;
 use crate::filter::pool::Plan;
-use crate::openai::api::Operation;
 use crate::openai::body::BodyScanner;
-use crate::openai::models::ModelsQuestion;
-use crate::openai::operation::{self, Call};
+use crate::openai::call::api::Operation;
+use crate::openai::call::models::ModelsQuestion;
+use crate::openai::call::{self, Call};
 use crate::openai::reply::{self, Reply};
 use crate::policy::response::headers::Headers;
 use std::borrow::Cow;
@@ -44,7 +44,7 @@ impl Arrival {
     ) -> Result<(Self, Intake), Reply> {
         let method = headers.get(":method").unwrap_or_default();
         let path = headers.get(":path").unwrap_or_default();
-        let call = operation::recognise(method, path).ok_or_else(reply::unknown_path)?;
+        let call = call::recognise(method, path).ok_or_else(reply::unknown_path)?;
         let upgrades = upgrades(plan, &call, headers)?;
         if let Some(question) = call.models_question() {
             return Err(models(plan, &question));

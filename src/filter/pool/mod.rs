@@ -17,8 +17,8 @@ use crate::filter::host;
 use crate::filter::shared;
 use crate::filter::told::Told;
 use crate::filter::worker;
-use crate::openai::api::Api;
-use crate::openai::operation::Call;
+use crate::openai::call::Call;
+use crate::openai::call::api::Api;
 use crate::policy;
 use crate::policy::backend::records::{
     BackendRecord, PoolRecord, Records, Reseated, Snapshot, WindowsRecord,

@@ -4,7 +4,7 @@
 //! on anything else: escapes in quotes, `name*`, folded lines, transfer encodings. Whatever could hide the
 //! model from one reader and show it to another is not sure.
 
-use crate::openai::percent;
+use crate::openai::call::percent;
 use memchr::memchr;
 
 /// The fields that matter.

@@ -2,8 +2,8 @@
 //! models that could be deployed there, not those that its deployments serve.
 
 use super::api::Operation;
-use super::operation::{Call, Method};
 use super::percent;
+use super::{Call, Method};
 
 /// A question about models.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Call {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::openai::operation::recognise;
+    use crate::openai::call::recognise;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 

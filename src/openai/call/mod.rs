@@ -11,11 +11,14 @@
 //! - A path is of the API, or it is refused: the gateway's key must open no door that nobody thought
 //!   of. What is recognised is written anew, so a backend never resolves it to something else.
 
-use super::api::{Api, Operation};
-use super::credentials;
+pub mod api;
+pub mod credentials;
+pub mod models;
+pub mod percent;
+
 use super::media_type::is_json;
 use super::multipart;
-use super::percent;
+use api::{Api, Operation};
 use std::borrow::Cow;
 
 #[cfg(test)]
