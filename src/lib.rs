@@ -16,7 +16,7 @@
 //!    circuit breaker ([`policy::backend::gate`], [`policy::backend::breaker`]) and chooses the next backend
 //!    ([`policy::failover`]).
 //! 3. The gateway role finishes the response: who served it, or why nobody could
-//!    ([`openai::reply`]).
+//!    ([`openai::response::reply`]).
 //!
 //! # The map
 //!

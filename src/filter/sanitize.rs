@@ -2,13 +2,13 @@
 //!
 //! From the client: its credentials, which belong to no backend; what would steer Envoy's router, Azure's
 //! own spillover or a backend's routing in the place of the gateway; and `accept-encoding`, because
-//! answers are read. From a backend: what [`response_headers`] says.
+//! answers are read. From a backend: what [`crate::openai::response::headers`] says.
 
 use super::header_map::HeaderMap;
 use super::host::{self, Map};
 use super::request::Exchange;
 use crate::openai::call::credentials::{self, SUBPROTOCOLS};
-use crate::openai::response_headers::{self, Origin};
+use crate::openai::response::headers::{Origin, is_place};
 use crate::policy::pool::BackendIndex;
 
 /// Removes from the request what a client must not send on.
@@ -80,7 +80,7 @@ pub(crate) fn with_origin(
 /// through the gateway.
 pub(crate) fn response(headers: &HeaderMap, origin: &Origin<'_>) {
     for (name, value) in headers.iter() {
-        if response_headers::is_place(name) {
+        if is_place(name) {
             set_place(headers, name, origin);
         } else if origin.must_not_pass(name, value) {
             remove_one(Map::ResponseHeaders, name);
@@ -107,9 +107,8 @@ fn set_place(headers: &HeaderMap, name: &[u8], origin: &Origin<'_>) {
 /// Removes the same from the response's trailers, which count like headers. No place is told there.
 pub(crate) fn response_trailers(origin: &Origin<'_>) {
     if let Ok(trailers) = host::header_map(Map::ResponseTrailers) {
-        let is_unwanted = |name: &[u8], value: &[u8]| {
-            response_headers::is_place(name) || origin.must_not_pass(name, value)
-        };
+        let is_unwanted =
+            |name: &[u8], value: &[u8]| is_place(name) || origin.must_not_pass(name, value);
         for (name, _) in trailers.iter().filter(|(name, value)| is_unwanted(name, value)) {
             remove_one(Map::ResponseTrailers, name);
         }

@@ -9,11 +9,7 @@ pub mod media_type;
 pub mod multipart;
 #[cfg(test)]
 mod random;
-pub mod reply;
-pub mod response_headers;
+pub mod response;
 pub mod scan;
 pub mod service_tier;
 pub mod splice;
-pub mod sse;
-pub mod usage;
-pub mod usage_chunk;

@@ -5,11 +5,11 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use spillway::config::{Config, Pool};
 use spillway::openai::call::api::Api;
 use spillway::openai::call::{Call, Endpoint, recognise, render};
+use spillway::openai::response::stream::usage_chunk::UsageStripper;
+use spillway::openai::response::stream::{ErrorWatch, HeadProbe};
+use spillway::openai::response::usage::{JsonUsage, StreamUsage};
 use spillway::openai::scan::{BodyFacts, JsonScanner};
 use spillway::openai::splice::{self, Splices};
-use spillway::openai::sse::{ErrorWatch, HeadProbe};
-use spillway::openai::usage::{JsonUsage, StreamUsage};
-use spillway::openai::usage_chunk::UsageStripper;
 use spillway::policy::backend::breaker::{Breaker, Observation, Observed, RulesMet};
 use spillway::policy::backend::gate::Gate;
 use spillway::policy::backend::records::{PoolRecord, Snapshot};

@@ -3,8 +3,8 @@
 use super::flow::stream_error;
 use super::usage::Meter;
 use crate::filter::pool::health::Said;
-use crate::openai::sse::{ErrorWatch, HeadProbe, Probe};
-use crate::openai::usage_chunk::UsageStripper;
+use crate::openai::response::stream::usage_chunk::UsageStripper;
+use crate::openai::response::stream::{ErrorWatch, HeadProbe, Probe};
 use crate::policy::response::classify::{self, AttemptTraits, Outcome};
 use crate::policy::response::refusal;
 use crate::policy::time::Timestamp;

@@ -1,8 +1,8 @@
 //! Counts the tokens of an answer while it goes to the client.
 
 use crate::openai::media_type::{is_json, media_type};
+use crate::openai::response::usage::{JsonUsage, StreamUsage};
 use crate::openai::service_tier::{ServiceTier, TierWatch};
-use crate::openai::usage::{JsonUsage, StreamUsage};
 use crate::policy::tokens::estimate::{Estimate, Usage};
 
 const EVENT_STREAM: &[u8] = b"text/event-stream";

@@ -11,7 +11,7 @@ use crate::openai::body::BodyScanner;
 use crate::openai::call::api::Operation;
 use crate::openai::call::models::ModelsQuestion;
 use crate::openai::call::{self, Call};
-use crate::openai::reply::{self, Reply};
+use crate::openai::response::reply::{self, Reply};
 use crate::policy::response::headers::Headers;
 use std::borrow::Cow;
 

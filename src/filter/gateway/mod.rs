@@ -29,7 +29,7 @@ use crate::openai::body::Body;
 use crate::openai::call::api::Operation;
 use crate::openai::call::credentials;
 use crate::openai::call::{Call, Method};
-use crate::openai::reply::{self, Reply};
+use crate::openai::response::reply::{self, Reply};
 use crate::policy::choice::{Needs, too_long_for};
 use crate::policy::keys::key_of;
 use crate::policy::response::headers::Headers;

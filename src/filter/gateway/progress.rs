@@ -5,7 +5,7 @@ use crate::filter::request::Exchange;
 use crate::filter::request::headers::{ATTEMPTS, SHOULD_RETRY};
 use crate::filter::timers::{self, StreamId, Wake};
 use crate::filter::worker;
-use crate::openai::reply::{self, Reply};
+use crate::openai::response::reply::{self, Reply};
 use crate::policy::failover::{Next, Stop};
 use crate::policy::time::Timestamp;
 use std::cell::{Cell, RefCell};

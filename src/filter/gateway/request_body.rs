@@ -18,7 +18,7 @@ use crate::openai::body::{Body, BodyScanner};
 use crate::openai::call::BodyKind;
 use crate::openai::facts::Malformed;
 use crate::openai::glance::{self, GLANCE_BYTES};
-use crate::openai::reply;
+use crate::openai::response::reply;
 use crate::openai::service_tier;
 use crate::policy::time::{Millis, Timestamp};
 use std::cell::Cell;

@@ -9,7 +9,7 @@ use crate::config::Consumers;
 use crate::filter::host;
 use crate::filter::shared;
 use crate::filter::worker;
-use crate::openai::reply::{self, Reply};
+use crate::openai::response::reply::{self, Reply};
 use crate::policy::keys::Keys;
 use crate::policy::time::Timestamp;
 use crate::policy::tokens::consumer::{

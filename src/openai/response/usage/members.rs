@@ -5,12 +5,12 @@
 //! from one quote or bracket to the next, and only what is outside of arrays is read by name. Braces
 //! in an array need no counting: they are closed when the array is.
 
-use super::super::{facts, find};
 use super::{Stated, Usage};
+use crate::openai::{facts, find};
 
 /// Reads one JSON object.
 #[derive(Debug, Default)]
-pub(in super::super) struct Members {
+pub(in crate::openai::response) struct Members {
     lexer: Lexer,
     /// How many arrays are open.
     arrays: u64,
@@ -105,12 +105,12 @@ const WORD_BYTES_MAX: usize = 32;
 
 impl Members {
     /// Reads the next bytes.
-    pub(in super::super) fn push(&mut self, bytes: &[u8]) {
+    pub(in crate::openai::response) fn push(&mut self, bytes: &[u8]) {
         self.push_while(bytes, |members| !members.is_foreign);
     }
 
     /// Reads the next bytes, as long as it may be the chunk that only states the usage of a chat.
-    pub(in super::super) fn push_while_possible(&mut self, bytes: &[u8]) {
+    pub(in crate::openai::response) fn push_while_possible(&mut self, bytes: &[u8]) {
         self.push_while(bytes, Self::may_be_usage_chunk);
     }
 
@@ -140,17 +140,17 @@ impl Members {
     }
 
     /// The last usage that was stated completely.
-    pub(in super::super) fn usage(&self) -> Option<Usage> {
+    pub(in crate::openai::response) fn usage(&self) -> Option<Usage> {
         self.usage
     }
 
     /// Whether there is output in it: text, arguments, a refusal, reasoning.
-    pub(in super::super) fn has_content(&self) -> bool {
+    pub(in crate::openai::response) fn has_content(&self) -> bool {
         self.has_content
     }
 
     /// Whether it may still turn out to be the chunk that only states the usage of a chat.
-    pub(in super::super) fn may_be_usage_chunk(&self) -> bool {
+    pub(in crate::openai::response) fn may_be_usage_chunk(&self) -> bool {
         !self.is_foreign
             && self.choices != Choices::Filled
             && self.top_usage != TopUsage::Other
@@ -158,7 +158,7 @@ impl Members {
     }
 
     /// Whether it is complete, has a usage, and its choices are there and empty.
-    pub(in super::super) fn is_usage_chunk(&self) -> bool {
+    pub(in crate::openai::response) fn is_usage_chunk(&self) -> bool {
         self.is_complete
             && !self.is_foreign
             && self.choices == Choices::Empty

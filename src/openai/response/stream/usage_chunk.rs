@@ -12,8 +12,8 @@
 //! - What cannot be that chunk is never delayed. Only the beginning of an event that could be is held
 //!   back, until the next bytes decide; backends send events in one piece, so this is rare.
 
-use super::usage::frames::{Frames, Part};
-use super::usage::members::Members;
+use super::frames::{Frames, Part};
+use crate::openai::response::usage::members::Members;
 
 /// Takes the usage chunk out of one event stream.
 #[derive(Debug, Default)]
@@ -173,8 +173,8 @@ mod tests {
         reason = "tests fail by panicking"
     )]
 
-    use super::super::random::Random;
     use super::*;
+    use crate::openai::random::Random;
     use serde_json::Value;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;

@@ -13,10 +13,12 @@
 //! Later errors cannot be repaired any more. They are watched for, so that they can be recorded.
 
 mod event;
+pub(super) mod frames;
 #[cfg(test)]
 mod tests;
+pub mod usage_chunk;
 
-use super::find;
+use crate::openai::find;
 use event::{Verdict, judge};
 
 /// Probes the head of one event stream.

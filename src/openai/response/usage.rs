@@ -14,11 +14,10 @@
 //! - A stream that ends early states nothing. Then the events with content are the best count of the
 //!   output that there is: one token each, as a rule.
 
-use super::facts::COUNT_MAX;
-use frames::{Frames, Part};
+use super::stream::frames::{Frames, Part};
+use crate::openai::facts::COUNT_MAX;
 use members::Members;
 
-pub(super) mod frames;
 pub(super) mod members;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@
 //! - *steers who is in front*: a backend may stand behind an Envoy of its own, whose `x-envoy-ratelimited`
 //!   forbids this one every retry; `x-accel-redirect` has nginx send another file instead.
 
-use super::call::credentials;
+use crate::openai::call::credentials;
 use memchr::memmem;
 
 /// What stands before a deployment in a path.

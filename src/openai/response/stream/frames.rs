@@ -3,11 +3,11 @@
 //! Lines end with a line feed, a carriage return, or both (HTML standard, server-sent events), and
 //! all of it may be cut anywhere. Nothing is kept but the place in the line.
 
-use super::super::find;
+use crate::openai::find;
 
 /// Where in the stream the next byte stands.
 #[derive(Debug, Default)]
-pub(in super::super) struct Frames {
+pub(in crate::openai::response) struct Frames {
     place: Place,
     /// The last byte was a carriage return: a line feed that follows belongs to it.
     is_after_return: bool,
@@ -19,7 +19,7 @@ pub(in super::super) struct Frames {
 
 /// What the next bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Part<'a> {
+pub(in crate::openai::response) enum Part<'a> {
     /// The first bytes of a line that may be one of data.
     Begin,
     /// Bytes of the value of a line of data.
@@ -56,7 +56,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 impl Frames {
     /// What `rest` begins with, and what follows that. At least one byte is taken of those there are.
-    pub(in super::super) fn next<'a>(&mut self, rest: &'a [u8]) -> (Part<'a>, &'a [u8]) {
+    pub(in crate::openai::response) fn next<'a>(&mut self, rest: &'a [u8]) -> (Part<'a>, &'a [u8]) {
         let Some((&byte, after)) = rest.split_first() else { return (Part::Nothing, rest) };
         if std::mem::take(&mut self.is_after_return) && byte == b'\n' {
             return (Part::Nothing, after);

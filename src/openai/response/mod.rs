@@ -1,0 +1,6 @@
+//! What comes back: event streams, usage, headers, and the gateway's own replies.
+
+pub mod headers;
+pub mod reply;
+pub mod stream;
+pub mod usage;
