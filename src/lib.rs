@@ -9,7 +9,7 @@
 //! ```
 //!
 //! 1. The *gateway* role (`filter::gateway`) recognises the call ([`openai::call`]), reads the
-//!    facts out of the body ([`openai::scan`]), finds the pool ([`config`]) and chooses the first
+//!    facts out of the body ([`openai::request::scan`]), finds the pool ([`config`]) and chooses the first
 //!    backend ([`policy::choice`]).
 //! 2. The *attempt* role (`filter::attempt`), once per try, rewrites path, host, credential and body
 //!    for its backend, classifies the answer ([`policy::response::classify`]), updates throttle gate and

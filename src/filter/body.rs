@@ -8,7 +8,7 @@
 //! front to the end, edited on its way.
 
 use super::host::{self, Buffer, Refused};
-use crate::openai::splice::Splices;
+use crate::openai::request::splice::Splices;
 
 /// How much of a body crosses into the VM at a time.
 const SLICE: usize = 64 * 1024;

@@ -6,8 +6,8 @@
 //!
 //! A request that is not read is searched as well: whether it may ask for a tier at all.
 
-use super::facts::BodyFacts;
 use super::find;
+use super::request::facts::BodyFacts;
 use memchr::memmem;
 
 /// A service tier.

@@ -4,7 +4,7 @@ use crate::envoy::{Request, Script, worker};
 use crate::host::Process;
 use crate::usage::used;
 use serde_json::{Value, json};
-use spillway::openai::scan::JsonScanner;
+use spillway::openai::request::scan::JsonScanner;
 use spillway::policy::tokens::estimate::{Estimator, RequestSize, Usage};
 use std::path::Path;
 

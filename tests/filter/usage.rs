@@ -5,7 +5,7 @@ use crate::envoy::{End, Envoy, Request, Script, worker};
 use crate::host::Process;
 use crate::random::Random;
 use spillway::openai::call::recognise;
-use spillway::openai::scan::JsonScanner;
+use spillway::openai::request::scan::JsonScanner;
 use spillway::policy::keys::Keys;
 use spillway::policy::time::Timestamp;
 use spillway::policy::tokens::budget::{self, BudgetSettings};

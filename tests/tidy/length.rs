@@ -13,7 +13,7 @@ const LONGER: [(&str, usize); 11] = [
     ("src/filter/host.rs", 600),
     ("src/filter/pool/health.rs", 600),
     ("src/openai/call/tests.rs", 570),
-    ("src/openai/scan.rs", 600),
+    ("src/openai/request/scan.rs", 600),
     ("src/policy/backend/breaker.rs", 540),
     ("src/policy/tests/state.rs", 680),
     ("tests/config.rs", 600),

@@ -5,11 +5,12 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use spillway::config::{Config, Pool};
 use spillway::openai::call::api::Api;
 use spillway::openai::call::{Call, Endpoint, recognise, render};
+use spillway::openai::request::kind::BodyKind;
+use spillway::openai::request::scan::{BodyFacts, JsonScanner};
+use spillway::openai::request::splice::{self, Splices};
 use spillway::openai::response::stream::usage_chunk::UsageStripper;
 use spillway::openai::response::stream::{ErrorWatch, HeadProbe};
 use spillway::openai::response::usage::{JsonUsage, StreamUsage};
-use spillway::openai::scan::{BodyFacts, JsonScanner};
-use spillway::openai::splice::{self, Splices};
 use spillway::policy::backend::breaker::{Breaker, Observation, Observed, RulesMet};
 use spillway::policy::backend::gate::Gate;
 use spillway::policy::backend::records::{PoolRecord, Snapshot};
@@ -184,7 +185,7 @@ fn bodies(criterion: &mut Criterion) {
     });
     let body = body(1024);
     let facts = facts(&body);
-    let kind = call().body_kind(Some(b"application/json"));
+    let kind = BodyKind::of(&call(), Some(b"application/json"));
     criterion.bench_function("splice model and usage", |bencher| {
         bencher.iter(|| {
             let model = splice::model(&facts, "my-deployment", &kind);

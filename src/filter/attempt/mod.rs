@@ -16,8 +16,8 @@ use crate::filter::request::in_flight;
 use crate::filter::request::{Exchange, Rendering};
 use crate::filter::timers::StreamId;
 use crate::openai::call::credentials::{PASSED, SUBPROTOCOLS};
+use crate::openai::request::splice::Splices;
 use crate::openai::response::reply;
-use crate::openai::splice::Splices;
 use crate::policy::response::classify::{AttemptTraits, Misroute};
 use std::rc::Rc;
 

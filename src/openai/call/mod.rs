@@ -16,8 +16,6 @@ pub mod credentials;
 pub mod models;
 pub mod percent;
 
-use super::media_type::is_json;
-use super::multipart;
 use api::{Api, Operation};
 use std::borrow::Cow;
 
@@ -56,22 +54,6 @@ pub enum Method {
     Delete,
     /// Any other.
     Other,
-}
-
-/// How the facts of a body are read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BodyKind {
-    /// There is no body to speak of.
-    None,
-    /// A JSON object.
-    Json,
-    /// `multipart/form-data`.
-    Multipart {
-        /// What separates its parts.
-        boundary: Vec<u8>,
-    },
-    /// Something that is passed through unread.
-    Opaque,
 }
 
 /// The backend that a call is rendered for.
@@ -189,31 +171,6 @@ fn push_plain(path: &mut String, segment: &[u8]) -> Option<()> {
 }
 
 impl Call {
-    /// How the facts of the body are read, given the request's `content-type`.
-    ///
-    /// Operations that take JSON are read as JSON under any content type but multipart, for curl
-    /// labels its data as a form unless told otherwise. What could be read in two ways is not read:
-    /// a charset that is not UTF-8, a multipart without one clear boundary, two types at once.
-    pub fn body_kind(&self, content_type: Option<&[u8]>) -> BodyKind {
-        if matches!(self.method, Method::Get | Method::Delete) {
-            return BodyKind::None;
-        }
-        let content_type = content_type.unwrap_or_default();
-        if content_type == b"application/json" {
-            return BodyKind::Json; // as nearly every request has it
-        }
-        if !is_utf_8(content_type) {
-            return BodyKind::Opaque;
-        }
-        if mentions_multipart(content_type) {
-            return match multipart::boundary(content_type) {
-                Some(boundary) if self.is_model_operation() => BodyKind::Multipart { boundary },
-                _ => BodyKind::Opaque,
-            };
-        }
-        if is_json(content_type) || self.expects_json() { BodyKind::Json } else { BodyKind::Opaque }
-    }
-
     /// Whether a model does the work, and is told what in JSON. Only there can a request ask for a service
     /// tier.
     pub fn expects_json(&self) -> bool {
@@ -476,25 +433,4 @@ fn names_deployment(parameter: &[u8]) -> bool {
 fn split_at_byte(bytes: &[u8], byte: u8) -> (&[u8], &[u8]) {
     let mut halves = bytes.splitn(2, |&it| it == byte);
     (halves.next().unwrap_or_default(), halves.next().unwrap_or_default())
-}
-
-fn mentions_multipart(content_type: &[u8]) -> bool {
-    content_type.windows(9).any(|window| window.eq_ignore_ascii_case(b"multipart"))
-}
-
-/// Whether no other charset than UTF-8, or a part of it, is named.
-fn is_utf_8(content_type: &[u8]) -> bool {
-    const NAME: &[u8] = b"charset";
-    let starts = content_type.windows(NAME.len()).enumerate();
-    starts.filter(|(_, window)| window.eq_ignore_ascii_case(NAME)).all(|(at, _)| {
-        let rest = content_type.get(at.saturating_add(NAME.len())..).unwrap_or_default();
-        let value =
-            rest.trim_ascii_start().strip_prefix(b"=").unwrap_or_default().trim_ascii_start();
-        let value = value.strip_prefix(b"\"").unwrap_or(value);
-        let len = value.iter().position(|byte| matches!(byte, b';' | b',' | b'"' | b' ' | b'\t'));
-        let value = value.get(..len.unwrap_or(value.len())).unwrap_or_default();
-        [&b"utf-8"[..], b"utf8", b"us-ascii", b"ascii"]
-            .into_iter()
-            .any(|known| value.eq_ignore_ascii_case(known))
-    })
 }

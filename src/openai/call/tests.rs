@@ -499,46 +499,6 @@ fn what_one_resource_keeps_is_told_from_what_any_can_create() {
 }
 
 #[test]
-fn the_content_type_decides_how_a_body_is_read() {
-    let chat = post("/v1/chat/completions");
-    for json in [
-        None,
-        Some("application/json; charset=utf-8"),
-        Some("text/plain"),
-        Some("application/x-www-form-urlencoded"),
-    ] {
-        assert_eq!(chat.body_kind(json.map(str::as_bytes)), BodyKind::Json);
-    }
-    let audio = post("/v1/audio/transcriptions");
-    assert_eq!(
-        audio.body_kind(Some(b"Multipart/Form-Data; boundary=xyz")),
-        BodyKind::Multipart { boundary: b"xyz".to_vec() }
-    );
-    assert_eq!(audio.body_kind(Some(b"multipart/form-data")), BodyKind::Opaque);
-    assert_eq!(audio.body_kind(None), BodyKind::Opaque);
-    assert_eq!(audio.body_kind(Some(b"APPLICATION/JSON")), BodyKind::Json);
-    for unclear in [
-        "multipart/form-data; boundary=a; boundary=b",
-        "application/json, multipart/form-data; boundary=a",
-        "multipart/mixed; boundary=a",
-        "application/json; charset=utf-16",
-        "application/json; charset=\"UTF-7\"",
-        "multipart/form-data; charset=utf-16; boundary=a",
-        "application/json; charset=utf-8; charset=utf-16",
-        "application/json; charset",
-    ] {
-        assert_eq!(chat.body_kind(Some(unclear.as_bytes())), BodyKind::Opaque, "{unclear}");
-    }
-    for clear in ["application/json;charset=UTF-8", "application/json; charset=\"utf-8\"; x=y"] {
-        assert_eq!(chat.body_kind(Some(clear.as_bytes())), BodyKind::Json, "{clear}");
-    }
-    let files = post("/v1/files");
-    assert_eq!(files.body_kind(Some(b"multipart/form-data; boundary=x")), BodyKind::Opaque);
-    assert_eq!(files.body_kind(Some(b"\xff\xfe")), BodyKind::Opaque);
-    assert_eq!(get("/v1/models").body_kind(Some(b"application/json")), BodyKind::None);
-}
-
-#[test]
 fn stream_options_are_known_to_all_but_old_versions_of_the_classic_api() {
     let takes = |query: &str, endpoint: &Endpoint<'_>| {
         let path = format!("/openai/deployments/d/chat/completions{query}");

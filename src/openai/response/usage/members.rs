@@ -6,7 +6,8 @@
 //! in an array need no counting: they are closed when the array is.
 
 use super::{Stated, Usage};
-use crate::openai::{facts, find};
+use crate::openai::find;
+use crate::openai::request::facts;
 
 /// Reads one JSON object.
 #[derive(Debug, Default)]

@@ -3,8 +3,8 @@
 //! One value is reused for all texts of a body, so that a text costs no allocation.
 
 use super::super::facts::VALUE_BYTES_MAX;
-use super::super::find;
 use super::length;
+use crate::openai::find;
 
 /// A text: its length and as much of it as anyone asks for.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@
 pub use super::facts::{BodyFacts, Field, Insertion, Malformed, Span, StreamOptions};
 
 use super::facts::{self, TOKEN_BYTES, VALUE_BYTES_MAX};
-use super::find;
+use crate::openai::find;
 use member::{Member, TopLevelKey};
 use nested::{NESTED_BYTES_MAX, Nested, NestedKey, NestedText, NestedWord};
 use std::borrow::Cow;

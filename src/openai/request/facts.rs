@@ -119,7 +119,7 @@ pub const COUNT_MAX: u64 = 0xffff_ffff;
 pub const TOKEN_BYTES: u64 = 4;
 
 /// The count that `text` states: a JSON number, or one as text; `None` when it is negative or none.
-pub(super) fn count(text: &[u8]) -> Option<u64> {
+pub(in crate::openai) fn count(text: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(text).ok()?.trim();
     if let Ok(whole) = text.parse::<u64>() {
         return Some(whole.min(COUNT_MAX));

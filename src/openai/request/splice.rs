@@ -5,9 +5,10 @@
 //! applied to any chunk given its offset. An edit belongs to the chunk with its first byte: an
 //! insertion at the border of two chunks happens in the second one only.
 
-use super::call::api::Operation;
-use super::call::{BodyKind, Call};
 use super::facts::BodyFacts;
+use super::kind::BodyKind;
+use crate::openai::call::Call;
+use crate::openai::call::api::Operation;
 
 /// One edit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +60,7 @@ fn json_text(text: &str) -> Option<Vec<u8>> {
 
 /// Whether the answer of `call` is a stream that states its usage only when it is asked to, and the
 /// client did not ask. Exactly then [`include_usage`] asks for it, and the chunk that comes of it is
-/// taken out again ([`super::usage_chunk`]).
+/// taken out again ([`crate::openai::usage_chunk`]).
 pub fn wants_usage(call: &Call, facts: &BodyFacts) -> bool {
     // The end of a stream of responses states the usage anyway, and other operations know no such
     // option.
@@ -191,10 +192,10 @@ fn part(chunk: &[u8], offset: u64, from: u64, to: u64) -> &[u8] {
 mod tests {
     #![allow(clippy::arithmetic_side_effects, reason = "tests fail by panicking")]
 
-    use super::super::call::recognise;
     use super::super::multipart::MultipartScanner;
     use super::super::scan::JsonScanner;
     use super::*;
+    use crate::openai::call::recognise;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 

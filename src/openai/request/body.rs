@@ -1,9 +1,10 @@
 //! A request body, whatever its format: how it is read, and what is known of it afterwards.
 
-use super::call::{BodyKind, Call};
 use super::facts::{BodyFacts, Malformed};
+use super::kind::BodyKind;
 use super::multipart::MultipartScanner;
 use super::scan::JsonScanner;
+use crate::openai::call::Call;
 
 /// A body that was read.
 #[derive(Clone, Debug)]
@@ -30,7 +31,7 @@ enum Format {
 impl BodyScanner {
     /// For the body of `call`; `None` when nothing in it matters.
     pub fn new(call: &Call, content_type: Option<&[u8]>) -> Option<Box<Self>> {
-        let kind = call.body_kind(content_type);
+        let kind = BodyKind::of(call, content_type);
         let format = match &kind {
             BodyKind::Json => Format::Json(JsonScanner::new()),
             BodyKind::Multipart { boundary } => Format::Multipart(MultipartScanner::new(boundary)),

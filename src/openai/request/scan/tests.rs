@@ -1,7 +1,7 @@
 #![allow(clippy::arithmetic_side_effects, clippy::string_slice, reason = "tests fail by panicking")]
 
-use super::super::random::Random;
 use super::*;
+use crate::openai::random::Random;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
