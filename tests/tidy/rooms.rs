@@ -27,7 +27,7 @@ const FLOORS: [Floor; 4] = [
         names: &[],
         rooms: &["tests", "failover", "choice", "backend", "response", "tokens"],
     },
-    Floor { name: "openai", names: &[], rooms: &["request", "call"] },
+    Floor { name: "openai", names: &[], rooms: &["response", "request", "call"] },
 ];
 
 #[test]
