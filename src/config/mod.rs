@@ -3,15 +3,15 @@
 //! A value of these types is always valid: nothing that uses them checks again. The way there: the
 //! text becomes a tree (`json`), a reader walks it and collects every problem with its path
 //! (`reader`, `error`), and one module per part of the configuration says what is allowed and what
-//! is the default (`gateway`, `pool`, `backend`, …). `docs/configuration.md` is the reference.
+//! is the default (`document`, `pool`, `backend`, …). `docs/configuration.md` is the reference.
 
 mod backend;
 mod breaker;
 mod consumers;
 mod credential;
+mod document;
 mod duration;
 mod error;
-mod gateway;
 mod header;
 mod json;
 mod operations;
@@ -70,7 +70,7 @@ impl Config {
         json: &[u8],
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigErrors> {
-        gateway::parse(json, &credential::Environment { variable: environment })
+        document::parse(json, &credential::Environment { variable: environment })
     }
 
     /// The pool that serves `model`, as a position in `pools`; exact and case-sensitive.

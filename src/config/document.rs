@@ -1,4 +1,4 @@
-//! The whole configuration: the pools and what applies to all of them.
+//! The whole document: the pools and what applies to all of them.
 
 use super::consumers::consumers;
 use super::credential::Environment;
@@ -32,11 +32,11 @@ const DEFAULT_BODY_TIMEOUT: Millis = Millis::from_secs(60);
 pub(super) fn parse(text: &[u8], environment: &Environment<'_>) -> Result<Config, ConfigErrors> {
     let json = Json::parse(text)?;
     let problems = Problems::default();
-    let config = gateway(&Node::root(&json, &problems), environment);
+    let config = document(&Node::root(&json, &problems), environment);
     problems.unless_any(config)
 }
 
-fn gateway(node: &Node<'_>, environment: &Environment<'_>) -> Option<Config> {
+fn document(node: &Node<'_>, environment: &Environment<'_>) -> Option<Config> {
     node.object(|fields| {
         // The filter reads the role before it reads the rest, so here it can only be this one.
         fields.optional("role", |n| n.choice(&[("gateway", ())]));
