@@ -4,25 +4,13 @@
 //! connection that was not made.
 
 use super::host;
+use super::host::properties::{
+    CODE_DETAILS, HOST_ADDRESS, LOCAL_ADDRESS, RESPONSE_FLAGS, TRANSPORT_FAILURE,
+};
 use crate::policy::response::classify::{Fault, Misroute};
-
-/// How the current stream ended, or where a response that is no backend's comes from.
-const CODE_DETAILS: &str = "response\0code_details";
-
-/// Envoy's flags of how the stream ended, as a little-endian number.
-const RESPONSE_FLAGS: &str = "response\0flags";
 
 /// The flag of a client that went away.
 const DOWNSTREAM_DISCONNECT: u64 = 16_384;
-
-/// Why an attempt's connection was not made; empty when it was.
-const TRANSPORT_FAILURE: &str = "upstream\0transport_failure_reason";
-
-/// Envoy's own address in the connection to a backend; missing as long as there is no connection.
-const LOCAL_ADDRESS: &str = "upstream\0local_address";
-
-/// The address of the host that Envoy chose for an attempt.
-const HOST_ADDRESS: &str = "upstream\0address";
 
 /// The endpoint of lower priority that each cluster has, so that an attempt can fail when it has no
 /// other: nobody listens on TCP port 1 (see the shipped configurations).

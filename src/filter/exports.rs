@@ -6,9 +6,9 @@
 use super::attempt::Attempt;
 use super::contexts::Contexts;
 use super::gateway::Gateway;
+use super::host::timers::StreamId;
 use super::host::{self, Action};
 use super::root::Root;
-use super::timers::StreamId;
 use std::cell::RefCell;
 
 /// What lives under the id of a stream's context.
@@ -162,7 +162,7 @@ mod abi {
 
     #[unsafe(no_mangle)]
     extern "C" fn proxy_on_tick(root: u32) {
-        super::super::timers::fire(root);
+        host::timers::fire(root);
     }
 
     #[unsafe(no_mangle)]

@@ -8,25 +8,18 @@
 //! - `gateway`: the downstream filter, once per request. It lets requests in and finishes their responses.
 //! - `request`: one request in flight, as both roles see it.
 //! - `pool`: a configuration made ready to run, and what an attempt taught about its backend.
-//! - the host: every call to Envoy.
+//! - `host`: every call to Envoy, and what is built on the calls alone.
 //!
 //! Both roles are one module in one VM per worker. They meet in `request::in_flight`. A worker is one thread,
-//! so the requests there need no lock; what workers must agree on goes through `shared`.
+//! so the requests there need no lock; what workers must agree on goes through `host::shared`.
 
 mod attempt;
-mod body;
 mod contexts;
 mod details;
 mod exports;
 mod gateway;
-mod header_map;
 mod host;
 mod pool;
-mod publish;
 mod request;
 mod root;
-mod sanitize;
-mod shared;
-mod timers;
 mod told;
-mod worker;

@@ -1,9 +1,9 @@
 //! One plugin of the VM: the gateway's, or the one that all attempt filters share.
 
 use crate::config::{Config, plugin_configuration};
+use crate::filter::host::timers;
 use crate::filter::host::{self, Buffer, Level};
 use crate::filter::pool::Plan;
-use crate::filter::timers;
 use std::rc::Rc;
 
 /// A plugin, and the root of its streams.

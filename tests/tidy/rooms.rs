@@ -19,7 +19,7 @@ const FLOORS: [Floor; 4] = [
     Floor {
         name: "filter",
         names: &["config", "policy", "openai"],
-        rooms: &["root", "attempt", "gateway", "request", "pool"],
+        rooms: &["root", "attempt", "gateway", "request", "pool", "host"],
     },
     Floor { name: "config", names: &["policy", "openai"], rooms: &[] },
     Floor {

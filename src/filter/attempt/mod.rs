@@ -4,25 +4,24 @@
 
 mod flow;
 mod held;
+mod origin;
 mod response;
 mod usage;
 
 use self::response::Answer;
-use crate::filter::body;
+use crate::filter::host::body;
+use crate::filter::host::properties::CLUSTER_NAME;
+use crate::filter::host::timers::StreamId;
 use crate::filter::host::{self, Action, Map};
 use crate::filter::pool::BackendPlan;
 use crate::filter::pool::health::Begun;
 use crate::filter::request::in_flight;
 use crate::filter::request::{Exchange, Rendering};
-use crate::filter::timers::StreamId;
 use crate::openai::call::credentials::{PASSED, SUBPROTOCOLS};
 use crate::openai::request::splice::Splices;
 use crate::openai::response::reply;
 use crate::policy::response::classify::{AttemptTraits, Misroute};
 use std::rc::Rc;
-
-/// Where the cluster of an attempt can be read.
-const CLUSTER_NAME: &str = "xds\0cluster_name";
 
 /// The cluster of what the route's matcher does not know, as the shipped files name it: of a target of
 /// nobody, and of a backend without an entry. Its only endpoint is one where nobody listens.

@@ -14,14 +14,15 @@ mod ended;
 
 use super::flow::{Flow, stream_error};
 use super::held::{ErrorBody, Held, Question, WHOLE_BYTES_MAX};
+use super::origin::with_origin;
 use super::usage::Meter;
-use crate::filter::header_map::HeaderMap;
+use crate::filter::host::header_map::HeaderMap;
+use crate::filter::host::sanitize;
+use crate::filter::host::timers::{self, StreamId, Wake};
 use crate::filter::host::{self, Action, Buffer, Direction, Instant, Map};
 use crate::filter::pool::health::{Begun, Evidence, Said};
 use crate::filter::request::Exchange;
 use crate::filter::request::headers::{RETRY, SWITCHING_PROTOCOLS};
-use crate::filter::sanitize;
-use crate::filter::timers::{self, StreamId, Wake};
 use crate::filter::told::Told;
 use crate::openai::media_type::is_json;
 use crate::openai::response::headers::Origin;
@@ -354,7 +355,7 @@ impl Answer {
     fn with_origin(&self, act: impl FnOnce(&Origin<'_>)) {
         let exchange = self.exchange.try_borrow().ok();
         let (backend, owns_credential) = (self.begun.backend, self.traits.owns_credential);
-        sanitize::with_origin(exchange.as_deref(), backend, owns_credential, act);
+        with_origin(exchange.as_deref(), backend, owns_credential, act);
     }
 
     /// Counts the tokens of an answer with these headers, if anything depends on them.

@@ -5,7 +5,7 @@
 
 use super::request_body::Wanted;
 use crate::config::{operation_bit, operation_name};
-use crate::filter::header_map::HeaderMap;
+use crate::filter::host::header_map::HeaderMap;
 use crate::filter::pool::Plan;
 use crate::openai::call::api::Operation;
 use crate::openai::call::models::ModelsQuestion;

@@ -13,17 +13,17 @@ use self::progress::{Routed, send};
 use self::request_body::{Deadline, Known, Reading};
 use crate::config::{Affinity, operation_bit};
 use crate::filter::details;
-use crate::filter::header_map::HeaderMap;
+use crate::filter::host::header_map::HeaderMap;
+use crate::filter::host::properties;
+use crate::filter::host::sanitize::{self, Subprotocols};
+use crate::filter::host::timers::StreamId;
 use crate::filter::host::{self, Action, Map};
 use crate::filter::pool::Plan;
 use crate::filter::pool::consumers::Admitted;
-use crate::filter::publish;
 use crate::filter::request::finish::{Finish, Unexpected};
 use crate::filter::request::headers::{RETRY, SHOULD_RETRY};
 use crate::filter::request::in_flight;
 use crate::filter::request::{Asked, Exchange};
-use crate::filter::sanitize::{self, Subprotocols};
-use crate::filter::timers::StreamId;
 use crate::filter::told::Told;
 use crate::openai::call::api::Operation;
 use crate::openai::call::credentials;
@@ -278,7 +278,7 @@ impl Gateway {
         let unlimited = Admitted::unlimited(estimate);
         let Some((pool, pool_plan)) = self.plan.pool(pool) else { return Ok(unlimited) };
         if self.plan.is_metered(pool_plan) {
-            publish::request(&pool.name, &name);
+            properties::publish_request(&pool.name, &name);
         }
         let Some(consumers) = consumers else { return Ok(unlimited) };
         consumers.admit(&name, estimate, &pool_plan.metrics, now)

@@ -1,10 +1,10 @@
 //! A request that has a pool: on its way, waiting for a gate to reopen, or answered by the gateway.
 
+use crate::filter::host::random;
+use crate::filter::host::timers::{self, StreamId, Wake};
 use crate::filter::host::{self, Direction, Instant};
 use crate::filter::request::Exchange;
 use crate::filter::request::headers::{ATTEMPTS, SHOULD_RETRY};
-use crate::filter::timers::{self, StreamId, Wake};
-use crate::filter::worker;
 use crate::openai::response::reply::{self, Reply};
 use crate::policy::failover::{Next, Stop};
 use crate::policy::time::Timestamp;
@@ -150,7 +150,7 @@ impl Wake for Routed {
 
 /// The time after which a client should come back, in milliseconds.
 pub(crate) fn delay_ms(soonest: Option<Timestamp>, now: Timestamp) -> u64 {
-    reply::exhausted_delay_ms(soonest.map(|at| at.since(now).as_ms()), worker::random())
+    reply::exhausted_delay_ms(soonest.map(|at| at.since(now).as_ms()), random::number())
 }
 
 fn own_headers(exchange: &Exchange) -> Vec<(String, String)> {

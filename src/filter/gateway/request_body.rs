@@ -9,10 +9,11 @@
 
 use super::arrival::Arrival;
 use super::progress::send;
-use crate::filter::body;
-use crate::filter::header_map::HeaderMap;
+use crate::filter::host::body;
+use crate::filter::host::header_map::HeaderMap;
+use crate::filter::host::properties::TOTAL_SIZE;
+use crate::filter::host::timers::{self, LimitId, StreamId, Wake};
 use crate::filter::host::{self, Buffer, Map, Refused};
-use crate::filter::timers::{self, LimitId, StreamId, Wake};
 use crate::filter::told::Told;
 use crate::openai::request::body::{Body, BodyScanner};
 use crate::openai::request::facts::Malformed;
@@ -143,9 +144,6 @@ impl Reading {
 /// How often it is looked whether a body arrived that Envoy does not show, as long as this VM was never
 /// shown one.
 const HIDDEN_CHECK: Millis = Millis::from_secs(1);
-
-/// How much Envoy received of the current request: its headers and its body.
-const TOTAL_SIZE: &str = "request\0total_size";
 
 thread_local! {
     /// Whether this VM was ever shown a body that it held the headers for.

@@ -6,7 +6,7 @@
 use super::BackendPlan;
 use super::metrics::PoolMetrics;
 use crate::filter::host;
-use crate::filter::shared;
+use crate::filter::host::shared;
 use crate::policy::time::Timestamp;
 use crate::policy::tokens::budget::{self, BudgetSettings, Ending, Reservation, Verdict};
 use crate::policy::tokens::estimate::Estimate;

@@ -7,8 +7,8 @@
 use super::metrics::PoolMetrics;
 use crate::config::Consumers;
 use crate::filter::host;
-use crate::filter::shared;
-use crate::filter::worker;
+use crate::filter::host::random;
+use crate::filter::host::shared;
 use crate::openai::response::reply::{self, Reply};
 use crate::policy::keys::Keys;
 use crate::policy::time::Timestamp;
@@ -232,7 +232,7 @@ fn seeded(key: String) -> String {
 /// configuration leaves everyone in the same slot.
 fn slot_secret(key: &str) -> SlotSecret {
     let key = shared::own_key(key.to_owned(), SlotSecret::VERSION);
-    let own = SlotSecret::new([worker::secret(), worker::secret()]);
+    let own = SlotSecret::new([random::secret(), random::secret()]);
     let agreed = shared::update(&key, SlotSecret::VERSION, |record| {
         match record.and_then(SlotSecret::decode) {
             Some(agreed) => (None, agreed),

@@ -4,10 +4,10 @@ use super::budget::{self, SaidOfLimits};
 use super::reports::{announce, complain, denied_part, tell_misroute};
 use super::{BackendPlan, Plan};
 use crate::config::Backend;
-use crate::filter::header_map::HeaderMap;
 use crate::filter::host;
-use crate::filter::shared;
-use crate::filter::worker;
+use crate::filter::host::header_map::HeaderMap;
+use crate::filter::host::random;
+use crate::filter::host::shared;
 use crate::policy::backend::breaker::{
     Breaker, Lease, Observation, Observed, RulesMet, Ticket, needs_count,
 };
@@ -387,7 +387,7 @@ pub(crate) fn observe(
         _ => None,
     };
     let observation = Observation { ticket: begun.ticket, observed, elapsed, retry_after };
-    let roll = worker::random();
+    let roll = random::number();
     let transition = update(plan, pool, begun.backend, |record| {
         record.breaker.conclude(&observation, met, settings, now, roll)
     });

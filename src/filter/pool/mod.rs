@@ -14,9 +14,9 @@ use self::consumers::ConsumersPlan;
 use self::metrics::{BackendMetrics, PoolMetrics};
 use crate::config::{Affinity, Backend, Config, Credential, Pool};
 use crate::filter::host;
-use crate::filter::shared;
+use crate::filter::host::random;
+use crate::filter::host::shared;
 use crate::filter::told::Told;
-use crate::filter::worker;
 use crate::openai::call::Call;
 use crate::openai::call::api::Api;
 use crate::policy;
@@ -158,7 +158,7 @@ impl PoolPlan {
             record_key: shared::own_key(keys.pool(&pool.name), PoolRecord::VERSION),
             recent: RefCell::default(),
             retry_budget_key: shared::own_key(retry_budget_key, retry_budget::VERSION),
-            rotation: RefCell::new(Rotation::starting_anywhere(&pool.policy, worker::random())),
+            rotation: RefCell::new(Rotation::starting_anywhere(&pool.policy, random::number())),
             deposits: RefCell::default(),
             estimator: RefCell::default(),
             metrics: PoolMetrics::define(&pool.name),

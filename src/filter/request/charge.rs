@@ -2,9 +2,9 @@
 
 use super::Exchange;
 use crate::filter::host;
+use crate::filter::host::properties;
 use crate::filter::pool::consumers::ConsumersPlan;
 use crate::filter::pool::health::{self, Begun, Evidence};
-use crate::filter::publish;
 use crate::openai::service_tier::ServiceTier;
 use crate::policy::response::classify::Outcome;
 use crate::policy::time::{Millis, Timestamp};
@@ -81,7 +81,7 @@ impl Exchange {
         health::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
         self.consumer.conclude(used, now);
         if self.is_published() {
-            publish::tokens(used.unwrap_or_default());
+            properties::publish_tokens(used.unwrap_or_default());
         }
     }
 

@@ -4,14 +4,15 @@
 //! the chosen backend only: room in its budget, and the lease if the attempt is to be a probe. When
 //! that is denied, the choice is made anew without the backend.
 
-use super::{Exchange, TARGET};
+use super::Exchange;
 use crate::config::Pool;
 use crate::filter::host;
+use crate::filter::host::properties::TARGET;
+use crate::filter::host::random;
+use crate::filter::host::shared;
 use crate::filter::pool::budget;
 use crate::filter::pool::health::{self, Begun};
 use crate::filter::pool::{Plan, PoolPlan};
-use crate::filter::shared;
-use crate::filter::worker;
 use crate::policy::backend::breaker::Ticket;
 use crate::policy::backend::records::{BackendRecord, Records, Snapshot};
 use crate::policy::choice::rotation::Rotation;
@@ -119,7 +120,7 @@ impl Exchange {
         let whole = Rc::clone(&self.plan);
         let Some((pool, plan)) = whole.pool(self.pool) else { return Err(NOBODY) };
         let Ok(mut rotation) = plan.rotation.try_borrow_mut() else { return Err(NOBODY) };
-        self.choose(Turn::Usual, pool, &plan.records(), &mut rotation, now, worker::random())
+        self.choose(Turn::Usual, pool, &plan.records(), &mut rotation, now, random::number())
     }
 
     /// What the ledger and the retry budget say to what was selected.
@@ -151,7 +152,7 @@ impl Exchange {
         let Ok(mut rotation) = plan.rotation.try_borrow_mut() else { return Err(NOBODY) };
         for _ in 0..CHOICES_MAX {
             let records = plan.records();
-            let roll = worker::random();
+            let roll = random::number();
             let choice = self.choose(turn, pool, &records, &mut rotation, now, roll)?;
             let record = pool.policy.member(choice.backend);
             let record = record.map(|member| records.of(choice.backend, member));

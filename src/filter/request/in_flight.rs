@@ -7,14 +7,9 @@
 use super::Exchange;
 use crate::filter::contexts::Contexts;
 use crate::filter::host;
+use crate::filter::host::properties::{APART, REQUEST};
 use std::cell::RefCell;
 use std::rc::Rc;
-
-/// The property with the id of the request's entry.
-const REQUEST: &str = "spillway.request";
-
-/// The property that an attempt sets when its VM has no such entry.
-const APART: &str = "spillway.apart";
 
 thread_local! {
     static REQUESTS: RefCell<Contexts<Rc<RefCell<Exchange>>>> =

@@ -12,11 +12,11 @@ use self::headers::{ATTEMPTS, SWITCHING_PROTOCOLS, TRAIL};
 use self::judged::Suspect;
 use crate::config::{Backend, Credential, Pool};
 use crate::filter::host;
+use crate::filter::host::properties::{self, TARGET};
+use crate::filter::host::sanitize::Subprotocols;
 use crate::filter::pool::consumers::Admitted;
 use crate::filter::pool::health::{self, Begun, Evidence, Said};
 use crate::filter::pool::{BackendPlan, Plan, PoolPlan};
-use crate::filter::publish;
-use crate::filter::sanitize::Subprotocols;
 use crate::openai::call::api::{Api, Operation};
 use crate::openai::call::{Call, Endpoint, model_in_body, render, takes_stream_options};
 use crate::openai::request::body::Body;
@@ -34,9 +34,6 @@ use crate::policy::tokens::budget::Ending as Spent;
 use crate::policy::tokens::estimate::{Estimate, RequestSize};
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
-
-/// The property that the route's cluster matcher reads.
-pub(super) const TARGET: &str = "spillway.target";
 
 /// What the log says when Envoy's own limits keep requests from a backend.
 const FULL: &str =
@@ -368,7 +365,7 @@ impl Exchange {
             host::increment(plan.metrics.spills, 1);
         }
         if let Some((backend, _)) = self.backend(begun.backend).filter(|_| self.is_published()) {
-            publish::backend(&backend.name);
+            properties::publish_backend(&backend.name);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What one worker has to itself: sources of random numbers.
+//! Sources of random numbers, which each worker has to itself.
 
 use std::cell::Cell;
 use std::collections::hash_map::RandomState;
@@ -8,14 +8,14 @@ thread_local! {
     static RANDOM: Cell<u64> = Cell::new(RandomState::new().build_hasher().finish());
 }
 
-/// A random number that nobody outside can guess from what they see: none of [`random`]'s.
+/// A random number that nobody outside can guess from what they see: none of [`number`]'s.
 pub(crate) fn secret() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
 /// A random number: spreads picks, probes and retry times. Not for secrets (SplitMix64, seeded by
 /// the host's random source once per VM).
-pub(crate) fn random() -> u64 {
+pub(crate) fn number() -> u64 {
     RANDOM.with(|state| {
         let next = state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         state.set(next);

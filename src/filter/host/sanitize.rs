@@ -5,11 +5,9 @@
 //! answers are read. From a backend: what [`crate::openai::response::headers`] says.
 
 use super::header_map::HeaderMap;
-use super::host::{self, Map};
-use super::request::Exchange;
+use super::{self as host, Map};
 use crate::openai::call::credentials::{self, SUBPROTOCOLS};
 use crate::openai::response::headers::{Origin, is_place};
-use crate::policy::pool::BackendIndex;
 
 /// Removes from the request what a client must not send on.
 pub(crate) fn request(headers: &HeaderMap) {
@@ -50,30 +48,6 @@ pub(crate) fn subprotocols(headers: &HeaderMap) -> Option<Subprotocols> {
     let sent = values.join(&b", "[..]);
     let clean = credentials::without_subprotocols(&sent)?;
     Some(Subprotocols { sent, clean })
-}
-
-/// Does something with what is known of the backend that answers an attempt of `exchange`.
-pub(crate) fn with_origin(
-    exchange: Option<&Exchange>,
-    backend: BackendIndex,
-    owns_credential: bool,
-    act: impl FnOnce(&Origin<'_>),
-) {
-    let found = exchange.and_then(|it| Some((it, it.backend(backend)?)));
-    let deployment = found.map_or("", |(exchange, (backend, _))| exchange.deployment(backend));
-    let key = found.and_then(|(_, (_, plan))| plan.key_header.as_ref());
-    let key = key.map_or(&b""[..], |(_, value)| value.strip_prefix(b"Bearer ").unwrap_or(value));
-    act(&Origin {
-        host: found.map_or("", |(_, (backend, _))| &*backend.host),
-        deployment: if exchange.is_some_and(|it| it.asked.model == deployment) {
-            ""
-        } else {
-            deployment
-        },
-        key,
-        owns_credential,
-        keeps_rate_limits: exchange.is_some_and(Exchange::keeps_rate_limits),
-    });
 }
 
 /// Takes from the response what a client must not be shown, and has places at the backend be found

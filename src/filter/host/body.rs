@@ -7,7 +7,7 @@
 //! front replaces the front. One further in turns the buffer once around: slice by slice from the
 //! front to the end, edited on its way.
 
-use super::host::{self, Buffer, Refused};
+use super::{self as host, Buffer, Refused};
 use crate::openai::request::splice::Splices;
 
 /// How much of a body crosses into the VM at a time.

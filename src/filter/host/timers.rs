@@ -14,7 +14,7 @@
 //! Deadlines are on the monotonic clock. On the wall clock a step back would leave everyone waiting
 //! for the length of the step, and a step forward would wake everyone at once.
 
-use super::host::{self, Instant};
+use super::{self as host, Instant};
 use crate::policy::time::{Millis, Timestamp};
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -6,7 +6,7 @@
 //! A record of a newer version of this module is never written: the newer module may run beside this
 //! one, in listeners that Envoy is still draining, or may come back. The change counts as given up.
 
-use super::host;
+use super as host;
 use crate::policy::backend::records::is_newer;
 
 /// Lost races in a row before a change is given up. A worker holds a record for about a
