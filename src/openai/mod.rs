@@ -1,7 +1,7 @@
 //! The protocol of Azure OpenAI and OpenAI, as pure functions over bytes.
 
+pub mod bytes;
 pub mod call;
-mod find;
 pub mod media_type;
 #[cfg(test)]
 mod random;

@@ -6,7 +6,7 @@
 //!
 //! A request that is not read is searched as well: whether it may ask for a tier at all.
 
-use super::find;
+use super::bytes;
 use super::request::facts::BodyFacts;
 use memchr::memmem;
 
@@ -100,7 +100,7 @@ pub fn may_be_named(bytes: &[u8]) -> bool {
     let mut at = 0_usize;
     loop {
         let rest = bytes.get(at..).unwrap_or_default();
-        at = at.saturating_add(find::underscore_or_backslash(rest));
+        at = at.saturating_add(bytes::underscore_or_backslash(rest));
         let (passed, rest) = bytes.split_at_checked(at).unwrap_or((bytes, &[]));
         match rest.split_first() {
             None => return false,

@@ -71,9 +71,9 @@ pub struct BodyFacts {
     /// Where `stream_options` can be put into an object that has none: before its first member.
     pub stream_options_at: Option<u64>,
     /// The largest of `max_tokens`, `max_completion_tokens` and `max_output_tokens`, at most
-    /// [`COUNT_MAX`].
+    /// [`COUNT_MAX`](crate::openai::bytes::COUNT_MAX).
     pub max_output_tokens: Option<u64>,
-    /// The larger of `n` and `best_of`, at most [`COUNT_MAX`].
+    /// The larger of `n` and `best_of`, at most [`COUNT_MAX`](crate::openai::bytes::COUNT_MAX).
     pub choices: Option<u64>,
     /// UTF-8 bytes of the text values without escapes. Keys, `data:` URLs and encoded audio do not
     /// count; a number in an array counts as [`TOKEN_BYTES`], since prompts may be given as tokens.
@@ -111,28 +111,8 @@ pub struct Malformed {
 /// The longest text value that is kept. No deployment or model has a longer name.
 pub const VALUE_BYTES_MAX: usize = 256;
 
-/// The largest count that is believed. It is far beyond what any model takes, and leaves room for
-/// sums and products.
-pub const COUNT_MAX: u64 = 0xffff_ffff;
-
 /// What one token of a prompt in tokens counts as, by the rule of thumb of four bytes a token.
 pub const TOKEN_BYTES: u64 = 4;
-
-/// The count that `text` states: a JSON number, or one as text; `None` when it is negative or none.
-pub(in crate::openai) fn count(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?.trim();
-    if let Ok(whole) = text.parse::<u64>() {
-        return Some(whole.min(COUNT_MAX));
-    }
-    let number = text.parse::<f64>().ok()?;
-    if number.is_nan() || number < 0.0 {
-        return None;
-    }
-    // The cast saturates, and infinity is as good as the maximum.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
-    let whole = number as u64;
-    Some(whole.min(COUNT_MAX))
-}
 
 /// A captured value as text: lossy, and marked when it was cut.
 pub(super) fn text(captured: &[u8], is_cut: bool) -> String {
@@ -164,20 +144,6 @@ mod tests {
     use super::*;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    #[test]
-    fn a_count_is_bounded_and_never_negative() {
-        assert_eq!(count(b"100"), Some(100));
-        assert_eq!(count(b" 12.9 "), Some(12));
-        assert_eq!(count(b"1e3"), Some(1_000));
-        for huge in ["1e99", "99999999999999999999999", "18446744073709551615", "inf"] {
-            assert_eq!(count(huge.as_bytes()), Some(COUNT_MAX), "{huge}");
-        }
-        for none in ["-1", "-1e99", "NaN", "", "null", "true", "1x", "\u{fffd}"] {
-            assert_eq!(count(none.as_bytes()), None, "{none}");
-        }
-        assert_eq!(count(b"\xff"), None);
-    }
 
     #[test]
     fn keys_that_differ_in_one_digit_hash_far_apart() {

@@ -10,6 +10,7 @@
 //! rewritten with certainty.
 
 use super::facts::{self, BodyFacts, Field, Insertion, Malformed, Span, VALUE_BYTES_MAX};
+use crate::openai::bytes;
 use disposition::{Line, Name};
 use memchr::memchr2;
 use std::borrow::Cow;
@@ -316,7 +317,7 @@ impl MultipartScanner {
                     self.facts.prompt_text_bytes.saturating_add(span.len);
             }
             Name::User => self.facts.user = facts::affinity_hash(value, span.len),
-            Name::N => self.facts.choices = facts::count(value),
+            Name::N => self.facts.choices = bytes::count(value),
             Name::Image => self.facts.images = self.facts.images.saturating_add(1),
             Name::Other => {}
         }

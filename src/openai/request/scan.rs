@@ -13,7 +13,7 @@
 pub use super::facts::{BodyFacts, Field, Insertion, Malformed, Span, StreamOptions};
 
 use super::facts::{self, TOKEN_BYTES, VALUE_BYTES_MAX};
-use crate::openai::find;
+use crate::openai::bytes::{self, is_delimiter, is_space};
 use member::{Member, TopLevelKey};
 use nested::{NESTED_BYTES_MAX, Nested, NestedKey, NestedText, NestedWord};
 use std::borrow::Cow;
@@ -188,7 +188,7 @@ impl JsonScanner {
     fn in_text<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
         let counted = if self.text.is_head_full() { self.text.count_run(rest) } else { 0 };
         let uncounted = rest.get(counted..).unwrap_or_default();
-        let run_len = find::quote_or_backslash(uncounted);
+        let run_len = bytes::quote_or_backslash(uncounted);
         let (run, special) = uncounted.split_at_checked(run_len).unwrap_or((uncounted, &[]));
         self.text.extend(run);
         let Some((&byte, after)) = special.split_first() else {
@@ -450,7 +450,7 @@ impl JsonScanner {
                     self.add_prompt_bytes(len);
                 }
             }
-            key => self.set_untyped(key, span, facts::count(head)),
+            key => self.set_untyped(key, span, bytes::count(head)),
         }
     }
 
@@ -471,7 +471,7 @@ impl JsonScanner {
                 });
             }
             (_, raw) => {
-                let count = if self.member.is_raw_cut { None } else { facts::count(raw) };
+                let count = if self.member.is_raw_cut { None } else { bytes::count(raw) };
                 self.set_untyped(key, span, count);
             }
         }
@@ -569,7 +569,7 @@ impl JsonScanner {
 /// The text at the beginning of `rest`, and what follows its quote; `None` when it has an escape or does
 /// not end here.
 fn split_text(rest: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (text, after) = rest.split_at_checked(find::quote_or_backslash(rest))?;
+    let (text, after) = rest.split_at_checked(bytes::quote_or_backslash(rest))?;
     Some((text, after.strip_prefix(b"\"")?))
 }
 
@@ -582,15 +582,6 @@ fn split_scalar(rest: &[u8]) -> (&[u8], &[u8]) {
 /// The part of `rest` before `after`, its end.
 fn before<'a>(rest: &'a [u8], after: &[u8]) -> &'a [u8] {
     rest.get(..rest.len().saturating_sub(after.len())).unwrap_or(rest)
-}
-
-fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
-}
-
-/// Whether `byte` ends a number or a literal.
-fn is_delimiter(byte: u8) -> bool {
-    is_space(byte) || matches!(byte, b',' | b':' | b'"' | b'{' | b'}' | b'[' | b']')
 }
 
 /// The length of `bytes` as an offset.

@@ -60,7 +60,7 @@ fn json_text(text: &str) -> Option<Vec<u8>> {
 
 /// Whether the answer of `call` is a stream that states its usage only when it is asked to, and the
 /// client did not ask. Exactly then [`include_usage`] asks for it, and the chunk that comes of it is
-/// taken out again ([`crate::openai::usage_chunk`]).
+/// taken out again ([`crate::openai::response::stream`]).
 pub fn wants_usage(call: &Call, facts: &BodyFacts) -> bool {
     // The end of a stream of responses states the usage anyway, and other operations know no such
     // option.

@@ -18,7 +18,7 @@ pub(super) mod frames;
 mod tests;
 pub mod usage_chunk;
 
-use crate::openai::find;
+use crate::openai::bytes;
 use event::{Verdict, judge};
 
 /// Probes the head of one event stream.
@@ -350,7 +350,7 @@ impl LineEnds {
             Some(after) if is_after_return => after,
             _ => bytes,
         };
-        let line = bytes.split_at_checked(find::line_end(bytes));
+        let line = bytes.split_at_checked(bytes::line_end(bytes));
         let Some((line, [end, after @ ..])) = line else { return (bytes, None) };
         self.is_after_return = *end == b'\r';
         (line, Some(after))

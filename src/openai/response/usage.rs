@@ -15,7 +15,7 @@
 //!   output that there is: one token each, as a rule.
 
 use super::stream::frames::{Frames, Part};
-use crate::openai::request::facts::COUNT_MAX;
+use crate::openai::bytes::COUNT_MAX;
 use members::Members;
 
 pub(super) mod members;

@@ -1,7 +1,8 @@
 //! A member of the top level of a JSON body: which one it is, and its value if it is no text.
 
 use super::super::facts::{Span, StreamOptions, VALUE_BYTES_MAX};
-use super::{is_space, length};
+use super::length;
+use crate::openai::bytes::is_space;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 

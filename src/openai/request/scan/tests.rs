@@ -253,7 +253,7 @@ fn counts_are_bounded_in_every_form() {
     assert_eq!(facts(format!("{{\"n\":{digits}}}")).choices, None);
 }
 
-const COUNT: u64 = facts::COUNT_MAX;
+const COUNT: u64 = bytes::COUNT_MAX;
 
 #[test]
 fn prompts_given_as_tokens_count_by_the_token() {

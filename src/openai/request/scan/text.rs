@@ -4,7 +4,7 @@
 
 use super::super::facts::VALUE_BYTES_MAX;
 use super::length;
-use crate::openai::find;
+use crate::openai::bytes;
 
 /// A text: its length and as much of it as anyone asks for.
 #[derive(Debug, Default)]
@@ -97,7 +97,7 @@ fn simple_run(bytes: &[u8]) -> (usize, u64) {
     let mut rest = bytes;
     let mut escapes: u64 = 0;
     loop {
-        let special = rest.get(find::quote_or_backslash(rest)..).unwrap_or_default();
+        let special = rest.get(bytes::quote_or_backslash(rest)..).unwrap_or_default();
         match special {
             [b'\\', escaped, after @ ..] if *escaped != b'u' => {
                 escapes = escapes.saturating_add(1);

@@ -3,7 +3,7 @@
 //! Lines end with a line feed, a carriage return, or both (HTML standard, server-sent events), and
 //! all of it may be cut anywhere. Nothing is kept but the place in the line.
 
-use crate::openai::find;
+use crate::openai::bytes;
 
 /// Where in the stream the next byte stands.
 #[derive(Debug, Default)]
@@ -75,7 +75,7 @@ impl Frames {
             }
             Place::Value => self.value(rest),
             Place::Skipped => {
-                let len = find::line_end(rest);
+                let len = bytes::line_end(rest);
                 let (_, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
                 let Some((&end, after)) = after.split_first() else {
                     return (Part::Nothing, after);
@@ -128,7 +128,7 @@ impl Frames {
     }
 
     fn value<'a>(&mut self, rest: &'a [u8]) -> (Part<'a>, &'a [u8]) {
-        let len = find::line_end(rest);
+        let len = bytes::line_end(rest);
         let (run, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
         match after.split_first() {
             Some((&end, after)) if run.is_empty() => {

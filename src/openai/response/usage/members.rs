@@ -6,8 +6,7 @@
 //! in an array need no counting: they are closed when the array is.
 
 use super::{Stated, Usage};
-use crate::openai::find;
-use crate::openai::request::facts;
+use crate::openai::bytes::{self, is_delimiter, is_space};
 
 /// Reads one JSON object.
 #[derive(Debug, Default)]
@@ -271,7 +270,7 @@ impl Members {
 
     /// Reads up to the next bracket of an array, or to the next text, and returns what follows.
     fn skip_in_array<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
-        let special = rest.get(find::quote_or_bracket(rest)..).unwrap_or_default();
+        let special = rest.get(bytes::quote_or_bracket(rest)..).unwrap_or_default();
         match special.split_first() {
             Some((&bracket, after)) if bracket != b'"' => {
                 self.in_array(bracket);
@@ -285,7 +284,7 @@ impl Members {
     /// returns what follows.
     fn begin_text<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
         self.is_content &= self.lexer == Lexer::AfterColon;
-        let text = rest.split_at_checked(find::quote_or_backslash(rest));
+        let text = rest.split_at_checked(bytes::quote_or_backslash(rest));
         let Some((text, [b'"', after @ ..])) = text else {
             self.enter_text();
             return rest;
@@ -321,7 +320,7 @@ impl Members {
     fn in_text<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
         let mut rest = rest;
         loop {
-            let len = find::quote_or_backslash(rest);
+            let len = bytes::quote_or_backslash(rest);
             let (run, special) = rest.split_at_checked(len).unwrap_or((rest, &[]));
             self.has_content |= self.is_content && !run.is_empty();
             // Nothing that matters has an escape in it.
@@ -385,7 +384,7 @@ impl Members {
         self.note_other_value();
         let Some(usage_depth) = self.usage_depth() else { return };
         let member = self.key_at(usage_depth.saturating_add(1));
-        let count = || facts::count(word.get(..WORD_BYTES_MAX).unwrap_or(word));
+        let count = || bytes::count(word.get(..WORD_BYTES_MAX).unwrap_or(word));
         match self.depth.saturating_sub(usage_depth) {
             1 => match member {
                 Key::Prompt => self.stated.prompt = count(),
@@ -469,13 +468,4 @@ impl Word {
     fn text(&self) -> &[u8] {
         if self.has_escape { &[] } else { self.bytes.get(..self.len).unwrap_or_default() }
     }
-}
-
-fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
-}
-
-/// Whether `byte` ends a number or a literal.
-fn is_delimiter(byte: u8) -> bool {
-    is_space(byte) || matches!(byte, b',' | b':' | b'"' | b'{' | b'}' | b'[' | b']')
 }

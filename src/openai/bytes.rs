@@ -1,7 +1,7 @@
-//! Finds the next byte that means something in a text or a line, eight bytes at a time.
+//! What bytes mean in JSON and in lines: spaces, delimiters, counts, and searches for the next byte that matters.
 //!
-//! The module is compiled for 32 bits without vector instructions, where a general search compares four
-//! bytes at a time. Arithmetic on 64 bits is native there all the same.
+//! The searches compare eight bytes at a time. The module is compiled for 32 bits without vector
+//! instructions, where a general search compares four. Arithmetic on 64 bits is native there all the same.
 
 const WORD_BYTES: usize = 8;
 
@@ -10,6 +10,10 @@ const LOW_BITS: u64 = 0x0101_0101_0101_0101;
 
 /// The highest bit of each byte of a word.
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+
+/// The largest count that is believed. It is far beyond what any model takes, and leaves room for
+/// sums and products.
+pub const COUNT_MAX: u64 = 0xffff_ffff;
 
 /// Where the first quote or backslash stands; the length of `bytes` when there is none.
 pub(super) fn quote_or_backslash(bytes: &[u8]) -> usize {
@@ -44,7 +48,33 @@ pub(super) fn line_end(bytes: &[u8]) -> usize {
     }
 }
 
-/// The first byte that `is_sought`. Of the bytes that `marks` marks in a word the first one is right.
+/// Whether `byte` is white space in JSON.
+pub(super) fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// Whether `byte` ends a number or a literal.
+pub(super) fn is_delimiter(byte: u8) -> bool {
+    is_space(byte) || matches!(byte, b',' | b':' | b'"' | b'{' | b'}' | b'[' | b']')
+}
+
+/// The count that `text` states: a JSON number, or one as text; `None` when it is negative or none.
+pub(super) fn count(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok()?.trim();
+    if let Ok(whole) = text.parse::<u64>() {
+        return Some(whole.min(COUNT_MAX));
+    }
+    let number = text.parse::<f64>().ok()?;
+    if number.is_nan() || number < 0.0 {
+        return None;
+    }
+    // The cast saturates, and infinity is as good as the maximum.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
+    let whole = number as u64;
+    Some(whole.min(COUNT_MAX))
+}
+
+/// The first byte that `is_sought`. `marks` marks bytes of a word, and only its first mark is reliable.
 #[inline(always)]
 fn first(bytes: &[u8], marks: impl Fn(u64) -> u64, is_sought: impl Fn(u8) -> bool) -> usize {
     let (words, tail) = bytes.as_chunks::<WORD_BYTES>();
@@ -62,8 +92,8 @@ fn first(bytes: &[u8], marks: impl Fn(u64) -> u64, is_sought: impl Fn(u8) -> boo
         .map_or(bytes.len(), |place| at.wrapping_add(place))
 }
 
-/// Marks the bytes of `word` that equal `byte` with their highest bits. Behind the first of them others
-/// may be marked, too: it lends to them in the subtraction.
+/// Marks the bytes of `word` that equal `byte` with their highest bits. Bytes behind the first match may be
+/// marked by mistake, because the subtraction borrows from them.
 #[inline(always)]
 fn equal(word: u64, byte: u8) -> u64 {
     let differences = word ^ LOW_BITS.wrapping_mul(u64::from(byte));
@@ -84,6 +114,20 @@ mod tests {
     use super::*;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn a_count_is_bounded_and_never_negative() {
+        assert_eq!(count(b"100"), Some(100));
+        assert_eq!(count(b" 12.9 "), Some(12));
+        assert_eq!(count(b"1e3"), Some(1_000));
+        for huge in ["1e99", "99999999999999999999999", "18446744073709551615", "inf"] {
+            assert_eq!(count(huge.as_bytes()), Some(COUNT_MAX), "{huge}");
+        }
+        for none in ["-1", "-1e99", "NaN", "", "null", "true", "1x", "\u{fffd}"] {
+            assert_eq!(count(none.as_bytes()), None, "{none}");
+        }
+        assert_eq!(count(b"\xff"), None);
+    }
 
     #[test]
     fn every_search_finds_what_comes_first_wherever_it_stands() {
