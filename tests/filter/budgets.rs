@@ -20,7 +20,7 @@ use spillway::policy::tokens::budget::{self, BudgetSettings, ProvisionedSettings
 use spillway::policy::tokens::consumer::{
     self, ConsumerSettings, Period, Quota, SlotSecret, unlisted_slot,
 };
-use spillway::policy::tokens::estimate::{Estimate, Usage};
+use spillway::policy::tokens::estimate::{Estimate, UsedTokens};
 use std::collections::{BTreeMap, HashMap};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -102,7 +102,7 @@ struct Made {
 #[derive(Clone, Copy)]
 struct Entry {
     number: u64,
-    usage: Usage,
+    usage: UsedTokens,
 }
 
 /// The reference.
@@ -119,12 +119,12 @@ impl Books {
         self.seconds.get(key).map_or(0, |seconds| seconds.number)
     }
 
-    fn enter(&mut self, key: String, number: u64, usage: Usage) {
+    fn enter(&mut self, key: String, number: u64, usage: UsedTokens) {
         self.entries.entry(key).or_default().push(Entry { number, usage });
     }
 
     /// The entries of the last minute of a record.
-    fn minute(&self, key: &str, now_ms: u64) -> impl Iterator<Item = Usage> {
+    fn minute(&self, key: &str, now_ms: u64) -> impl Iterator<Item = UsedTokens> {
         let number = self.seconds.get(key).copied().unwrap_or_default().at(now_ms).number;
         let entries = self.entries.get(key).into_iter().flatten();
         entries.filter(move |entry| number - entry.number < 61).map(|entry| entry.usage)
@@ -401,12 +401,12 @@ impl World {
         };
         for backend in ["b", "c"] {
             let key = Keys::new(None).budget(backend);
-            let should = books.minute(&key, now_ms).map(Usage::total).sum();
+            let should = books.minute(&key, now_ms).map(UsedTokens::total).sum();
             compare(&key, minute_tokens(read(&key).as_deref(), now_ms), should);
         }
         if Era::of(epoch) != Era::Steps {
             let key = Keys::new(None).budget("a");
-            let permille = |usage: Usage| {
+            let permille = |usage: UsedTokens| {
                 let input = usage.prompt_tokens - usage.cached_tokens;
                 1_000 * (input + OUTPUT_WEIGHT * usage.completion_tokens)
             };
@@ -415,7 +415,7 @@ impl World {
         }
         for name in ["minute", "who", "anyone"] {
             let key = key_of_consumer(name);
-            let should = books.minute(&key, now_ms).map(Usage::total).sum();
+            let should = books.minute(&key, now_ms).map(UsedTokens::total).sum();
             compare(&key, consumer_tokens(read(&key).as_deref(), now_ms).0, should);
         }
         if Era::of(epoch) != Era::Steps {

@@ -5,7 +5,7 @@ use crate::host::Process;
 use crate::usage::used;
 use serde_json::{Value, json};
 use spillway::openai::request::scan::JsonScanner;
-use spillway::policy::tokens::estimate::{Estimator, RequestSize, Usage};
+use spillway::policy::tokens::estimate::{Estimator, RequestSize, UsedTokens};
 use std::path::Path;
 
 const LIMIT: u32 = 1_000_000_000;
@@ -71,7 +71,7 @@ fn expected_by_the_core(chats: &[(String, u64)]) -> Vec<u64> {
             ..RequestSize::default()
         };
         expected.push(estimator.estimate(&size).prompt_tokens);
-        let used = Usage { prompt_tokens: *tokens, completion_tokens: 1, cached_tokens: 0 };
+        let used = UsedTokens { prompt_tokens: *tokens, completion_tokens: 1, cached_tokens: 0 };
         estimator.learn(&size, &used);
     }
     expected

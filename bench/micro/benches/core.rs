@@ -20,8 +20,8 @@ use spillway::policy::pool::{BackendSet, OperationSet};
 use spillway::policy::response::classify::{self, AttemptTraits};
 use spillway::policy::response::rate_limits::RateLimits;
 use spillway::policy::time::{Millis, Timestamp};
-use spillway::policy::tokens::budget::{self, Ending, Verdict};
-use spillway::policy::tokens::estimate::{Estimate, Usage};
+use spillway::policy::tokens::budget::{self, Admission, Settlement};
+use spillway::policy::tokens::estimate::{Estimate, UsedTokens};
 use std::hint::black_box;
 
 const NOW: Timestamp = Timestamp::from_ms(1_763_600_000_000);
@@ -125,13 +125,17 @@ fn policy(criterion: &mut Criterion) {
         let mut now = NOW;
         bencher.iter(|| {
             now = now.plus(Millis::new(20));
-            if let Verdict::Granted(reservation) =
+            if let Admission::Granted(reservation) =
                 budget::reserve(&mut record, &limits, estimate, None, now)
             {
-                let usage =
-                    Usage { prompt_tokens: 100, completion_tokens: 150, ..Usage::default() };
-                reservation
-                    .conclude(Ending::Settled(usage), &limits, now, |change| change(&mut record));
+                let usage = UsedTokens {
+                    prompt_tokens: 100,
+                    completion_tokens: 150,
+                    ..UsedTokens::default()
+                };
+                reservation.conclude(Settlement::Settled(usage), &limits, now, |change| {
+                    change(&mut record)
+                });
             }
         });
     });

@@ -3,7 +3,7 @@
 use crate::openai::media_type::{is_json, media_type};
 use crate::openai::response::usage::{JsonUsage, StreamUsage};
 use crate::openai::service_tier::{ServiceTier, TierWatch};
-use crate::policy::tokens::estimate::{Estimate, Usage};
+use crate::policy::tokens::estimate::{Estimate, UsedTokens};
 
 const EVENT_STREAM: &[u8] = b"text/event-stream";
 
@@ -56,12 +56,12 @@ impl Meter {
     }
 
     /// What the answer stated.
-    pub(crate) fn stated(&self) -> Option<Usage> {
+    pub(crate) fn stated(&self) -> Option<UsedTokens> {
         let stated = match &self.usage {
             Usages::Json(usage) => usage.usage(),
             Usages::Stream(usage) => usage.usage(),
         }?;
-        Some(Usage {
+        Some(UsedTokens {
             prompt_tokens: stated.prompt_tokens,
             cached_tokens: stated.cached_tokens,
             completion_tokens: stated.completion_tokens,
@@ -70,12 +70,13 @@ impl Meter {
 
     /// The best that is known of an answer that stated nothing: the estimated prompt, and of a stream
     /// what was counted of its output.
-    pub(crate) fn guess(&self, estimate: Estimate) -> Usage {
+    pub(crate) fn guess(&self, estimate: Estimate) -> UsedTokens {
         match &self.usage {
             Usages::Json(_) => estimate.into(),
-            Usages::Stream(usage) => {
-                Usage { completion_tokens: usage.counted_output_tokens(), ..Usage::from(estimate) }
-            }
+            Usages::Stream(usage) => UsedTokens {
+                completion_tokens: usage.counted_output_tokens(),
+                ..UsedTokens::from(estimate)
+            },
         }
     }
 }

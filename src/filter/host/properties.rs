@@ -5,7 +5,7 @@
 //! replicas, reads one of its own.
 
 use super as host;
-use crate::policy::tokens::estimate::Usage;
+use crate::policy::tokens::estimate::UsedTokens;
 
 /// How much Envoy received of the current request: its headers and its body.
 pub(crate) const TOTAL_SIZE: &str = "request\0total_size";
@@ -49,7 +49,7 @@ const TOTAL_TOKENS: &str = "spillway.total_tokens";
 const HITS_ADDEND: &str = "envoy.ratelimit.hits_addend";
 
 /// The tokens of the answer. Readable in access logs as `%FILTER_STATE(wasm.spillway.…:PLAIN)%`.
-pub(crate) fn publish_tokens(usage: Usage) {
+pub(crate) fn publish_tokens(usage: UsedTokens) {
     let mut digits = itoa::Buffer::new();
     let mut publish = |path, tokens| {
         let text = digits.format::<u64>(tokens);

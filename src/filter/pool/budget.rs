@@ -8,7 +8,7 @@ use super::metrics::PoolMetrics;
 use crate::filter::host;
 use crate::filter::host::shared;
 use crate::policy::time::Timestamp;
-use crate::policy::tokens::budget::{self, BudgetSettings, Ending, Reservation, Verdict};
+use crate::policy::tokens::budget::{self, Admission, BudgetSettings, Reservation, Settlement};
 use crate::policy::tokens::estimate::Estimate;
 
 /// The budget of one backend.
@@ -43,8 +43,8 @@ pub(crate) fn reserve(
     let reserved = shared::count(key, budget::VERSION, |record| {
         is_unusable = budget::is_unusable(record);
         match budget::reserve(record, settings, estimate, ceiling_permille, now) {
-            Verdict::Granted(reservation) => (true, Ok(Some(reservation))),
-            Verdict::Denied { until, is_put_back } => (is_put_back, Err(until)),
+            Admission::Granted(reservation) => (true, Ok(Some(reservation))),
+            Admission::Denied { until, is_put_back } => (is_put_back, Err(until)),
         }
     });
     if reserved.is_err() || is_unusable {
@@ -58,7 +58,7 @@ pub(crate) fn conclude(
     plan: &BackendPlan,
     metrics: &PoolMetrics,
     reservation: Reservation,
-    ending: Ending,
+    ending: Settlement,
     now: Timestamp,
 ) {
     let Some(BudgetPlan { key, settings }) = &plan.budget else { return };

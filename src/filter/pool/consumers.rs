@@ -13,10 +13,10 @@ use crate::openai::response::reply::{self, Reply};
 use crate::policy::keys::Keys;
 use crate::policy::time::Timestamp;
 use crate::policy::tokens::consumer::{
-    self, Admission, Class, ConsumerReservation, ConsumerSettings, Limit, Remaining, SlotSecret,
-    UNLISTED_SLOTS,
+    self, Class, ConsumerAdmission, ConsumerReservation, ConsumerSettings, Limit, Remaining,
+    SlotSecret, UNLISTED_SLOTS,
 };
-use crate::policy::tokens::estimate::{Estimate, Usage};
+use crate::policy::tokens::estimate::{Estimate, UsedTokens};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -113,10 +113,10 @@ impl ConsumersPlan {
         let admission = shared::count(&record.key, consumer::VERSION, |bytes| {
             is_unusable = consumer::is_unusable(bytes);
             match consumer::admit(bytes, &record.settings, estimate, now) {
-                Admission::Granted { reservation, remaining } => {
+                ConsumerAdmission::Granted { reservation, remaining } => {
                     (true, Ok((reservation, remaining)))
                 }
-                Admission::Denied { limit, until, remaining, is_put_back } => {
+                ConsumerAdmission::Denied { limit, until, remaining, is_put_back } => {
                     let wait_ms = until.since(now).as_ms();
                     let reply = match limit {
                         Limit::TokensPerMinute => reply::consumer_over_limit(wait_ms),
@@ -202,11 +202,11 @@ impl Admitted {
     }
 
     /// Corrects what was reserved to what was used; `None`: nothing was. What was settled stays.
-    pub(crate) fn conclude(&mut self, usage: Option<Usage>, now: Timestamp) {
+    pub(crate) fn conclude(&mut self, usage: Option<UsedTokens>, now: Timestamp) {
         if self.is_settled() {
             return;
         }
-        self.count = Count::Settled(usage.map_or(0, Usage::total));
+        self.count = Count::Settled(usage.map_or(0, UsedTokens::total));
         let Some((record, reservation)) = self.held.take() else { return };
         let Record { key, settings } = &record;
         let concluded = reservation.conclude(usage, settings, now, |change| {

@@ -22,7 +22,7 @@ use crate::policy::pool::{BackendIndex, BreakerSettings, OperationSet, PoolPolic
 use crate::policy::response::classify::{Fault, Misroute, Outcome};
 use crate::policy::response::rate_limits::RateLimits;
 use crate::policy::time::{Millis, Timestamp};
-use crate::policy::tokens::budget::{Ending, Reservation};
+use crate::policy::tokens::budget::{Reservation, Settlement};
 use std::cell::RefCell;
 
 /// How long a backend is left alone to which Envoy has as much on its way as it allows itself. Long enough
@@ -256,7 +256,7 @@ pub(crate) fn conclude(
     pool: usize,
     backend: BackendIndex,
     reservation: &RefCell<Option<Reservation>>,
-    ending: Ending,
+    ending: Settlement,
     now: Timestamp,
 ) {
     let taken = reservation.try_borrow_mut().ok().and_then(|mut held| held.take());

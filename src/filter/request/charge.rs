@@ -8,15 +8,15 @@ use crate::filter::pool::health::{self, Begun, Evidence};
 use crate::openai::service_tier::ServiceTier;
 use crate::policy::response::classify::Outcome;
 use crate::policy::time::{Millis, Timestamp};
-use crate::policy::tokens::budget::Ending as Spent;
-use crate::policy::tokens::estimate::Usage;
+use crate::policy::tokens::budget::Settlement;
+use crate::policy::tokens::estimate::UsedTokens;
 
 /// How many tokens an answer took.
 pub(crate) enum Tokens {
     /// It said so.
-    Stated(Usage),
+    Stated(UsedTokens),
     /// It did not, and this is the best that is known.
-    Guessed(Usage),
+    Guessed(UsedTokens),
     /// None: it refused the request.
     None,
 }
@@ -77,7 +77,7 @@ impl Exchange {
             Tokens::None => None,
         };
         // Another deployment took the tokens of a request that was spilled over.
-        let ending = used.filter(|_| !is_spilled).map_or(Spent::Released, Spent::Settled);
+        let ending = used.filter(|_| !is_spilled).map_or(Settlement::Released, Settlement::Settled);
         health::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
         self.consumer.conclude(used, now);
         if self.is_published() {
@@ -96,15 +96,15 @@ impl Exchange {
     }
 
     /// How a refusal ends what was reserved: until when, is held to the same limits as the gate.
-    pub(super) fn throttled(&self, delay: Option<Millis>) -> Spent {
+    pub(super) fn throttled(&self, delay: Option<Millis>) -> Settlement {
         let retry_after = self.pool().map(|(pool, _)| {
             let settings = &pool.policy.throttle;
             delay.unwrap_or(settings.default_retry_after).min(settings.max_retry_after)
         });
-        Spent::Throttled { retry_after }
+        Settlement::Throttled { retry_after }
     }
 
-    fn learn(&self, usage: &Usage) {
+    fn learn(&self, usage: &UsedTokens) {
         if let Some((_, plan)) = self.pool()
             && let Ok(mut estimator) = plan.estimator.try_borrow_mut()
         {

@@ -23,7 +23,7 @@ use crate::policy::failover::retry_budget;
 use crate::policy::failover::{Next, Stop};
 use crate::policy::pool::MAX_BACKENDS;
 use crate::policy::time::Timestamp;
-use crate::policy::tokens::budget::{Ending, Reservation};
+use crate::policy::tokens::budget::{Reservation, Settlement};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -56,7 +56,7 @@ impl Planned {
     pub(super) fn give_back(self, plan: &Plan, pool: usize, now: Timestamp) {
         let Self { choice, ticket, record, reservation, .. } = self;
         let reservation = RefCell::new(reservation);
-        health::conclude(plan, pool, choice.backend, &reservation, Ending::Released, now);
+        health::conclude(plan, pool, choice.backend, &reservation, Settlement::Released, now);
         if ticket.is_probe() {
             let begun = Begun { backend: choice.backend, at: now, ticket, record, reservation };
             health::release_probe(plan, pool, &begun, now);

@@ -7,7 +7,7 @@ use crate::policy::failover::blame::{self, Verdict};
 use crate::policy::failover::{self, Ending};
 use crate::policy::response::classify::Outcome;
 use crate::policy::time::Timestamp;
-use crate::policy::tokens::budget::Ending as Spent;
+use crate::policy::tokens::budget::Settlement;
 
 /// An attempt that failed.
 pub(super) struct Suspect {
@@ -30,7 +30,7 @@ impl Exchange {
         self.blame(begun, evidence, now);
         let ending = match evidence.outcome {
             Outcome::Throttled { delay } => self.throttled(delay),
-            _ => Spent::Released,
+            _ => Settlement::Released,
         };
         health::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
         self.note_attempt(begun, evidence, closed_until.map(|until| until.since(now)));

@@ -30,7 +30,7 @@ use crate::policy::failover::{self, Ending, Ledger};
 use crate::policy::pool::{BackendIndex, OperationSet};
 use crate::policy::response::classify::{AttemptTraits, Fault, Misroute, Outcome, Seen};
 use crate::policy::time::{Millis, Timestamp};
-use crate::policy::tokens::budget::Ending as Spent;
+use crate::policy::tokens::budget::Settlement;
 use crate::policy::tokens::estimate::{Estimate, RequestSize};
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -236,7 +236,7 @@ impl Exchange {
     /// An attempt that began cannot be sent: gives back what it holds of its backend.
     pub(crate) fn abandon(&mut self, begun: &Begun, now: Timestamp) {
         let held = &begun.reservation;
-        health::conclude(&self.plan, self.pool, begun.backend, held, Spent::Released, now);
+        health::conclude(&self.plan, self.pool, begun.backend, held, Settlement::Released, now);
         if begun.ticket.is_probe() {
             health::release_probe(&self.plan, self.pool, begun, now);
         }

@@ -33,7 +33,7 @@ mod requests;
 use self::bucket::{Bucket, Poured};
 pub(super) use self::minute::{Minute, MinuteHead, SLOTS_BYTES, Taken};
 use self::requests::Requests;
-use super::estimate::{Estimate, Usage};
+use super::estimate::{Estimate, UsedTokens};
 use crate::policy::codec::{self, Reader, Writer};
 use crate::policy::time::{Millis, Timestamp};
 use std::num::{NonZeroU32, NonZeroU64};
@@ -105,7 +105,7 @@ impl ProvisionedSettings {
 
 /// Whether a backend's budget has room for a request.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Admission {
     /// It has. The record, in which it is reserved, is to be written; then this is to be concluded.
     Granted(Reservation),
     /// It has not.
@@ -129,9 +129,9 @@ pub struct Reservation {
 
 /// How an attempt ended, as far as its budget is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum Settlement {
     /// It used tokens.
-    Settled(Usage),
+    Settled(UsedTokens),
     /// It used none: it failed, or was never sent.
     Released,
     /// The backend refused it with a 429, and said after how long it will not. The tokens are given
@@ -152,7 +152,7 @@ impl Reservation {
     /// record; it may run the change several times, on the record as it is then, and writes the last.
     pub fn conclude<R>(
         self,
-        ending: Ending,
+        ending: Settlement,
         settings: &BudgetSettings,
         now: Timestamp,
         write: impl FnOnce(&dyn Fn(&mut Vec<u8>)) -> R,
@@ -173,12 +173,12 @@ pub fn reserve(
     estimate: Estimate,
     ceiling_permille: Option<u16>,
     now: Timestamp,
-) -> Verdict {
+) -> Admission {
     change(bytes, |record| {
         let is_put_back = record.move_to(settings, now);
         match record.full_until(settings, estimate, ceiling_permille, now) {
-            Some(until) => Verdict::Denied { until, is_put_back },
-            None => Verdict::Granted(record.take(settings, estimate, now)),
+            Some(until) => Admission::Denied { until, is_put_back },
+            None => Admission::Granted(record.take(settings, estimate, now)),
         }
     })
 }
@@ -368,20 +368,20 @@ impl<'a> Record<'a> {
         }
         let bucket = settings
             .provisioned
-            .map(|settings| self.bucket.pour(&settings, &Usage::from(estimate)));
+            .map(|settings| self.bucket.pour(&settings, &UsedTokens::from(estimate)));
         Reservation { estimate, minute, bucket }
     }
 
     fn conclude(
         &mut self,
         reservation: &Reservation,
-        ending: Ending,
+        ending: Settlement,
         settings: &BudgetSettings,
         now: Timestamp,
     ) {
         let usage = match &ending {
-            Ending::Settled(usage) => Some(usage),
-            Ending::Released | Ending::Throttled { .. } => None,
+            Settlement::Settled(usage) => Some(usage),
+            Settlement::Released | Settlement::Throttled { .. } => None,
         };
         self.move_to(settings, now);
         if let Some(taken) = &reservation.minute {
@@ -391,7 +391,7 @@ impl<'a> Record<'a> {
         if let Some(poured) = &reservation.bucket {
             self.bucket.correct(provisioned, poured, usage);
         }
-        if let Ending::Throttled { retry_after: Some(retry_after) } = ending {
+        if let Settlement::Throttled { retry_after: Some(retry_after) } = ending {
             self.bucket.throttle(provisioned, retry_after);
         }
     }

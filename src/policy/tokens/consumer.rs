@@ -19,7 +19,7 @@
 //! quota is read from the records of older versions, too; the minute of these starts afresh.
 
 use super::budget::{Minute, MinuteHead, SLOTS_BYTES, Taken};
-use super::estimate::{Estimate, Usage};
+use super::estimate::{Estimate, UsedTokens};
 use crate::policy::calendar;
 use crate::policy::codec::{self, Reader, Writer};
 use crate::policy::time::{Millis, Timestamp};
@@ -103,7 +103,7 @@ impl Period {
 
 /// Whether a consumer may send a request.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Admission {
+pub enum ConsumerAdmission {
     /// It may. The record, in which its tokens are reserved, is to be written.
     Granted {
         /// What is to be concluded once the record is written.
@@ -119,7 +119,7 @@ pub enum Admission {
         until: Timestamp,
         /// What is left.
         remaining: Remaining,
-        /// As with [`super::budget::Verdict::Denied`].
+        /// As with [`super::budget::Admission::Denied`].
         is_put_back: bool,
     },
 }
@@ -156,12 +156,12 @@ impl ConsumerReservation {
     /// the change several times, on the record as it is then, and writes the last.
     pub fn conclude<R>(
         self,
-        usage: Option<Usage>,
+        usage: Option<UsedTokens>,
         settings: &ConsumerSettings,
         now: Timestamp,
         write: impl FnOnce(&dyn Fn(&mut Vec<u8>) -> Remaining) -> R,
     ) -> R {
-        let tokens = usage.map_or(0, Usage::total);
+        let tokens = usage.map_or(0, UsedTokens::total);
         write(&|bytes| {
             change(bytes, |record| {
                 record.move_to(settings, now);
@@ -183,15 +183,15 @@ pub fn admit(
     settings: &ConsumerSettings,
     estimate: Estimate,
     now: Timestamp,
-) -> Admission {
+) -> ConsumerAdmission {
     change(bytes, |record| {
         let is_put_back = record.move_to(settings, now);
         if let Some((limit, until)) = record.over(settings, estimate.total(), now) {
             let remaining = record.remaining(settings);
-            return Admission::Denied { limit, until, remaining, is_put_back };
+            return ConsumerAdmission::Denied { limit, until, remaining, is_put_back };
         }
         let reservation = record.take(settings, estimate.total());
-        Admission::Granted { reservation, remaining: record.remaining(settings) }
+        ConsumerAdmission::Granted { reservation, remaining: record.remaining(settings) }
     })
 }
 

@@ -82,7 +82,7 @@ impl Estimate {
 
 /// The tokens that a request did use, as its answer states them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
+pub struct UsedTokens {
     /// In the prompt, the cached ones among them.
     pub prompt_tokens: u64,
     /// Those of the prompt that were cached; more than there are count as all.
@@ -91,14 +91,14 @@ pub struct Usage {
     pub completion_tokens: u64,
 }
 
-impl Usage {
+impl UsedTokens {
     /// All tokens, saturating.
     pub const fn total(self) -> u64 {
         self.prompt_tokens.saturating_add(self.completion_tokens)
     }
 }
 
-impl From<Estimate> for Usage {
+impl From<Estimate> for UsedTokens {
     /// The usage of a request whose estimate was exact.
     fn from(estimate: Estimate) -> Self {
         Self {
@@ -144,7 +144,7 @@ impl Estimator {
     /// Learns from what a request of this size did use.
     ///
     /// A usage of no prompt tokens states nothing, and teaches nothing.
-    pub fn learn(&mut self, size: &RequestSize, usage: &Usage) {
+    pub fn learn(&mut self, size: &RequestSize, usage: &UsedTokens) {
         if usage.prompt_tokens == 0 {
             return;
         }
@@ -251,8 +251,8 @@ mod tests {
         RequestSize { text_bytes, ..RequestSize::default() }
     }
 
-    fn used(prompt_tokens: u64, completion_tokens: u64) -> Usage {
-        Usage { prompt_tokens, cached_tokens: 0, completion_tokens }
+    fn used(prompt_tokens: u64, completion_tokens: u64) -> UsedTokens {
+        UsedTokens { prompt_tokens, cached_tokens: 0, completion_tokens }
     }
 
     /// Roughly normal, mean 0 and deviation 1.
@@ -265,7 +265,7 @@ mod tests {
     struct Kind(f64, f64, f64);
 
     impl Kind {
-        fn request(self, dice: &mut Dice) -> (RequestSize, Usage) {
+        fn request(self, dice: &mut Dice) -> (RequestSize, UsedTokens) {
             // Lengths over two orders of magnitude.
             let bytes = (60.0 * (dice.below(5_000) as f64 / 1_000.0).exp()) as u64;
             let ratio = self.0 * (1.0 + self.2 * normal(dice));

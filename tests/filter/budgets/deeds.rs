@@ -2,15 +2,15 @@
 
 use crate::envoy::Script;
 use crate::random::Random;
-use spillway::policy::tokens::estimate::{Estimate, Usage};
+use spillway::policy::tokens::estimate::{Estimate, UsedTokens};
 
 /// What a backend does with an attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Does {
     /// A whole answer in two parts; the second one has the usage, if it is stated.
-    Json { usage: Option<Usage> },
+    Json { usage: Option<UsedTokens> },
     /// So many events with content and then the usage, if it is stated.
-    Stream { events: usize, usage: Option<Usage>, ends: Ends },
+    Stream { events: usize, usage: Option<UsedTokens>, ends: Ends },
     /// Nothing reaches the client.
     Fails(Failure),
     /// The client's own fault.
@@ -34,8 +34,8 @@ pub(super) enum Failure {
     Silence,
 }
 
-fn usage_text(usage: Usage) -> String {
-    let Usage { prompt_tokens, cached_tokens, completion_tokens } = usage;
+fn usage_text(usage: UsedTokens) -> String {
+    let UsedTokens { prompt_tokens, cached_tokens, completion_tokens } = usage;
     format!(
         r#"{{"prompt_tokens":{prompt_tokens},"completion_tokens":{completion_tokens},"prompt_tokens_details":{{"cached_tokens":{cached_tokens}}}}}"#
     )
@@ -48,7 +48,7 @@ impl Does {
         let (prompt_tokens, completion_tokens) =
             (up_to(estimate.prompt_tokens), up_to(estimate.completion_tokens.min(2_000)));
         let cached_tokens = up_to(prompt_tokens).min(prompt_tokens);
-        let usage = Usage { prompt_tokens, cached_tokens, completion_tokens };
+        let usage = UsedTokens { prompt_tokens, cached_tokens, completion_tokens };
         let usage = (random.below(3) > 0).then_some(usage);
         // What a 429 does to the level of a bucket depends on the order of requests.
         let first = if cluster == "a" && era != Era::Steps { 1 } else { 0 };
@@ -103,19 +103,20 @@ impl Does {
     }
 
     /// What it took when so many parts of it came: what was stated, or else the best guess.
-    pub(super) fn used(self, estimate: Estimate, parts: usize) -> Usage {
+    pub(super) fn used(self, estimate: Estimate, parts: usize) -> UsedTokens {
         match self {
             Self::Json { usage: Some(usage) } if parts == 2 => usage,
             Self::Json { .. } => estimate.into(),
             Self::Stream { events, usage: Some(usage), .. } if parts > events => usage,
-            Self::Stream { events, .. } => {
-                Usage { completion_tokens: parts.min(events) as u64, ..Usage::from(estimate) }
-            }
+            Self::Stream { events, .. } => UsedTokens {
+                completion_tokens: parts.min(events) as u64,
+                ..UsedTokens::from(estimate)
+            },
             // Its head was held for as long as it may be, and then nothing followed.
             Self::Fails(Failure::EmptyStream) => {
-                Usage { completion_tokens: 0, ..Usage::from(estimate) }
+                UsedTokens { completion_tokens: 0, ..UsedTokens::from(estimate) }
             }
-            Self::Fails(_) | Self::Refuses => Usage::default(),
+            Self::Fails(_) | Self::Refuses => UsedTokens::default(),
         }
     }
 }

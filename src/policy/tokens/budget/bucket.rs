@@ -22,7 +22,7 @@
 use super::{ProvisionedSettings, SKEW};
 use crate::policy::codec::{Reader, Writer};
 use crate::policy::time::{Millis, Timestamp};
-use crate::policy::tokens::estimate::Usage;
+use crate::policy::tokens::estimate::UsedTokens;
 
 /// Milliseconds in a minute: see above.
 const PARTS_PER_TOKEN: u64 = 60_000;
@@ -86,7 +86,7 @@ impl Bucket {
     }
 
     /// Pours a request in.
-    pub(super) fn pour(&mut self, settings: &ProvisionedSettings, usage: &Usage) -> Poured {
+    pub(super) fn pour(&mut self, settings: &ProvisionedSettings, usage: &UsedTokens) -> Poured {
         let (poured_before, taken_out_before) = (self.poured, self.taken_out);
         let before = self.level;
         self.move_to(settings, before.saturating_add(parts(settings, usage)));
@@ -99,7 +99,7 @@ impl Bucket {
         &mut self,
         settings: &ProvisionedSettings,
         poured: &Poured,
-        usage: Option<&Usage>,
+        usage: Option<&UsedTokens>,
     ) {
         let actual = usage.map_or(0, |usage| parts(settings, usage));
         let more = actual.saturating_sub(poured.parts);
@@ -166,7 +166,7 @@ impl ProvisionedSettings {
     }
 }
 
-fn parts(settings: &ProvisionedSettings, usage: &Usage) -> u64 {
+fn parts(settings: &ProvisionedSettings, usage: &UsedTokens) -> u64 {
     let input = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
     let per_output =
         u64::from(settings.output_token_weight_permille).saturating_mul(PARTS_PER_PERMILLE);

@@ -31,8 +31,8 @@ fn prompt(prompt_tokens: u64) -> Estimate {
     Estimate { prompt_tokens, completion_tokens: 0 }
 }
 
-fn used(prompt_tokens: u64) -> Ending {
-    Ending::Settled(Usage { prompt_tokens, ..Usage::default() })
+fn used(prompt_tokens: u64) -> Settlement {
+    Settlement::Settled(UsedTokens { prompt_tokens, ..UsedTokens::default() })
 }
 
 /// A backend's record, as one worker alone would keep it; empty while there is none.
@@ -58,11 +58,11 @@ impl Bench {
     ) -> Result<Reservation, u64> {
         let mut bytes = self.bytes.clone();
         match reserve(&mut bytes, &self.settings, estimate, ceiling, at(now)) {
-            Verdict::Granted(reservation) => {
+            Admission::Granted(reservation) => {
                 self.bytes = bytes;
                 Ok(reservation)
             }
-            Verdict::Denied { until, is_put_back } => {
+            Admission::Denied { until, is_put_back } => {
                 self.write_if(is_put_back, bytes);
                 Err(until.as_ms())
             }
@@ -81,7 +81,7 @@ impl Bench {
         drop(self.reserve(estimate, now).unwrap());
     }
 
-    fn conclude(&mut self, reservation: Reservation, ending: Ending, now: u64) {
+    fn conclude(&mut self, reservation: Reservation, ending: Settlement, now: u64) {
         let bytes = &mut self.bytes;
         reservation.conclude(ending, &self.settings, at(now), |change| change(bytes));
     }
@@ -177,7 +177,7 @@ fn requests_are_counted_in_ten_seconds_and_stay_counted() {
     let mut bench = Bench::new(requests(13));
     for _ in 0..3 {
         let refused = bench.reserve(prompt(1), START + 9_000).unwrap();
-        let ending = Ending::Throttled { retry_after: Some(ms(300)) };
+        let ending = Settlement::Throttled { retry_after: Some(ms(300)) };
         bench.conclude(refused, ending, START + 9_000);
     }
     assert_eq!(bench.reserve(prompt(1), START + 9_999), Err(START + 10_000));
@@ -226,8 +226,8 @@ fn a_drain_that_is_no_whole_number_per_millisecond_loses_nothing() {
 fn cached_tokens_cost_provisioned_throughput_nothing() {
     let mut bench = Bench::new(provisioned(1_000));
     let reservation = bench.reserve(prompt(800), START).unwrap();
-    let usage = Usage { prompt_tokens: 800, cached_tokens: 700, completion_tokens: 50 };
-    bench.conclude(reservation, Ending::Settled(usage), START);
+    let usage = UsedTokens { prompt_tokens: 800, cached_tokens: 700, completion_tokens: 50 };
+    bench.conclude(reservation, Settlement::Settled(usage), START);
     assert_eq!(bench.permille(START), 300);
 }
 
@@ -245,13 +245,13 @@ fn a_correction_never_takes_the_level_below_empty() {
 fn a_throttle_is_over_exactly_when_the_backend_said() {
     let mut bench = Bench::new(provisioned(1_000));
     let refused = bench.reserve(prompt(400), START).unwrap();
-    bench.conclude(refused, Ending::Throttled { retry_after: Some(ms(312)) }, START + 10);
+    bench.conclude(refused, Settlement::Throttled { retry_after: Some(ms(312)) }, START + 10);
     assert_eq!(bench.reserve(prompt(1), START + 10), Err(START + 322));
     assert!(bench.reserve(prompt(0), START + 322).is_ok());
     let mut bench = Bench::new(provisioned(1_000));
     bench.hold(prompt(900), START);
     let refused = bench.reserve(prompt(9_100), START).unwrap();
-    bench.conclude(refused, Ending::Throttled { retry_after: None }, START);
+    bench.conclude(refused, Settlement::Throttled { retry_after: None }, START);
     assert_eq!(bench.permille(START), 900, "without a time only the tokens are given back");
 }
 

@@ -19,8 +19,8 @@ fn limited(per_minute: u32, quota: Option<(u64, Period)>) -> ConsumerSettings {
     }
 }
 
-fn used(prompt_tokens: u64) -> Option<Usage> {
-    Some(Usage { prompt_tokens, ..Usage::default() })
+fn used(prompt_tokens: u64) -> Option<UsedTokens> {
+    Some(UsedTokens { prompt_tokens, ..UsedTokens::default() })
 }
 
 #[derive(Debug, PartialEq)]
@@ -43,12 +43,12 @@ impl Bench {
         let estimate = Estimate { prompt_tokens: tokens, completion_tokens: 0 };
         let mut bytes = self.bytes.clone();
         match admit(&mut bytes, &self.settings, estimate, at(now)) {
-            Admission::Granted { reservation, remaining } => {
+            ConsumerAdmission::Granted { reservation, remaining } => {
                 assert_eq!(remaining, super::remaining(Some(&bytes), &self.settings, at(now)));
                 self.bytes = bytes;
                 Ok(reservation)
             }
-            Admission::Denied { limit, until, is_put_back, .. } => {
+            ConsumerAdmission::Denied { limit, until, is_put_back, .. } => {
                 if is_put_back {
                     self.bytes = bytes;
                 }
@@ -64,7 +64,7 @@ impl Bench {
         drop(self.admit(tokens, now).unwrap());
     }
 
-    fn conclude(&mut self, reservation: ConsumerReservation, usage: Option<Usage>, now: u64) {
+    fn conclude(&mut self, reservation: ConsumerReservation, usage: Option<UsedTokens>, now: u64) {
         let bytes = &mut self.bytes;
         let left = reservation.conclude(usage, &self.settings, at(now), |change| {
             change(&mut bytes.clone());

@@ -109,7 +109,7 @@ impl Model {
             && self.clocked.level < threshold.max(1)
     }
 
-    fn parts(&self, usage: Usage) -> i128 {
+    fn parts(&self, usage: UsedTokens) -> i128 {
         let input = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
         (i128::from(input) + 4 * i128::from(usage.completion_tokens)) * 60_000
     }
@@ -132,14 +132,14 @@ impl Model {
         Held { reservation, entry, movements, at, parts }
     }
 
-    fn conclude(&mut self, held: &Held, ending: Ending) {
+    fn conclude(&mut self, held: &Held, ending: Settlement) {
         let usage = match ending {
-            Ending::Settled(usage) => usage,
-            Ending::Released | Ending::Throttled { .. } => Usage::default(),
+            Settlement::Settled(usage) => usage,
+            Settlement::Released | Settlement::Throttled { .. } => UsedTokens::default(),
         };
         self.tokens[held.entry].1 = usage.total();
         self.move_by(self.parts(usage) - held.parts);
-        if let Ending::Throttled { retry_after: Some(length) } = ending {
+        if let Settlement::Throttled { retry_after: Some(length) } = ending {
             let least = self.capacity() + self.drain() * i128::from(length.as_ms()) - 1;
             self.move_by((least - self.clocked.level).max(0));
         }
@@ -256,7 +256,7 @@ impl Run {
                     let (mut bytes, settings) = (self.bench.bytes.clone(), &self.bench.settings);
                     matches!(
                         reserve(&mut bytes, settings, estimate, ceiling, at(now)),
-                        Verdict::Granted(_)
+                        Admission::Granted(_)
                     )
                 };
                 let exact = granted(until) && !granted(until - 1);
@@ -265,13 +265,13 @@ impl Run {
         }
     }
 
-    fn ending(&mut self) -> Ending {
+    fn ending(&mut self) -> Settlement {
         match self.dice.below(5) {
-            0 => Ending::Released,
-            1 => Ending::Throttled {
+            0 => Settlement::Released,
+            1 => Settlement::Throttled {
                 retry_after: (self.dice.below(2) == 0).then(|| ms(self.dice.below(5_000))),
             },
-            _ => Ending::Settled(Usage {
+            _ => Settlement::Settled(UsedTokens {
                 prompt_tokens: self.dice.below(2_500),
                 cached_tokens: self.dice.below(3) * self.dice.below(2_000),
                 completion_tokens: self.dice.below(900),
@@ -348,7 +348,7 @@ fn what_is_all_released_in_time_leaves_no_trace() {
             reservations.extend(run.bench.reserve(estimate, run.now));
         }
         for reservation in reservations {
-            run.bench.conclude(reservation, Ending::Released, run.now);
+            run.bench.conclude(reservation, Settlement::Released, run.now);
         }
         assert_eq!(level(&run.bench, run.now), 0, "seed {seed}");
         let limit = u64::from(run.bench.settings.tokens_per_minute.unwrap().get());
