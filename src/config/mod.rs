@@ -54,8 +54,8 @@ pub struct Config {
     pub response: Response,
     /// What those who call may take; `None`: as much as there is.
     pub consumers: Option<Consumers>,
-    /// Positions in `pools`.
-    pool_by_model: BTreeMap<String, usize>,
+    /// Positions in `pools`, by the models that clients ask for.
+    pub pool_by_model: BTreeMap<String, usize>,
 }
 
 impl Config {

@@ -48,9 +48,9 @@ fn create(context: u32, root: u32) {
         return;
     }
     let id = StreamId { context, root };
-    let plan = on_root(root, |root| root.plan()).flatten();
-    let stream = match plan {
-        Some(plan) => Stream::Gateway(Gateway::new(id, plan)),
+    let pools = on_root(root, |root| root.pools()).flatten();
+    let stream = match pools {
+        Some(pools) => Stream::Gateway(Gateway::new(id, pools)),
         None => Stream::Attempt(Attempt::new(id)),
     };
     STREAMS.with(|streams| streams.try_borrow_mut().ok()?.insert(context, stream));

@@ -3,7 +3,7 @@
 use crate::config::{Config, plugin_configuration};
 use crate::filter::host::timers;
 use crate::filter::host::{self, Buffer, Level};
-use crate::filter::pool::Plan;
+use crate::filter::pool::Pools;
 use std::rc::Rc;
 
 /// A plugin, and the root of its streams.
@@ -14,7 +14,7 @@ pub(crate) struct Root {
 
 enum Role {
     Unconfigured,
-    Gateway(Rc<Plan>),
+    Gateway(Rc<Pools>),
     Attempt,
 }
 
@@ -39,9 +39,9 @@ impl Root {
     }
 
     /// What the gateway runs by; `None` in the attempt role.
-    pub(crate) fn plan(&self) -> Option<Rc<Plan>> {
+    pub(crate) fn pools(&self) -> Option<Rc<Pools>> {
         match &self.role {
-            Role::Gateway(plan) => Some(Rc::clone(plan)),
+            Role::Gateway(pools) => Some(Rc::clone(pools)),
             Role::Attempt | Role::Unconfigured => None,
         }
     }
@@ -53,7 +53,7 @@ impl Drop for Root {
     }
 }
 
-/// The role and, for the gateway, a plan that replaces the one that runs; requests in flight keep
+/// The role and, for the gateway, the pools that replace those that run; requests in flight keep
 /// theirs.
 fn read_configuration(size: usize) -> Result<Role, String> {
     let bytes = host::buffer(Buffer::PluginConfiguration, 0, size)
@@ -64,5 +64,5 @@ fn read_configuration(size: usize) -> Result<Role, String> {
     }
     let environment = |name: &str| std::env::var(name).ok();
     let config = Config::parse(&json, &environment).map_err(|errors| errors.to_string())?;
-    Ok(Role::Gateway(Rc::new(Plan::new(config))))
+    Ok(Role::Gateway(Rc::new(Pools::new(config))))
 }

@@ -25,7 +25,10 @@ async fn it_opens_at_exactly_the_threshold_and_then_nothing_is_sent() {
     assert!(trail.starts_with("a;skip=breaker;breaker=") && trail.ends_with(", b;200"), "{trail}");
     assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
     assert_ne!(open_until(&gateway).await, 0);
-    assert!(gateway.envoy.log().contains("backend a is left alone for"), "nobody was told");
+    assert!(
+        gateway.envoy.log().contains("circuit breaker of backend a opened for"),
+        "nobody was told"
+    );
 }
 
 #[tokio::test]

@@ -99,7 +99,11 @@ fn a_breaker_trips_at_its_threshold_lets_one_probe_through_and_closes() {
         envoy.ask(Request::chat());
         assert_eq!(process.take_clusters(), ["a"], "the ramp is over");
     });
-    assert!(process.logged().contains("breaker open"), "{}", process.logged());
+    assert!(
+        process.logged().contains("circuit breaker of backend a opened for"),
+        "{}",
+        process.logged()
+    );
 }
 
 #[test]

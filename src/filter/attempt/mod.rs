@@ -4,7 +4,6 @@
 
 mod flow;
 mod held;
-mod origin;
 mod response;
 mod usage;
 
@@ -12,15 +11,14 @@ use self::response::Answer;
 use crate::filter::host::body;
 use crate::filter::host::properties::CLUSTER_NAME;
 use crate::filter::host::timers::StreamId;
-use crate::filter::host::{self, Action, Map};
-use crate::filter::pool::BackendPlan;
-use crate::filter::pool::health::Begun;
+use crate::filter::host::{self, Action, Map, Refused};
+use crate::filter::pool::Backend;
 use crate::filter::request::in_flight;
 use crate::filter::request::{Exchange, Rendering};
 use crate::openai::call::credentials::{PASSED, SUBPROTOCOLS};
 use crate::openai::request::splice::Splices;
 use crate::openai::response::reply;
-use crate::policy::response::classify::{AttemptTraits, Misroute};
+use crate::policy::response::classify::Misroute;
 use std::rc::Rc;
 
 /// The cluster of what the route's matcher does not know, as the shipped files name it: of a target of
@@ -104,10 +102,10 @@ impl Attempt {
         let mut borrowed = exchange.try_borrow_mut().ok()?;
         let begun = borrowed.begin(host::now)?;
         let now = begun.at;
-        match way_to(&borrowed, &begun) {
+        match way_to(&begun.backend) {
             Some(Way::Backend) => {}
             Some(Way::Nowhere) => {
-                let traits = borrowed.traits(&begun)?;
+                let traits = borrowed.traits(&begun);
                 strip(&borrowed);
                 drop(borrowed);
                 let misroute = Misroute::NoRoute;
@@ -124,10 +122,12 @@ impl Attempt {
                 return None;
             }
         }
-        let Some((traits, rendering)) = prepare(&mut borrowed, &begun) else {
+        let traits = borrowed.traits(&begun);
+        let rendering = borrowed.rendering(&begun.backend);
+        if rewrite(&mut borrowed, &begun.backend, &rendering).is_err() {
             borrowed.abandon(&begun, now);
             return None;
-        };
+        }
         drop(borrowed);
         let Rendering { splices, asks_for_usage, .. } = rendering;
         let answer = Answer::new(self.stream, exchange, begun, traits, asks_for_usage);
@@ -146,10 +146,9 @@ enum Way {
 }
 
 /// Where the route leads; `None` when the host does not say.
-fn way_to(exchange: &Exchange, begun: &Begun) -> Option<Way> {
-    let (backend, _) = exchange.backend(begun.backend)?;
+fn way_to(backend: &Backend) -> Option<Way> {
     let cluster = host::property(CLUSTER_NAME)?;
-    Some(if cluster == backend.cluster.as_bytes() {
+    Some(if cluster == backend.config.cluster.as_bytes() {
         Way::Backend
     } else if cluster == CATCH_ALL {
         Way::Nowhere
@@ -171,56 +170,50 @@ fn strip(exchange: &Exchange) {
     let _ = host::set_header(Map::RequestHeaders, ":authority", "spillway.invalid");
 }
 
-/// Makes the request fit the backend of an attempt; `None` when it must not go out.
-fn prepare(exchange: &mut Exchange, begun: &Begun) -> Option<(AttemptTraits, Rendering)> {
-    let (backend, _) = exchange.backend(begun.backend)?;
-    let traits = exchange.traits(begun)?;
-    let rendering = exchange.rendering(backend);
-    rewrite(exchange, begun, &rendering)?;
-    Some((traits, rendering))
-}
-
 /// Makes the request headers those of the attempt's backend, starting from what the client sent and
 /// not from what another attempt left.
-fn rewrite(exchange: &mut Exchange, begun: &Begun, rendering: &Rendering) -> Option<()> {
-    let (backend, plan) = exchange.backend(begun.backend)?;
-    host::set_header(Map::RequestHeaders, ":path", &rendering.path).ok()?;
-    host::set_header(Map::RequestHeaders, ":authority", &backend.host).ok()?;
-    authenticate(exchange, plan)?;
+fn rewrite(
+    exchange: &mut Exchange,
+    backend: &Backend,
+    rendering: &Rendering,
+) -> Result<(), Refused> {
+    host::set_header(Map::RequestHeaders, ":path", &rendering.path)?;
+    host::set_header(Map::RequestHeaders, ":authority", &backend.config.host)?;
+    authenticate(exchange, backend)?;
     let delta = rendering.splices.delta();
     let length = exchange.asked.content_length.map(|length| length.saturating_add_signed(delta));
     if length != exchange.sent_content_length
         && let Some(length) = length
     {
-        host::set_header(Map::RequestHeaders, "content-length", length.to_string()).ok()?;
+        host::set_header(Map::RequestHeaders, "content-length", length.to_string())?;
         exchange.sent_content_length = Some(length);
     }
-    Some(())
+    Ok(())
 }
 
 /// Gives the request its backend's credential, and takes away what an earlier attempt was given.
-fn authenticate(exchange: &Exchange, plan: &BackendPlan) -> Option<()> {
+fn authenticate(exchange: &Exchange, backend: &Backend) -> Result<(), Refused> {
     let asked = &exchange.asked;
-    let key_name = plan.key_header.as_ref().map(|(name, _)| *name);
+    let key_name = backend.key_header.as_ref().map(|(name, _)| *name);
     if exchange.attempts() > 1 {
         // Only a backend with passthrough may have been sent more than a key.
         let given = if asked.credentials.is_empty() { &PASSED[..2] } else { &PASSED[..] };
         for name in given.iter().filter(|name| Some(**name) != key_name) {
-            host::remove_header(Map::RequestHeaders, name).ok()?;
+            host::remove_header(Map::RequestHeaders, name)?;
         }
     }
-    if let Some((name, value)) = &plan.key_header {
-        host::set_header(Map::RequestHeaders, name, value).ok()?;
+    if let Some((name, value)) = &backend.key_header {
+        host::set_header(Map::RequestHeaders, name, value)?;
         if let Some(subprotocols) = &asked.subprotocols {
             subprotocols.set_clean();
         }
-        return Some(());
+        return Ok(());
     }
     for (name, value) in &asked.credentials {
-        host::set_header(Map::RequestHeaders, name, value).ok()?;
+        host::set_header(Map::RequestHeaders, name, value)?;
     }
     if let Some(subprotocols) = &asked.subprotocols {
-        host::set_header(Map::RequestHeaders, SUBPROTOCOLS, &subprotocols.sent).ok()?;
+        host::set_header(Map::RequestHeaders, SUBPROTOCOLS, &subprotocols.sent)?;
     }
-    Some(())
+    Ok(())
 }

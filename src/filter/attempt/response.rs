@@ -14,7 +14,6 @@ mod ended;
 
 use super::flow::{Flow, stream_error};
 use super::held::{ErrorBody, Held, Question, WHOLE_BYTES_MAX};
-use super::origin::with_origin;
 use super::usage::Meter;
 use crate::filter::host::header_map::HeaderMap;
 use crate::filter::host::sanitize;
@@ -347,15 +346,24 @@ impl Answer {
     /// What the backend is asked for.
     fn deployment(&self) -> String {
         let Ok(exchange) = self.exchange.try_borrow() else { return String::new() };
-        let backend = exchange.backend(self.begun.backend);
-        backend.map_or_else(String::new, |(backend, _)| exchange.deployment(backend).to_owned())
+        exchange.deployment(&self.begun.backend).to_owned()
     }
 
     /// Lets `act` know whose answer it is.
     fn with_origin(&self, act: impl FnOnce(&Origin<'_>)) {
         let exchange = self.exchange.try_borrow().ok();
-        let (backend, owns_credential) = (self.begun.backend, self.traits.owns_credential);
-        with_origin(exchange.as_deref(), backend, owns_credential, act);
+        let exchange = exchange.as_deref();
+        let backend = &*self.begun.backend;
+        let deployment = exchange.map_or("", |exchange| exchange.deployment(backend));
+        let is_clients = exchange.is_some_and(|exchange| exchange.asked.model == deployment);
+        let key = backend.key_header.as_ref().map_or(&b""[..], |(_, value)| value);
+        act(&Origin {
+            host: &backend.config.host,
+            deployment: if is_clients { "" } else { deployment },
+            key: key.strip_prefix(b"Bearer ").unwrap_or(key),
+            owns_credential: self.traits.owns_credential,
+            keeps_rate_limits: exchange.is_some_and(Exchange::keeps_rate_limits),
+        });
     }
 
     /// Counts the tokens of an answer with these headers, if anything depends on them.
@@ -377,7 +385,7 @@ impl Answer {
         match exchange.go_on(now) {
             Next::Retry => {
                 self.state.replace(State::Over);
-                exchange.expect_retry(self.begun.backend, outcome, status);
+                exchange.expect_retry(self.begun.backend.index, outcome, status);
                 ask_for_retry(status);
             }
             Next::Wait { until } => {
@@ -386,9 +394,10 @@ impl Answer {
                 return Action::Pause;
             }
             Next::Stop(stop) => {
-                let ending = failover::ending(&outcome, status, &stop, exchange.pool_size(), now);
+                let ending =
+                    failover::ending(&outcome, status, &stop, exchange.pool().backends.len(), now);
                 self.state.replace(State::Over);
-                exchange.give_up(Some(self.begun.backend), ending, now);
+                exchange.give_up(Some(self.begun.backend.index), ending, now);
             }
         }
         Action::Continue
@@ -399,10 +408,8 @@ impl Answer {
     }
 
     fn hold_limits(&self) -> HoldLimits {
-        let settings = self.exchange.try_borrow().ok().and_then(|exchange| {
-            let (pool, _) = exchange.pool()?;
-            Some(pool.policy.failover)
-        });
+        let exchange = self.exchange.try_borrow().ok();
+        let settings = exchange.map(|exchange| exchange.pool().policy.failover);
         HoldLimits {
             bytes: settings.map_or(0, |s| usize::try_from(s.hold_bytes).unwrap_or(usize::MAX)),
             time: settings.map_or(Millis::ZERO, |s| s.hold_time),

@@ -6,7 +6,7 @@
 use super::request_body::Wanted;
 use crate::config::{operation_bit, operation_name};
 use crate::filter::host::header_map::HeaderMap;
-use crate::filter::pool::Plan;
+use crate::filter::pool::{Pool, Pools};
 use crate::openai::call::api::Operation;
 use crate::openai::call::models::ModelsQuestion;
 use crate::openai::call::{self, Call};
@@ -14,12 +14,13 @@ use crate::openai::request::body::BodyScanner;
 use crate::openai::response::reply::{self, Reply};
 use crate::policy::response::headers::Headers;
 use std::borrow::Cow;
+use std::rc::Rc;
 
 /// A request that may come in.
 pub(crate) struct Arrival {
     pub(crate) call: Call,
     /// Its pool, when that does not depend on its body.
-    pub(crate) pool: Option<usize>,
+    pub(crate) pool: Option<Rc<Pool>>,
     /// Whether the model in its body is read, or some backend of its pool is told another one there.
     pub(crate) needs_body: bool,
 }
@@ -38,36 +39,36 @@ impl Arrival {
     /// # Errors
     /// What the gateway answers itself.
     pub(crate) fn of(
-        plan: &Plan,
+        pools: &Pools,
         headers: &HeaderMap,
         end_of_stream: bool,
     ) -> Result<(Self, Intake), Reply> {
         let method = headers.get(":method").unwrap_or_default();
         let path = headers.get(":path").unwrap_or_default();
         let call = call::recognise(method, path).ok_or_else(reply::unknown_path)?;
-        let upgrades = upgrades(plan, &call, headers)?;
+        let upgrades = upgrades(pools, &call, headers)?;
         if let Some(question) = call.models_question() {
-            return Err(models(plan, &question));
+            return Err(models(pools, &question));
         }
-        if !plan.config.allowed_operations.covers(operation_bit(call.operation)) {
+        if !pools.allowed_operations.covers(operation_bit(call.operation)) {
             return Err(reply::operation_not_allowed(operation_name(call.operation)));
         }
         let pool = match call.needs_model() {
             true => None,
-            false => Some(pool_of(plan, &call, call.deployment.as_deref())?),
+            false => Some(pool_of(pools, &call, call.deployment.as_deref())?),
         };
-        let told = pool.and_then(|pool| plan.pools.get(pool));
-        let needs_body = call.needs_model() || told.is_some_and(|pool| pool.writes_model(&call));
+        let needs_body =
+            call.needs_model() || pool.as_ref().is_some_and(|pool| pool.writes_model(&call));
         let arrival = Self { call, pool, needs_body };
         let intake =
-            if upgrades { Intake::Pass } else { arrival.intake(plan, headers, end_of_stream)? };
+            if upgrades { Intake::Pass } else { arrival.intake(pools, headers, end_of_stream)? };
         Ok((arrival, intake))
     }
 
     /// What is done with the body of a request that may have one.
     fn intake(
         &self,
-        plan: &Plan,
+        pools: &Pools,
         headers: &HeaderMap,
         end_of_stream: bool,
     ) -> Result<Intake, Reply> {
@@ -88,13 +89,13 @@ impl Arrival {
         }
         let length = headers.get("content-length").and_then(|it| std::str::from_utf8(it).ok());
         let length = length.and_then(|length| length.parse::<u64>().ok());
-        if length.is_some_and(|length| length > plan.config.request_body.max_bytes) {
+        if length.is_some_and(|length| length > pools.request_body.max_bytes) {
             return Err(reply::refused(413));
         }
         let wanted = match &scanner {
             None => Wanted::Nothing,
             Some(_) if is_encoded => Wanted::Nothing,
-            Some(_) if plan.reads_bodies || !self.call.is_below_deployment() => Wanted::All,
+            Some(_) if pools.reads_bodies || !self.call.is_below_deployment() => Wanted::All,
             Some(_) if self.call.deployment.is_none() => Wanted::Model,
             Some(_) if self.call.expects_json() => Wanted::Tier,
             Some(_) => Wanted::Nothing,
@@ -107,24 +108,21 @@ impl Arrival {
 ///
 /// # Errors
 /// The answer when there is none, or none that takes the call.
-pub(crate) fn pool_of(plan: &Plan, call: &Call, model: Option<&str>) -> Result<usize, Reply> {
-    let config = &plan.config;
-    let found = model.and_then(|model| config.pool_of_model(model));
-    let position = match (found, model) {
-        (Some(position), _) => position,
+pub(crate) fn pool_of(pools: &Pools, call: &Call, model: Option<&str>) -> Result<Rc<Pool>, Reply> {
+    let found = model.and_then(|model| pools.of_model(model));
+    let pool = match (found, model) {
+        (Some(pool), _) => pool,
         (None, Some(model)) if call.needs_model() || call.deployment.is_some() => {
             return Err(reply::unknown_model(model));
         }
         (None, None) if call.needs_model() => return Err(reply::missing_model()),
-        (None, _) => config.default_pool,
+        (None, _) => pools.default.as_ref().ok_or_else(reply::internal)?,
     };
-    let pool = config.pools.get(position).ok_or_else(reply::internal)?;
     if call.operation == Operation::ResponsesSession && !pool.responses_websocket {
         return Err(reply::no_websocket());
     }
-    let operation = operation_bit(call.operation);
-    if pool.policy.members.iter().any(|member| member.operations.covers(operation)) {
-        Ok(position)
+    if pool.serves(operation_bit(call.operation)) {
+        Ok(Rc::clone(pool))
     } else {
         Err(reply::operation_not_served(operation_name(call.operation)))
     }
@@ -134,7 +132,7 @@ pub(crate) fn pool_of(plan: &Plan, call: &Call, model: Option<&str>) -> Result<u
 ///
 /// # Errors
 /// The answer when it cannot, or when it is nothing else.
-fn upgrades(plan: &Plan, call: &Call, headers: &HeaderMap) -> Result<bool, Reply> {
+fn upgrades(pools: &Pools, call: &Call, headers: &HeaderMap) -> Result<bool, Reply> {
     let is_session = call.operation == Operation::ResponsesSession;
     let Some(protocol) = headers.get("upgrade") else {
         return if is_session { Err(reply::unknown_path()) } else { Ok(false) };
@@ -144,18 +142,17 @@ fn upgrades(plan: &Plan, call: &Call, headers: &HeaderMap) -> Result<bool, Reply
     {
         return Err(reply::no_such_upgrade());
     }
-    if is_session && !plan.config.pools.iter().any(|pool| pool.responses_websocket) {
+    if is_session && !pools.take_websockets() {
         return Err(reply::no_websocket());
     }
     Ok(true)
 }
 
 /// Which models there are.
-fn models(plan: &Plan, question: &ModelsQuestion) -> Reply {
-    let config = &plan.config;
+fn models(pools: &Pools, question: &ModelsQuestion) -> Reply {
     match question {
-        ModelsQuestion::All => reply::models_list(config.models()),
-        ModelsQuestion::One(name) if config.pool_of_model(name).is_some() => reply::one_model(name),
+        ModelsQuestion::All => reply::models_list(pools.models()),
+        ModelsQuestion::One(name) if pools.of_model(name).is_some() => reply::one_model(name),
         ModelsQuestion::One(name) => reply::unknown_model(name),
     }
 }

@@ -18,12 +18,12 @@ use crate::filter::host::properties;
 use crate::filter::host::sanitize::{self, Subprotocols};
 use crate::filter::host::timers::StreamId;
 use crate::filter::host::{self, Action, Map};
-use crate::filter::pool::Plan;
 use crate::filter::pool::consumers::Admitted;
+use crate::filter::pool::{Pool, Pools};
 use crate::filter::request::finish::{Finish, Unexpected};
 use crate::filter::request::headers::{RETRY, SHOULD_RETRY};
 use crate::filter::request::in_flight;
-use crate::filter::request::{Asked, Exchange};
+use crate::filter::request::{ClientRequest, Exchange};
 use crate::filter::told::Told;
 use crate::openai::call::api::Operation;
 use crate::openai::call::credentials;
@@ -48,7 +48,7 @@ thread_local! {
 /// The filter of one request.
 pub(crate) struct Gateway {
     stream: StreamId,
-    plan: Rc<Plan>,
+    pools: Rc<Pools>,
     phase: Phase,
 }
 
@@ -65,8 +65,8 @@ enum Phase {
 }
 
 impl Gateway {
-    pub(crate) fn new(stream: StreamId, plan: Rc<Plan>) -> Self {
-        Self { stream, plan, phase: Phase::Idle }
+    pub(crate) fn new(stream: StreamId, pools: Rc<Pools>) -> Self {
+        Self { stream, pools, phase: Phase::Idle }
     }
 
     /// The request is recognised, cleaned, and routed at once unless its body must be read first.
@@ -78,14 +78,14 @@ impl Gateway {
         if headers.get("x-trap").is_some() {
             std::process::abort();
         }
-        let (arrival, intake) = match Arrival::of(&self.plan, &headers, end_of_stream) {
+        let (arrival, intake) = match Arrival::of(&self.pools, &headers, end_of_stream) {
             Ok(arrived) => arrived,
             Err(reply) => return self.answer(&reply),
         };
         sanitize::request(&headers);
         match intake {
             Intake::Hold { scanner, wanted } => {
-                let timeout = self.plan.config.request_body.timeout;
+                let timeout = self.pools.request_body.timeout;
                 let deadline = Deadline::set(self.stream, timeout);
                 let reading = Reading::new(arrival, headers, deadline, scanner, wanted);
                 self.phase = Phase::Reading(Box::new(reading));
@@ -158,7 +158,7 @@ impl Gateway {
             return self.answer(&reply::internal());
         }
         let length = u64::try_from(size).unwrap_or(u64::MAX);
-        if length > self.plan.config.request_body.max_bytes {
+        if length > self.pools.request_body.max_bytes {
             return self.answer(&reply::refused(413));
         }
         if !end_of_stream {
@@ -178,7 +178,7 @@ impl Gateway {
             Err(reply) => return self.answer(&reply),
         };
         let now = host::now();
-        let consumer = match self.admit(pool, headers, asked.estimate, now) {
+        let consumer = match self.admit(&pool, headers, asked.estimate, now) {
             Ok(admitted) => admitted,
             Err((reply, headers)) => {
                 self.phase = Phase::Replied;
@@ -186,8 +186,8 @@ impl Gateway {
                 return Action::Pause;
             }
         };
-        self.limit_first_byte(pool);
-        let exchange = Exchange::new(Rc::clone(&self.plan), pool, asked, consumer);
+        limit_first_byte(&pool);
+        let exchange = Exchange::new(Rc::clone(&self.pools), pool, asked, consumer);
         let routed = Routed::new(self.stream, in_flight::enter(self.stream.context, exchange));
         self.phase = Phase::Routed(Rc::clone(&routed));
         if routed.advance(now) { Action::Continue } else { Action::Pause }
@@ -199,7 +199,7 @@ impl Gateway {
         arrival: Arrival,
         headers: &HeaderMap,
         known: Known,
-    ) -> Result<(usize, Asked), Reply> {
+    ) -> Result<(Rc<Pool>, ClientRequest), Reply> {
         let Arrival { call, pool, needs_body } = arrival;
         let may_ask_for_tier = call.expects_json() && known.may_ask_for_tier();
         let is_glimpsed = matches!(known, Known::Glimpsed(_));
@@ -221,25 +221,24 @@ impl Gateway {
         let model = call.deployment.clone().or(in_body);
         let pool = match pool {
             Some(pool) => pool,
-            None => pool_of(&self.plan, &call, model.as_deref())?,
+            None => pool_of(&self.pools, &call, model.as_deref())?,
         };
         let size = request_size(&call, body.as_deref());
         let estimate = if call.is_charged() && call.method == Method::Post {
-            self.estimate(pool, &size)
+            estimate(&pool, &size)
         } else {
             Estimate::default()
         };
         let needs = Needs {
             operation: operation_bit(call.operation),
             prompt_tokens: estimate.prompt_tokens,
-            affinity: self.affinity(pool, headers, body.as_deref()),
+            affinity: affinity(&pool, headers, body.as_deref()),
         };
-        let policy = self.plan.config.pools.get(pool).map(|pool| &pool.policy);
-        if let Some(limit) = policy.and_then(|policy| too_long_for(policy, &needs)) {
+        if let Some(limit) = too_long_for(&pool.policy, &needs) {
             return Err(reply::prompt_too_long(needs.prompt_tokens, limit));
         }
         let (credentials, subprotocols) = self.client_credentials(headers);
-        let asked = Asked {
+        let asked = ClientRequest {
             model: model.unwrap_or_default(),
             body,
             may_ask_for_tier,
@@ -255,42 +254,26 @@ impl Gateway {
         Ok((pool, asked))
     }
 
-    /// The tokens that a request of this size is expected to use in `pool`.
-    fn estimate(&self, pool: usize, size: &RequestSize) -> Estimate {
-        let estimator = self.plan.pools.get(pool).and_then(|plan| plan.estimator.try_borrow().ok());
-        estimator.map_or_else(|| Estimator::default().estimate(size), |known| known.estimate(size))
-    }
-
     /// Whether the consumer may make the request.
     ///
     /// # Errors
     /// The answer when it may not, and the headers that say what is left.
     fn admit(
         &self,
-        pool: usize,
+        pool: &Pool,
         headers: &HeaderMap,
         estimate: Estimate,
         now: Timestamp,
     ) -> Result<Admitted, (Reply, Vec<(String, String)>)> {
-        let consumers = self.plan.consumers.as_ref();
+        let consumers = self.pools.consumers.as_ref();
         let name = consumers.and_then(|consumers| headers.get(&consumers.header));
         let name = String::from_utf8_lossy(name.unwrap_or_default());
-        let unlimited = Admitted::unlimited(estimate);
-        let Some((pool, pool_plan)) = self.plan.pool(pool) else { return Ok(unlimited) };
-        if self.plan.is_metered(pool_plan) {
+        if pool.is_metered {
             properties::publish_request(&pool.name, &name);
         }
-        let Some(consumers) = consumers else { return Ok(unlimited) };
-        consumers.admit(&name, estimate, &pool_plan.metrics, now)
-    }
-
-    /// What keeps this request with related ones, as a number.
-    fn affinity(&self, pool: usize, headers: &HeaderMap, body: Option<&Body>) -> Option<u64> {
-        match self.plan.config.pools.get(pool)?.affinity.as_ref()? {
-            Affinity::Header(name) => {
-                headers.get(name).map(|value| key_of(&String::from_utf8_lossy(value)))
-            }
-            Affinity::Body => body?.facts.prompt_cache_key.or(body?.facts.user),
+        match consumers {
+            Some(consumers) => consumers.admit(&name, estimate, &pool.metrics, now),
+            None => Ok(Admitted::unlimited(estimate)),
         }
     }
 
@@ -299,27 +282,12 @@ impl Gateway {
         &self,
         headers: &HeaderMap,
     ) -> (Vec<(&'static str, Vec<u8>)>, Option<Subprotocols>) {
-        if !self.plan.keeps_client_credential {
+        if !self.pools.keeps_client_credential {
             return (Vec::new(), None);
         }
         let named = |name| headers.get(name).map(|value| (name, value.to_vec()));
         let credentials = credentials::PASSED.into_iter().filter_map(named).collect();
         (credentials, sanitize::subprotocols(headers))
-    }
-
-    /// Lets the router end an attempt whose first byte takes longer than the pool allows.
-    fn limit_first_byte(&self, pool: usize) {
-        let timeout = self
-            .plan
-            .config
-            .pools
-            .get(pool)
-            .and_then(|pool| pool.policy.failover.first_byte_timeout);
-        if let Some(timeout) = timeout {
-            // When the host refuses, the route's own limit holds.
-            let _ =
-                host::set_header(Map::RequestHeaders, PER_TRY_TIMEOUT, timeout.as_ms().to_string());
-        }
     }
 
     /// Answers in the place of a backend.
@@ -365,15 +333,15 @@ impl Gateway {
                 Action::Pause
             }
             Finish::Pass { backend, soonest, may_be_done } => {
-                let response = &self.plan.config.response;
                 let retry_after =
                     soonest.map(|soonest| progress::delay_ms(Some(soonest), host::now()));
                 for (name, value) in retry_after.into_iter().flat_map(reply::retry_after_headers) {
                     set_response_header(name, &value);
                 }
-                let backend = backend.and_then(|backend| exchange.backend(backend));
-                if let (Some(name), Some((backend, _))) = (&response.served_by_header, backend) {
-                    set_response_header(name, &backend.name);
+                let backend = backend.and_then(|index| exchange.pool().backend(index));
+                let served_by_header = self.pools.response.served_by_header.as_ref();
+                if let (Some(name), Some(backend)) = (served_by_header, backend) {
+                    set_response_header(name, &backend.config.name);
                 }
                 if may_be_done {
                     set_response_header(SHOULD_RETRY, "false");
@@ -440,6 +408,30 @@ fn envoys_status() -> u16 {
     let status =
         host::header_map(Map::ResponseHeaders).ok().and_then(|headers| number(&headers, ":status"));
     status.and_then(|status| u16::try_from(status).ok()).unwrap_or(500)
+}
+
+/// The tokens that a request of this size is expected to use in `pool`.
+fn estimate(pool: &Pool, size: &RequestSize) -> Estimate {
+    let known = pool.estimator.try_borrow();
+    known.map_or_else(|_| Estimator::default().estimate(size), |known| known.estimate(size))
+}
+
+/// What keeps this request with related ones, as a number.
+fn affinity(pool: &Pool, headers: &HeaderMap, body: Option<&Body>) -> Option<u64> {
+    match pool.affinity.as_ref()? {
+        Affinity::Header(name) => {
+            headers.get(name).map(|value| key_of(&String::from_utf8_lossy(value)))
+        }
+        Affinity::Body => body?.facts.prompt_cache_key.or(body?.facts.user),
+    }
+}
+
+/// Lets the router end an attempt whose first byte takes longer than the pool allows.
+fn limit_first_byte(pool: &Pool) {
+    if let Some(timeout) = pool.policy.failover.first_byte_timeout {
+        // When the host refuses, the route's own limit holds.
+        let _ = host::set_header(Map::RequestHeaders, PER_TRY_TIMEOUT, timeout.as_ms().to_string());
+    }
 }
 
 /// What the tokens of a request are estimated from. An operation that completes nothing has no

@@ -128,9 +128,7 @@ impl Routed {
     ) {
         self.progress.set(Progress::Replied);
         exchange.charge_nothing(|| now);
-        if let Some((_, plan)) = exchange.pool() {
-            host::increment(plan.metrics.exhausted, 1);
-        }
+        host::increment(exchange.pool().metrics.exhausted, 1);
         send(&reply::exhausted(throttled, delay_ms(soonest, now)), own_headers(exchange));
     }
 }

@@ -5,7 +5,7 @@
 //! number of records, because the number of keys in shared data must not grow with the callers.
 
 use super::metrics::PoolMetrics;
-use crate::config::Consumers;
+use crate::config;
 use crate::filter::host;
 use crate::filter::host::random;
 use crate::filter::host::shared;
@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 /// The consumers of a configuration, made ready to run.
-pub(crate) struct ConsumersPlan {
+pub(crate) struct Consumers {
     /// The request header with the name.
     pub(crate) header: String,
     listed: HashMap<String, Record>,
@@ -62,9 +62,9 @@ enum Count {
     Settled(u64),
 }
 
-impl ConsumersPlan {
+impl Consumers {
     /// Prepares `consumers` and seeds their records.
-    pub(crate) fn new(consumers: &Consumers, keys: &Keys) -> Self {
+    pub(crate) fn new(consumers: &config::Consumers, keys: &Keys) -> Self {
         let record = |key: String, settings: &ConsumerSettings| {
             let key = if is_limited(settings) { seeded(key) } else { key };
             Record { key: key.into(), settings: *settings }

@@ -1,25 +1,24 @@
 //! A configuration made ready to run: all that can be prepared once is prepared here.
 //!
-//! A plan is replaced as a whole. A request keeps the plan that it started with; what workers share
-//! is found by the names of pools and backends, so it stays when a new plan comes.
+//! The pools are replaced as a whole. A request keeps those that it started with. What workers share is
+//! found by the names of pools and backends, so it stays when a new configuration comes.
 
 pub(super) mod budget;
 pub(super) mod consumers;
 pub(super) mod health;
-pub(super) mod metrics;
+mod metrics;
 mod reports;
 
-use self::budget::BudgetPlan;
-use self::consumers::ConsumersPlan;
+use self::budget::Budget;
+use self::consumers::Consumers;
 use self::metrics::{BackendMetrics, PoolMetrics};
-use crate::config::{Affinity, Backend, Config, Credential, Pool};
+use crate::config::{self, Affinity, Config, Credential};
 use crate::filter::host;
 use crate::filter::host::random;
 use crate::filter::host::shared;
 use crate::filter::told::Told;
 use crate::openai::call::Call;
 use crate::openai::call::api::Api;
-use crate::policy;
 use crate::policy::backend::records::{
     BackendRecord, PoolRecord, Records, Reseated, Snapshot, WindowsRecord,
 };
@@ -27,145 +26,160 @@ use crate::policy::backend::rules::Successes;
 use crate::policy::choice::Rotation;
 use crate::policy::failover::retry_budget::{self, Deposits};
 use crate::policy::keys::Keys;
-use crate::policy::pool::{BackendIndex, Member};
+use crate::policy::pool::{BackendIndex, OperationSet, PoolPolicy};
 use crate::policy::time::Timestamp;
+use crate::policy::tokens::budget::VERSION as BUDGET_VERSION;
 use crate::policy::tokens::estimate::Estimator;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
 
-/// The configuration with what each pool needs to run.
-pub(crate) struct Plan {
-    pub(crate) config: Config,
-    pub(crate) pools: Vec<PoolPlan>,
+/// All pools of a configuration, and what applies to all of them.
+pub(crate) struct Pools {
+    all: Vec<Rc<Pool>>,
+    by_model: BTreeMap<String, Rc<Pool>>,
+    /// The pool of requests that name no model. Every configuration has one.
+    pub(crate) default: Option<Rc<Pool>>,
+    /// The operations that clients may use.
+    pub(crate) allowed_operations: OperationSet,
+    pub(crate) request_body: config::RequestBody,
+    pub(crate) response: config::Response,
+    /// Who may take how much, if that is limited.
+    pub(crate) consumers: Option<Consumers>,
     /// Whether some backend is sent the client's own credential.
     pub(crate) keeps_client_credential: bool,
-    /// Who may take how much, if that is limited.
-    pub(crate) consumers: Option<ConsumersPlan>,
     /// Whether some pool needs more of a body than its model, even where that stands in the path.
     pub(crate) reads_bodies: bool,
 }
 
 /// What one worker needs to run one pool.
-pub(crate) struct PoolPlan {
-    pub(crate) record_key: String,
+pub(crate) struct Pool {
+    pub(crate) name: String,
+    /// How backends are chosen and treated.
+    pub(crate) policy: PoolPolicy,
+    pub(crate) affinity: Option<Affinity>,
+    /// Whether clients may open WebSockets for responses.
+    pub(crate) responses_websocket: bool,
+    /// Whether a request that was refused for want of flex capacity asks for the default tier.
+    pub(crate) flex_fallback: bool,
+    record_key: String,
     /// The pool's record, and when it was read.
     recent: RefCell<Option<(Timestamp, Snapshot)>>,
     pub(crate) retry_budget_key: String,
     pub(crate) rotation: RefCell<Rotation>,
     pub(crate) deposits: RefCell<Deposits>,
     pub(crate) estimator: RefCell<Estimator>,
-    pub(crate) has_budgets: bool,
+    /// Whether the tokens of its responses are counted: whether anything depends on them.
+    pub(crate) is_metered: bool,
     /// Whether some backend reads its model from the body whatever the operation.
-    pub(crate) names_models_in_bodies: bool,
+    names_models_in_bodies: bool,
     pub(crate) metrics: PoolMetrics,
-    pub(crate) backends: Vec<BackendPlan>,
+    /// Position by position the members of `policy`.
+    pub(crate) backends: Vec<Rc<Backend>>,
 }
 
 /// What one worker needs to run one backend.
-pub(crate) struct BackendPlan {
+pub(crate) struct Backend {
+    pub(crate) index: BackendIndex,
+    /// What it is called in records.
+    key: u64,
+    pub(crate) config: config::Backend,
     /// The request header with the backend's key; `None`: it is sent the client's own credential.
     pub(crate) key_header: Option<(&'static str, Vec<u8>)>,
-    pub(crate) windows_key: String,
-    /// Why the last connection was not made, as the log has it.
-    pub(crate) connection_words: Told,
-    pub(crate) budget: Option<BudgetPlan>,
+    windows_key: String,
+    pub(crate) budget: Option<Budget>,
     /// Successes that are not in the shared counts of the breaker's rules yet.
-    pub(crate) successes: Cell<Successes>,
+    successes: Cell<Successes>,
     /// Whether this worker saw it serve since it last refused the credential.
-    pub(crate) has_served: Cell<bool>,
+    has_served: Cell<bool>,
     /// When this worker last saw it complete a request; zero: never.
-    pub(crate) completed_at: Cell<Timestamp>,
+    completed_at: Cell<Timestamp>,
+    /// Why the last connection was not made, as the log has it.
+    connection_words: Told,
     /// What the log has of its credential being refused.
-    pub(crate) refusal_words: Told,
-    pub(crate) metrics: BackendMetrics,
+    refusal_words: Told,
+    metrics: BackendMetrics,
 }
 
-impl BackendPlan {
-    fn new(pool: &Pool, backend: &Backend, keys: &Keys) -> Self {
-        let settings = backend.budget();
-        let windows_key = keys.windows(&pool.name, &backend.name);
-        let budget_key =
-            || shared::own_key(keys.budget(&backend.name), policy::tokens::budget::VERSION);
-        Self {
-            key_header: key_header(backend),
-            windows_key: shared::own_key(windows_key, WindowsRecord::VERSION),
-            connection_words: Told::default(),
-            budget: settings.is_limited().then(|| BudgetPlan { key: budget_key(), settings }),
-            successes: Cell::default(),
-            has_served: Cell::default(),
-            completed_at: Cell::default(),
-            refusal_words: Told::default(),
-            metrics: BackendMetrics::define(&pool.name, &backend.name),
-        }
-    }
-}
-
-fn key_header(backend: &Backend) -> Option<(&'static str, Vec<u8>)> {
-    let Credential::ApiKey(key) = &backend.credential else { return None };
-    Some(match backend.api {
-        Api::Azure | Api::AzureV1 => ("api-key", key.expose().as_bytes().to_vec()),
-        Api::OpenAi => ("authorization", format!("Bearer {}", key.expose()).into_bytes()),
-    })
-}
-
-impl Plan {
+impl Pools {
     /// Prepares `config` and seeds its shared records.
     pub(crate) fn new(config: Config) -> Self {
         let keys = Keys::new(config.namespace.as_deref());
-        let pools: Vec<PoolPlan> =
-            config.pools.iter().map(|pool| PoolPlan::new(pool, &keys)).collect();
-        for (pool, plan) in config.pools.iter().zip(&pools) {
-            plan.seed(pool);
-        }
-        let keeps_client_credential = config
-            .pools
-            .iter()
-            .flat_map(|pool| &pool.backends)
-            .any(|backend| matches!(backend.credential, Credential::Passthrough));
-        let consumers =
-            config.consumers.as_ref().map(|consumers| ConsumersPlan::new(consumers, &keys));
-        let reads_bodies = consumers.is_some()
-            || pools.iter().any(|plan| plan.has_budgets)
-            || config.pools.iter().any(needs_more_than_model);
-        Self { config, pools, keeps_client_credential, consumers, reads_bodies }
-    }
-
-    /// Whether the tokens of the answers of `pool` are counted: whether anything depends on them.
-    pub(crate) fn is_metered(&self, pool: &PoolPlan) -> bool {
-        pool.has_budgets || self.consumers.is_some()
-    }
-
-    /// The pool at `position`.
-    pub(crate) fn pool(&self, position: usize) -> Option<(&Pool, &PoolPlan)> {
-        Some((self.config.pools.get(position)?, self.pools.get(position)?))
-    }
-}
-
-/// Whether a pool chooses by what a body says, or has backends that are told their model in it.
-fn needs_more_than_model(pool: &Pool) -> bool {
-    pool.flex_fallback
-        || matches!(pool.affinity, Some(Affinity::Body))
-        || pool.policy.members.iter().any(|member| member.max_prompt_tokens.is_some())
-        || pool.backends.iter().any(|backend| backend.api != Api::Azure)
-}
-
-impl PoolPlan {
-    fn new(pool: &Pool, keys: &Keys) -> Self {
-        let backends = pool.backends.iter();
-        let backends: Vec<BackendPlan> =
-            backends.map(|backend| BackendPlan::new(pool, backend, keys)).collect();
-        let retry_budget_key = keys.retry_budget(&pool.name);
+        let has_consumers = config.consumers.is_some();
+        let pools = config.pools.into_iter();
+        let all: Vec<_> =
+            pools.map(|pool| Rc::new(Pool::new(pool, &keys, has_consumers))).collect();
+        all.iter().for_each(|pool| pool.seed());
+        let by_model = config.pool_by_model.into_iter();
+        let by_model =
+            by_model.filter_map(|(model, position)| Some((model, Rc::clone(all.get(position)?))));
+        let mut backends = all.iter().flat_map(|pool| &pool.backends);
         Self {
-            record_key: shared::own_key(keys.pool(&pool.name), PoolRecord::VERSION),
+            by_model: by_model.collect(),
+            default: all.get(config.default_pool).cloned(),
+            allowed_operations: config.allowed_operations,
+            request_body: config.request_body,
+            response: config.response,
+            consumers: config.consumers.map(|consumers| Consumers::new(&consumers, &keys)),
+            keeps_client_credential: backends
+                .any(|backend| matches!(backend.config.credential, Credential::Passthrough)),
+            reads_bodies: all.iter().any(|pool| pool.is_metered || pool.needs_more_than_model()),
+            all,
+        }
+    }
+
+    /// The pool that serves `model`; exact and case-sensitive.
+    pub(crate) fn of_model(&self, model: &str) -> Option<&Rc<Pool>> {
+        self.by_model.get(model)
+    }
+
+    /// Every model of every pool, sorted.
+    pub(crate) fn models(&self) -> impl Iterator<Item = &str> {
+        self.by_model.keys().map(String::as_str)
+    }
+
+    /// Whether clients may open WebSockets for responses in some pool.
+    pub(crate) fn take_websockets(&self) -> bool {
+        self.all.iter().any(|pool| pool.responses_websocket)
+    }
+}
+
+impl Pool {
+    fn new(pool: config::Pool, keys: &Keys, has_consumers: bool) -> Self {
+        let config::Pool { name, policy, affinity, responses_websocket, flex_fallback, .. } = pool;
+        let metrics = PoolMetrics::define(&name);
+        let backends = policy.members.iter().zip(pool.backends).enumerate();
+        let backends = backends.filter_map(|(position, (member, config))| {
+            let index = BackendIndex::new(position)?;
+            Some(Rc::new(Backend::new(index, member.key, config, &name, &metrics, keys)))
+        });
+        let backends: Vec<_> = backends.collect();
+        let retry_budget_key = keys.retry_budget(&name);
+        Self {
+            record_key: shared::own_key(keys.pool(&name), PoolRecord::VERSION),
             recent: RefCell::default(),
             retry_budget_key: shared::own_key(retry_budget_key, retry_budget::VERSION),
-            rotation: RefCell::new(Rotation::starting_anywhere(&pool.policy, random::number())),
+            rotation: RefCell::new(Rotation::starting_anywhere(&policy, random::number())),
             deposits: RefCell::default(),
             estimator: RefCell::default(),
-            metrics: PoolMetrics::define(&pool.name),
-            names_models_in_bodies: pool.backends.iter().any(|backend| backend.api != Api::Azure),
-            has_budgets: backends.iter().any(|backend| backend.budget.is_some()),
+            is_metered: has_consumers || backends.iter().any(|backend| backend.budget.is_some()),
+            names_models_in_bodies: backends.iter().any(|backend| backend.config.api != Api::Azure),
+            metrics,
             backends,
+            name,
+            policy,
+            affinity,
+            responses_websocket,
+            flex_fallback,
         }
+    }
+
+    /// Whether it chooses by what a body says, or has backends that are told their model in it.
+    fn needs_more_than_model(&self) -> bool {
+        self.flex_fallback
+            || self.names_models_in_bodies
+            || matches!(self.affinity, Some(Affinity::Body))
+            || self.policy.members.iter().any(|member| member.max_prompt_tokens.is_some())
     }
 
     /// Whether some backend is told its model in the body of `call`.
@@ -173,11 +187,21 @@ impl PoolPlan {
         call.is_model_operation() && (self.names_models_in_bodies || !call.is_below_deployment())
     }
 
+    /// Whether some backend takes the operation.
+    pub(crate) fn serves(&self, operation: OperationSet) -> bool {
+        self.policy.members.iter().any(|member| member.operations.covers(operation))
+    }
+
+    /// The backend at a position of the policy; `None` for an index of another pool.
+    pub(crate) fn backend(&self, index: BackendIndex) -> Option<&Rc<Backend>> {
+        self.backends.get(index.position())
+    }
+
     /// Creates the shared records, or fits the pool's to the members as they are now.
-    fn seed(&self, pool: &Pool) {
+    fn seed(&self) {
         let now = host::now();
         let seeded = shared::update(&self.record_key, PoolRecord::VERSION, |old| {
-            let Reseated { bytes, dropped } = PoolRecord::reseat(old, &pool.policy, now);
+            let Reseated { bytes, dropped } = PoolRecord::reseat(old, &self.policy, now);
             (Some(bytes), dropped)
         });
         let lost = seeded.map_or(1, |dropped| i64::try_from(dropped).unwrap_or(i64::MAX));
@@ -186,7 +210,7 @@ impl PoolPlan {
         }
         let windows = self.backends.iter().map(|backend| &backend.windows_key);
         let budgets = self.backends.iter().filter_map(|backend| backend.budget.as_ref());
-        let budgets = budgets.map(|budget| &budget.key);
+        let budgets = budgets.map(Budget::key);
         for key in windows.chain(budgets).chain([&self.retry_budget_key]) {
             shared::seed(key);
         }
@@ -203,21 +227,57 @@ impl PoolPlan {
     }
 
     /// The records may have changed since they were read.
-    pub(crate) fn forget_records(&self) {
+    fn forget_records(&self) {
         self.recent.replace(None);
     }
 
-    /// The shared record of one member, as this worker last read it in this millisecond.
-    pub(crate) fn recent_record(
-        &self,
-        backend: BackendIndex,
-        member: &Member,
-        now: Timestamp,
-    ) -> BackendRecord {
+    /// The shared record of one backend, as this worker last read it in this millisecond.
+    fn recent_record(&self, backend: &Backend, now: Timestamp) -> BackendRecord {
         let recent = self.recent.take().filter(|(read_at, _)| *read_at == now);
         let records = recent.map_or_else(|| self.records(), |(_, records)| records);
-        let record = records.of(backend, member);
+        let member = self.policy.member(backend.index);
+        let record = member.map(|member| records.of(backend.index, member)).unwrap_or_default();
         self.keep_records(records, now);
         record
     }
+}
+
+impl Backend {
+    fn new(
+        index: BackendIndex,
+        key: u64,
+        config: config::Backend,
+        pool: &str,
+        pool_metrics: &PoolMetrics,
+        keys: &Keys,
+    ) -> Self {
+        let windows_key = shared::own_key(keys.windows(pool, &config.name), WindowsRecord::VERSION);
+        let settings = config.budget();
+        let budget = settings.is_limited().then(|| {
+            let key = shared::own_key(keys.budget(&config.name), BUDGET_VERSION);
+            Budget::new(key, settings, pool_metrics)
+        });
+        Self {
+            index,
+            key,
+            key_header: key_header(&config),
+            windows_key,
+            budget,
+            successes: Cell::default(),
+            has_served: Cell::default(),
+            completed_at: Cell::default(),
+            connection_words: Told::default(),
+            refusal_words: Told::default(),
+            metrics: BackendMetrics::define(pool, &config.name),
+            config,
+        }
+    }
+}
+
+fn key_header(backend: &config::Backend) -> Option<(&'static str, Vec<u8>)> {
+    let Credential::ApiKey(key) = &backend.credential else { return None };
+    Some(match backend.api {
+        Api::Azure | Api::AzureV1 => ("api-key", key.expose().as_bytes().to_vec()),
+        Api::OpenAi => ("authorization", format!("Bearer {}", key.expose()).into_bytes()),
+    })
 }

@@ -1,10 +1,10 @@
 //! What a request took: of its backend's budget, of its consumer's tokens, and what is told of it.
 
-use super::Exchange;
+use super::{Exchange, OnItsWay};
 use crate::filter::host;
 use crate::filter::host::properties;
-use crate::filter::pool::consumers::ConsumersPlan;
-use crate::filter::pool::health::{self, Begun, Evidence};
+use crate::filter::pool::consumers::Consumers;
+use crate::filter::pool::health::{Begun, Evidence};
 use crate::openai::service_tier::ServiceTier;
 use crate::policy::response::classify::Outcome;
 use crate::policy::time::{Millis, Timestamp};
@@ -29,13 +29,13 @@ impl Exchange {
 
     /// Whether what it took is published, be it nothing.
     pub(super) fn is_published(&self) -> bool {
-        self.pool().is_some_and(|(_, plan)| self.plan.is_metered(plan))
+        self.pool.is_metered
     }
 
     /// Whether the response says something of tokens that is known only when the answer ends.
     pub(crate) fn awaits_tokens(&self) -> bool {
         self.asked.call.is_charged()
-            && self.plan.consumers.as_ref().is_some_and(ConsumersPlan::has_headers)
+            && self.pools.consumers.as_ref().is_some_and(Consumers::has_headers)
     }
 
     /// An answer that went to the client, or was to, came to its end, whichever: `tokens` is what it took.
@@ -47,24 +47,23 @@ impl Exchange {
         tier: Option<ServiceTier>,
         now: Timestamp,
     ) {
-        self.flowing = None;
-        self.held = None;
+        self.response = OnItsWay::Nothing;
         self.count_tier(tier);
-        health::note(&self.plan, self.pool, begun, evidence, now);
+        self.pool.note(&self.pools, begun, evidence, now);
         let is_spilled = matches!(evidence.outcome, Outcome::Spilled { .. });
         match evidence.outcome {
             // Its head was looked at when it came.
             Outcome::Spilled { .. } => {}
             // Something went to the client, so no other backend can be asked.
             Outcome::Fault { .. } if self.asked.is_of_model() => {
-                health::accuse(&self.plan, self.pool, begun, evidence, now, now);
+                self.pool.accuse(&self.pools, begun, evidence, now, now);
             }
             Outcome::Fault { .. } => {}
             Outcome::Success => {
-                health::note_completion(&self.plan, self.pool, begun, now);
-                health::observe(&self.plan, self.pool, begun, evidence, now);
+                self.pool.note_completion(begun, now);
+                self.pool.observe(begun, evidence, now);
             }
-            _ => health::observe(&self.plan, self.pool, begun, evidence, now),
+            _ => self.pool.observe(begun, evidence, now),
         }
         let used = match tokens {
             // What it states is what another request took.
@@ -78,7 +77,7 @@ impl Exchange {
         };
         // Another deployment took the tokens of a request that was spilled over.
         let ending = used.filter(|_| !is_spilled).map_or(Settlement::Released, Settlement::Settled);
-        health::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
+        begun.conclude(ending, now);
         self.consumer.conclude(used, now);
         if self.is_published() {
             properties::publish_tokens(used.unwrap_or_default());
@@ -88,33 +87,29 @@ impl Exchange {
     /// Counts which service tier served a request that asked for one: the one that the response `stated`,
     /// where that was read.
     fn count_tier(&self, stated: Option<ServiceTier>) {
-        if let Some(asked) = self.tier()
-            && let Some((_, plan)) = self.pool()
-        {
-            host::increment(plan.metrics.tier(stated.unwrap_or(asked)), 1);
+        if let Some(asked) = self.tier() {
+            host::increment(self.pool.metrics.tier(stated.unwrap_or(asked)), 1);
         }
     }
 
     /// How a refusal ends what was reserved: until when, is held to the same limits as the gate.
     pub(super) fn throttled(&self, delay: Option<Millis>) -> Settlement {
-        let retry_after = self.pool().map(|(pool, _)| {
-            let settings = &pool.policy.throttle;
-            delay.unwrap_or(settings.default_retry_after).min(settings.max_retry_after)
-        });
-        Settlement::Throttled { retry_after }
+        let settings = &self.pool.policy.throttle;
+        let retry_after = delay.unwrap_or(settings.default_retry_after);
+        Settlement::Throttled { retry_after: Some(retry_after.min(settings.max_retry_after)) }
     }
 
     fn learn(&self, usage: &UsedTokens) {
-        if let Some((_, plan)) = self.pool()
-            && let Ok(mut estimator) = plan.estimator.try_borrow_mut()
-        {
+        if let Ok(mut estimator) = self.pool.estimator.try_borrow_mut() {
             estimator.learn(&self.asked.size, usage);
         }
     }
 
     /// Gives the consumer its tokens back, unless an answer takes them or took them.
     pub(crate) fn charge_nothing(&mut self, now: impl FnOnce() -> Timestamp) {
-        if self.flowing.is_none() && !self.consumer.is_settled() {
+        let is_on_its_way =
+            matches!(self.response, OnItsWay::Flowing(_) | OnItsWay::Interrupted(_));
+        if !is_on_its_way && !self.consumer.is_settled() {
             self.consumer.conclude(None, now());
         }
     }

@@ -5,14 +5,12 @@
 //! that is denied, the choice is made anew without the backend.
 
 use super::Exchange;
-use crate::config::Pool;
 use crate::filter::host;
 use crate::filter::host::properties::TARGET;
 use crate::filter::host::random;
 use crate::filter::host::shared;
-use crate::filter::pool::budget;
-use crate::filter::pool::health::{self, Begun};
-use crate::filter::pool::{Plan, PoolPlan};
+use crate::filter::pool::health::Begun;
+use crate::filter::pool::{Backend, Pool};
 use crate::policy::backend::breaker::Ticket;
 use crate::policy::backend::records::{BackendRecord, Records, Snapshot};
 use crate::policy::choice::rotation::Rotation;
@@ -45,6 +43,7 @@ enum Turn {
 /// A backend that was chosen, before its attempt begins.
 pub(crate) struct Planned {
     pub(super) choice: Choice,
+    pub(super) backend: Rc<Backend>,
     pub(super) at: Timestamp,
     pub(super) ticket: Ticket,
     pub(super) record: BackendRecord,
@@ -53,14 +52,18 @@ pub(crate) struct Planned {
 
 impl Planned {
     /// Gives back what is held of a backend to which nothing was sent.
-    pub(super) fn give_back(self, plan: &Plan, pool: usize, now: Timestamp) {
-        let Self { choice, ticket, record, reservation, .. } = self;
-        let reservation = RefCell::new(reservation);
-        health::conclude(plan, pool, choice.backend, &reservation, Settlement::Released, now);
-        if ticket.is_probe() {
-            let begun = Begun { backend: choice.backend, at: now, ticket, record, reservation };
-            health::release_probe(plan, pool, &begun, now);
+    pub(super) fn give_back(self, pool: &Pool, now: Timestamp) {
+        let begun = self.begin(now);
+        begun.conclude(Settlement::Released, now);
+        if begun.ticket.is_probe() {
+            pool.release_probe(&begun, now);
         }
+    }
+
+    /// Its attempt begins.
+    pub(super) fn begin(self, at: Timestamp) -> Begun {
+        let Self { backend, ticket, record, reservation, .. } = self;
+        Begun { backend, at, ticket, record, reservation: RefCell::new(reservation) }
     }
 }
 
@@ -72,17 +75,14 @@ impl Exchange {
             return Next::Stop(Stop::MayBeDone);
         }
         self.denied = Denials::NONE;
-        let has_attempts_left = self
-            .pool()
-            .is_none_or(|(pool, _)| self.ledger.has_attempts_left(&pool.policy.failover));
-        let next = if has_attempts_left {
+        let next = if self.ledger.has_attempts_left(&self.pool.policy.failover) {
             self.take(now)
         } else {
             let selected = self.peek(now);
             self.next(selected, now)
         };
-        if let (Next::Stop(Stop::Limited | Stop::Refused), Some((_, plan))) = (&next, self.pool()) {
-            host::increment(plan.metrics.limited, 1);
+        if matches!(next, Next::Stop(Stop::Limited | Stop::Refused)) {
+            host::increment(self.pool.metrics.limited, 1);
         }
         next
     }
@@ -110,30 +110,29 @@ impl Exchange {
         let next = self.next(Ok(planned.choice), now);
         match next {
             Next::Retry => self.plan_attempt(planned),
-            Next::Wait { .. } | Next::Stop(_) => planned.give_back(&self.plan, self.pool, now),
+            Next::Wait { .. } | Next::Stop(_) => planned.give_back(&self.pool, now),
         }
         next
     }
 
     /// Which backend would be chosen, if its budget and its probe allow it.
     pub(super) fn peek(&mut self, now: Timestamp) -> Result<Choice, Unavailable> {
-        let whole = Rc::clone(&self.plan);
-        let Some((pool, plan)) = whole.pool(self.pool) else { return Err(NOBODY) };
-        let Ok(mut rotation) = plan.rotation.try_borrow_mut() else { return Err(NOBODY) };
-        self.choose(Turn::Usual, pool, &plan.records(), &mut rotation, now, random::number())
+        let pool = Rc::clone(&self.pool);
+        let Ok(mut rotation) = pool.rotation.try_borrow_mut() else { return Err(NOBODY) };
+        self.choose(Turn::Usual, &pool.records(), &mut rotation, now, random::number())
     }
 
     /// What the ledger and the retry budget say to what was selected.
     fn next(&self, selected: Result<Choice, Unavailable>, now: Timestamp) -> Next {
-        let Some((pool, plan)) = self.pool() else { return Next::Stop(Stop::Limited) };
+        let pool = &self.pool;
         let settings = &pool.policy.failover;
         let recovers = selected.as_ref().err().and_then(|_| {
             let spent = Request { tried: self.ledger.spent(), ..self.request(now, 0) };
-            worth_waiting_for(&pool.policy, &plan.records(), &spent)
+            worth_waiting_for(&pool.policy, &pool.records(), &spent)
         });
         self.ledger.next(selected, recovers, settings, now, || {
-            let Ok(mut deposits) = plan.deposits.try_borrow_mut() else { return true };
-            let granted = shared::update(&plan.retry_budget_key, retry_budget::VERSION, |record| {
+            let Ok(mut deposits) = pool.deposits.try_borrow_mut() else { return true };
+            let granted = shared::update(&pool.retry_budget_key, retry_budget::VERSION, |record| {
                 let (record, granted) = retry_budget::withdraw(record, &deposits, settings, now);
                 (Some(record), granted)
             });
@@ -147,24 +146,21 @@ impl Exchange {
     /// Selects a backend and takes hold of it: the rotation moves on, tokens are reserved, the probe is
     /// leased. The trail notes who was passed over, also when nobody was left.
     fn select(&mut self, turn: Turn, now: Timestamp) -> Result<Planned, Unavailable> {
-        let whole = Rc::clone(&self.plan);
-        let Some((pool, plan)) = whole.pool(self.pool) else { return Err(NOBODY) };
-        let Ok(mut rotation) = plan.rotation.try_borrow_mut() else { return Err(NOBODY) };
+        let pool = Rc::clone(&self.pool);
+        let Ok(mut rotation) = pool.rotation.try_borrow_mut() else { return Err(NOBODY) };
         for _ in 0..CHOICES_MAX {
-            let records = plan.records();
+            let records = pool.records();
             let roll = random::number();
-            let choice = self.choose(turn, pool, &records, &mut rotation, now, roll)?;
-            let record = pool.policy.member(choice.backend);
-            let record = record.map(|member| records.of(choice.backend, member));
-            let untaken = Planned::untaken(choice, record.unwrap_or_default(), now);
-            let Some(planned) = self.hold(&whole, plan, untaken, now) else { continue };
+            let choice = self.choose(turn, &records, &mut rotation, now, roll)?;
+            let Some(untaken) = Planned::untaken(choice, &pool, &records, now) else { break };
+            let Some(planned) = self.hold(untaken, now) else { continue };
             // Only now: whoever denies the request must not have had its turn.
             rotation.take();
             if turn == Turn::Usual {
-                self.note_skipped(pool, &records, Some(&choice), now, roll);
+                self.note_skipped(&records, Some(&choice), now, roll);
             }
             if choice.probe.is_none() {
-                plan.keep_records(records, now);
+                pool.keep_records(records, now);
             }
             return Ok(planned);
         }
@@ -175,7 +171,6 @@ impl Exchange {
     fn choose(
         &mut self,
         turn: Turn,
-        pool: &Pool,
         records: &Snapshot,
         rotation: &mut Rotation,
         now: Timestamp,
@@ -183,31 +178,22 @@ impl Exchange {
     ) -> Result<Choice, Unavailable> {
         let request = self.request(now, roll);
         if turn == Turn::Early {
-            return select_early(&pool.policy, records, &request, rotation).ok_or(NOBODY);
+            return select_early(&self.pool.policy, records, &request, rotation).ok_or(NOBODY);
         }
-        let choice = select(&pool.policy, records, &request, rotation);
+        let choice = select(&self.pool.policy, records, &request, rotation);
         if choice.is_err() {
-            self.note_skipped(pool, records, None, now, roll);
+            self.note_skipped(records, None, now, roll);
         }
         choice
     }
 
     /// Reserves tokens at the chosen backend, and leases its probe; `None` when either is denied.
-    fn hold(
-        &mut self,
-        whole: &Plan,
-        plan: &PoolPlan,
-        untaken: Planned,
-        now: Timestamp,
-    ) -> Option<Planned> {
+    fn hold(&mut self, untaken: Planned, now: Timestamp) -> Option<Planned> {
         let choice = untaken.choice;
-        let backend = plan.backends.get(choice.backend.position())?;
-        let ceiling = self.ceiling_permille();
-        let reserved = if self.asked.call.is_charged() {
-            budget::reserve(backend, &plan.metrics, self.asked.estimate, ceiling, now)
-        } else {
-            Ok(None)
-        };
+        let budget = untaken.backend.budget.as_ref().filter(|_| self.asked.call.is_charged());
+        let reserved = budget.map_or(Ok(None), |budget| {
+            budget.reserve(self.asked.estimate, self.ceiling_permille(), now)
+        });
         let reservation = match reserved {
             Ok(reservation) => reservation,
             Err(until) => {
@@ -217,10 +203,10 @@ impl Exchange {
         };
         let mut planned = Planned { reservation, ..untaken };
         if let Some(lease) = choice.probe {
-            match health::lease_probe(whole, self.pool, choice.backend, lease, now) {
+            match self.pool.lease_probe(&planned.backend, lease, now) {
                 Some(ticket) => planned.ticket = ticket,
                 None => {
-                    planned.give_back(whole, self.pool, now);
+                    planned.give_back(&self.pool, now);
                     return None;
                 }
             }
@@ -241,34 +227,35 @@ impl Exchange {
 
     fn note_skipped(
         &mut self,
-        pool: &Pool,
         records: &Snapshot,
         choice: Option<&Choice>,
         now: Timestamp,
         roll: u64,
     ) {
-        if !self.plan.config.response.trail {
+        if !self.pools.response.trail {
             return;
         }
-        for (backend, reason) in skipped(&pool.policy, records, &self.request(now, roll), choice) {
+        for (backend, reason) in
+            skipped(&self.pool.policy, records, &self.request(now, roll), choice)
+        {
             self.trail.skip(backend, reason, now);
         }
     }
 
     fn plan_attempt(&mut self, planned: Planned) {
-        if let Some((backend, _)) = self.backend(planned.choice.backend) {
-            // When the host refuses, the route is the last attempt's, whose cluster does not fit
-            // the backend: the attempt refuses itself.
-            let _ = host::set_property(TARGET, backend.name.as_bytes());
-        }
+        // When the host refuses, the route is the last attempt's, whose cluster does not fit the backend:
+        // the attempt refuses itself.
+        let _ = host::set_property(TARGET, planned.backend.config.name.as_bytes());
         self.planned = Some(planned);
     }
 }
 
 impl Planned {
     /// A choice of which nothing is held yet.
-    fn untaken(choice: Choice, record: BackendRecord, now: Timestamp) -> Self {
+    fn untaken(choice: Choice, pool: &Pool, records: &Snapshot, now: Timestamp) -> Option<Self> {
+        let backend = Rc::clone(pool.backend(choice.backend)?);
+        let record = records.of(choice.backend, pool.policy.member(choice.backend)?);
         let ticket = record.breaker.ticket();
-        Self { choice, at: now, ticket, record, reservation: None }
+        Some(Self { choice, backend, at: now, ticket, record, reservation: None })
     }
 }

@@ -3,7 +3,7 @@
 //! Mostly an attempt has said so before its response arrives here. What is left are responses that nobody
 //! expected: Envoy's own, those of its filters, and those of attempts that Envoy did not repeat.
 
-use super::{End, Exchange, LastAttempt};
+use super::{Exchange, LastAttempt, Stage};
 use crate::filter::host;
 use crate::policy::choice::Unavailable;
 use crate::policy::failover::{self, Ending, Stop};
@@ -84,12 +84,18 @@ impl Exchange {
         unexpected: impl FnOnce() -> Unexpected,
         now: impl FnOnce() -> Timestamp,
     ) -> Finish {
-        self.is_answered = true;
-        match std::mem::replace(&mut self.end, End::Open) {
-            End::Served(backend) => Finish::pass(Some(backend)),
-            End::Failed(backend, ending) => Finish::of(backend, ending, now),
-            End::Retrying(last) => self.finish_unexpected(Some(last), &unexpected(), now()),
-            End::Open => self.finish_unexpected(None, &unexpected(), now()),
+        let stage = if self.is_closed() {
+            Stage::Open
+        } else {
+            std::mem::replace(&mut self.stage, Stage::Answered)
+        };
+        match stage {
+            Stage::Served(backend) => Finish::pass(Some(backend)),
+            Stage::Failed(backend, ending) => Finish::of(backend, ending, now),
+            Stage::Retrying(last) => self.finish_unexpected(Some(last), &unexpected(), now()),
+            Stage::Open | Stage::Answered | Stage::Closed => {
+                self.finish_unexpected(None, &unexpected(), now())
+            }
         }
     }
 
@@ -119,10 +125,8 @@ impl Exchange {
             return Finish::of(None, self.misrouted(&begun, misroute, now), || now);
         }
         if let Some(LastAttempt { backend, outcome, status }) = last {
-            if let Some((_, plan)) = self.pool() {
-                host::increment(plan.metrics.limited, 1);
-            }
-            let size = self.pool_size();
+            host::increment(self.pool.metrics.limited, 1);
+            let size = self.pool.backends.len();
             let ending = failover::ending(&outcome, status, &Stop::Limited, size, now);
             return Finish::of(Some(backend), ending, || now);
         }

@@ -1,7 +1,7 @@
 //! The attempts of a request that failed, and who is to blame for them once that is known.
 
-use super::Exchange;
-use crate::filter::pool::health::{self, Begun, Evidence};
+use super::{Exchange, OnItsWay};
+use crate::filter::pool::health::{Begun, Evidence};
 use crate::policy::choice::Unavailable;
 use crate::policy::failover::blame::{self, Verdict};
 use crate::policy::failover::{self, Ending};
@@ -19,20 +19,22 @@ pub(super) struct Suspect {
 impl Exchange {
     /// An attempt failed before anything of it went to the client. Returns as what it counts for the request.
     pub(crate) fn fail(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) -> Outcome {
-        self.held = None;
+        if matches!(self.response, OnItsWay::Held(_)) {
+            self.response = OnItsWay::Nothing;
+        }
         if let Some(elsewhere) = self.put_off(begun, evidence, now) {
             return self.fail(begun, &elsewhere, now);
         }
-        self.ledger.end(begun.backend, &evidence.outcome);
+        self.ledger.end(begun.backend.index, &evidence.outcome);
         self.may_be_done |=
             !self.asked.call.is_repeatable() && failover::may_be_done(&evidence.outcome);
-        let closed_until = health::note(&self.plan, self.pool, begun, evidence, now);
+        let closed_until = self.pool.note(&self.pools, begun, evidence, now);
         self.blame(begun, evidence, now);
         let ending = match evidence.outcome {
             Outcome::Throttled { delay } => self.throttled(delay),
             _ => Settlement::Released,
         };
-        health::conclude(&self.plan, self.pool, begun.backend, &begun.reservation, ending, now);
+        begun.conclude(ending, now);
         self.note_attempt(begun, evidence, closed_until.map(|until| until.since(now)));
         self.fall_back(begun, evidence);
         evidence.outcome
@@ -59,9 +61,9 @@ impl Exchange {
             None => evidence.outcome,
         };
         let evidence = Evidence { outcome, ..*evidence };
-        self.suspects.note(begun.backend, &outcome);
+        self.suspects.note(begun.backend.index, &outcome);
         if !blame::is_open(&outcome) {
-            health::observe(&self.plan, self.pool, begun, &evidence, now);
+            self.pool.observe(begun, &evidence, now);
             return;
         }
         self.suspects.suspect(outcome, Suspect { begun: begun.witness(), evidence, ended: now });
@@ -69,7 +71,7 @@ impl Exchange {
             // What no model does shows nothing of a model's deployment.
             let verdicts = self.suspects.dismiss();
             self.carry_out(verdicts, now);
-        } else if self.is_closed {
+        } else if self.is_closed() {
             self.judge(false, now);
         }
     }
@@ -92,13 +94,13 @@ impl Exchange {
         for (Suspect { begun, evidence, ended }, verdict) in verdicts {
             match verdict {
                 Verdict::Guilty => {
-                    health::convict(&self.plan, self.pool, &begun, &evidence, ended, now);
+                    self.pool.convict(&self.pools, &begun, &evidence, ended, now);
                 }
                 Verdict::Alone => {
-                    health::accuse(&self.plan, self.pool, &begun, &evidence, ended, now);
+                    self.pool.accuse(&self.pools, &begun, &evidence, ended, now);
                 }
                 Verdict::Acquitted => {
-                    health::acquit(&self.plan, self.pool, &begun, &evidence, now);
+                    self.pool.acquit(&begun, &evidence, now);
                 }
             }
         }

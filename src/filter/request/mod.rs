@@ -2,37 +2,36 @@
 
 pub(super) mod charge;
 pub(super) mod choice;
+mod client_request;
 pub(super) mod finish;
 pub(super) mod headers;
 pub(super) mod in_flight;
 mod judged;
 
 use self::choice::Planned;
+pub(crate) use self::client_request::ClientRequest;
 use self::headers::{ATTEMPTS, SWITCHING_PROTOCOLS, TRAIL};
 use self::judged::Suspect;
-use crate::config::{Backend, Credential, Pool};
+use crate::config::Credential;
 use crate::filter::host;
-use crate::filter::host::properties::{self, TARGET};
-use crate::filter::host::sanitize::Subprotocols;
+use crate::filter::host::properties;
+use crate::filter::host::properties::TARGET;
+use crate::filter::pool::budget::Budget;
 use crate::filter::pool::consumers::Admitted;
-use crate::filter::pool::health::{self, Begun, Evidence, Said};
-use crate::filter::pool::{BackendPlan, Plan, PoolPlan};
+use crate::filter::pool::health::{Begun, Evidence, Said};
+use crate::filter::pool::{Backend, Pool, Pools};
 use crate::openai::call::api::{Api, Operation};
-use crate::openai::call::{Call, Endpoint, model_in_body, render, takes_stream_options};
-use crate::openai::request::body::Body;
-use crate::openai::request::facts::TOKEN_BYTES;
+use crate::openai::call::{Endpoint, model_in_body, render, takes_stream_options};
 use crate::openai::request::splice::{self, Splices};
 use crate::openai::service_tier::ServiceTier;
-use crate::policy::choice::{Denials, Needs, Unavailable};
+use crate::policy::choice::{Denials, Unavailable};
 use crate::policy::failover::blame::Suspects;
 use crate::policy::failover::trail::Trail;
 use crate::policy::failover::{self, Ending, Ledger};
-use crate::policy::pool::{BackendIndex, OperationSet};
+use crate::policy::pool::{BackendIndex, OperationSet, Tier};
 use crate::policy::response::classify::{AttemptTraits, Fault, Misroute, Outcome, Seen};
 use crate::policy::time::{Millis, Timestamp};
 use crate::policy::tokens::budget::Settlement;
-use crate::policy::tokens::estimate::{Estimate, RequestSize};
-use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
 /// What the log says when Envoy's own limits keep requests from a backend.
@@ -42,79 +41,13 @@ const FULL: &str =
 /// A target that no matcher knows: Envoy answers 503 at once, and the gateway makes the reply.
 const NO_TARGET: &[u8] = b"none";
 
-/// What the client sent, as far as an attempt needs it.
-pub(crate) struct Asked {
-    pub(crate) call: Call,
-    /// The model that the client named; empty when it named none.
-    pub(crate) model: String,
-    /// What the body says, when it was read.
-    pub(crate) body: Option<Box<Body>>,
-    /// Whether the body may ask for another service tier than it was read to ask for.
-    pub(crate) may_ask_for_tier: bool,
-    /// Whether only the ends of the body were looked at.
-    pub(crate) is_glimpsed: bool,
-    pub(crate) content_length: Option<u64>,
-    /// The client's own credential headers, when some backend is sent them.
-    pub(crate) credentials: Vec<(&'static str, Vec<u8>)>,
-    /// The WebSocket subprotocols, when there are credentials among them that some backend is sent.
-    pub(crate) subprotocols: Option<Subprotocols>,
-    pub(crate) needs: Needs,
-    pub(crate) size: RequestSize,
-    /// The tokens that it is expected to use.
-    pub(crate) estimate: Estimate,
-}
-
-impl Asked {
-    /// Whether it is about something that one resource keeps.
-    pub(crate) fn names_stored_object(&self) -> bool {
-        let in_body = self.body.as_ref().is_some_and(|body| body.facts.previous_response);
-        self.call.names_stored_object() || in_body
-    }
-
-    /// Whether it names things that it does not contain.
-    fn has_dependencies(&self) -> bool {
-        self.body.as_ref().is_some_and(|body| body.facts.has_dependencies)
-    }
-
-    /// Whether what it costs cannot be seen in it, so that a 429 may be about its size.
-    fn hides_its_cost(&self) -> bool {
-        self.has_dependencies() || self.is_glimpsed || !self.call.is_charged()
-    }
-
-    /// Whether a model does the work.
-    pub(super) fn is_of_model(&self) -> bool {
-        self.is_session() || self.call.is_model_operation()
-    }
-
-    /// Whether it asks for a WebSocket.
-    fn is_session(&self) -> bool {
-        matches!(self.call.operation, Operation::Realtime | Operation::ResponsesSession)
-    }
-
-    /// The service tier that the client asks for.
-    fn tier(&self) -> Option<ServiceTier> {
-        ServiceTier::asked_for(&self.body.as_ref()?.facts)
-    }
-
-    /// The tokens that it takes at most, as far as it states them. A body that was not read counts by
-    /// its length.
-    fn tokens(&self) -> u64 {
-        if self.body.is_none() {
-            return self.content_length.unwrap_or(0).checked_div(TOKEN_BYTES).unwrap_or(0);
-        }
-        let output = self.size.max_output_tokens.unwrap_or(0);
-        let choices = self.size.choices.unwrap_or(1).max(1);
-        self.estimate.prompt_tokens.saturating_add(output.saturating_mul(choices))
-    }
-}
-
 /// One request in flight.
 pub(crate) struct Exchange {
-    pub(crate) asked: Asked,
+    pub(crate) asked: ClientRequest,
     /// What the request headers, which all attempts share, say of the body's length.
     pub(crate) sent_content_length: Option<u64>,
-    pub(super) plan: Rc<Plan>,
-    pub(super) pool: usize,
+    pub(super) pools: Rc<Pools>,
+    pub(super) pool: Rc<Pool>,
     pub(super) ledger: Ledger,
     /// Whether it asks for the default service tier, because flex has no capacity left.
     has_fallen_back: bool,
@@ -125,19 +58,37 @@ pub(crate) struct Exchange {
     /// The backends whose budgets had no room when one was last chosen.
     pub(super) denied: Denials,
     pub(super) consumer: Admitted,
-    pub(super) end: End,
-    /// Whether the request is over, for the client as for the gateway.
-    is_closed: bool,
+    pub(super) stage: Stage,
     /// Whether a backend may have carried it out already, so that no other is asked to.
     pub(super) may_be_done: bool,
-    /// The answer that is on its way to the client.
-    pub(super) flowing: Option<Weak<dyn Flowing>>,
-    /// The answer that is held until it is complete, so that nothing of it went to the client.
-    pub(super) held: Option<Weak<dyn Flowing>>,
-    /// Whether the client was answered, by whomever.
-    pub(super) is_answered: bool,
-    /// The same when its attempt is over and it is not: only the gateway will learn why it ended early.
-    interrupted: Option<Rc<dyn Flowing>>,
+    pub(super) response: OnItsWay,
+}
+
+/// How far the request is, and what the client gets as far as that is known.
+pub(super) enum Stage {
+    /// Attempts are made.
+    Open,
+    /// Envoy was told to make another attempt, and did not begin it yet.
+    Retrying(LastAttempt),
+    /// The response of this backend goes to the client.
+    Served(BackendIndex),
+    /// Nothing more is tried; the backend is the last that was, if any.
+    Failed(Option<BackendIndex>, Ending),
+    /// The client was answered, by whomever.
+    Answered,
+    /// The request is over, for the client as for the gateway.
+    Closed,
+}
+
+/// The response of a backend that did not come to its end yet.
+pub(super) enum OnItsWay {
+    Nothing,
+    /// It is held until it is complete, so that nothing of it went to the client.
+    Held(Weak<dyn Flowing>),
+    /// It goes to the client.
+    Flowing(Weak<dyn Flowing>),
+    /// Its attempt is over and it is not: only the gateway will learn why it ended early.
+    Interrupted(Rc<dyn Flowing>),
 }
 
 /// An answer on its way to the client, which holds the exchange itself.
@@ -155,15 +106,6 @@ pub(crate) struct Rendering {
     pub(crate) asks_for_usage: bool,
 }
 
-/// How the request ends, as far as it is known.
-pub(super) enum End {
-    Open,
-    /// Envoy was told to make another attempt, and did not begin it yet.
-    Retrying(LastAttempt),
-    Served(BackendIndex),
-    Failed(Option<BackendIndex>, Ending),
-}
-
 /// An attempt that failed, of which another backend was to make good.
 #[derive(Clone, Copy)]
 pub(super) struct LastAttempt {
@@ -173,11 +115,16 @@ pub(super) struct LastAttempt {
 }
 
 impl Exchange {
-    pub(crate) fn new(plan: Rc<Plan>, pool: usize, asked: Asked, consumer: Admitted) -> Self {
+    pub(crate) fn new(
+        pools: Rc<Pools>,
+        pool: Rc<Pool>,
+        asked: ClientRequest,
+        consumer: Admitted,
+    ) -> Self {
         Self {
             sent_content_length: asked.content_length,
             asked,
-            plan,
+            pools,
             pool,
             ledger: Ledger::default(),
             has_fallen_back: false,
@@ -186,30 +133,22 @@ impl Exchange {
             trail: Trail::default(),
             denied: Denials::NONE,
             consumer,
-            end: End::Open,
-            is_closed: false,
+            stage: Stage::Open,
             may_be_done: false,
-            flowing: None,
-            held: None,
-            is_answered: false,
-            interrupted: None,
+            response: OnItsWay::Nothing,
         }
     }
 
-    /// The pool's configuration and what runs it.
-    pub(crate) fn pool(&self) -> Option<(&Pool, &PoolPlan)> {
-        self.plan.pool(self.pool)
+    /// Goes to another stage. The last two are not left again, whatever still comes of attempts.
+    fn enter(&mut self, stage: Stage) {
+        if !self.is_answered() {
+            self.stage = stage;
+        }
     }
 
-    /// A backend's configuration and what runs it.
-    pub(crate) fn backend(&self, backend: BackendIndex) -> Option<(&Backend, &BackendPlan)> {
-        let (pool, plan) = self.pool()?;
-        Some((pool.backends.get(backend.position())?, plan.backends.get(backend.position())?))
-    }
-
-    /// How many backends the pool has.
-    pub(crate) fn pool_size(&self) -> usize {
-        self.pool().map_or(0, |(pool, _)| pool.backends.len())
+    /// The pool that serves it.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// How many attempts began.
@@ -220,31 +159,28 @@ impl Exchange {
     /// Begins the attempt that was planned; `None` when none was. Envoy goes on with the first one at once, and
     /// waits before each of the others.
     pub(crate) fn begin(&mut self, now: impl FnOnce() -> Timestamp) -> Option<Begun> {
-        let Planned { choice, at, ticket, record, reservation } = self.planned.take()?;
-        self.end = End::Open;
-        let reservation = RefCell::new(reservation);
-        self.ledger.begin(choice.backend);
-        let (_, plan) = self.plan.pool(self.pool)?;
+        let planned = self.planned.take()?;
+        self.enter(Stage::Open);
+        self.ledger.begin(planned.backend.index);
         let is_first = self.ledger.attempts() == 1;
-        let at = if is_first { at } else { now() };
-        if is_first && let Ok(mut deposits) = plan.deposits.try_borrow_mut() {
+        let at = if is_first { planned.at } else { now() };
+        if is_first && let Ok(mut deposits) = self.pool.deposits.try_borrow_mut() {
             deposits.count(at);
         }
-        Some(Begun { backend: choice.backend, at, ticket, record, reservation })
+        Some(planned.begin(at))
     }
 
     /// An attempt that began cannot be sent: gives back what it holds of its backend.
     pub(crate) fn abandon(&mut self, begun: &Begun, now: Timestamp) {
-        let held = &begun.reservation;
-        health::conclude(&self.plan, self.pool, begun.backend, held, Settlement::Released, now);
+        begun.conclude(Settlement::Released, now);
         if begun.ticket.is_probe() {
-            health::release_probe(&self.plan, self.pool, begun, now);
+            self.pool.release_probe(begun, now);
         }
     }
 
     /// What the gateway chose for an attempt at `backend`, and what the request asks for.
-    pub(crate) fn traits(&self, begun: &Begun) -> Option<AttemptTraits> {
-        let (backend, plan) = self.backend(begun.backend)?;
+    pub(crate) fn traits(&self, begun: &Begun) -> AttemptTraits {
+        let backend = &begun.backend;
         let (asked, operation) = (&self.asked, self.asked.call.operation);
         let (served, needed) = (begun.record.served, asked.needs.operation);
         let seen = match served {
@@ -252,38 +188,38 @@ impl Exchange {
             _ if needed != OperationSet::NONE && served.covers(needed) => Seen::Operation,
             _ => Seen::Others,
         };
-        Some(AttemptTraits {
-            owns_credential: plan.key_header.is_some(),
+        AttemptTraits {
+            owns_credential: backend.key_header.is_some(),
             owns_deployment: !asked.model.is_empty(),
-            provisioned: backend.provisioned.is_some(),
+            provisioned: backend.config.provisioned.is_some(),
             names_stored_object: asked.names_stored_object(),
             is_model_operation: asked.is_of_model(),
             asks_for_upgrade: asked.is_session(),
             may_name_deployments: operation == Operation::Responses,
             has_dependencies: asked.has_dependencies(),
-            is_clients_account: plan.key_header.is_none() && backend.api == Api::OpenAi,
+            is_clients_account: backend.key_header.is_none() && backend.config.api == Api::OpenAi,
             asks_for_tier: asked.may_ask_for_tier
                 || self.tier().is_some_and(|tier| tier != ServiceTier::Default),
             seen,
             tokens: asked.tokens(),
-            token_limit: plan.budget.as_ref().and_then(|budget| budget.settings.token_limit()),
-        })
+            token_limit: backend.budget.as_ref().and_then(Budget::token_limit),
+        }
     }
 
     /// The deployment or model that `backend` is asked for.
     pub(crate) fn deployment<'a>(&'a self, backend: &'a Backend) -> &'a str {
-        backend.deployment.as_deref().unwrap_or(&self.asked.model)
+        backend.config.deployment.as_deref().unwrap_or(&self.asked.model)
     }
 
     /// What makes the request fit `backend`.
     pub(crate) fn rendering(&self, backend: &Backend) -> Rendering {
         let call = &self.asked.call;
         let endpoint = Endpoint {
-            api: backend.api,
-            base_path: &backend.base_path,
+            api: backend.config.api,
+            base_path: &backend.config.base_path,
             deployment: self.deployment(backend),
-            api_version: backend.api_version.as_deref(),
-            passthrough: matches!(backend.credential, Credential::Passthrough),
+            api_version: backend.config.api_version.as_deref(),
+            passthrough: matches!(backend.config.credential, Credential::Passthrough),
         };
         let body = self.asked.body.as_ref();
         let model = body
@@ -312,23 +248,20 @@ impl Exchange {
     /// tier from here on, at the same backend, too: its deployment is fine.
     fn fall_back(&mut self, begun: &Begun, evidence: &Evidence) {
         let is_refused = matches!(evidence.outcome, Outcome::Elsewhere { status: 200..=299 | 429 });
-        if is_refused
-            && self.tier() == Some(ServiceTier::Flex)
-            && self.pool().is_some_and(|(pool, _)| pool.flex_fallback)
-        {
+        if is_refused && self.tier() == Some(ServiceTier::Flex) && self.pool.flex_fallback {
             self.has_fallen_back = true;
-            self.ledger.forgive(begun.backend);
+            self.ledger.forgive(begun.backend.index);
         }
     }
 
     /// Whether the client sees what a backend says of its limits.
     pub(crate) fn keeps_rate_limits(&self) -> bool {
-        self.plan.config.response.backend_rate_limits
+        self.pools.response.backend_rate_limits
     }
 
     /// The answer of an attempt is held until it is complete.
     pub(crate) fn keep_whole(&mut self, answer: Weak<dyn Flowing>) {
-        self.held = Some(answer);
+        self.response = OnItsWay::Held(answer);
     }
 
     /// The answer of an attempt goes to the client.
@@ -339,13 +272,12 @@ impl Exchange {
         evidence: &Evidence,
         now: Timestamp,
     ) {
-        self.end = End::Served(begun.backend);
-        self.held = None;
-        self.flowing = Some(answer);
+        self.enter(Stage::Served(begun.backend.index));
+        self.response = OnItsWay::Flowing(answer);
         if evidence.outcome == Outcome::ClientError {
             self.consumer.conclude(None, now); // it costs nothing, whatever follows
         }
-        self.suspects.note(begun.backend, &evidence.outcome);
+        self.suspects.note(begun.backend.index, &evidence.outcome);
         // What is no answer, such as a redirect, proves nothing.
         let is_answer =
             (200..300).contains(&evidence.status) || evidence.status == SWITCHING_PROTOCOLS;
@@ -353,27 +285,24 @@ impl Exchange {
         self.judge(is_served && is_answer, now);
         if evidence.outcome == Outcome::Success && is_answer && self.asked.is_of_model() {
             let operation = self.asked.needs.operation;
-            health::note_service(&self.plan, self.pool, begun, operation);
+            self.pool.note_service(begun, operation);
         }
-        health::write_head(&self.plan, self.pool, begun, evidence, now);
+        self.pool.write_head(begun, evidence, now);
         self.note_attempt(begun, evidence, None);
-        let spilled_from = self.pool().and_then(|(pool, plan)| {
-            let first = pool.policy.tiers.first()?;
-            (!first.members.contains(begun.backend)).then_some(plan)
-        });
-        if let Some(plan) = spilled_from {
-            host::increment(plan.metrics.spills, 1);
+        let is_first_tier = |tier: &Tier| tier.members.contains(begun.backend.index);
+        if !self.pool.policy.tiers.first().is_none_or(is_first_tier) {
+            host::increment(self.pool.metrics.spills, 1);
         }
-        if let Some((backend, _)) = self.backend(begun.backend).filter(|_| self.is_published()) {
-            properties::publish_backend(&backend.name);
+        if self.is_published() {
+            properties::publish_backend(&begun.backend.config.name);
         }
     }
 
     fn note_attempt(&mut self, begun: &Begun, evidence: &Evidence, closed_for: Option<Millis>) {
-        if self.plan.config.response.trail
+        if self.pools.response.trail
             && let Some(result) = failover::result_in_trail(&evidence.outcome, evidence.status)
         {
-            self.trail.attempt(begun.backend, result, closed_for);
+            self.trail.attempt(begun.backend.index, result, closed_for);
             if let Some(tier) = self.tier() {
                 self.trail.with_tier(tier.name());
             }
@@ -382,7 +311,7 @@ impl Exchange {
 
     /// The attempt at `backend` failed, and Envoy was told to make another one.
     pub(crate) fn expect_retry(&mut self, backend: BackendIndex, outcome: Outcome, status: u16) {
-        self.end = End::Retrying(LastAttempt { backend, outcome, status });
+        self.enter(Stage::Retrying(LastAttempt { backend, outcome, status }));
     }
 
     /// There is no way to the backend of an attempt that began or was to begin, and none elsewhere for
@@ -398,7 +327,7 @@ impl Exchange {
         let evidence = Evidence { outcome, status: 0, elapsed, said: Said::default() };
         self.fail(begun, &evidence, now);
         if misroute == Misroute::Full {
-            self.tell_connection(begun.backend, Fault::Connect, Some(FULL), now);
+            begun.backend.tell_connection(Fault::Connect, Some(FULL), now);
         }
         // Without the attempt's filter, the request went out.
         if misroute == Misroute::NoFilter && !self.asked.call.is_repeatable() {
@@ -410,25 +339,6 @@ impl Exchange {
         }
     }
 
-    /// Says in the log why a connection to a backend was not made: once for each reason, and again after a
-    /// minute.
-    pub(crate) fn tell_connection(
-        &self,
-        backend: BackendIndex,
-        fault: Fault,
-        words: Option<&str>,
-        now: Timestamp,
-    ) {
-        let Some((backend, plan)) = self.backend(backend) else { return };
-        let words = words.unwrap_or("no connection in time");
-        if plan.connection_words.is_news(words, now) {
-            let what = if fault == Fault::Tls { "TLS failed" } else { "no connection" };
-            let name = &backend.name;
-            let text = format!("spillway: {what} at backend {name}: {words}");
-            host::log(host::Level::Warn, &text);
-        }
-    }
-
     /// Nothing more is tried: `backend` is the last that was, if any.
     pub(crate) fn give_up(
         &mut self,
@@ -437,7 +347,7 @@ impl Exchange {
         now: Timestamp,
     ) {
         let ending = self.after_judgement(ending, now);
-        self.end = End::Failed(backend, ending);
+        self.enter(Stage::Failed(backend, ending));
         // Should Envoy retry nevertheless, there is nowhere to go.
         let _ = host::set_property(TARGET, NO_TARGET);
     }
@@ -450,31 +360,39 @@ impl Exchange {
     /// The attempt of an answer that is on its way ended, and not the answer: keeps it until the gateway
     /// learns why. Not when the gateway is gone.
     pub(crate) fn interrupt(&mut self, answer: Option<Rc<dyn Flowing>>) -> bool {
-        if self.is_closed {
-            return false;
+        match answer {
+            Some(answer) if !self.is_closed() => {
+                self.response = OnItsWay::Interrupted(answer);
+                true
+            }
+            _ => false,
         }
-        self.interrupted = answer;
-        self.interrupted.is_some()
     }
 
     /// Lets go of an answer that was kept.
     pub(crate) fn forget_interrupted(&mut self) {
-        self.interrupted = None;
+        if matches!(self.response, OnItsWay::Interrupted(_)) {
+            self.response = OnItsWay::Nothing;
+        }
     }
 
     /// The answer that is on its way to the client, or is held until it is complete.
     pub(crate) fn flowing(&self) -> Option<Rc<dyn Flowing>> {
-        self.flowing.as_ref().or(self.held.as_ref()).and_then(Weak::upgrade)
+        match &self.response {
+            OnItsWay::Nothing => None,
+            OnItsWay::Held(answer) | OnItsWay::Flowing(answer) => answer.upgrade(),
+            OnItsWay::Interrupted(answer) => Some(Rc::clone(answer)),
+        }
     }
 
     /// The request is over. What was planned and not sent is given back; what is still on its way
     /// concludes by itself.
     pub(crate) fn close(&mut self, now: impl Fn() -> Timestamp) {
-        self.is_closed = true;
+        let stage = std::mem::replace(&mut self.stage, Stage::Closed);
         let planned = self.planned.take();
-        let is_at_another = planned.is_none() && matches!(self.end, End::Open);
+        let is_at_another = planned.is_none() && matches!(stage, Stage::Open | Stage::Answered);
         if let Some(planned) = planned {
-            planned.give_back(&self.plan, self.pool, now());
+            planned.give_back(&self.pool, now());
         }
         if !self.suspects.is_empty() && is_at_another {
             let verdicts = self.suspects.dismiss();
@@ -487,7 +405,12 @@ impl Exchange {
 
     /// Whether the request is over, so that nothing that was planned now would be sent or given back.
     pub(crate) fn is_closed(&self) -> bool {
-        self.is_closed
+        matches!(self.stage, Stage::Closed)
+    }
+
+    /// Whether the client was answered, by whomever, or is gone.
+    pub(crate) fn is_answered(&self) -> bool {
+        matches!(self.stage, Stage::Answered | Stage::Closed)
     }
 
     /// Says what every response says of its request: each header's name and value.
@@ -501,8 +424,8 @@ impl Exchange {
 
     /// Says what the response says of the consumer's tokens.
     pub(crate) fn consumer_headers(&self, say: impl FnMut(&str, &str)) {
-        if let Some(plan) = &self.plan.consumers {
-            plan.headers_of(&self.consumer, say);
+        if let Some(consumers) = &self.pools.consumers {
+            consumers.headers_of(&self.consumer, say);
         }
     }
 
@@ -513,7 +436,7 @@ impl Exchange {
 
     /// What the trail says, with the backends' names; `None` when it is off.
     fn trail(&self) -> Option<String> {
-        let name = |backend| self.backend(backend).map(|(backend, _)| &*backend.name);
-        self.plan.config.response.trail.then(|| self.trail.render(name))
+        let name = |index| self.pool.backend(index).map(|backend| &*backend.config.name);
+        self.pools.response.trail.then(|| self.trail.render(name))
     }
 }

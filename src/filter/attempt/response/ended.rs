@@ -26,14 +26,14 @@ impl Answer {
     fn retry_elsewhere(&self, outcome: &Outcome, now: Timestamp) {
         let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return };
         match exchange.go_on(now) {
-            Next::Retry => exchange.expect_retry(self.begun.backend, *outcome, 0),
+            Next::Retry => exchange.expect_retry(self.begun.backend.index, *outcome, 0),
             // Without an answer to hold there is nothing in which the request could wait.
             Next::Wait { until } => {
                 let ending = Ending::Exhausted { throttled: false, soonest: Some(until) };
                 exchange.give_up(None, ending, now);
             }
             Next::Stop(stop) => {
-                let size = exchange.pool_size();
+                let size = exchange.pool().backends.len();
                 exchange.give_up(None, failover::ending(outcome, 0, &stop, size, now), now);
             }
         }
@@ -48,19 +48,15 @@ impl Answer {
         }
         if let Some((connect, words)) = details::no_connection() {
             if connect == Fault::Connect && details::is_dead_endpoint() {
-                if let Ok(exchange) = self.exchange.try_borrow() {
-                    exchange.tell_connection(self.begun.backend, connect, Some(NO_HOST), now);
-                }
+                self.begun.backend.tell_connection(connect, Some(NO_HOST), now);
                 return Outcome::Misrouted(Misroute::DeadEndpoint);
             }
-            if let Ok(exchange) = self.exchange.try_borrow() {
-                exchange.tell_connection(self.begun.backend, connect, words.as_deref(), now);
-            }
+            self.begun.backend.tell_connection(connect, words.as_deref(), now);
             return fault(connect);
         }
-        let timeout = self.exchange.try_borrow().ok().and_then(|exchange| {
-            exchange.pool().and_then(|(pool, _)| pool.policy.failover.first_byte_timeout)
-        });
+        let exchange = self.exchange.try_borrow().ok();
+        let timeout =
+            exchange.and_then(|exchange| exchange.pool().policy.failover.first_byte_timeout);
         if timeout.is_some_and(|timeout| now.since(self.begun.at) >= timeout.scale(9, 10)) {
             fault(Fault::Timeout)
         } else {
@@ -72,7 +68,7 @@ impl Answer {
     /// Envoy does when a limit of its own ends a request.
     fn is_left(&self, held: &Held) -> bool {
         matches!(held.question, Question::Whole)
-            && self.exchange.try_borrow().is_ok_and(|exchange| !exchange.is_answered)
+            && self.exchange.try_borrow().is_ok_and(|exchange| !exchange.is_answered())
     }
 
     /// The client left before it had anything of an answer that is held. It costs what it would cost, had
@@ -132,7 +128,7 @@ impl Answer {
                 if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
                     // Envoy sends the client what came, and cannot be told to retry.
                     let ending = Ending::NoAnswer { status: SWITCHING_PROTOCOLS };
-                    exchange.give_up(Some(self.begun.backend), ending, now);
+                    exchange.give_up(Some(self.begun.backend.index), ending, now);
                 }
             }
             State::Held(mut held) if held.is_error() => {
