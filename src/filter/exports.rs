@@ -129,7 +129,7 @@ mod abi {
     extern "C" fn _initialize() {
         #[cfg(target_arch = "wasm32")]
         __wasm_call_ctors();
-        host::log_panics();
+        host::logger::begin();
     }
 
     #[unsafe(no_mangle)]

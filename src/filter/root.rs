@@ -2,7 +2,7 @@
 
 use crate::config::{Config, plugin_configuration};
 use crate::filter::host::timers;
-use crate::filter::host::{self, Buffer, Level};
+use crate::filter::host::{self, Buffer};
 use crate::filter::pool::Pools;
 use std::rc::Rc;
 
@@ -32,7 +32,7 @@ impl Root {
                 true
             }
             Err(problem) => {
-                host::log(Level::Error, &format!("spillway: configuration refused: {problem}"));
+                log::error!("configuration refused: {problem}");
                 false
             }
         }

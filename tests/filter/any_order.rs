@@ -158,6 +158,51 @@ fn no_order_of_callbacks_panics() {
     }
 }
 
+/// SDKs of other filters met these in production, behind filters that answer in the router's place. For a stream that
+/// is not known, nothing is held, and Envoy is asked for nothing.
+#[test]
+fn callbacks_of_contexts_that_are_not_known_are_let_through() {
+    let process = Process::new("contexts that are not known");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut chaos = Chaos::begin(1, &process);
+            let (known, never, rootless, orphan) = (10, 900, 901, 902);
+            chaos.last = known - 1;
+            chaos.create();
+            chaos.delete(known);
+            // A root that never was, and one whose configuration was refused.
+            Module::create(rootless, 800);
+            Module::create(801, 0);
+            assert!(!Module::configure(801, 0));
+            Module::create(orphan, 801);
+            with(|state| state.calls.clear());
+            for id in [known, never] {
+                let end = id == never;
+                assert_eq!(Module::request_headers(id, 1, end), 0);
+                assert_eq!(Module::request_body(id, 1, end), 0);
+                assert_eq!(Module::request_trailers(id, 1), 0);
+                assert_eq!(Module::response_headers(id, 1, end), 0);
+                assert_eq!(Module::response_body(id, 1, end), 0);
+                assert_eq!(Module::response_trailers(id, 1), 0);
+                Module::log(id);
+                Module::delete(id);
+                assert!(!Module::configure(id, 1));
+            }
+            assert_eq!(with(|state| state.calls.clone()), BTreeMap::new());
+            Module::tick(never);
+            // What is made for an unknown or refused root takes every callback, and so does an id that is made twice.
+            for id in [rootless, orphan, orphan] {
+                Module::create(id, if id == rootless { 800 } else { 801 });
+                Module::request_headers(id, 1, true);
+                Module::response_headers(id, 1, true);
+                Module::log(id);
+                Module::delete(id);
+                Module::delete(id);
+            }
+        });
+    });
+}
+
 /// The same in an order that Envoy has, with everything else left to chance.
 #[test]
 fn whatever_backends_and_clients_do_every_request_ends() {

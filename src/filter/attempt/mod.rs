@@ -65,7 +65,7 @@ impl Attempt {
             && !running.splices.is_empty()
         {
             if body::edit(&running.splices, running.offset, size).is_err() {
-                host::log(host::Level::Error, "spillway: a request body could not be edited");
+                log::error!("a request body could not be edited");
             }
             let size = u64::try_from(size).unwrap_or(u64::MAX);
             running.offset = running.offset.saturating_add(size);

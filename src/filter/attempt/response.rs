@@ -37,7 +37,7 @@ use std::rc::{Rc, Weak};
 const AT_ONCE: Millis = Millis::new(2);
 
 /// What the log says when nothing of a body is shown while its head is held.
-const HIDDEN_RESPONSES: &str = "spillway: responses are hidden from the attempt's filter while it holds their head: set \
+const HIDDEN_RESPONSES: &str = "responses are hidden from the attempt's filter while it holds their head: set \
     allow_on_headers_stop_iteration: true in its configuration in every cluster, as at the gateway's";
 
 thread_local! {
@@ -243,7 +243,7 @@ impl Answer {
         let Some(let_go) = flow.let_go.take() else { return };
         let is_at_once = host::instant().since(let_go) <= AT_ONCE;
         if is_at_once && !SHOWS_BODIES.get() && HIDDEN.with(|told| told.is_news("", host::now())) {
-            host::log(host::Level::Error, HIDDEN_RESPONSES);
+            log::error!("{HIDDEN_RESPONSES}");
         }
     }
 

@@ -154,7 +154,7 @@ impl Gateway {
     fn read(&mut self, size: usize, end_of_stream: bool) -> Action {
         let Phase::Reading(reading) = &mut self.phase else { return Action::Continue };
         if reading.read(size, end_of_stream).is_err() {
-            host::log(host::Level::Error, "spillway: a request body could not be read");
+            log::error!("a request body could not be read");
             return self.answer(&reply::internal());
         }
         let length = u64::try_from(size).unwrap_or(u64::MAX);
@@ -311,7 +311,7 @@ impl Gateway {
             }
             Finish::Apart => {
                 if APART.with(|told| told.is_news(reply::APART, host::now())) {
-                    host::log(host::Level::Error, &format!("spillway: {}", reply::APART));
+                    log::error!("{}", reply::APART);
                 }
                 routed.replace(&mut exchange, &reply::apart(), Vec::new());
                 Action::Pause

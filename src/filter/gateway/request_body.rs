@@ -204,7 +204,7 @@ impl Wake for Deadline {
         self.limit.set(None);
         let reply = if is_hidden() {
             if HIDDEN.with(|told| told.is_news(reply::HIDDEN_BODY, now)) {
-                host::log(host::Level::Error, &format!("spillway: {}", reply::HIDDEN_BODY));
+                log::error!("{}", reply::HIDDEN_BODY);
             }
             reply::hidden_body()
         } else if self.left.get() > Millis::ZERO {

@@ -7,6 +7,7 @@
 
 pub(crate) mod body;
 pub(crate) mod header_map;
+pub(crate) mod logger;
 pub(crate) mod properties;
 pub(crate) mod random;
 mod raw;
@@ -70,16 +71,6 @@ pub(crate) enum Action {
     Pause = 1,
 }
 
-/// How much a log line matters.
-#[derive(Clone, Copy)]
-#[repr(u32)]
-pub(crate) enum Level {
-    Info = 2,
-    Warn = 3,
-    Error = 4,
-    Critical = 5,
-}
-
 /// The kind of a metric.
 #[derive(Clone, Copy)]
 #[repr(u32)]
@@ -114,16 +105,6 @@ impl Metric {
     pub(crate) fn is_defined(self) -> bool {
         self.0.is_some()
     }
-}
-
-/// Writes a log line.
-pub(crate) fn log(level: Level, text: &str) {
-    raw::log(level as u32, text);
-}
-
-/// Has a panic logged before it ends the VM.
-pub(crate) fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| log(Level::Critical, &panic.to_string())));
 }
 
 /// The wall clock. A host without one reads as the epoch, at which every gate is open.

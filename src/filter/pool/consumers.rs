@@ -215,7 +215,7 @@ impl Admitted {
         match concluded {
             Ok(remaining) => self.remaining = remaining,
             Err(_) => {
-                host::log(host::Level::Warn, "spillway: a consumer's tokens could not be settled");
+                log::warn!("a consumer's tokens could not be settled");
             }
         }
     }

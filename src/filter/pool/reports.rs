@@ -20,18 +20,13 @@ impl Backend {
             Transition::Opened { until, .. } | Transition::Reopened { until, .. } => Some(until),
         };
         host::record(self.metrics.breaker_open_until_ms, until.map_or(0, Timestamp::as_ms));
-        let (level, text) = match until {
-            None => {
-                (host::Level::Info, format!("spillway: circuit breaker of backend {name} closed"))
-            }
+        match until {
+            None => log::info!("circuit breaker of backend {name} closed"),
             Some(until) => {
                 let length = until.since(now);
-                let text =
-                    format!("spillway: circuit breaker of backend {name} opened for {length}");
-                (host::Level::Warn, text)
+                log::warn!("circuit breaker of backend {name} opened for {length}");
             }
-        };
-        host::log(level, &text);
+        }
     }
 
     /// Says in the log why there is no way to the backend: once for each time that its breaker opens, and not
@@ -57,10 +52,7 @@ impl Backend {
                 format!("the route's cluster matcher names a cluster for it that is not {cluster}")
             }
         };
-        host::log(
-            host::Level::Error,
-            &format!("spillway: backend {name} cannot be reached: {why}"),
-        );
+        log::error!("backend {name} cannot be reached: {why}");
     }
 
     /// Says in the log why a connection was not made: once for each reason, and again after a minute.
@@ -68,29 +60,26 @@ impl Backend {
         let words = words.unwrap_or("no connection in time");
         if self.connection_words.is_news(words, now) {
             let what = if fault == Fault::Tls { "TLS failed" } else { "no connection" };
-            let text = format!("spillway: {what} at backend {}: {words}", self.config.name);
-            host::log(host::Level::Warn, &text);
+            log::warn!("{what} at backend {}: {words}", self.config.name);
         }
     }
 
     /// Says in the log that something is wrong that only the operator can put right.
     pub(super) fn complain(&self, status: u16, what: &str) {
-        let text = format!(
-            "spillway: backend {} answered {status} to a request that another backend served: check its {what}",
+        log::error!(
+            "backend {} answered {status} to a request that another backend served: check its {what}",
             self.config.name
         );
-        host::log(host::Level::Error, &text);
     }
 
     /// Says in the log, once a minute, that something may be wrong: no backend served the request.
     pub(super) fn doubt(&self, status: u16, what: &str, now: Timestamp) {
         if self.refusal_words.is_news(what, now) {
-            let text = format!(
-                "spillway: backend {} answered {status} to a request that no backend served: if it does so to \
-                 all, check its {what}",
+            log::warn!(
+                "backend {} answered {status} to a request that no backend served: if it does so to all, check \
+                 its {what}",
                 self.config.name
             );
-            host::log(host::Level::Warn, &text);
         }
     }
 }
