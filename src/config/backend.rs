@@ -4,7 +4,7 @@ use super::credential::{Environment, credential, default_credential, default_var
 use super::operations::{NAMES, union};
 use super::reader::{Fields, Node};
 use super::text;
-use super::unique::Seen;
+use super::unique::TakenNames;
 use super::{Backend, Credential, Limits, Provisioned};
 use crate::openai::call::api::Api;
 use crate::policy::keys::key_of;
@@ -32,7 +32,7 @@ const NO_LITERAL_KEY: &str = "a key is never written into the configuration; nam
 /// A backend and, beside it, the member of the pool's policy.
 pub(super) fn backend(
     node: &Node<'_>,
-    seen: &mut Seen,
+    seen: &mut TakenNames,
     environment: &Environment<'_>,
 ) -> Option<(Backend, Member)> {
     node.object(|fields| {
@@ -94,7 +94,7 @@ fn credential_of(
     fields: &mut Fields<'_>,
     name: Option<&str>,
     node: &Node<'_>,
-    seen: &mut Seen,
+    seen: &mut TakenNames,
     environment: &Environment<'_>,
 ) -> Option<Credential> {
     let given = fields.optional("credential", |n| credential(n, environment));
@@ -150,7 +150,7 @@ fn limits(node: &Node<'_>) -> Option<Limits> {
 }
 
 /// The member without its key, which needs the name.
-fn placement(fields: &mut Fields<'_>, seen: &mut Seen) -> Member {
+fn placement(fields: &mut Fields<'_>, seen: &mut TakenNames) -> Member {
     Member {
         key: 0,
         priority: fields.optional("priority", |n| n.whole(0_u8..=100)).unwrap_or(1),

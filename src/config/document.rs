@@ -10,8 +10,8 @@ use super::operations;
 use super::pool::pool;
 use super::reader::{Node, Problems};
 use super::text::name;
-use super::unique::Seen;
-use super::{Config, Pool, RequestBody, Response};
+use super::unique::TakenNames;
+use super::{Config, Pool, RequestBodySettings, ResponseSettings};
 use crate::policy::time::Millis;
 use std::collections::BTreeMap;
 
@@ -41,7 +41,7 @@ fn document(node: &Node<'_>, environment: &Environment<'_>) -> Option<Config> {
         // The filter reads the role before it reads the rest, so here it can only be this one.
         fields.optional("role", |n| n.choice(&[("gateway", ())]));
         let namespace = fields.optional("namespace", name);
-        let mut seen = Seen::default();
+        let mut seen = TakenNames::default();
         let pools = fields.required("pools", |n| {
             n.list(1..=POOLS_MAX, "pools", |n| pool(n, &mut seen, environment))
         });
@@ -84,36 +84,36 @@ fn position_of(node: &Node<'_>, pools: &[Pool]) -> Option<usize> {
     if names.is_empty() { None } else { node.choice(&names) }
 }
 
-const DEFAULT_REQUEST_BODY: RequestBody =
-    RequestBody { max_bytes: DEFAULT_BODY_BYTES, timeout: DEFAULT_BODY_TIMEOUT };
+const DEFAULT_REQUEST_BODY: RequestBodySettings =
+    RequestBodySettings { max_bytes: DEFAULT_BODY_BYTES, timeout: DEFAULT_BODY_TIMEOUT };
 
-fn request_body(node: &Node<'_>) -> Option<RequestBody> {
+fn request_body(node: &Node<'_>) -> Option<RequestBodySettings> {
     node.object(|fields| {
         let max_bytes = fields.optional("max_bytes", |n| n.whole(1_024_u64..=BODY_BYTES_MAX));
         let timeout = fields.optional("timeout", |n| duration(n, Millis::new(10)..=HOUR));
-        Some(RequestBody {
+        Some(RequestBodySettings {
             max_bytes: max_bytes.unwrap_or(DEFAULT_BODY_BYTES),
             timeout: timeout.unwrap_or(DEFAULT_BODY_TIMEOUT),
         })
     })
 }
 
-fn default_response() -> Response {
-    Response {
+fn default_response() -> ResponseSettings {
+    ResponseSettings {
         served_by_header: Some(DEFAULT_SERVED_BY_HEADER.to_owned()),
         trail: false,
         backend_rate_limits: false,
     }
 }
 
-fn response(node: &Node<'_>) -> Option<Response> {
+fn response(node: &Node<'_>) -> Option<ResponseSettings> {
     let default = default_response();
     node.object(|fields| {
         let header =
             fields.optional("served_by_header", |n| header_or_off(n, DEFAULT_SERVED_BY_HEADER));
         let trail = fields.optional("trail_header", |n| n.switch());
         let rate_limits = fields.optional("backend_rate_limits", |n| n.switch());
-        Some(Response {
+        Some(ResponseSettings {
             served_by_header: header.unwrap_or(default.served_by_header),
             trail: trail.unwrap_or(default.trail),
             backend_rate_limits: rate_limits.unwrap_or(default.backend_rate_limits),

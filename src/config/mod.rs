@@ -49,9 +49,9 @@ pub struct Config {
     /// The operations that clients may use.
     pub allowed_operations: OperationSet,
     /// What is expected of requests whose bodies are held until they are complete.
-    pub request_body: RequestBody,
+    pub request_body: RequestBodySettings,
     /// What responses carry.
-    pub response: Response,
+    pub response: ResponseSettings,
     /// What those who call may take; `None`: as much as there is.
     pub consumers: Option<Consumers>,
     /// Positions in `pools`, by the models that clients ask for.
@@ -242,7 +242,7 @@ pub enum Affinity {
 
 /// What is expected of requests whose bodies are held until they are complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestBody {
+pub struct RequestBodySettings {
     /// The longest body, in bytes. Default 64 MiB.
     pub max_bytes: u64,
     /// How long a client may take to send it. Default 60 s.
@@ -251,7 +251,7 @@ pub struct RequestBody {
 
 /// What responses carry besides the backend's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
+pub struct ResponseSettings {
     /// The name of the header that says who served; `None`: off. Default `x-served-by`.
     pub served_by_header: Option<String>,
     /// Whether `x-spillway-trail` is sent. Default off.

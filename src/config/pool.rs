@@ -5,7 +5,7 @@ use super::credential::Environment;
 use super::duration::{HOUR, duration};
 use super::reader::Node;
 use super::text;
-use super::unique::Seen;
+use super::unique::TakenNames;
 use super::{Affinity, Backend, Pool, breaker};
 use crate::policy::pool::{FailoverSettings, MAX_BACKENDS, Member, PoolPolicy, ThrottleSettings};
 use crate::policy::time::Millis;
@@ -31,7 +31,7 @@ const NO_SESSION_AFFINITY: &str = "API Management's cookies are not supported; u
 /// The value of one item of `pools`.
 pub(super) fn pool(
     node: &Node<'_>,
-    seen: &mut Seen,
+    seen: &mut TakenNames,
     environment: &Environment<'_>,
 ) -> Option<Pool> {
     node.object(|fields| {
@@ -74,7 +74,7 @@ pub(super) fn pool(
     })
 }
 
-fn models(node: &Node<'_>, seen: &mut Seen) -> Option<Vec<String>> {
+fn models(node: &Node<'_>, seen: &mut TakenNames) -> Option<Vec<String>> {
     node.list(1..=MODELS_MAX, "models", |n| seen.models.claim(n, text::model(n)?))
 }
 

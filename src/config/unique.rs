@@ -50,7 +50,7 @@ impl Numbering {
 
 /// What one pool's or backend's reading leaves for the next.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct TakenNames {
     pub(super) pools: Unique,
     pub(super) backends: Unique,
     pub(super) models: Unique,

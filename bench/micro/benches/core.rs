@@ -15,7 +15,7 @@ use spillway::policy::backend::breaker::{Breaker, Observation, Observed, RulesMe
 use spillway::policy::backend::gate::Gate;
 use spillway::policy::backend::records::{PoolRecord, Snapshot};
 use spillway::policy::choice::rotation::Rotation;
-use spillway::policy::choice::{Denials, Needs, Request, select};
+use spillway::policy::choice::{Denials, Needs, Situation, select};
 use spillway::policy::pool::{BackendSet, OperationSet};
 use spillway::policy::response::classify::{self, AttemptTraits};
 use spillway::policy::response::rate_limits::RateLimits;
@@ -79,7 +79,7 @@ fn policy(criterion: &mut Criterion) {
         let record = PoolRecord::reseat(None, &pool.policy, NOW).bytes;
         let mut rotation = Rotation::new(&pool.policy);
         let needs = Needs { operation: OperationSet(1), prompt_tokens: 100, affinity: None };
-        let request = Request {
+        let situation = Situation {
             needs: &needs,
             tried: BackendSet::EMPTY,
             denied: Denials::none(),
@@ -89,7 +89,7 @@ fn policy(criterion: &mut Criterion) {
         criterion.bench_function(&format!("decode the record and select of {size}"), |bencher| {
             bencher.iter(|| {
                 let records = Snapshot::new(black_box(&record).clone());
-                let choice = select(&pool.policy, &records, &request, &mut rotation);
+                let choice = select(&pool.policy, &records, &situation, &mut rotation);
                 rotation.take();
                 choice
             });
@@ -108,14 +108,14 @@ fn policy(criterion: &mut Criterion) {
     criterion.bench_function("admission and result of a closed breaker", |bencher| {
         bencher.iter(|| {
             let mut breaker = black_box(Breaker::default());
-            let admission = breaker.admission(settings, NOW);
+            let passage = breaker.passage(settings, NOW);
             let observation = Observation {
                 ticket: breaker.ticket(),
                 observed: Observed::Success,
                 elapsed: Millis::new(100),
                 retry_after: None,
             };
-            (admission, breaker.conclude(&observation, RulesMet::default(), settings, NOW, 7))
+            (passage, breaker.conclude(&observation, RulesMet::default(), settings, NOW, 7))
         });
     });
     let limits = pool.backends[0].budget();

@@ -42,8 +42,8 @@ pub(crate) struct Pools {
     pub(crate) default: Option<Rc<Pool>>,
     /// The operations that clients may use.
     pub(crate) allowed_operations: OperationSet,
-    pub(crate) request_body: config::RequestBody,
-    pub(crate) response: config::Response,
+    pub(crate) request_body: config::RequestBodySettings,
+    pub(crate) response: config::ResponseSettings,
     /// Who may take how much, if that is limited.
     pub(crate) consumers: Option<Consumers>,
     /// Whether some backend is sent the client's own credential.

@@ -15,7 +15,7 @@ use crate::policy::backend::breaker::Ticket;
 use crate::policy::backend::records::{BackendRecord, Records, Snapshot};
 use crate::policy::choice::rotation::Rotation;
 use crate::policy::choice::{
-    Choice, Denials, Request, Unavailable, select, select_early, skipped, worth_waiting_for,
+    Choice, Denials, Situation, Unavailable, select, select_early, skipped, worth_waiting_for,
 };
 use crate::policy::failover::retry_budget;
 use crate::policy::failover::{Next, Stop};
@@ -127,7 +127,7 @@ impl Exchange {
         let pool = &self.pool;
         let settings = &pool.policy.failover;
         let recovers = selected.as_ref().err().and_then(|_| {
-            let spent = Request { tried: self.ledger.spent(), ..self.request(now, 0) };
+            let spent = Situation { tried: self.ledger.spent(), ..self.situation(now, 0) };
             worth_waiting_for(&pool.policy, &pool.records(), &spent)
         });
         self.ledger.next(selected, recovers, settings, now, || {
@@ -176,11 +176,11 @@ impl Exchange {
         now: Timestamp,
         roll: u64,
     ) -> Result<Choice, Unavailable> {
-        let request = self.request(now, roll);
+        let situation = self.situation(now, roll);
         if turn == Turn::Early {
-            return select_early(&self.pool.policy, records, &request, rotation).ok_or(NOBODY);
+            return select_early(&self.pool.policy, records, &situation, rotation).ok_or(NOBODY);
         }
-        let choice = select(&self.pool.policy, records, &request, rotation);
+        let choice = select(&self.pool.policy, records, &situation, rotation);
         if choice.is_err() {
             self.note_skipped(records, None, now, roll);
         }
@@ -214,8 +214,8 @@ impl Exchange {
         Some(planned)
     }
 
-    fn request(&self, now: Timestamp, roll: u64) -> Request<'_> {
-        Request {
+    fn situation(&self, now: Timestamp, roll: u64) -> Situation<'_> {
+        Situation {
             needs: &self.asked.needs,
             tried: self.ledger.tried(),
             judged: self.ledger.judged(),
@@ -236,7 +236,7 @@ impl Exchange {
             return;
         }
         for (backend, reason) in
-            skipped(&self.pool.policy, records, &self.request(now, roll), choice)
+            skipped(&self.pool.policy, records, &self.situation(now, roll), choice)
         {
             self.trail.skip(backend, reason, now);
         }

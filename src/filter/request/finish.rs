@@ -6,7 +6,7 @@
 use super::{Exchange, LastAttempt, Stage};
 use crate::filter::host;
 use crate::policy::choice::Unavailable;
-use crate::policy::failover::{self, Ending, Stop};
+use crate::policy::failover::{self, FinalResponse, Stop};
 use crate::policy::pool::BackendIndex;
 use crate::policy::response::classify::{Fault, Misroute, Outcome};
 use crate::policy::time::Timestamp;
@@ -64,15 +64,23 @@ impl Finish {
         Self::Pass { backend, soonest: None, may_be_done: false }
     }
 
-    fn of(backend: Option<BackendIndex>, ending: Ending, now: impl FnOnce() -> Timestamp) -> Self {
+    fn of(
+        backend: Option<BackendIndex>,
+        ending: FinalResponse,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Self {
         match ending {
-            Ending::PassOn => Self::pass(backend),
-            Ending::PassOnOnce => Self::Pass { backend, soonest: None, may_be_done: true },
-            Ending::PassOnError => Self::Pass { backend, soonest: Some(now()), may_be_done: false },
-            Ending::NoWay => Self::NoWay,
-            Ending::MayBeDone => Self::MayBeDone,
-            Ending::NoAnswer { status } => Self::NoAnswer { status },
-            Ending::Exhausted { throttled, soonest } => Self::Exhausted { throttled, soonest },
+            FinalResponse::PassOn => Self::pass(backend),
+            FinalResponse::PassOnOnce => Self::Pass { backend, soonest: None, may_be_done: true },
+            FinalResponse::PassOnError => {
+                Self::Pass { backend, soonest: Some(now()), may_be_done: false }
+            }
+            FinalResponse::NoWay => Self::NoWay,
+            FinalResponse::MayBeDone => Self::MayBeDone,
+            FinalResponse::NoAnswer { status } => Self::NoAnswer { status },
+            FinalResponse::Exhausted { throttled, soonest } => {
+                Self::Exhausted { throttled, soonest }
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{Exchange, OnItsWay};
 use crate::filter::pool::health::{Begun, Evidence};
 use crate::policy::choice::Unavailable;
 use crate::policy::failover::blame::{self, Verdict};
-use crate::policy::failover::{self, Ending};
+use crate::policy::failover::{self, FinalResponse};
 use crate::policy::response::classify::Outcome;
 use crate::policy::time::Timestamp;
 use crate::policy::tokens::budget::Settlement;
@@ -108,14 +108,18 @@ impl Exchange {
 
     /// Judges the failed attempts of a request that nobody served. A circuit breaker that this opens is not
     /// back as soon as it was thought when the pool was found exhausted.
-    pub(super) fn after_judgement(&mut self, ending: Ending, now: Timestamp) -> Ending {
+    pub(super) fn after_judgement(
+        &mut self,
+        ending: FinalResponse,
+        now: Timestamp,
+    ) -> FinalResponse {
         if self.suspects.is_empty() {
             return ending;
         }
         self.judge(false, now);
         match (&ending, self.peek(now)) {
-            (Ending::Exhausted { .. }, Err(Unavailable { throttled, soonest, .. })) => {
-                Ending::Exhausted { throttled, soonest }
+            (FinalResponse::Exhausted { .. }, Err(Unavailable { throttled, soonest, .. })) => {
+                FinalResponse::Exhausted { throttled, soonest }
             }
             _ => ending,
         }

@@ -27,7 +27,7 @@ use crate::openai::service_tier::ServiceTier;
 use crate::policy::choice::{Denials, Unavailable};
 use crate::policy::failover::blame::Suspects;
 use crate::policy::failover::trail::Trail;
-use crate::policy::failover::{self, Ending, Ledger};
+use crate::policy::failover::{self, FinalResponse, Ledger};
 use crate::policy::pool::{BackendIndex, OperationSet, Tier};
 use crate::policy::response::classify::{AttemptTraits, Fault, Misroute, Outcome, Seen};
 use crate::policy::time::{Millis, Timestamp};
@@ -73,7 +73,7 @@ pub(super) enum Stage {
     /// The response of this backend goes to the client.
     Served(BackendIndex),
     /// Nothing more is tried; the backend is the last that was, if any.
-    Failed(Option<BackendIndex>, Ending),
+    Failed(Option<BackendIndex>, FinalResponse),
     /// The client was answered, by whomever.
     Answered,
     /// The request is over, for the client as for the gateway.
@@ -321,7 +321,7 @@ impl Exchange {
         begun: &Begun,
         misroute: Misroute,
         now: Timestamp,
-    ) -> Ending {
+    ) -> FinalResponse {
         let outcome = Outcome::Misrouted(misroute);
         let elapsed = now.since(begun.at);
         let evidence = Evidence { outcome, status: 0, elapsed, said: Said::default() };
@@ -331,11 +331,13 @@ impl Exchange {
         }
         // Without the attempt's filter, the request went out.
         if misroute == Misroute::NoFilter && !self.asked.call.is_repeatable() {
-            return Ending::MayBeDone;
+            return FinalResponse::MayBeDone;
         }
         match self.peek(now) {
-            Ok(_) => Ending::NoWay,
-            Err(Unavailable { throttled, soonest, .. }) => Ending::Exhausted { throttled, soonest },
+            Ok(_) => FinalResponse::NoWay,
+            Err(Unavailable { throttled, soonest, .. }) => {
+                FinalResponse::Exhausted { throttled, soonest }
+            }
         }
     }
 
@@ -343,7 +345,7 @@ impl Exchange {
     pub(crate) fn give_up(
         &mut self,
         backend: Option<BackendIndex>,
-        ending: Ending,
+        ending: FinalResponse,
         now: Timestamp,
     ) {
         let ending = self.after_judgement(ending, now);

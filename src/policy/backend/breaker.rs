@@ -115,7 +115,7 @@ impl Default for State {
 
 /// What a breaker lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
+pub enum Passage {
     /// Everything.
     Closed,
     /// Nothing before a time.
@@ -203,16 +203,16 @@ pub struct Observation {
 impl Breaker {
     /// What the breaker lets through.
     #[inline]
-    pub fn admission(&self, settings: &BreakerSettings, now: Timestamp) -> Admission {
+    pub fn passage(&self, settings: &BreakerSettings, now: Timestamp) -> Passage {
         let (until, longest) = match self.state {
             State::Closed { since } => return ramp(since, settings.ramp_duration, now),
             State::HalfOpen { lease_until, .. } => (lease_until, settings.probe_timeout),
             State::Open { until, .. } => (until, longest_trip(settings)),
         };
         if until <= now || until > now.plus(longest) {
-            Admission::Probe
+            Passage::Probe
         } else {
-            Admission::Open { until }
+            Passage::Open { until }
         }
     }
 
@@ -235,9 +235,9 @@ impl Breaker {
         settings: &BreakerSettings,
         now: Timestamp,
     ) -> Option<Ticket> {
-        self.early = match (self.admission(settings, now), lease) {
-            (Admission::Probe, _) => Early::default(),
-            (Admission::Open { until }, Lease::Early) if self.admits_early(now) => {
+        self.early = match (self.passage(settings, now), lease) {
+            (Passage::Probe, _) => Early::default(),
+            (Passage::Open { until }, Lease::Early) if self.admits_early(now) => {
                 Early { from: now.plus(EARLY_PAUSE), due: until }
             }
             _ => return None,
@@ -499,10 +499,10 @@ fn spread(length: Millis, longest: Millis, roll: u64) -> Millis {
     }
 }
 
-fn ramp(since: Timestamp, duration: Millis, now: Timestamp) -> Admission {
+fn ramp(since: Timestamp, duration: Millis, now: Timestamp) -> Passage {
     let growing = since != Timestamp::ZERO && since <= now && now.since(since) < duration;
     if !growing {
-        return Admission::Closed;
+        return Passage::Closed;
     }
     let thirds = now.since(since).as_ms().saturating_mul(3).checked_div(duration.as_ms());
     let percent = match thirds {
@@ -510,7 +510,7 @@ fn ramp(since: Timestamp, duration: Millis, now: Timestamp) -> Admission {
         Some(1) => 25,
         _ => 50,
     };
-    Admission::Ramp { percent }
+    Passage::Ramp { percent }
 }
 
 fn first_trip(rule: &Rule, observation: &Observation, settings: &BreakerSettings) -> Millis {

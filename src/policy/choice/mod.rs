@@ -26,7 +26,7 @@
 pub mod denials;
 pub mod rotation;
 
-use super::backend::breaker::{Admission, Lease};
+use super::backend::breaker::{Lease, Passage};
 pub use denials::Denials;
 pub use rotation::Rotation;
 
@@ -48,7 +48,7 @@ pub struct Needs {
 
 /// What of a request a selection depends on.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct Situation<'a> {
     /// What it needs of a backend.
     pub needs: &'a Needs,
     /// The backends that it was at.
@@ -128,11 +128,11 @@ pub struct Unavailable {
 pub fn select(
     policy: &PoolPolicy,
     records: &(impl Records + ?Sized),
-    request: &Request<'_>,
+    situation: &Situation<'_>,
     rotation: &mut Rotation,
 ) -> Result<Choice, Unavailable> {
     rotation.pass_over();
-    let pool = Pool { policy, records, request };
+    let pool = Pool { policy, records, situation };
     pool.choose(Pass::Usual, rotation)
         .or_else(|| pool.choose(Pass::NoRamps, rotation))
         .ok_or_else(|| pool.unavailable())
@@ -143,11 +143,11 @@ pub fn select(
 pub fn select_early(
     policy: &PoolPolicy,
     records: &(impl Records + ?Sized),
-    request: &Request<'_>,
+    situation: &Situation<'_>,
     rotation: &mut Rotation,
 ) -> Option<Choice> {
     rotation.pass_over();
-    Pool { policy, records, request }.choose(Pass::Early, rotation)
+    Pool { policy, records, situation }.choose(Pass::Early, rotation)
 }
 
 /// The backends of the tiers up to the chosen one that could not be chosen, with the reasons, for
@@ -155,10 +155,10 @@ pub fn select_early(
 pub fn skipped(
     policy: &PoolPolicy,
     records: &(impl Records + ?Sized),
-    request: &Request<'_>,
+    situation: &Situation<'_>,
     choice: Option<&Choice>,
 ) -> Vec<(BackendIndex, Ineligible)> {
-    let pool = Pool { policy, records, request };
+    let pool = Pool { policy, records, situation };
     let tiers = choice.map_or(policy.tiers.len(), |choice| choice.tier.saturating_add(1));
     let members = policy.tiers.iter().take(tiers).flat_map(|tier| tier.members.iter());
     members
@@ -175,14 +175,14 @@ pub fn skipped(
 pub fn worth_waiting_for(
     policy: &PoolPolicy,
     records: &(impl Records + ?Sized),
-    request: &Request<'_>,
+    situation: &Situation<'_>,
 ) -> Option<Timestamp> {
-    let pool = Pool { policy, records, request };
-    let left = pool.suitable().filter(|backend| !request.tried.contains(*backend));
-    left.filter(|backend| !request.denied.lacks_credential(*backend))
+    let pool = Pool { policy, records, situation };
+    let left = pool.suitable().filter(|backend| !situation.tried.contains(*backend));
+    left.filter(|backend| !situation.denied.lacks_credential(*backend))
         .map(|backend| {
             let (throttle, breaker) = pool.closed_until(backend);
-            throttle.max(breaker).unwrap_or(request.now)
+            throttle.max(breaker).unwrap_or(situation.now)
         })
         .min()
 }
@@ -212,7 +212,7 @@ enum Pass {
 struct Pool<'a, R: ?Sized> {
     policy: &'a PoolPolicy,
     records: &'a R,
-    request: &'a Request<'a>,
+    situation: &'a Situation<'a>,
 }
 
 impl<R: Records + ?Sized> Pool<'_, R> {
@@ -220,18 +220,18 @@ impl<R: Records + ?Sized> Pool<'_, R> {
         let (tier, backend) =
             self.policy.tiers.iter().enumerate().find_map(|(position, tier)| {
                 let candidates = self.candidates(tier, pass);
-                let backend = match self.request.needs.affinity {
+                let backend = match self.situation.needs.affinity {
                     Some(affinity) => self.rendezvous(candidates, affinity),
                     None => rotation.next(&self.shares(candidates)),
                 };
                 Some((position, backend?))
             })?;
         let breaker = self.record(backend).breaker;
-        let probe = match breaker.admission(&self.policy.breaker, self.request.now) {
-            Admission::Probe => Some(Lease::Due),
+        let probe = match breaker.passage(&self.policy.breaker, self.situation.now) {
+            Passage::Probe => Some(Lease::Due),
             // In no other pass than the last.
-            Admission::Open { .. } => Some(Lease::Early),
-            Admission::Closed | Admission::Ramp { .. } => None,
+            Passage::Open { .. } => Some(Lease::Early),
+            Passage::Closed | Passage::Ramp { .. } => None,
         };
         Some(Choice { backend, tier, probe })
     }
@@ -252,47 +252,48 @@ impl<R: Records + ?Sized> Pool<'_, R> {
     // Most callers ask of every backend of a pool, and not for the reason.
     #[inline(always)]
     fn eligibility(&self, backend: BackendIndex, pass: Pass) -> Result<(), Ineligible> {
-        if self.request.tried.contains(backend) {
+        if self.situation.tried.contains(backend) {
             return Err(Ineligible::Tried);
         }
         let Some(member) = self.policy.member(backend) else { return Err(Ineligible::Operation) };
         self.suitability(member)?;
-        if self.request.denied.lacks_credential(backend) {
+        if self.situation.denied.lacks_credential(backend) {
             return Err(Ineligible::Credential);
         }
         let record = self.records.of(backend, member);
         if self.policy.members.len() > 1
-            && let Some(until) = record.gate.closed_until(self.request.now, &self.policy.throttle)
+            && let Some(until) = record.gate.closed_until(self.situation.now, &self.policy.throttle)
         {
             return Err(Ineligible::Gate { until });
         }
-        if let Some(until) = self.request.denied.budget_until(backend, self.request.now) {
+        if let Some(until) = self.situation.denied.budget_until(backend, self.situation.now) {
             return Err(Ineligible::Budget { until });
         }
-        match record.breaker.admission(&self.policy.breaker, self.request.now) {
-            Admission::Open { .. }
-                if pass == Pass::Early && record.breaker.admits_early(self.request.now) =>
+        match record.breaker.passage(&self.policy.breaker, self.situation.now) {
+            Passage::Open { .. }
+                if pass == Pass::Early && record.breaker.admits_early(self.situation.now) =>
             {
                 Ok(())
             }
-            Admission::Open { until } => Err(Ineligible::Breaker { until }),
-            Admission::Ramp { percent }
+            Passage::Open { until } => Err(Ineligible::Breaker { until }),
+            Passage::Ramp { percent }
                 if pass == Pass::Usual
-                    && mix(self.request.roll, member.key).checked_rem(100)
+                    && mix(self.situation.roll, member.key).checked_rem(100)
                         >= Some(u64::from(percent)) =>
             {
                 Err(Ineligible::Ramp)
             }
-            Admission::Closed | Admission::Probe | Admission::Ramp { .. } => Ok(()),
+            Passage::Closed | Passage::Probe | Passage::Ramp { .. } => Ok(()),
         }
     }
 
     /// Whether the backend could ever serve the request.
     fn suitability(&self, member: &Member) -> Result<(), Ineligible> {
-        if !member.operations.covers(self.request.needs.operation) {
+        if !member.operations.covers(self.situation.needs.operation) {
             return Err(Ineligible::Operation);
         }
-        if member.max_prompt_tokens.is_some_and(|limit| self.request.needs.prompt_tokens > limit) {
+        if member.max_prompt_tokens.is_some_and(|limit| self.situation.needs.prompt_tokens > limit)
+        {
             return Err(Ineligible::PromptLength);
         }
         Ok(())
@@ -307,7 +308,7 @@ impl<R: Records + ?Sized> Pool<'_, R> {
         let mut shares = [0; MAX_BACKENDS];
         for backend in candidates.iter() {
             let weight = self.weight(backend);
-            let headroom = self.record(backend).headroom.share_permille(self.request.now);
+            let headroom = self.record(backend).headroom.share_permille(self.situation.now);
             if let Some(share) = shares.get_mut(backend.position()) {
                 *share = u32::from(weight).saturating_mul(u32::from(headroom)).max(1);
             }
@@ -336,13 +337,13 @@ impl<R: Records + ?Sized> Pool<'_, R> {
     fn unavailable(&self) -> Unavailable {
         let mut soonest: Option<Timestamp> = None;
         let (mut throttled, mut is_undecided) = (true, false);
-        for backend in self.suitable().filter(|it| !self.request.judged.contains(*it)) {
+        for backend in self.suitable().filter(|it| !self.situation.judged.contains(*it)) {
             is_undecided = true;
-            let has_credential = !self.request.denied.lacks_credential(backend);
+            let has_credential = !self.situation.denied.lacks_credential(backend);
             let (throttle, breaker) = self.closed_until(backend);
             throttled &= throttle.is_some() && breaker.is_none() && has_credential;
             if has_credential {
-                let recovers = throttle.max(breaker).unwrap_or(self.request.now);
+                let recovers = throttle.max(breaker).unwrap_or(self.situation.now);
                 soonest = Some(soonest.map_or(recovers, |soonest| soonest.min(recovers)));
             }
         }
@@ -361,11 +362,11 @@ impl<R: Records + ?Sized> Pool<'_, R> {
     /// out, each if it does.
     fn closed_until(&self, backend: BackendIndex) -> (Option<Timestamp>, Option<Timestamp>) {
         let record = self.record(backend);
-        let gate = record.gate.closed_until(self.request.now, &self.policy.throttle);
-        let throttle = gate.max(self.request.denied.budget_until(backend, self.request.now));
-        match record.breaker.admission(&self.policy.breaker, self.request.now) {
-            Admission::Open { until } => (throttle, Some(until)),
-            Admission::Closed | Admission::Probe | Admission::Ramp { .. } => (throttle, None),
+        let gate = record.gate.closed_until(self.situation.now, &self.policy.throttle);
+        let throttle = gate.max(self.situation.denied.budget_until(backend, self.situation.now));
+        match record.breaker.passage(&self.policy.breaker, self.situation.now) {
+            Passage::Open { until } => (throttle, Some(until)),
+            Passage::Closed | Passage::Probe | Passage::Ramp { .. } => (throttle, None),
         }
     }
 }

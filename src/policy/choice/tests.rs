@@ -9,8 +9,8 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 const NOW: Timestamp = Timestamp::from_ms(100_000);
 const ANY: Needs = Needs { operation: OperationSet(1), prompt_tokens: 0, affinity: None };
 
-fn asking(needs: &Needs, tried: BackendSet, roll: u64) -> Request<'_> {
-    Request { needs, tried, judged: BackendSet::EMPTY, denied: Denials::none(), now: NOW, roll }
+fn asking(needs: &Needs, tried: BackendSet, roll: u64) -> Situation<'_> {
+    Situation { needs, tried, judged: BackendSet::EMPTY, denied: Denials::none(), now: NOW, roll }
 }
 
 fn pick(policy: &PoolPolicy, records: &[BackendRecord], needs: &Needs, roll: u64) -> usize {
@@ -147,7 +147,7 @@ fn the_soonest_recovery_is_told_and_whether_throttling_is_all() {
 fn who_refused_the_request_does_not_decide_when_to_come_back() {
     let policy = pool(&[(1, 1), (2, 1)]);
     let unavailable = |judged: BackendSet, tried, records: &[BackendRecord]| {
-        let request = Request { judged, ..asking(&ANY, tried, 0) };
+        let request = Situation { judged, ..asking(&ANY, tried, 0) };
         select(&policy, records, &request, &mut Rotation::new(&policy)).unwrap_err()
     };
     let first = BackendSet::EMPTY.with(backend(0));
@@ -228,7 +228,7 @@ fn a_budget_without_room_moves_the_request_and_counts_as_throttling() {
     let policy = pool(&[(1, 1), (2, 1)]);
     let mut rotation = Rotation::new(&policy);
     let mut ask = |denied: &Denials, records: &[BackendRecord]| {
-        let request = Request { denied, ..asking(&ANY, BackendSet::EMPTY, 0) };
+        let request = Situation { denied, ..asking(&ANY, BackendSet::EMPTY, 0) };
         let choice = select(&policy, records, &request, &mut rotation);
         rotation.take();
         (choice, skipped(&policy, records, &request, choice.as_ref().ok()))
@@ -251,7 +251,7 @@ fn a_pool_with_one_backend_enforces_its_budget() {
     let policy = pool(&[(1, 1)]);
     let mut denied = Denials::NONE;
     denied.budget(backend(0), at(103_000));
-    let request = Request { denied: &denied, ..asking(&ANY, BackendSet::EMPTY, 0) };
+    let request = Situation { denied: &denied, ..asking(&ANY, BackendSet::EMPTY, 0) };
     let mut rotation = Rotation::new(&policy);
     let none = select(&policy, &[], &request, &mut rotation);
     assert_eq!(
@@ -265,7 +265,7 @@ fn a_backend_without_credential_is_passed_over_and_is_not_throttled() {
     let policy = pool(&[(1, 1), (2, 1)]);
     let mut denied = Denials::NONE;
     denied.credential(backend(0));
-    let request = Request { denied: &denied, ..asking(&ANY, BackendSet::EMPTY, 0) };
+    let request = Situation { denied: &denied, ..asking(&ANY, BackendSet::EMPTY, 0) };
     let choice = Choice { backend: backend(1), tier: 1, probe: None };
     let mut rotation = Rotation::new(&policy);
     assert_eq!(select(&policy, &[], &request, &mut rotation), Ok(choice));

@@ -80,7 +80,7 @@ pub enum Stop {
 
 /// What the client gets after the last attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum FinalResponse {
     /// The backend's own answer as it is.
     PassOn,
     /// The backend's own error, with the pool's time to come back in the place of the backend's.
@@ -304,7 +304,7 @@ pub fn ending(
     stop: &Stop,
     pool_size: usize,
     now: Timestamp,
-) -> Ending {
+) -> FinalResponse {
     let is_answer = status >= 400;
     let is_told = is_answer || (status > 0 && !is_success(status));
     let is_error_of_backend =
@@ -317,18 +317,20 @@ pub fn ending(
             Stop::Limited | Stop::MayBeDone => false,
         };
     match stop {
-        _ if is_refused_by_all && !is_answer => Ending::NoAnswer { status },
-        _ if is_refused_by_all && (status != 429 || pool_size == 1) => Ending::PassOn,
-        _ if is_refused_by_all => Ending::PassOnError,
-        Stop::MayBeDone if is_error_of_backend => Ending::PassOnOnce,
-        Stop::MayBeDone => Ending::MayBeDone,
-        _ if is_error_of_backend && pool_size == 1 => Ending::PassOn,
-        Stop::Limited | Stop::Refused if is_error_of_backend => Ending::PassOnError,
-        Stop::Limited | Stop::Refused => Ending::Exhausted { throttled: false, soonest: Some(now) },
+        _ if is_refused_by_all && !is_answer => FinalResponse::NoAnswer { status },
+        _ if is_refused_by_all && (status != 429 || pool_size == 1) => FinalResponse::PassOn,
+        _ if is_refused_by_all => FinalResponse::PassOnError,
+        Stop::MayBeDone if is_error_of_backend => FinalResponse::PassOnOnce,
+        Stop::MayBeDone => FinalResponse::MayBeDone,
+        _ if is_error_of_backend && pool_size == 1 => FinalResponse::PassOn,
+        Stop::Limited | Stop::Refused if is_error_of_backend => FinalResponse::PassOnError,
+        Stop::Limited | Stop::Refused => {
+            FinalResponse::Exhausted { throttled: false, soonest: Some(now) }
+        }
         Stop::Exhausted(unavailable) => {
             // In an event stream; one with a status was passed on above.
             let is_refused = is_refusal(outcome) && is_429(outcome) && !unavailable.is_undecided;
-            Ending::Exhausted {
+            FinalResponse::Exhausted {
                 throttled: unavailable.throttled || is_refused,
                 soonest: unavailable.soonest,
             }

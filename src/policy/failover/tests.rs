@@ -180,7 +180,7 @@ const REFUSALS: [(Outcome, u16); 5] = [
 
 #[test]
 fn an_exhausted_pool_answers_for_itself() {
-    let expected = Ending::Exhausted { throttled: true, soonest: Some(at(5)) };
+    let expected = FinalResponse::Exhausted { throttled: true, soonest: Some(at(5)) };
     for (outcome, status) in [(throttled(), 429), (fault(503), 503)].into_iter().chain(REFUSALS) {
         assert_eq!(ending(&outcome, status, &exhausted(), 2, NOW), expected, "{outcome:?}");
     }
@@ -191,7 +191,7 @@ fn what_every_backend_refused_is_the_clients_to_see() {
     for (outcome, status) in REFUSALS {
         for stop in [refused(), Stop::Refused] {
             for pool_size in [1, 2, 3] {
-                assert_eq!(ending(&outcome, status, &stop, pool_size, NOW), Ending::PassOn);
+                assert_eq!(ending(&outcome, status, &stop, pool_size, NOW), FinalResponse::PassOn);
             }
         }
     }
@@ -200,10 +200,10 @@ fn what_every_backend_refused_is_the_clients_to_see() {
 #[test]
 fn a_429_that_every_backend_gives_one_request_goes_with_the_pools_time() {
     let outcome = Outcome::Elsewhere { status: 429 };
-    assert_eq!(ending(&outcome, 429, &refused(), 2, NOW), Ending::PassOnError);
-    assert_eq!(ending(&outcome, 429, &refused(), 1, NOW), Ending::PassOn);
+    assert_eq!(ending(&outcome, 429, &refused(), 2, NOW), FinalResponse::PassOnError);
+    assert_eq!(ending(&outcome, 429, &refused(), 1, NOW), FinalResponse::PassOn);
     let in_band = ending(&Outcome::Elsewhere { status: 200 }, 200, &refused(), 2, NOW);
-    assert!(matches!(in_band, Ending::Exhausted { .. }));
+    assert!(matches!(in_band, FinalResponse::Exhausted { .. }));
 }
 
 #[test]
@@ -215,21 +215,21 @@ fn attempts_that_ran_out_are_unanimous_only_when_all_of_them_were_refused() {
         let some = after(&[refusal, other, refusal]);
         assert_eq!(next(&some, found()), Next::Stop(Stop::Limited));
         let ending = ending(&refusal, 404, &Stop::Limited, 4, NOW);
-        assert_eq!(ending, Ending::Exhausted { throttled: false, soonest: Some(NOW) });
+        assert_eq!(ending, FinalResponse::Exhausted { throttled: false, soonest: Some(NOW) });
     }
 }
 
 #[test]
 fn a_pool_of_one_passes_its_backends_errors_on() {
-    assert_eq!(ending(&throttled(), 429, &exhausted(), 1, NOW), Ending::PassOn);
-    assert_eq!(ending(&fault(500), 500, &exhausted(), 1, NOW), Ending::PassOn);
+    assert_eq!(ending(&throttled(), 429, &exhausted(), 1, NOW), FinalResponse::PassOn);
+    assert_eq!(ending(&fault(500), 500, &exhausted(), 1, NOW), FinalResponse::PassOn);
 }
 
 #[test]
 fn a_refusal_within_a_success_is_never_passed_on() {
     for stop in [exhausted(), Stop::Limited] {
         let ending = ending(&throttled(), 200, &stop, 1, NOW);
-        assert!(matches!(ending, Ending::Exhausted { .. }));
+        assert!(matches!(ending, FinalResponse::Exhausted { .. }));
     }
 }
 
@@ -240,7 +240,7 @@ fn when_all_say_within_a_stream_that_they_are_full_the_client_is_told_so() {
     let undecided = Unavailable { is_undecided: true, ..decided };
     let throttled = |unavailable| match ending(&outcome, 200, &Stop::Exhausted(unavailable), 2, NOW)
     {
-        Ending::Exhausted { throttled, .. } => throttled,
+        FinalResponse::Exhausted { throttled, .. } => throttled,
         other => panic!("{other:?}"),
     };
     assert!(throttled(decided));
@@ -249,14 +249,14 @@ fn when_all_say_within_a_stream_that_they_are_full_the_client_is_told_so() {
 
 #[test]
 fn while_another_backend_could_serve_the_last_error_is_passed_on() {
-    assert_eq!(ending(&throttled(), 429, &Stop::Limited, 2, NOW), Ending::PassOnError);
-    assert_eq!(ending(&fault(503), 503, &Stop::Limited, 2, NOW), Ending::PassOnError);
+    assert_eq!(ending(&throttled(), 429, &Stop::Limited, 2, NOW), FinalResponse::PassOnError);
+    assert_eq!(ending(&fault(503), 503, &Stop::Limited, 2, NOW), FinalResponse::PassOnError);
 }
 
 #[test]
 fn an_attempt_without_an_answer_has_nothing_to_pass_on() {
     let outcome = Outcome::Fault { fault: Fault::Connect, retry_after: None };
-    let expected = Ending::Exhausted { throttled: false, soonest: Some(NOW) };
+    let expected = FinalResponse::Exhausted { throttled: false, soonest: Some(NOW) };
     assert_eq!(ending(&outcome, 0, &Stop::Limited, 2, NOW), expected);
 }
 
@@ -300,9 +300,9 @@ fn a_redirect_of_all_is_told_as_no_answer_and_of_some_as_nothing_yet() {
             (3, Stop::Refused),
         ] {
             let told = ending(&outcome, 302, &stop, pool_size, NOW);
-            assert_eq!(told, Ending::NoAnswer { status: 302 }, "{stop:?}");
+            assert_eq!(told, FinalResponse::NoAnswer { status: 302 }, "{stop:?}");
         }
-        let soon = Ending::Exhausted { throttled: false, soonest: Some(NOW) };
+        let soon = FinalResponse::Exhausted { throttled: false, soonest: Some(NOW) };
         for stop in [Stop::Exhausted(unavailable(true)), Stop::Limited] {
             assert_eq!(ending(&outcome, 302, &stop, 2, NOW), soon, "{stop:?}");
         }

@@ -1,7 +1,7 @@
 //! Early probes: what a request that nobody else can serve may ask of an open breaker.
 
 use crate::policy::backend::breaker::{
-    Admission, Breaker, EARLY_PAUSE, Lease, Observation, Observed, RulesMet, State, Ticket,
+    Breaker, EARLY_PAUSE, Lease, Observation, Observed, Passage, RulesMet, State, Ticket,
     Transition,
 };
 use crate::policy::fixtures::{at, breaker, ms, rule};
@@ -53,7 +53,7 @@ fn an_early_probe_that_fails_leaves_the_open_time_as_it_was() {
         assert_eq!(end(&mut breaker, ticket, FAULT, now + 1), None);
         assert_eq!(breaker.state, State::Open { until: at(DUE), failed_probes: 2 });
     }
-    assert_eq!(breaker.admission(&settings(), at(DUE)), Admission::Probe);
+    assert_eq!(breaker.passage(&settings(), at(DUE)), Passage::Probe);
     assert!(breaker.lease_probe(Lease::Due, &settings(), at(DUE - 1)).is_none());
 }
 

@@ -1,7 +1,7 @@
 //! The breaker against a model that keeps every event in a list and forgets nothing but by rule.
 
 use crate::policy::backend::breaker::{
-    Admission, Breaker, Lease, Observed, RuleWindows, Ticket, Transition,
+    Breaker, Lease, Observed, Passage, RuleWindows, Ticket, Transition,
 };
 use crate::policy::fixtures::{Dice, at, breaker, ms, rule};
 use crate::policy::pool::{BreakerSettings, Threshold};
@@ -157,8 +157,8 @@ fn the_breaker_agrees_with_the_model_on_any_sequence_of_events() {
         for step in 0..400 {
             let place = format!("seed {seed}, step {step}");
             now += if dice.below(10) == 0 { dice.below(60_000) } else { dice.below(1_500) };
-            let admission = breaker.admission(&settings, at(now));
-            let may_send = !matches!(admission, Admission::Open { .. });
+            let passage = breaker.passage(&settings, at(now));
+            let may_send = !matches!(passage, Passage::Open { .. });
             assert_eq!(may_send, model.may_send(now), "{place}");
             if may_send && (running.is_empty() || dice.below(3) > 0) {
                 let is_probe = model.may_probe(now);
@@ -231,9 +231,9 @@ fn no_clock_however_wild_keeps_a_breaker_from_its_probe() {
         }
         // From any state, with a steady clock, a probe is possible after the longest trip.
         now = 1_800_000_000_000 + 300_000;
-        let admission = breaker.admission(&settings, at(now));
-        let later = breaker.admission(&settings, at(now + 300_000));
-        let is_stuck = matches!(later, Admission::Open { .. });
-        assert!(!is_stuck, "seed {seed}: {admission:?} then {later:?}, {breaker:?}");
+        let passage = breaker.passage(&settings, at(now));
+        let later = breaker.passage(&settings, at(now + 300_000));
+        let is_stuck = matches!(later, Passage::Open { .. });
+        assert!(!is_stuck, "seed {seed}: {passage:?} then {later:?}, {breaker:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::policy::backend::breaker::State;
 use crate::policy::backend::records::BackendRecord;
-use crate::policy::choice::{Choice, Denials, Needs, Request, Rotation, Unavailable, select};
+use crate::policy::choice::{Choice, Denials, Needs, Rotation, Situation, Unavailable, select};
 use crate::policy::fixtures::{Dice, at, pool};
 use crate::policy::pool::{BackendIndex, BackendSet, OperationSet, PoolPolicy};
 use crate::policy::time::Timestamp;
@@ -30,7 +30,7 @@ impl Bench {
         let (policy, records) = (&self.policy, &self.records);
         let denied = Denials::none();
         let judged = BackendSet::EMPTY;
-        let request = Request { needs: &ANY, tried, judged, denied, now: at(now), roll: 0 };
+        let request = Situation { needs: &ANY, tried, judged, denied, now: at(now), roll: 0 };
         let choice = select(policy, records, &request, &mut self.rotation);
         self.rotation.take();
         choice

@@ -1,7 +1,7 @@
 //! One backend's breaker and gate.
 
 use crate::policy::backend::breaker::{
-    Admission, Breaker, Lease, Observed, RuleWindows, State, Ticket, Transition, TripReason,
+    Breaker, Lease, Observed, Passage, RuleWindows, State, Ticket, Transition, TripReason,
 };
 use crate::policy::backend::gate::Gate;
 use crate::policy::backend::records::{BackendRecord, PoolRecord};
@@ -78,8 +78,8 @@ impl Bench {
         }
     }
 
-    fn admission(&self) -> Admission {
-        self.breaker.admission(&self.settings, at(self.now))
+    fn passage(&self) -> Passage {
+        self.breaker.passage(&self.settings, at(self.now))
     }
 
     fn probe(&mut self) -> Option<Ticket> {
@@ -103,9 +103,9 @@ fn opened(until: u64) -> Option<Transition> {
 fn it_opens_exactly_at_the_threshold() {
     let mut bench = Bench::with(Threshold::Count(5));
     bench.see_times(FAULT, 4);
-    assert_eq!(bench.admission(), Admission::Closed);
+    assert_eq!(bench.passage(), Passage::Closed);
     assert_eq!(bench.see(FAULT), opened(START + 30_000));
-    assert_eq!(bench.admission(), Admission::Open { until: at(START + 30_000) });
+    assert_eq!(bench.passage(), Passage::Open { until: at(START + 30_000) });
 }
 
 #[test]
@@ -235,10 +235,10 @@ fn slow_calls_are_faults_of_a_rule_that_says_so() {
 fn items_09_and_10_it_is_open_until_its_deadline_and_not_a_millisecond_longer() {
     let mut bench = Bench::tripped();
     bench.now = START + 29_999;
-    assert_eq!(bench.admission(), Admission::Open { until: at(START + 30_000) });
+    assert_eq!(bench.passage(), Passage::Open { until: at(START + 30_000) });
     assert_eq!(bench.probe(), None);
     bench.now = START + 30_000;
-    assert_eq!(bench.admission(), Admission::Probe);
+    assert_eq!(bench.passage(), Passage::Probe);
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn half_open_admits_one_and_sends_the_others_elsewhere() {
     bench.now += 30_000;
     assert!(bench.probe().is_some());
     assert_eq!(bench.probe(), None);
-    assert_eq!(bench.admission(), Admission::Open { until: at(bench.now + 30_000) });
+    assert_eq!(bench.passage(), Passage::Open { until: at(bench.now + 30_000) });
 }
 
 #[test]
@@ -330,12 +330,12 @@ fn traffic_grows_in_three_steps_after_closing() {
         [(0, 10), (2_999, 10), (3_000, 25), (5_999, 25), (6_000, 50), (8_999, 50)]
     {
         bench.now = closed + after;
-        assert_eq!(bench.admission(), Admission::Ramp { percent }, "after {after} ms");
+        assert_eq!(bench.passage(), Passage::Ramp { percent }, "after {after} ms");
     }
     bench.now = closed + 9_000;
-    assert_eq!(bench.admission(), Admission::Closed);
+    assert_eq!(bench.passage(), Passage::Closed);
     bench.now = closed - 1;
-    assert_eq!(bench.admission(), Admission::Closed, "a ramp that began in the future is over");
+    assert_eq!(bench.passage(), Passage::Closed, "a ramp that began in the future is over");
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn without_a_ramp_duration_all_traffic_returns_at_once() {
     bench.now += 30_000;
     let ticket = bench.probe().unwrap();
     bench.report(ticket, Observed::Success, FAST, None).unwrap();
-    assert_eq!(bench.admission(), Admission::Closed);
+    assert_eq!(bench.passage(), Passage::Closed);
 }
 
 #[test]
@@ -432,9 +432,9 @@ fn a_probe_that_never_returns_frees_itself() {
         bench.now += 29_999;
         assert_eq!(bench.probe(), None);
         bench.now += 1;
-        assert_eq!(bench.admission(), Admission::Probe);
+        assert_eq!(bench.passage(), Passage::Probe);
         let next = bench.probe().unwrap();
-        assert_eq!(bench.admission(), Admission::Open { until: at(bench.now + 30_000) });
+        assert_eq!(bench.passage(), Passage::Open { until: at(bench.now + 30_000) });
         assert!(next.is_probe());
     }
     let next = Ticket { epoch: bench.breaker.epoch, lease: Some(at(bench.now + 30_000)) };
@@ -492,7 +492,7 @@ fn a_probe_that_proves_nothing_gives_its_lease_back() {
     bench.now += 30_000;
     let left = bench.probe().unwrap();
     assert_eq!(bench.report(left, Observed::Ignored, FAST, None), None);
-    assert_eq!(bench.admission(), Admission::Probe);
+    assert_eq!(bench.passage(), Passage::Probe);
     assert_eq!(bench.report(left, FAULT, FAST, None), None, "reported twice");
     assert!(bench.probe().is_some());
     assert_eq!(bench.report(slow, Observed::Success, FAST, None), Some(Transition::Closed));
@@ -561,20 +561,20 @@ fn a_reload_that_takes_the_tripping_rule_away_leaves_a_usable_breaker() {
 fn a_clock_put_back_does_not_wedge_the_breaker() {
     let mut bench = Bench::tripped();
     bench.now = START - 600_000;
-    assert_eq!(bench.admission(), Admission::Probe, "no trip lasts that long");
+    assert_eq!(bench.passage(), Passage::Probe, "no trip lasts that long");
     bench.probe().unwrap();
     bench.now -= 600_000;
-    assert_eq!(bench.admission(), Admission::Probe, "no lease lasts that long");
+    assert_eq!(bench.passage(), Passage::Probe, "no lease lasts that long");
     let mut bench = Bench::tripped();
     bench.now = START - 1_000;
-    assert_eq!(bench.admission(), Admission::Open { until: at(START + 30_000) });
+    assert_eq!(bench.passage(), Passage::Open { until: at(START + 30_000) });
 }
 
 #[test]
 fn a_clock_put_ahead_ends_what_it_passes() {
     let mut bench = Bench::tripped();
     bench.now = u64::MAX;
-    assert_eq!(bench.admission(), Admission::Probe);
+    assert_eq!(bench.passage(), Passage::Probe);
     let mut gate = Gate::default();
     gate.close(at(START), None, &throttle());
     assert_eq!(gate.closed_until(at(u64::MAX), &throttle()), None);

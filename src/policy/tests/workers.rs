@@ -2,7 +2,7 @@
 
 use crate::policy::backend::breaker::{Lease, Observation, Observed, Transition};
 use crate::policy::backend::records::{PoolRecord, WindowsRecord};
-use crate::policy::choice::{Denials, Needs, Request, Rotation, select};
+use crate::policy::choice::{Denials, Needs, Rotation, Situation, select};
 use crate::policy::failover::retry_budget::{Deposits, withdraw};
 use crate::policy::fixtures::{Dice, at, ms, pool};
 use crate::policy::pool::{BackendSet, OperationSet, PoolPolicy, Threshold};
@@ -213,7 +213,7 @@ fn damaged_records_read_safely_and_leave_a_pool_that_serves() {
         let mut rotation = Rotation::new(&policy);
         let (tried, denied, roll) = (BackendSet::EMPTY, Denials::none(), dice.roll());
         let judged = BackendSet::EMPTY;
-        let request = Request { needs: &needs, tried, judged, denied, now, roll };
+        let request = Situation { needs: &needs, tried, judged, denied, now, roll };
         let choice = select(&policy, &records, &request, &mut rotation);
         assert!(choice.is_ok(), "seed {seed}: {records:?}");
     }

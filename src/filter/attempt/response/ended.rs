@@ -12,7 +12,7 @@ use crate::filter::host;
 use crate::filter::pool::health::{Evidence, Said};
 use crate::filter::request::Flowing;
 use crate::filter::request::headers::SWITCHING_PROTOCOLS;
-use crate::policy::failover::{self, Ending, Next};
+use crate::policy::failover::{self, FinalResponse, Next};
 use crate::policy::response::classify::{Fault, Misroute, Outcome};
 use crate::policy::time::Timestamp;
 use std::rc::Rc;
@@ -29,7 +29,7 @@ impl Answer {
             Next::Retry => exchange.expect_retry(self.begun.backend.index, *outcome, 0),
             // Without an answer to hold there is nothing in which the request could wait.
             Next::Wait { until } => {
-                let ending = Ending::Exhausted { throttled: false, soonest: Some(until) };
+                let ending = FinalResponse::Exhausted { throttled: false, soonest: Some(until) };
                 exchange.give_up(None, ending, now);
             }
             Next::Stop(stop) => {
@@ -127,7 +127,7 @@ impl Answer {
                 self.fail(&fault(Fault::NoUpgrade), now);
                 if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
                     // Envoy sends the client what came, and cannot be told to retry.
-                    let ending = Ending::NoAnswer { status: SWITCHING_PROTOCOLS };
+                    let ending = FinalResponse::NoAnswer { status: SWITCHING_PROTOCOLS };
                     exchange.give_up(Some(self.begun.backend.index), ending, now);
                 }
             }
