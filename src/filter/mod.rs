@@ -20,10 +20,10 @@
 //! | `host::Action` | does the stream go on, or is it held? | Envoy, at each callback |
 //! | `attempt::response`'s `State` | how far is the response to this attempt? | the attempt, when more of it comes |
 //! | `Outcome` (core) | what did the attempt show? | `pool::health`, metrics, the trail |
-//! | `Next` (core) | is there another attempt, a wait, or a stop? | who chose: `gateway::progress`, `attempt::response` |
+//! | `Next` (core) | is there another attempt, a wait, or a stop? | `gateway::progress`, `attempt::response` |
 //! | `request::Stage` | how far is the request, and what does the client get? | `request::finish` |
 //! | `request::OnItsWay` | which response did not end yet? | `gateway`, when the request ends |
-//! | `Ending` (core) | what does the client get of a request that failed? | `request::finish` |
+//! | `FinalResponse` (core) | what does the client get of a request that failed? | `request::finish` |
 //! | `request::finish::Finish` | does the response pass, or what replaces it? | `gateway`, before the client sees it |
 //! | `Settlement` (core) | what did a reservation come to? | `pool::budget` |
 
