@@ -27,7 +27,7 @@ pub(super) fn days_since_epoch(year: i64, month: i64, day: i64) -> Option<i64> {
         .checked_sub(719_469)
 }
 
-/// The year and the month (1 to 12) in which the day lies that is `days` after 1970-01-01.
+/// The year and the month (1 to 12) of the day that is `days` after 1970-01-01.
 ///
 /// The inverse of [`days_since_epoch`], counted likewise from the March of the year 0, in cycles of
 /// 400 years, which all have the same number of days.

@@ -224,8 +224,8 @@ impl PoolRecord {
     }
 
     /// The record of a new configuration: members that `old` knows keep their state, and so do
-    /// backends that only other configurations have. When there is no room for all of those, the ones
-    /// go first of which nothing matters at `now`.
+    /// backends that only other configurations have. When there is no room for all of those, the first
+    /// to go are those without anything that matters at `now`.
     pub fn reseat(old: Option<&[u8]>, policy: &PoolPolicy, now: Timestamp) -> Reseated {
         let old = Snapshot::new(old.unwrap_or_default().to_vec());
         let members = policy.members.iter().take(ENTRIES_MAX).enumerate();

@@ -196,7 +196,7 @@ fn shortest_slot(settings: &BreakerSettings) -> Millis {
     slots.min().unwrap_or(ADDED_AFTER)
 }
 
-/// Whether a success is one of which a rule counts only the number, so that a worker may add it later.
+/// Whether rules only count this success, so that a worker may add it later.
 pub fn is_plain_success(settings: &BreakerSettings, observed: Observed, elapsed: Millis) -> bool {
     observed == Observed::Success
         && !settings.rules.iter().any(|rule| is_fault(rule, observed, elapsed))

@@ -1,4 +1,4 @@
-//! The backends that a request was denied by what a selection does not read.
+//! Backends that turned a request down after being selected: no budget left, no credential.
 //!
 //! A budget is reserved, and a credential fetched, only at the backend that was chosen. When that
 //! fails, the backend is noted here and the selection is made anew. So admission is optimistic: no

@@ -46,7 +46,7 @@ pub struct Needs {
     pub affinity: Option<u64>,
 }
 
-/// What of a request a selection depends on.
+/// What a selection depends on: the request, and what became of it so far.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'a> {
     /// What it needs of a backend.
@@ -208,7 +208,7 @@ enum Pass {
     Early,
 }
 
-/// All that a choice depends on, but for the rotation.
+/// All that a choice depends on, except the rotation.
 struct Pool<'a, R: ?Sized> {
     policy: &'a PoolPolicy,
     records: &'a R,
@@ -371,7 +371,7 @@ impl<R: Records + ?Sized> Pool<'_, R> {
     }
 }
 
-/// Mixes two numbers into one of which every bit depends on all of theirs (splitmix64's finish).
+/// Mixes two numbers into one. Every bit of it depends on all of theirs (splitmix64's finish).
 fn mix(left: u64, right: u64) -> u64 {
     let mut z = left ^ right.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -83,7 +83,7 @@ pub enum Stop {
 pub enum FinalResponse {
     /// The backend's own answer as it is.
     PassOn,
-    /// The backend's own error, with the pool's time to come back in the place of the backend's.
+    /// The backend's own error, with the pool's time to come back instead of the backend's.
     PassOnError,
     /// The backend's own error as it is, with a word that the request must not be repeated by itself: it may
     /// have been carried out.
@@ -113,8 +113,8 @@ impl Ledger {
         self.tried
     }
 
-    /// The backends that this request must not try again even after waiting: all that it tried, but
-    /// for those that throttled it.
+    /// The backends that this request must not try again even after waiting: all that it tried,
+    /// except those that throttled it.
     pub fn spent(&self) -> BackendSet {
         self.throttled.iter().fold(self.tried, BackendSet::without)
     }

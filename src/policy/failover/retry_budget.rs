@@ -59,7 +59,7 @@ pub fn withdraw(
     (bytes, granted)
 }
 
-/// The failovers that so many requests allow, in hundredths.
+/// The failovers that this many `requests` allow, in hundredths.
 fn allowance_percent(requests: u32, settings: &FailoverSettings) -> u64 {
     let always = u64::from(settings.min_retries_per_second).saturating_mul(INTERVAL_SECS);
     u64::from(requests)

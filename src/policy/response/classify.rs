@@ -1,4 +1,4 @@
-//! What an answer means for the backend that gave it, and for the request.
+//! What a response means for the backend that gave it, and for the request.
 //!
 //! Three questions are kept apart. *Is the backend out for a time that it named?* A throttle: its
 //! gate closes, nothing is counted. *Is the backend broken?* A fault: the circuit breaker counts
@@ -28,7 +28,7 @@
 //! answer. Nor is another protocol that nobody asked for. Both come from something in
 //! front of the API, such as a login page or a moved host. They are judged like a refused credential.
 //!
-//! # Statuses of which little is known
+//! # Statuses that little is known about
 //! Only some 4xx are about what the request contains, so that each backend would give them. Any other
 //! one may be about the backend: its bill, its place, its network. Another backend is asked.
 
@@ -191,7 +191,7 @@ pub enum Head {
 }
 
 impl AttemptTraits {
-    /// Of an attempt of which nothing is known.
+    /// Of an attempt that nothing is known about.
     pub const NONE: Self = Self {
         owns_credential: false,
         owns_deployment: false,
@@ -274,7 +274,7 @@ pub fn without_body(outcome: Outcome, traits: AttemptTraits) -> Outcome {
     }
 }
 
-/// Judges a response of which [`head`] said [`Head::ErrorBody`], by the first bytes of its body.
+/// Judges a response by the first bytes of its body. Its [`head`] was [`Head::ErrorBody`].
 /// `deployment` is what the gateway asked for.
 ///
 /// The bytes are searched, not parsed: the prefix may end anywhere, and need not be JSON.

@@ -106,7 +106,7 @@ impl ProvisionedSettings {
 /// Whether a backend's budget has room for a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It has. The record, in which it is reserved, is to be written; then this is to be concluded.
+    /// It has. The request is reserved in the record, which is to be written; then this is to be concluded.
     Granted(Reservation),
     /// It has not.
     Denied {

@@ -104,7 +104,7 @@ impl Period {
 /// Whether a consumer may send a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ConsumerAdmission {
-    /// It may. The record, in which its tokens are reserved, is to be written.
+    /// It may. Its tokens are reserved in the record, which is to be written.
     Granted {
         /// What is to be concluded once the record is written.
         reservation: ConsumerReservation,

@@ -5,14 +5,14 @@
 //! four bytes of UTF-8, which is closer than counting characters in almost every language, and the
 //! rest is learned from the usage that each answer states.
 //!
-//! *Prompt.* Learned is a straight line: so many tokens for each four bytes, plus so many for a
-//! request at all (roles, templates, tools that the text does not show). It is the line that fits
-//! best the answers of late, each weighing by its *relative* error, the last `MEMORY` counting
-//! most. Three rules keep it sane: until much is known it leans to `PRIOR_TOKENS_PER_REQUEST` and
-//! a factor of one; factor and offset have bounds that natural text, code, digits and hexadecimal
-//! do not reach; and an answer that differs from the expectation by more than half counts as
-//! differing by half, so one odd request moves the line by less than one percent. Requests with
-//! images do not teach it, because their flat cost is too rough.
+//! *Prompt.* A straight line is learned: some tokens for each four bytes, plus some for a request at
+//! all (roles, templates, tools that the text does not show). It is the line that fits the latest
+//! responses best. Each weighs by its *relative* error, and the last `MEMORY` count most. Three
+//! rules keep it sane. Until much is known, it leans to `PRIOR_TOKENS_PER_REQUEST` and a factor of
+//! one. Factor and offset have bounds that natural text, code, digits and hexadecimal do not reach.
+//! A response that differs from the expectation by more than half counts as differing by half, so
+//! one odd request moves the line by less than one percent. Requests with images do not teach it,
+//! because their flat cost is too rough.
 //!
 //! *Completion.* A request that names a maximum is charged all of it, once for each choice, as
 //! Azure does. One that names none is charged the average of late of those that named none.

@@ -4,7 +4,7 @@
 //! Azure admits while the level is below the capacity, so the last request admitted may take it
 //! above; the level drains all the time, and is corrected when a request is over.
 //!
-//! A token has [`PARTS_PER_TOKEN`] parts, so that a drain of so many tokens per minute is exactly as
+//! A token has [`PARTS_PER_TOKEN`] parts, so that a drain of n tokens per minute is exactly as
 //! many parts per millisecond: nothing is ever rounded.
 //!
 //! *What Azure says corrects the level.* A 429 names the time until the level is below the capacity;

@@ -36,7 +36,7 @@ struct Model {
     clocked: Clocked,
     /// (when in seconds passed, tokens)
     tokens: Vec<(u64, u64)>,
-    /// Everything that raised (positive) or lowered the level, but for draining.
+    /// Everything that raised (positive) or lowered the level, except draining.
     movements: Vec<i128>,
 }
 
