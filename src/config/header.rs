@@ -1,4 +1,4 @@
-//! The names of response headers that the gateway sets, each of which can be off.
+//! The names of response headers that the gateway sets. Each can be off.
 //!
 //! A header that already means something to the connection or the client cannot be named: to overwrite
 //! it would break responses.

@@ -13,7 +13,7 @@ use super::percent;
 /// belong to the key: they say who of those that it may speak for is billed.
 pub const PASSED: [&str; 4] = ["api-key", "authorization", "openai-organization", "openai-project"];
 
-/// The header in which browsers offer their key to a WebSocket, as they can set no other.
+/// Browsers offer their key to a WebSocket in this header, because they can set no other.
 pub const SUBPROTOCOLS: &str = "sec-websocket-protocol";
 
 /// What the subprotocols begin with that say how to talk. Any other may be a key: nothing keeps it from being
@@ -188,8 +188,8 @@ fn is_software(rest: &[u8]) -> bool {
     agent.is_some_and(|agent| agent.starts_with(b"agent"))
 }
 
-/// Whether one word of a name stands for a credential or for an identity, of which as a part of other words
-/// nothing follows.
+/// Whether one word of a name stands for a credential or for an identity. Only the whole word does: as a
+/// part of other words it proves nothing.
 fn is_word(word: &[u8]) -> bool {
     matches!(
         word,

@@ -237,7 +237,7 @@ impl Call {
             || matches!(self.operation, Operation::StoredResponses | Operation::Moderations)
     }
 
-    /// Whether the body may be a file of any length, of which nothing has to be known.
+    /// Whether the body may be a file of any length. Nothing has to be known of it.
     pub fn is_upload(&self) -> bool {
         self.method == Method::Post
             && matches!(

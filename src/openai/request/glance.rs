@@ -65,12 +65,12 @@ fn model(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(text).ok().filter(|_| is_plain)
 }
 
-/// What stands before `wanted`, which is the last byte but for white space.
+/// What stands before `wanted`, which is the last byte except for white space.
 fn before(bytes: &[u8], wanted: u8) -> Option<&[u8]> {
     bytes.trim_ascii_end().strip_suffix(&[wanted])
 }
 
-/// What stands after `wanted`, which is the first byte but for white space.
+/// What stands after `wanted`, which is the first byte except for white space.
 fn after(bytes: &[u8], wanted: u8) -> Option<&[u8]> {
     bytes.trim_ascii_start().strip_prefix(&[wanted])
 }

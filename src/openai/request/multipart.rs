@@ -38,7 +38,7 @@ pub struct MultipartScanner {
 enum State {
     /// In content, and in the middle of its line.
     Content,
-    /// In content, after this line end and so many bytes of a boundary.
+    /// In content, after this line end and the first `matched` bytes of a boundary.
     LineStart { line_end: LineEnd, matched: usize },
     /// In the rest of the line of a boundary.
     Boundary,
@@ -92,7 +92,7 @@ const TAIL_BYTES_MAX: usize = 64;
 /// another one from it.
 pub fn boundary(content_type: &[u8]) -> Option<Vec<u8>> {
     let boundary = disposition::boundary(content_type)?;
-    // RFC 2046, but for the comma, which joins headers.
+    // RFC 2046, except for the comma, which joins headers.
     let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"'()+_-./:=? ".contains(byte);
     let is_usable = (1..=BOUNDARY_BYTES_MAX).contains(&boundary.len())
         && boundary.iter().all(is_allowed)
@@ -201,8 +201,8 @@ impl MultipartScanner {
         }
     }
 
-    /// The beginning of a line, up to the offset `end`, was content after all, but for a line end that
-    /// belongs to the headers.
+    /// The beginning of a line, up to the offset `end`, was content after all, except for a line end
+    /// that belongs to the headers.
     fn keep_line_start(&mut self, line_end: LineEnd, matched: usize, end: u64) {
         let line_end: &[u8] = match line_end {
             LineEnd::Cr => b"\r",

@@ -54,7 +54,7 @@ pub struct JsonScanner {
 /// Where in a token the next byte stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lexer {
-    /// Before the opening brace; so many bytes of a byte order mark were seen.
+    /// Before the opening brace; this many bytes of a byte order mark were seen.
     Start { mark_len: u8 },
     /// Between tokens.
     Between,
@@ -81,7 +81,7 @@ enum Slot {
     Comma,
 }
 
-/// Counts of which the largest matters, by key, so that for each key the last one wins.
+/// Counts by key, so that for each key the last one wins. The largest of them matters.
 #[derive(Debug, Default)]
 struct Counts {
     max_tokens: Option<u64>,
@@ -283,7 +283,7 @@ impl JsonScanner {
         });
     }
 
-    /// Reads a text of the top level, of which `rest` follows the quote, and returns what follows it.
+    /// Reads a text of the top level and returns what follows it. `rest` begins behind the quote.
     fn top_text<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
         match self.slot {
             Slot::Key => self.has_member = true,

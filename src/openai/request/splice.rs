@@ -1,6 +1,6 @@
 //! Edits exactly the bytes of a body that change.
 //!
-//! A body passes through in chunks that need not be those in which its facts were read, and it is
+//! A body passes through in other chunks than those that its facts were read in, and it is
 //! replayed to several backends. So an edit is a value (where, how much goes, what comes) that is
 //! applied to any chunk given its offset. An edit belongs to the chunk with its first byte: an
 //! insertion at the border of two chunks happens in the second one only.
@@ -22,7 +22,7 @@ pub struct Splice {
     pub insert: Vec<u8>,
 }
 
-/// Edits of one body, by ascending offset, none of which overlap.
+/// Edits of one body, by ascending offset. They do not overlap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Splices {
     edits: Vec<Splice>,

@@ -110,7 +110,7 @@ fn value<'a, T: Deserialize<'a>>(object: &'a [u8], at: usize) -> Option<(T, usiz
     Some((value, at.saturating_add(values.byte_offset())))
 }
 
-/// The offset behind `byte`, when it is what comes next at `at` but for white space.
+/// The offset behind `byte`, when it is what comes next at `at` except for white space.
 fn after(object: &[u8], at: usize, byte: u8) -> Option<usize> {
     let at = after_spaces(object, at);
     (object.get(at) == Some(&byte)).then(|| at.saturating_add(1))

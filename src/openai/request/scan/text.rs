@@ -19,7 +19,7 @@ pub(super) struct Text {
 }
 
 impl Text {
-    /// A text begins, of which the first `head_bytes_max` bytes are kept.
+    /// A text begins. Its first `head_bytes_max` bytes are kept.
     pub(super) fn begin(&mut self, head_bytes_max: usize) {
         self.len = 0;
         self.head.clear();
