@@ -1,14 +1,9 @@
 //! The service tier of a request and of its response.
 //!
-//! A response states the tier that served it in a member of its top level, near the end of a JSON body or
-//! in the last events of a stream. It is searched, not parsed: quotes within a text are escaped, so the
-//! name of the member cannot stand in what a model said.
-//!
-//! A request that is not read is searched as well: whether it may ask for a tier at all.
+//! A request that is not read is searched: whether it may ask for a tier at all.
 
 use super::bytes;
 use super::request::facts::BodyFacts;
-use memchr::memmem;
 
 /// A service tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,21 +18,8 @@ pub enum ServiceTier {
     Other,
 }
 
-/// What stands before the value.
-const NAME: &[u8] = b"\"service_tier\"";
-
 /// The name of the member in a request, around its underscore.
 const REQUEST_NAME: [&[u8]; 2] = [b"service", b"tier"];
-
-/// As much of the end of a chunk as can belong to a member that is not complete.
-const CARRIED_BYTES: usize = 64;
-
-/// Looks for the tier in a response that comes in chunks. The last one that is stated counts.
-#[derive(Debug, Default)]
-pub struct TierWatch {
-    tail: Vec<u8>,
-    tier: Option<ServiceTier>,
-}
 
 impl ServiceTier {
     /// The tier of this name; `None` for `auto`, which leaves it to the backend.
@@ -64,32 +46,6 @@ impl ServiceTier {
             Self::Priority => "priority",
             Self::Other => "other",
         }
-    }
-}
-
-impl TierWatch {
-    /// Reads the next bytes.
-    pub fn push(&mut self, bytes: &[u8]) {
-        if !self.tail.is_empty() {
-            self.tail.extend_from_slice(bytes.get(..CARRIED_BYTES).unwrap_or(bytes));
-            self.tier = last(&self.tail).or(self.tier);
-        }
-        self.tier = last(bytes).or(self.tier);
-        if bytes.len() >= CARRIED_BYTES {
-            self.tail.clear();
-            self.tail.extend(bytes.iter().skip(bytes.len().saturating_sub(CARRIED_BYTES)));
-        } else {
-            if self.tail.is_empty() {
-                self.tail.extend_from_slice(bytes);
-            }
-            let surplus = self.tail.len().saturating_sub(CARRIED_BYTES);
-            self.tail.drain(..surplus);
-        }
-    }
-
-    /// The tier that was stated last.
-    pub fn tier(&self) -> Option<ServiceTier> {
-        self.tier
     }
 }
 
@@ -124,47 +80,11 @@ fn escapes_letter(rest: &[u8]) -> bool {
     )
 }
 
-/// The last tier that is stated completely in `bytes`.
-fn last(bytes: &[u8]) -> Option<ServiceTier> {
-    let value_at = |at: usize| {
-        let value = bytes.get(at.saturating_add(NAME.len())..)?.trim_ascii_start();
-        let value = value.strip_prefix(b":")?.trim_ascii_start().strip_prefix(b"\"")?;
-        let end = memchr::memchr(b'"', value)?;
-        ServiceTier::of(value.get(..end)?)
-    };
-    memmem::find_iter(bytes, NAME).filter_map(value_at).last()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    fn tier(chunks: &[&[u8]]) -> Option<ServiceTier> {
-        let mut watch = TierWatch::default();
-        chunks.iter().for_each(|chunk| watch.push(chunk));
-        watch.tier()
-    }
-
-    #[test]
-    fn the_last_tier_that_a_response_states_counts_however_it_is_cut() {
-        let body = br#"{"x":"\"service_tier\":\"priority\"","a":{"service_tier":"auto"},
-            "service_tier" : "flex","usage":{},"service_tier":"default","z":1}"#;
-        assert_eq!(tier(&[body]), Some(ServiceTier::Default));
-        for size in 1..body.len() {
-            let chunks: Vec<&[u8]> = body.chunks(size).collect();
-            assert_eq!(tier(&chunks), Some(ServiceTier::Default), "{size}");
-        }
-    }
-
-    #[test]
-    fn what_states_none_has_none() {
-        for body in [&b""[..], b"{}", b"{\"service_tier\":null}", b"{\"service_tier\":\"auto\"}"] {
-            assert_eq!(tier(&[body]), None);
-        }
-        assert_eq!(tier(&[b"{\"service_tier\":\"scale\"}"]), Some(ServiceTier::Other));
-    }
 
     #[test]
     fn a_request_that_may_ask_for_a_tier_is_found() {

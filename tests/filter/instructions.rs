@@ -47,12 +47,38 @@ fn small_requests_with_budgets() {
 }
 
 /// One stream with so many events, each of which comes by itself.
-#[test]
-fn events_of_a_stream() {
-    let process = Process::new("events");
-    let event = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"}}]}\n\n";
+fn stream(name: &str, configuration: &str, event: &str) {
+    let process = Process::new(name);
     for backend in ["a", "b", "c"] {
         process.script(backend, [Script::events(&vec![event; times()])]);
     }
-    worker(&process, POOL, |envoy| assert_eq!(envoy.ask(Request::chat_v1()).status(), 200));
+    let body = r#"{"model":"gpt","messages":[{"role":"user","content":"hi"}],"stream":true}"#;
+    worker(&process, configuration, |envoy| {
+        let answer = envoy.ask(Request::chat_v1().header("x-consumer", "team-a").body(body));
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.text().len(), event.len() * times());
+    });
+}
+
+const EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"}}]}\n\n";
+
+/// As Azure writes it.
+const AZURE_EVENT: &str = concat!(
+    r#"data: {"choices":[{"content_filter_results":{"hate":{"filtered":false,"severity":"safe"},"self_harm":{"filtered":false,"severity":"safe"},"sexual":{"filtered":false,"severity":"safe"},"violence":{"filtered":false,"severity":"safe"}},"delta":{"content":" word"},"finish_reason":null,"index":0,"logprobs":null}],"created":1760000000,"id":"chatcmpl-CdEfGhIjKlMnOpQrStUvWxYz01234","model":"gpt-4o-2024-11-20","object":"chat.completion.chunk","obfuscation":"q2W","system_fingerprint":"fp_ee1d74bde0","usage":null}"#,
+    "\n\n"
+);
+
+#[test]
+fn events_of_a_stream() {
+    stream("events", POOL, EVENT);
+}
+
+#[test]
+fn events_of_a_stream_with_budgets() {
+    stream("events with budgets", BUDGETS, EVENT);
+}
+
+#[test]
+fn long_events_of_a_stream_with_budgets() {
+    stream("long events with budgets", BUDGETS, AZURE_EVENT);
 }

@@ -8,9 +8,8 @@ use spillway::openai::call::{Call, Endpoint, recognise, render};
 use spillway::openai::request::kind::BodyKind;
 use spillway::openai::request::scan::{BodyFacts, JsonScanner};
 use spillway::openai::request::splice::{self, Splices};
-use spillway::openai::response::stream::usage_chunk::UsageStripper;
-use spillway::openai::response::stream::{ErrorWatch, HeadProbe};
-use spillway::openai::response::usage::{JsonUsage, StreamUsage};
+use spillway::openai::response::stream::{EventStream, Features};
+use spillway::openai::response::usage::JsonUsage;
 use spillway::policy::backend::breaker::{Breaker, Observation, Observed, RulesMet};
 use spillway::policy::backend::gate::Gate;
 use spillway::policy::backend::records::{PoolRecord, Snapshot};
@@ -203,25 +202,23 @@ fn streams(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("an event of a stream");
     for (kind, event) in EVENTS {
         group.throughput(Throughput::Bytes(event.len() as u64));
+        let errors = Features { errors: true, ..Features::default() };
         group.bench_function(format!("{kind}, head"), |bencher| {
             bencher.iter_batched_ref(
-                HeadProbe::new,
-                |probe| probe.push(black_box(event)),
+                || EventStream::new(errors),
+                |stream| stream.push(black_box(event)),
                 BatchSize::SmallInput,
             );
         });
-        let mut watch = ErrorWatch::new();
-        group.bench_function(format!("{kind}, watch"), |bencher| {
-            bencher.iter(|| watch.push(black_box(event)));
-        });
-        let mut usage = StreamUsage::new();
-        group.bench_function(format!("{kind}, usage"), |bencher| {
-            bencher.iter(|| usage.push(black_box(event)));
-        });
-        let mut stripper = UsageStripper::new();
-        group.bench_function(format!("{kind}, strip"), |bencher| {
-            bencher.iter(|| stripper.push(black_box(event)));
-        });
+        let usage = Features { usage: true, ..errors };
+        let all = Features { strips_usage: true, ..usage };
+        for (name, features) in [("watch", errors), ("usage", usage), ("all", all)] {
+            let mut stream = EventStream::new(features);
+            stream.let_head_go();
+            group.bench_function(format!("{kind}, {name}"), |bencher| {
+                bencher.iter(|| stream.push(black_box(event)));
+            });
+        }
     }
     group.finish();
 }

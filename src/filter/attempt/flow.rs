@@ -1,11 +1,9 @@
 //! An answer on its way to the client: looked at and counted as it passes, never kept.
 
-use super::held::StreamHead;
-use super::usage::Meter;
+use super::usage::Reader;
 use crate::filter::host::{self, Buffer, Instant};
 use crate::filter::request::charge::Tokens;
-use crate::openai::response::stream::ErrorWatch;
-use crate::openai::response::stream::usage_chunk::{Edit, UsageStripper};
+use crate::openai::response::stream::{Edit, Seen};
 use crate::policy::response::classify::{Fault, Outcome};
 use crate::policy::time::Millis;
 use crate::policy::tokens::estimate::Estimate;
@@ -19,14 +17,10 @@ pub(super) struct Flow {
     pub(super) broke_off: bool,
     /// How long its first byte took, once it is known that it goes on.
     pub(super) elapsed: Option<Millis>,
-    /// Looks for an error event, in an event stream in which none was found yet.
-    pub(super) watch: Option<ErrorWatch>,
-    /// Counts the tokens, where they matter.
-    pub(super) meter: Option<Meter>,
+    /// Reads what matters of it.
+    pub(super) reader: Reader,
     /// When its head was let go, before anything followed it.
     pub(super) let_go: Option<Instant>,
-    /// Takes the usage out again that only the gateway asked for.
-    pub(super) stripper: Option<Box<UsageStripper>>,
 }
 
 impl Flow {
@@ -36,55 +30,45 @@ impl Flow {
             outcome,
             broke_off: false,
             elapsed: None,
-            watch: None,
-            meter: None,
+            reader: Reader::None,
             let_go: None,
-            stripper: None,
         }
-    }
-
-    /// Goes on where the head of an event stream ended.
-    pub(super) fn follow(&mut self, head: StreamHead) {
-        self.broke_off = head.has_error;
-        self.watch = (!head.has_error).then_some(head.watch);
-    }
-
-    /// Takes the usage out of the `size` bytes that were held, and from here on.
-    pub(super) fn strip_head(&mut self, size: usize, end_of_stream: bool) {
-        self.stripper = Some(Box::default());
-        let bytes = host::buffer(Buffer::ResponseBody, 0, size).unwrap_or_default();
-        self.strip(&bytes, end_of_stream);
     }
 
     /// Looks at the next `size` bytes on their way to the client.
     pub(super) fn pass(&mut self, size: usize, end_of_stream: bool) {
-        if self.watch.is_none() && self.meter.is_none() && self.stripper.is_none() {
+        if self.reader.is_idle() {
             return;
         }
         let bytes = host::buffer(Buffer::ResponseBody, 0, size).unwrap_or_default();
-        if let Some(watch) = &mut self.watch
-            && watch.push(&bytes)
-        {
-            self.broke_off = true;
-            self.watch = None;
-        }
-        if let Some(meter) = &mut self.meter {
-            meter.push(&bytes);
-        }
-        self.strip(&bytes, end_of_stream);
-    }
-
-    pub(super) fn strip(&mut self, bytes: &[u8], end_of_stream: bool) {
-        let Some(stripper) = &mut self.stripper else { return };
-        // A host that refuses an edit shows the client one chunk that it did not ask for.
-        if let Edit::Replaced(edited) = stripper.push(bytes) {
-            let _ = host::replace_front(Buffer::ResponseBody, bytes.len(), &edited);
+        let Seen { edit, error } = self.reader.push(&bytes);
+        self.broke_off |= error;
+        if let Edit::Replaced(edited) = edit {
+            replace(bytes.len(), &edited);
         }
         if end_of_stream {
-            let rest = stripper.finish();
-            if !rest.is_empty() {
-                let _ = host::append(Buffer::ResponseBody, &rest);
-            }
+            self.append_rest();
+        }
+    }
+
+    /// The held head of `size` bytes goes on as `edited`, if anything was taken out of it.
+    pub(super) fn let_head_go(&mut self, size: usize, edited: Option<&[u8]>, end_of_stream: bool) {
+        if let Reader::Stream(stream) = &mut self.reader {
+            stream.let_head_go();
+        }
+        if let Some(edited) = edited {
+            replace(size, edited);
+        }
+        if end_of_stream {
+            self.append_rest();
+        }
+    }
+
+    /// What the reader held back goes on: it turned out to be the end.
+    fn append_rest(&mut self) {
+        let rest = self.reader.finish();
+        if !rest.is_empty() {
+            let _ = host::append(Buffer::ResponseBody, &rest);
         }
     }
 
@@ -93,13 +77,16 @@ impl Flow {
         if self.outcome == Outcome::ClientError {
             return Tokens::None;
         }
-        match &self.meter {
-            Some(meter) => meter
-                .stated()
-                .map_or_else(|| Tokens::Guessed(meter.guess(estimate)), Tokens::Stated),
-            None => Tokens::Guessed(estimate.into()),
-        }
+        self.reader
+            .stated()
+            .map_or_else(|| Tokens::Guessed(self.reader.guess(estimate)), Tokens::Stated)
     }
+}
+
+/// Puts `edited` in the place of the first `size` bytes. A host that refuses it shows the client one chunk that it
+/// did not ask for.
+fn replace(size: usize, edited: &[u8]) {
+    let _ = host::replace_front(Buffer::ResponseBody, size, edited);
 }
 
 /// The outcome of an event stream with an error in it.

@@ -14,7 +14,7 @@ mod ended;
 
 use super::flow::{Flow, stream_error};
 use super::held::{ErrorBody, Held, Question, WHOLE_BYTES_MAX};
-use super::usage::Meter;
+use super::usage::Reader;
 use crate::filter::host::header_map::HeaderMap;
 use crate::filter::host::sanitize;
 use crate::filter::host::timers::{self, StreamId, Wake};
@@ -25,7 +25,7 @@ use crate::filter::request::headers::{RETRY, SWITCHING_PROTOCOLS};
 use crate::filter::told::Told;
 use crate::openai::media_type::is_json;
 use crate::openai::response::headers::Origin;
-use crate::openai::response::stream::usage_chunk::Edit;
+use crate::openai::response::stream::Features;
 use crate::policy::failover::{self, Next};
 use crate::policy::response::classify::{self, AttemptTraits, Fault, Head, Misroute, Outcome};
 use crate::policy::response::headers::Headers;
@@ -128,8 +128,9 @@ impl Answer {
             return self.settle(flow, Said::default(), end_of_stream, now);
         }
         let said = Said::read(&headers);
-        let meter = self.meter(&headers);
-        let question = match classify::head(status, &headers, self.traits, now) {
+        let head = classify::head(status, &headers, self.traits, now);
+        let reader = self.reader(&headers, matches!(head, Head::FirstEvent));
+        let question = match head {
             Head::Decided(Outcome::Success) if !end_of_stream && self.is_held_whole(&headers) => {
                 Question::Whole
             }
@@ -138,7 +139,7 @@ impl Answer {
                     true => classify::without_body(outcome, self.traits),
                     false => outcome,
                 };
-                let flow = Flow { meter, ..Flow::new(status, outcome) };
+                let flow = Flow { reader, ..Flow::new(status, outcome) };
                 return self.settle(flow, said, end_of_stream, now);
             }
             Head::FirstEvent => {
@@ -146,7 +147,7 @@ impl Answer {
                     // What goes on is shorter than what the backend says.
                     let _ = host::remove_header(Map::ResponseHeaders, "content-length");
                 }
-                Question::FirstEvent(Box::default())
+                Question::FirstEvent
             }
             Head::ErrorBody { otherwise } => {
                 let (deployment, body) = (self.deployment(), Vec::new());
@@ -159,9 +160,9 @@ impl Answer {
             since: now,
             question,
             said,
-            meter,
-            stripper: self.strips_usage.then(Box::default),
-            must_be_edited: false,
+            reader,
+            broke_off: false,
+            edited: None,
             seen: 0,
             is_overdue: false,
         };
@@ -252,24 +253,18 @@ impl Answer {
         let now = host::now();
         let fresh = size.saturating_sub(held.seen);
         let bytes = host::buffer(Buffer::ResponseBody, held.seen, fresh).unwrap_or_default();
-        held.seen = held.seen.saturating_add(bytes.len());
+        held.read(&bytes);
         if held.seen > 0 {
             SHOWS_BODIES.set(true);
         }
         let limits = self.hold_limits();
         let enough = match held.question {
             Question::Whole => held.seen > WHOLE_BYTES_MAX,
-            Question::FirstEvent(_) | Question::ErrorBody(_) => {
+            Question::FirstEvent | Question::ErrorBody(_) => {
                 held.seen >= limits.bytes || held.is_overdue
             }
         };
-        if let Some(meter) = &mut held.meter {
-            meter.push(&bytes);
-        }
-        if let Some(stripper) = &mut held.stripper {
-            held.must_be_edited |= stripper.push(&bytes) != Edit::Unchanged;
-        }
-        if let Some(outcome) = held.question.push(&bytes, end_of_stream, enough, self.traits) {
+        if let Some(outcome) = held.outcome(&bytes, end_of_stream, enough, self.traits) {
             return self.decide(held, outcome, end_of_stream, now);
         }
         self.state.replace(State::Held(held));
@@ -280,17 +275,13 @@ impl Answer {
     fn decide(&self, held: Held, outcome: Outcome, end_of_stream: bool, now: Timestamp) -> Action {
         let outcome = held.as_of(outcome, now);
         let let_go = (held.is_overdue && held.seen == 0).then(host::instant);
-        let mut flow = Flow { meter: held.meter, let_go, ..Flow::new(held.status, outcome) };
+        let (reader, broke_off) = (held.reader, held.broke_off);
+        let mut flow = Flow { reader, broke_off, let_go, ..Flow::new(held.status, outcome) };
         if matches!(held.question, Question::Whole) {
             flow.elapsed = Some(held.since.since(self.begun.at));
         }
-        if let Question::FirstEvent(head) = held.question {
-            flow.follow(*head);
-            if !held.must_be_edited {
-                flow.stripper = held.stripper;
-            } else if !failover::is_worth_another(&outcome) {
-                flow.strip_head(held.seen, end_of_stream);
-            }
+        if !failover::is_worth_another(&outcome) {
+            flow.let_head_go(held.seen, held.edited.as_deref(), end_of_stream);
         }
         self.settle(flow, held.said, end_of_stream, now)
     }
@@ -338,7 +329,7 @@ impl Answer {
         let evidence = Evidence { outcome, status, elapsed, said: Said::default() };
         if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
             let tokens = flow.tokens(exchange.asked.estimate);
-            let tier = flow.meter.as_ref().and_then(Meter::tier);
+            let tier = flow.reader.tier();
             exchange.conclude(&self.begun, &evidence, tokens, tier, host::now());
         }
     }
@@ -366,12 +357,19 @@ impl Answer {
         });
     }
 
-    /// Counts the tokens of an answer with these headers, if anything depends on them.
-    fn meter(&self, headers: &HeaderMap) -> Option<Meter> {
-        let exchange = self.exchange.try_borrow().ok()?;
-        exchange
-            .is_metered()
-            .then(|| Meter::new(headers.get("content-type"), exchange.tier().is_some()))?
+    /// What reads the body of an answer with these headers; its tokens are counted if anything depends on them.
+    fn reader(&self, headers: &HeaderMap, is_first_event: bool) -> Reader {
+        let exchange = self.exchange.try_borrow().ok();
+        let usage = exchange.as_ref().is_some_and(|exchange| exchange.is_metered());
+        let tier = usage && exchange.is_some_and(|exchange| exchange.tier().is_some());
+        if is_first_event {
+            let strips_usage = self.strips_usage;
+            Reader::stream(Features { errors: true, usage, strips_usage, tier })
+        } else if usage {
+            Reader::of_usage(headers.get("content-type"), tier)
+        } else {
+            Reader::None
+        }
     }
 
     /// What comes after a failed attempt whose answer is still here.
@@ -427,7 +425,7 @@ impl Wake for Answer {
     fn wake(&self, now: Timestamp) {
         match self.state.replace(State::Over) {
             // What was held cannot be edited from here: the next bytes release it.
-            State::Held(mut held) if held.must_be_edited => {
+            State::Held(mut held) if held.edited.is_some() => {
                 held.is_overdue = true;
                 self.state.replace(State::Held(held));
             }
@@ -437,7 +435,7 @@ impl Wake for Answer {
             }
             State::Held(mut held) => {
                 held.is_overdue = true;
-                let outcome = held.question.push(&[], false, true, self.traits);
+                let outcome = held.outcome(&[], false, true, self.traits);
                 let outcome = outcome.unwrap_or(Outcome::Success);
                 if self.decide(held, outcome, false, now) == Action::Continue {
                     let _ = host::resume(Direction::Response);

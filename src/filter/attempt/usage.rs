@@ -1,65 +1,104 @@
-//! Counts the tokens of an answer while it goes to the client.
+//! Reads a response's body while it passes: an event stream, or one JSON value.
 
 use crate::openai::media_type::{is_json, media_type};
-use crate::openai::response::usage::{JsonUsage, StreamUsage};
-use crate::openai::service_tier::{ServiceTier, TierWatch};
+use crate::openai::response::stream::{Edit, EventStream, Features, Seen};
+use crate::openai::response::tier_watch::TierWatch;
+use crate::openai::response::usage::JsonUsage;
+use crate::openai::service_tier::ServiceTier;
 use crate::policy::tokens::estimate::{Estimate, UsedTokens};
 
 const EVENT_STREAM: &[u8] = b"text/event-stream";
 
-/// Types that say nothing of what the body is: those that servers use when they know none.
+/// Types that tell nothing about the body: those that servers use when they know none.
 const UNKNOWN: [&[u8]; 2] = [b"text/plain", b"application/octet-stream"];
 
-/// Reads the usage out of one answer.
-pub(crate) struct Meter {
-    usage: Usages,
+/// Reads the body of one response.
+pub(crate) enum Reader {
+    /// Nothing in the body matters.
+    None,
+    Json(Box<JsonReader>),
+    Stream(Box<EventStream>),
+}
+
+/// Reads one JSON value.
+#[derive(Default)]
+pub(crate) struct JsonReader {
+    usage: JsonUsage,
     /// Looks for the service tier, when the request asked for one.
-    tier: Option<Box<TierWatch>>,
+    tier: Option<TierWatch>,
 }
 
-enum Usages {
-    Json(Box<JsonUsage>),
-    Stream(Box<StreamUsage>),
-}
+impl Reader {
+    /// For an event stream that may fail, in which `features` are looked for.
+    pub(crate) fn stream(features: Features) -> Self {
+        Self::Stream(Box::new(EventStream::new(features)))
+    }
 
-impl Meter {
-    /// For an answer with this `content-type`; `None` when it states no usage. One without, or with one that
-    /// says nothing, may be JSON: what is none states nothing, and is looked at no further than that shows.
-    pub(crate) fn new(content_type: Option<&[u8]>, asks_for_tier: bool) -> Option<Self> {
+    /// Counts the tokens of a response with this `content-type`. One without, or with one that tells nothing, may
+    /// be JSON: what is not JSON states nothing, and is read no further than until that shows.
+    pub(crate) fn of_usage(content_type: Option<&[u8]>, asks_for_tier: bool) -> Self {
         let may_be_json = |name| {
             is_json(name) || UNKNOWN.iter().any(|it| media_type(name).eq_ignore_ascii_case(it))
         };
-        let usage = match content_type {
+        match content_type {
             Some(name) if media_type(name).eq_ignore_ascii_case(EVENT_STREAM) => {
-                Usages::Stream(Box::default())
+                Self::stream(Features { usage: true, tier: asks_for_tier, ..Features::default() })
             }
-            Some(name) if !may_be_json(name) => return None,
-            Some(_) | None => Usages::Json(Box::default()),
-        };
-        Some(Self { usage, tier: asks_for_tier.then(Box::default) })
+            Some(name) if !may_be_json(name) => Self::None,
+            Some(_) | None => {
+                let tier = asks_for_tier.then(TierWatch::default);
+                Self::Json(Box::new(JsonReader { usage: JsonUsage::new(), tier }))
+            }
+        }
     }
 
-    /// The service tier that the answer stated.
-    pub(crate) fn tier(&self) -> Option<ServiceTier> {
-        self.tier.as_ref().and_then(|watch| watch.tier())
+    /// Whether nothing that still comes matters.
+    pub(crate) fn is_idle(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Json(_) => false,
+            Self::Stream(stream) => stream.is_idle(),
+        }
     }
 
     /// Reads the next bytes.
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
-        match &mut self.usage {
-            Usages::Json(usage) => usage.push(bytes),
-            Usages::Stream(usage) => usage.push(bytes),
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Seen {
+        match self {
+            Self::None => {}
+            Self::Json(json) => {
+                json.usage.push(bytes);
+                if let Some(watch) = &mut json.tier {
+                    watch.push(bytes);
+                }
+            }
+            Self::Stream(stream) => return stream.push(bytes),
         }
-        if let Some(watch) = &mut self.tier {
-            watch.push(bytes);
+        Seen { edit: Edit::Unchanged, error: false }
+    }
+
+    /// The body ended: what was held back of it goes on.
+    pub(crate) fn finish(&mut self) -> Vec<u8> {
+        match self {
+            Self::None | Self::Json(_) => Vec::new(),
+            Self::Stream(stream) => stream.finish(),
         }
     }
 
-    /// What the answer stated.
+    /// The service tier that the response stated.
+    pub(crate) fn tier(&self) -> Option<ServiceTier> {
+        match self {
+            Self::None => None,
+            Self::Json(json) => json.tier.as_ref()?.tier(),
+            Self::Stream(stream) => stream.tier(),
+        }
+    }
+
+    /// What the response stated.
     pub(crate) fn stated(&self) -> Option<UsedTokens> {
-        let stated = match &self.usage {
-            Usages::Json(usage) => usage.usage(),
-            Usages::Stream(usage) => usage.usage(),
+        let stated = match self {
+            Self::None => None,
+            Self::Json(json) => json.usage.usage(),
+            Self::Stream(stream) => stream.usage(),
         }?;
         Some(UsedTokens {
             prompt_tokens: stated.prompt_tokens,
@@ -68,15 +107,16 @@ impl Meter {
         })
     }
 
-    /// The best that is known of an answer that stated nothing: the estimated prompt, and of a stream
+    /// The best that is known of a response that stated nothing: the estimated prompt, and of a stream
     /// what was counted of its output.
     pub(crate) fn guess(&self, estimate: Estimate) -> UsedTokens {
-        match &self.usage {
-            Usages::Json(_) => estimate.into(),
-            Usages::Stream(usage) => UsedTokens {
-                completion_tokens: usage.counted_output_tokens(),
-                ..UsedTokens::from(estimate)
-            },
-        }
+        let counted = match self {
+            Self::None | Self::Json(_) => None,
+            Self::Stream(stream) => stream.counted_output_tokens(),
+        };
+        counted.map_or_else(
+            || estimate.into(),
+            |completion_tokens| UsedTokens { completion_tokens, ..UsedTokens::from(estimate) },
+        )
     }
 }

@@ -3,4 +3,5 @@
 pub mod headers;
 pub mod reply;
 pub mod stream;
+pub mod tier_watch;
 pub mod usage;

@@ -1,79 +1,62 @@
-//! Finds errors in event streams, read in chunks, in bounded memory.
+//! Reads an event stream once, in chunks and in bounded memory, for everybody who asks something of it.
 //!
-//! Azure answers some refused or failed requests with status 200 and an event stream whose first
-//! events say so. While nothing was forwarded another backend can still serve the request, so the
-//! head of a stream is held and probed until an event comes that is worth forwarding.
-//!
-//! - Preamble: comments, the prompt's filter results (a chat chunk without choices), and the events
-//!   with which a response is announced. They decide nothing.
-//! - An error of the backend decides for failover; an error that is the caller's fault is as good an
-//!   answer as any and is forwarded. What cannot be understood is forwarded, too.
-//! - A stream that ends before anything but preamble, or in the middle of its first event, failed.
-//!
-//! Later errors cannot be repaired any more. They are watched for, so that they can be recorded.
+//! Its lines are told apart in one place ([`frames`]), and each part of a line is shown to those who look for
+//! something: the probe of the head, the watch for errors, the reader of the usage, and the stripper of the
+//! chunk that states it. Where usage and stripper are both on, they read the members of an event together.
+//! Whichever way a stream is cut, the result is the same.
 
 mod event;
-pub(super) mod frames;
+mod frames;
+mod head;
 #[cfg(test)]
 mod tests;
-pub mod usage_chunk;
+mod usage_chunk;
+mod watch;
 
-use crate::openai::bytes;
-use event::{Verdict, judge};
+use super::tier_watch::TierWatch;
+use super::usage::members::Members;
+use super::usage::{StreamUsage, Usage};
+use crate::openai::service_tier::ServiceTier;
+use frames::{Frames, Part};
+use head::HeadProbe;
+pub use head::Probe;
+pub use usage_chunk::Edit;
+use usage_chunk::{Cut, UsageStripper};
+use watch::ErrorWatch;
 
-/// Probes the head of one event stream.
+/// Reads one event stream.
 #[derive(Debug)]
-pub struct HeadProbe {
-    probe: Probe,
-    line: Bounded,
-    is_first_line: bool,
-    line_ends: LineEnds,
-    name: Vec<u8>,
-    /// The data of the event so far; `None` before its first data line.
-    data: Option<Bounded>,
-    /// The event that refused the request.
-    refusal: Vec<u8>,
+pub struct EventStream {
+    frames: Frames,
+    head: Option<Box<HeadProbe>>,
+    watch: Option<ErrorWatch>,
+    /// The members of the event at hand, for the usage and the stripper.
+    members: Members,
+    usage: Option<StreamUsage>,
+    stripper: Option<UsageStripper>,
+    tier: Option<TierWatch>,
 }
 
-/// What the head of a stream says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// Nothing yet: hold it.
-    More,
-    /// Forward it.
-    Real,
-    /// The backend refused the request for its rate limit.
-    Refused,
-    /// The backend failed in another way.
-    Failed,
+/// What is looked for in a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Errors of the backend, in the head and behind it.
+    pub errors: bool,
+    /// How many tokens it took.
+    pub usage: bool,
+    /// The chunk that states the usage goes out of the stream.
+    pub strips_usage: bool,
+    /// The service tier.
+    pub tier: bool,
 }
 
-/// Watches a whole event stream for errors of the backend.
-#[derive(Debug)]
-pub struct ErrorWatch {
-    line: WatchedLine,
-    line_ends: LineEnds,
-    /// The name of the event, when it is one of an error.
-    name: &'static [u8],
-    was_told: bool,
-}
-
-/// What is done with the line at hand.
-#[derive(Debug)]
-enum WatchedLine {
-    /// Its first bytes are collected.
-    Head { bytes: [u8; HEAD_BYTES], len: usize },
-    /// It does not matter.
-    Skip,
-    /// It is the data of an error.
-    Keep(Bounded),
-}
-
-/// Finds where lines end: at a line feed, a carriage return, or both.
-#[derive(Debug, Default)]
-struct LineEnds {
-    /// The last byte was a carriage return: a line feed that follows belongs to it.
-    is_after_return: bool,
+/// What a chunk showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// What becomes of the chunk.
+    pub edit: Edit,
+    /// The first error of the backend was completed.
+    pub error: bool,
 }
 
 /// Bytes that are kept up to [`EVENT_BYTES_MAX`].
@@ -83,278 +66,167 @@ struct Bounded {
     is_cut: bool,
 }
 
-/// How much of a line or an event is kept. Errors are far smaller; what is longer is preamble that
-/// echoes the request, or an answer.
+/// How much of a line or an event is kept. Errors are far smaller. What is longer is preamble that
+/// echoes the request, or a response.
 const EVENT_BYTES_MAX: usize = 64 * 1_024;
 
-/// Enough of a line to see that it is an error, whichever white space the backend uses.
-const HEAD_BYTES: usize = 48;
-
-/// The longest event name that matters is far shorter.
-const NAME_BYTES_MAX: usize = 64;
-
-impl Default for HeadProbe {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl HeadProbe {
+impl EventStream {
     /// Before the first byte.
-    pub fn new() -> Self {
+    pub fn new(features: Features) -> Self {
         Self {
-            probe: Probe::More,
-            line: Bounded::default(),
-            is_first_line: true,
-            line_ends: LineEnds::default(),
-            name: Vec::new(),
-            data: None,
-            refusal: Vec::new(),
+            frames: Frames::default(),
+            head: features.errors.then(Box::default),
+            watch: features.errors.then(ErrorWatch::default),
+            members: Members::default(),
+            usage: features.usage.then(StreamUsage::default),
+            stripper: features.strips_usage.then(UsageStripper::default),
+            tier: features.tier.then(TierWatch::default),
         }
     }
 
-    /// The data of the event that made it [`Probe::Refused`]: whether only this request is refused is
+    /// Reads the next chunk, which must follow the last one without a gap.
+    pub fn push(&mut self, chunk: &[u8]) -> Seen {
+        let Seen { edit, error } = match &mut self.watch {
+            // As a rule of a stream whose tokens nobody counts.
+            Some(watch)
+                if self.head.is_none() && self.usage.is_none() && self.stripper.is_none() =>
+            {
+                Seen { edit: Edit::Unchanged, error: watch_only(watch, &mut self.frames, chunk) }
+            }
+            _ => self.read(chunk),
+        };
+        if error {
+            // One is enough.
+            self.watch = None;
+        }
+        if let Some(tier) = &mut self.tier {
+            tier.push(chunk);
+        }
+        Seen { edit, error }
+    }
+
+    fn read(&mut self, chunk: &[u8]) -> Seen {
+        let mut cut = Cut::new(chunk);
+        let mut error = false;
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            let (part, after) = self.frames.next(rest);
+            if let Some(head) = &mut self.head {
+                head.read(part);
+            }
+            if let Some(watch) = &mut self.watch {
+                error |= watch.read(part);
+            }
+            self.read_members(part, after);
+            if let Some(stripper) = &mut self.stripper {
+                let len = rest.len().saturating_sub(after.len());
+                stripper.read(part, len, after.len(), &self.members, &mut cut);
+            }
+            if part == Part::EventEnd {
+                self.end_event();
+            }
+            rest = after;
+        }
+        let edit = self.stripper.as_mut().map_or(Edit::Unchanged, |it| it.end_chunk(cut));
+        Seen { edit, error }
+    }
+
+    /// Whether nothing is looked for any more.
+    pub fn is_idle(&self) -> bool {
+        let Self { head, watch, usage, stripper, tier, .. } = self;
+        head.is_none() && watch.is_none() && usage.is_none() && stripper.is_none() && tier.is_none()
+    }
+
+    /// What the head of the stream shows so far, until it is let go.
+    pub fn head(&self) -> Probe {
+        self.head.as_ref().map_or(Probe::Real, |head| head.probe())
+    }
+
+    /// The same when the stream ended. It is never [`Probe::More`].
+    pub fn finish_head(&mut self) -> Probe {
+        self.head.as_mut().map_or(Probe::Real, |head| head.finish(&self.frames))
+    }
+
+    /// The data of the event that made the head [`Probe::Refused`]: whether only this request is refused is
     /// told in its message.
     pub fn refusal(&self) -> &[u8] {
-        &self.refusal
+        self.head.as_ref().map_or(&[], |head| head.refusal())
     }
 
-    /// Reads the next bytes and says what the stream is, as far as that is known.
-    pub fn push(&mut self, bytes: &[u8]) -> Probe {
-        let mut next = Some(bytes);
-        while self.probe == Probe::More
-            && let Some(rest) = next
-        {
-            let (run, after) = self.line_ends.split(rest);
-            self.line.extend(run);
-            if after.is_some() {
-                self.end_line();
+    /// The head goes to the client: what it shows does not matter any more.
+    pub fn let_head_go(&mut self) {
+        self.head = None;
+    }
+
+    /// The stream ended: what was held back of its last chunks goes on.
+    pub fn finish(&mut self) -> Vec<u8> {
+        self.stripper.as_mut().map(UsageStripper::finish).unwrap_or_default()
+    }
+
+    /// What was stated of the usage so far; `None` when nothing was. An event need not be complete to be
+    /// believed.
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage.as_ref()?.usage(&self.members)
+    }
+
+    /// How many events had content so far: what to take for the tokens of the output when [`Self::usage`] has
+    /// none. `None` when nobody counted.
+    pub fn counted_output_tokens(&self) -> Option<u64> {
+        Some(self.usage.as_ref()?.counted_output_tokens(&self.members))
+    }
+
+    /// The service tier that was stated last.
+    pub fn tier(&self) -> Option<ServiceTier> {
+        self.tier.as_ref()?.tier()
+    }
+
+    /// How many bytes are held back.
+    #[cfg(test)]
+    fn held_bytes(&self) -> usize {
+        self.stripper.as_ref().map_or(0, UsageStripper::held_bytes)
+    }
+
+    #[inline]
+    fn read_members(&mut self, part: Part<'_>, after: &[u8]) {
+        let Part::Data { run, ends } = part else { return };
+        if let Some(usage) = &self.usage {
+            // The line is all of the event, as a rule: the next byte ends it.
+            let is_event = ends && self.members.is_fresh() && self.frames.is_empty_line(after);
+            if is_event && !usage.may_be_stated(run) {
+                self.members.push_until_content(run);
+                return;
             }
-            next = after;
-        }
-        self.probe
-    }
-
-    /// The stream ended. It is never [`Probe::More`].
-    pub fn finish(&mut self) -> Probe {
-        if self.probe == Probe::More && !self.line.bytes.is_empty() {
-            let is_half_a_field = [&b"data"[..], b"event", b"id", b"retry"]
-                .iter()
-                .any(|field| field.starts_with(&self.line.bytes));
-            if is_half_a_field {
-                return Probe::Failed;
-            }
-            self.end_line();
-        }
-        if self.probe == Probe::More
-            && let Some(data) = self.data.take()
-        {
-            self.probe = match judge(&self.name, &data.bytes, data.is_cut) {
-                // Its last event was not even complete.
-                Verdict::Unreadable => Probe::Failed,
-                verdict => self.probe_of(verdict, &data.bytes),
-            };
-        }
-        if self.probe == Probe::More { Probe::Failed } else { self.probe }
-    }
-
-    fn probe_of(&mut self, verdict: Verdict, data: &[u8]) -> Probe {
-        match verdict {
-            Verdict::Preamble => Probe::More,
-            Verdict::Real | Verdict::Unreadable => Probe::Real,
-            Verdict::Refused => {
-                self.refusal = data.to_vec();
-                Probe::Refused
-            }
-            Verdict::Failed => Probe::Failed,
-        }
-    }
-
-    fn end_line(&mut self) {
-        let line = std::mem::take(&mut self.line);
-        let bytes = line.bytes.as_slice();
-        let bytes = match bytes.strip_prefix(b"\xef\xbb\xbf") {
-            Some(unmarked) if self.is_first_line => unmarked,
-            _ => bytes,
-        };
-        self.is_first_line = false;
-        if bytes.is_empty() {
-            self.end_event();
+            self.members.push(run);
+        } else if self.stripper.as_ref().is_some_and(UsageStripper::is_reading) {
+            self.members.push_while_possible(run);
+        } else {
             return;
         }
-        let (field, value) = split_field(bytes);
-        match field {
-            // A comment, or a field that says nothing about the answer.
-            b"" | b"id" | b"retry" => {}
-            b"event" => {
-                self.name.clear();
-                self.name.extend_from_slice(value.get(..NAME_BYTES_MAX).unwrap_or(value));
-            }
-            b"data" => match &mut self.data {
-                Some(data) => {
-                    data.extend(b"\n");
-                    data.extend(value);
-                    data.is_cut |= line.is_cut;
-                }
-                None => {
-                    self.data = Some(Bounded { bytes: value.to_vec(), is_cut: line.is_cut });
-                }
-            },
-            // No event stream. It may be an error under a wrong content type.
-            _ if bytes.starts_with(b"{") => {
-                self.probe = self.probe_of(judge(b"", bytes, line.is_cut), bytes);
-            }
-            _ => self.probe = Probe::Real,
+        if ends {
+            self.members.end_line();
         }
-        self.line.reuse(line);
     }
 
     fn end_event(&mut self) {
-        if let Some(data) = self.data.take() {
-            self.probe = self.probe_of(judge(&self.name, &data.bytes, data.is_cut), &data.bytes);
+        if let Some(usage) = &mut self.usage {
+            usage.end_event(&self.members);
         }
-        self.name.clear();
-    }
-}
-
-impl Default for ErrorWatch {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl ErrorWatch {
-    /// Before the first byte of the stream.
-    pub fn new() -> Self {
-        Self {
-            line: WatchedLine::START,
-            line_ends: LineEnds::default(),
-            name: b"",
-            was_told: false,
-        }
-    }
-
-    /// Reads the next bytes of the stream, which must be all of it, the head included. Returns
-    /// `true` once, when the first error of the backend was read.
-    pub fn push(&mut self, bytes: &[u8]) -> bool {
-        let mut is_error = false;
-        let mut next = Some(bytes);
-        while let Some(rest) = next {
-            let (run, after) = self.line_ends.split(rest);
-            let is_whole = after.is_some() && self.is_at_line_start();
-            if !is_whole || self.matters(run) {
-                self.extend(run);
-                if after.is_some() {
-                    is_error |= self.end_line();
-                }
-            }
-            next = after;
-        }
-        let is_news = is_error && !self.was_told;
-        self.was_told |= is_error;
-        is_news
-    }
-
-    fn is_at_line_start(&self) -> bool {
-        matches!(self.line, WatchedLine::Head { len: 0, .. })
-    }
-
-    fn extend(&mut self, run: &[u8]) {
-        match &mut self.line {
-            WatchedLine::Skip => {}
-            WatchedLine::Keep(line) => line.extend(run),
-            WatchedLine::Head { bytes, len } => {
-                let room = bytes.get_mut(*len..).unwrap_or_default();
-                let fitting = run.len().min(room.len());
-                let (head, tail) = run.split_at_checked(fitting).unwrap_or((run, &[]));
-                for (slot, &byte) in room.iter_mut().zip(head) {
-                    *slot = byte;
-                }
-                *len = len.saturating_add(head.len());
-                if *len == HEAD_BYTES {
-                    self.end_head();
-                    // A line that is kept goes on with what did not fit.
-                    if let WatchedLine::Keep(line) = &mut self.line {
-                        line.extend(tail);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whether a whole line must be looked at more closely. Nearly none must, so none is copied before.
-    fn matters(&mut self, line: &[u8]) -> bool {
-        if line.is_empty() {
-            self.name = b"";
-            return false;
-        }
-        self.data_of_error(line.get(..HEAD_BYTES).unwrap_or(line)).is_some()
-    }
-
-    /// The head of a line is complete: decides whether the line matters.
-    fn end_head(&mut self) {
-        let WatchedLine::Head { bytes, len } = self.line else { return };
-        let head = bytes.get(..len).unwrap_or_default();
-        self.line = match self.data_of_error(head) {
-            Some(data) => WatchedLine::Keep(Bounded { bytes: data.to_vec(), is_cut: false }),
-            None => WatchedLine::Skip,
-        };
-    }
-
-    /// The data that a line with this head begins with, if it is an error's. The name of an event is
-    /// noted.
-    fn data_of_error<'a>(&mut self, head: &'a [u8]) -> Option<&'a [u8]> {
-        let (field, value) = split_field(head);
-        match field {
-            b"event" => self.name = event::error_name(value),
-            b"data" if !self.name.is_empty() || event::begins_like_error(value) => {
-                return Some(value);
-            }
-            _ => {}
-        }
-        None
-    }
-
-    /// The line is complete; whether it was an error of the backend.
-    fn end_line(&mut self) -> bool {
-        if self.is_at_line_start() {
-            self.name = b"";
-            return false;
-        }
-        self.end_head();
-        let line = std::mem::replace(&mut self.line, WatchedLine::START);
-        let WatchedLine::Keep(data) = line else { return false };
-        let name = self.name;
-        let is_failed_response = event::is_failed_response(name, &data.bytes);
-        match judge(name, &data.bytes, data.is_cut) {
-            Verdict::Failed | Verdict::Unreadable => true,
-            Verdict::Preamble => is_failed_response,
-            // A throttle is no fault, also when it comes late.
-            Verdict::Real | Verdict::Refused => false,
+        if self.usage.is_some() || self.stripper.is_some() {
+            self.members.reset();
         }
     }
 }
 
-impl WatchedLine {
-    const START: Self = Self::Head { bytes: [0; HEAD_BYTES], len: 0 };
-}
-
-impl LineEnds {
-    /// The bytes up to the end of the line, and what follows it; `None` when it does not end here.
-    fn split<'a>(&mut self, bytes: &'a [u8]) -> (&'a [u8], Option<&'a [u8]>) {
-        if bytes.is_empty() {
-            return (bytes, None);
-        }
-        let is_after_return = std::mem::take(&mut self.is_after_return);
-        let bytes = match bytes.strip_prefix(b"\n") {
-            Some(after) if is_after_return => after,
-            _ => bytes,
-        };
-        let line = bytes.split_at_checked(bytes::line_end(bytes));
-        let Some((line, [end, after @ ..])) = line else { return (bytes, None) };
-        self.is_after_return = *end == b'\r';
-        (line, Some(after))
+/// Whether an error of the backend was completed in a chunk, where nothing else is looked for.
+fn watch_only(watch: &mut ErrorWatch, frames: &mut Frames, chunk: &[u8]) -> bool {
+    let mut error = false;
+    let mut rest = chunk;
+    while !rest.is_empty() {
+        let (part, after) = frames.next(rest);
+        error |= watch.read(part);
+        rest = after;
     }
+    error
 }
 
 impl Bounded {
@@ -363,19 +235,9 @@ impl Bounded {
         self.bytes.extend_from_slice(run.get(..room).unwrap_or(run));
         self.is_cut |= run.len() > room;
     }
-
-    /// Takes over the memory of `other`.
-    fn reuse(&mut self, mut other: Self) {
-        other.bytes.clear();
-        other.is_cut = false;
-        *self = other;
-    }
 }
 
-/// A line's field and value. A comment has no field, a line without a colon no value.
-fn split_field(line: &[u8]) -> (&[u8], &[u8]) {
-    let mut halves = line.splitn(2, |&byte| byte == b':');
-    let field = halves.next().unwrap_or_default();
-    let value = halves.next().unwrap_or_default();
-    (field, value.strip_prefix(b" ").unwrap_or(value))
+/// The field of a line: all of it when it has no colon.
+fn field(line: &[u8]) -> &[u8] {
+    line.split(|byte| *byte == b':').next().unwrap_or_default()
 }

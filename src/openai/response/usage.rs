@@ -14,9 +14,9 @@
 //! - A stream that ends early states nothing. Then the events with content are the best count of the
 //!   output that there is: one token each, as a rule.
 
-use super::stream::frames::{Frames, Part};
 use crate::openai::bytes::COUNT_MAX;
 use members::Members;
+use memchr::memmem::Finder;
 
 pub(super) mod members;
 #[cfg(test)]
@@ -47,13 +47,13 @@ pub struct JsonUsage {
     members: Members,
 }
 
-/// Reads the usage out of an event stream.
-#[derive(Debug, Default)]
-pub struct StreamUsage {
-    frames: Frames,
-    members: Members,
+/// What an event stream stated before the event at hand.
+#[derive(Debug)]
+pub(super) struct StreamUsage {
+    /// Finds the name of the member in an event.
+    name: Finder<'static>,
     usage: Option<Usage>,
-    /// Events with content before the one at hand.
+    /// Events with content.
     content_events: u64,
 }
 
@@ -84,43 +84,46 @@ impl JsonUsage {
     }
 }
 
+/// The member, and how it is written where it states nothing.
+const NAME: &[u8] = b"\"usage\"";
+const NOTHING: [&[u8]; 2] = [b":null,", b":null}"];
+
+impl Default for StreamUsage {
+    fn default() -> Self {
+        Self { name: Finder::new(NAME), usage: None, content_events: 0 }
+    }
+}
+
 impl StreamUsage {
-    /// Before the first byte.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Reads the next bytes of the stream.
-    pub fn push(&mut self, chunk: &[u8]) {
-        let mut rest = chunk;
-        while !rest.is_empty() {
-            let (part, after) = self.frames.next(rest);
-            match part {
-                Part::Data(run) => self.members.push(run),
-                Part::DataEnd => self.members.push(b"\n"),
-                Part::EventEnd => self.end_event(),
-                Part::Begin | Part::Other | Part::Nothing => {}
+    /// Whether the event with this data may state a usage. Nearly none does, and a search is cheaper than
+    /// reading.
+    #[inline]
+    pub(super) fn may_be_stated(&self, data: &[u8]) -> bool {
+        let mut rest = data;
+        while let Some(at) = self.name.find(rest) {
+            rest = rest.get(at.saturating_add(NAME.len())..).unwrap_or_default();
+            if !NOTHING.iter().any(|nothing| rest.starts_with(nothing)) {
+                return true;
             }
-            rest = after;
         }
+        false
     }
 
-    /// What was stated so far; `None` when nothing was. An event need not be complete to be believed.
-    pub fn usage(&self) -> Option<Usage> {
-        self.members.usage().or(self.usage)
+    /// What was stated so far, by the event with these members, too; `None` when nothing was.
+    pub(super) fn usage(&self, members: &Members) -> Option<Usage> {
+        members.usage().or(self.usage)
     }
 
-    /// How many events had content so far: what to take for the tokens of the output when
-    /// [`Self::usage`] has none.
-    pub fn counted_output_tokens(&self) -> u64 {
-        let this_one = u64::from(self.members.has_content());
+    /// How many events had content so far.
+    pub(super) fn counted_output_tokens(&self, members: &Members) -> u64 {
+        let this_one = u64::from(members.has_content());
         self.content_events.saturating_add(this_one).min(COUNT_MAX)
     }
 
-    fn end_event(&mut self) {
-        self.usage = self.usage();
-        self.content_events = self.counted_output_tokens();
-        self.members = Members::default();
+    /// The event with these members is complete.
+    pub(super) fn end_event(&mut self, members: &Members) {
+        self.usage = self.usage(members);
+        self.content_events = self.counted_output_tokens(members);
     }
 }
 

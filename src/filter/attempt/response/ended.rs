@@ -79,8 +79,8 @@ impl Answer {
             None => Outcome::Cancelled,
         };
         let elapsed = Some(held.since.since(self.begun.at));
-        let meter = held.meter;
-        self.conclude(&Flow { elapsed, meter, ..Flow::new(held.status, outcome) });
+        let reader = held.reader;
+        self.conclude(&Flow { elapsed, reader, ..Flow::new(held.status, outcome) });
     }
 
     /// Records an attempt that brought no answer.

@@ -1,33 +1,33 @@
-//! The lines of an event stream, as far as they matter: which bytes are data, and where events end.
+//! The lines of an event stream: the value of each field, and where events end.
 //!
 //! Lines end with a line feed, a carriage return, or both (HTML standard, server-sent events), and
-//! all of it may be cut anywhere. Nothing is kept but the place in the line.
+//! all of it may be cut anywhere. Nothing is kept but the place in the line. As a rule a chunk has
+//! whole lines, and a whole line is one part.
 
 use crate::openai::bytes;
 
 /// Where in the stream the next byte stands.
 #[derive(Debug, Default)]
-pub(in crate::openai::response) struct Frames {
+pub(super) struct Frames {
     place: Place,
     /// The last byte was a carriage return: a line feed that follows belongs to it.
     is_after_return: bool,
-    /// How many bytes of a byte order mark were read.
-    mark_len: usize,
     /// The first line has begun, so that no byte order mark can follow.
     has_begun: bool,
 }
 
-/// What the next bytes are.
+/// What the next bytes are. A line may come in several parts, of which the last one `ends` it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::openai::response) enum Part<'a> {
+pub(super) enum Part<'a> {
     /// The first bytes of a line that may be one of data.
     Begin,
     /// Bytes of the value of a line of data.
-    Data(&'a [u8]),
-    /// The end of a line of data.
-    DataEnd,
-    /// A line is one of another field; it is told once.
-    Other,
+    Data { run: &'a [u8], ends: bool },
+    /// Bytes of the value of a line that names the event. A first part without bytes may turn out to belong
+    /// to a line of another field.
+    Name { run: &'a [u8], ends: bool },
+    /// Bytes of a line of another field, the field included.
+    Other { run: &'a [u8], ends: bool },
     /// The end of an empty line: the event is complete. A line feed may follow as [`Part::Nothing`].
     EventEnd,
     /// Nothing that matters.
@@ -38,109 +38,182 @@ pub(in crate::openai::response) enum Part<'a> {
 enum Place {
     #[default]
     LineStart,
-    /// In `data:`, of which so many bytes were read.
-    Field(usize),
+    /// In the byte order mark; the number of its bytes that were read.
+    Mark(usize),
+    /// In a field and its colon; the number of their bytes that were read.
+    Field(Field, usize),
     /// Before the space that may follow the colon.
-    Space,
-    Value,
-    /// In a line that does not matter.
-    Skipped,
+    Space(Field),
+    Value(Field),
+    Other,
+    Comment,
 }
 
-const DATA: &[u8] = b"data:";
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Data,
+    Event,
+}
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// How lines of data begin as a rule.
 const DATA_SPACE: &[u8] = b"data: ";
 
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
 impl Frames {
-    /// What `rest` begins with, and what follows that. At least one byte is taken of those there are.
-    pub(in crate::openai::response) fn next<'a>(&mut self, rest: &'a [u8]) -> (Part<'a>, &'a [u8]) {
+    /// What `rest` begins with, and what follows that. Where it is called again with what follows, it comes to
+    /// the end: it takes at least one byte, except once where a line turns out to be one of another field.
+    #[inline]
+    pub(super) fn next<'a>(&mut self, rest: &'a [u8]) -> (Part<'a>, &'a [u8]) {
+        if self.place == Place::LineStart
+            && let Some(value) = rest.strip_prefix(DATA_SPACE)
+        {
+            self.has_begun = true;
+            self.is_after_return = false;
+            return self.value(Field::Data, value);
+        }
+        self.step(rest)
+    }
+
+    /// Whether `rest`, which follows a whole line, begins with an empty one.
+    #[inline]
+    pub(super) fn is_empty_line(&self, rest: &[u8]) -> bool {
+        !self.is_after_return && rest.first() == Some(&b'\n')
+    }
+
+    /// Whether the stream ends in the middle of a field that matters, before its colon.
+    pub(super) fn is_in_field(&self) -> bool {
+        matches!(self.place, Place::Field(..))
+    }
+
+    /// Whether the stream ends in the middle of a byte order mark.
+    pub(super) fn is_in_mark(&self) -> bool {
+        matches!(self.place, Place::Mark(_))
+    }
+
+    fn step<'a>(&mut self, rest: &'a [u8]) -> (Part<'a>, &'a [u8]) {
         let Some((&byte, after)) = rest.split_first() else { return (Part::Nothing, rest) };
         if std::mem::take(&mut self.is_after_return) && byte == b'\n' {
             return (Part::Nothing, after);
         }
         match self.place {
-            Place::LineStart if let Some(value) = rest.strip_prefix(DATA_SPACE) => {
-                self.has_begun = true;
-                self.place = Place::Value;
-                (Part::Begin, value)
-            }
-            Place::LineStart => (self.begin_line(byte), after),
-            Place::Field(len) => (self.field(len, byte), after),
-            Place::Space => {
-                self.place = Place::Value;
-                if byte == b' ' { (Part::Nothing, after) } else { self.value(rest) }
-            }
-            Place::Value => self.value(rest),
-            Place::Skipped => {
-                let len = bytes::line_end(rest);
-                let (_, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
-                let Some((&end, after)) = after.split_first() else {
-                    return (Part::Nothing, after);
-                };
-                self.end_line(end);
+            Place::LineStart => self.begin_line(byte, rest, after),
+            Place::Mark(len) if BYTE_ORDER_MARK.get(len) == Some(&byte) => {
+                let next = len.saturating_add(1);
+                let is_whole = next == BYTE_ORDER_MARK.len();
+                self.place = if is_whole { Place::LineStart } else { Place::Mark(next) };
                 (Part::Nothing, after)
             }
+            Place::Mark(len) => (self.turn_out(BYTE_ORDER_MARK, len), rest),
+            Place::Field(field, len) => self.in_field(field, len, byte, rest, after),
+            Place::Space(field) => {
+                self.place = Place::Value(field);
+                if byte == b' ' { (Part::Nothing, after) } else { self.value(field, rest) }
+            }
+            Place::Value(field) => self.value(field, rest),
+            Place::Other => {
+                let (run, ends, after) = self.run(rest);
+                (Part::Other { run, ends }, after)
+            }
+            Place::Comment => (Part::Nothing, self.run(rest).2),
         }
     }
 
-    fn begin_line<'a>(&mut self, byte: u8) -> Part<'a> {
-        if !self.has_begun && BYTE_ORDER_MARK.get(self.mark_len) == Some(&byte) {
-            self.mark_len = self.mark_len.saturating_add(1);
-            return Part::Nothing;
-        }
-        self.has_begun = true;
+    fn begin_line<'a>(
+        &mut self,
+        byte: u8,
+        rest: &'a [u8],
+        after: &'a [u8],
+    ) -> (Part<'a>, &'a [u8]) {
+        let may_be_mark = !std::mem::replace(&mut self.has_begun, true);
         match byte {
             b'\n' | b'\r' => {
-                self.end_line(byte);
-                Part::EventEnd
+                self.is_after_return = byte == b'\r';
+                (Part::EventEnd, after)
             }
             b'd' => {
-                self.place = Place::Field(1);
-                Part::Begin
+                self.place = Place::Field(Field::Data, 1);
+                (Part::Begin, after)
+            }
+            b'e' => {
+                self.place = Place::Field(Field::Event, 1);
+                (Field::Event.part(&[], false), after)
             }
             b':' => {
-                self.place = Place::Skipped;
-                Part::Nothing
+                self.place = Place::Comment;
+                (Part::Nothing, after)
+            }
+            0xef if may_be_mark => {
+                self.place = Place::Mark(1);
+                (Part::Nothing, after)
             }
             _ => {
-                self.place = Place::Skipped;
-                Part::Other
+                self.place = Place::Other;
+                self.step(rest)
             }
         }
     }
 
-    fn field<'a>(&mut self, len: usize, byte: u8) -> Part<'a> {
+    fn in_field<'a>(
+        &mut self,
+        field: Field,
+        len: usize,
+        byte: u8,
+        rest: &'a [u8],
+        after: &'a [u8],
+    ) -> (Part<'a>, &'a [u8]) {
         let next = len.saturating_add(1);
-        if DATA.get(len) == Some(&byte) {
-            self.place = if next == DATA.len() { Place::Space } else { Place::Field(next) };
-            return Part::Nothing;
+        let is_named = next == field.bytes().len();
+        if field.bytes().get(len) == Some(&byte) {
+            self.place = if is_named { Place::Space(field) } else { Place::Field(field, next) };
+            let part = if is_named { field.part(&[], false) } else { Part::Nothing };
+            return (part, after);
         }
-        if !matches!(byte, b'\n' | b'\r') {
-            self.place = Place::Skipped;
-            return Part::Other;
+        if is_named && matches!(byte, b'\n' | b'\r') {
+            // A field without a colon has an empty value.
+            return self.value(field, rest);
         }
-        self.end_line(byte);
-        // A field without a colon has an empty value.
-        if next == DATA.len() { Part::DataEnd } else { Part::Other }
+        (self.turn_out(field.bytes(), len), rest)
     }
 
-    fn value<'a>(&mut self, rest: &'a [u8]) -> (Part<'a>, &'a [u8]) {
-        let len = bytes::line_end(rest);
-        let (run, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
-        match after.split_first() {
-            Some((&end, after)) if run.is_empty() => {
-                self.end_line(end);
-                (Part::DataEnd, after)
-            }
-            _ => (Part::Data(run), after),
-        }
+    /// The line, of which `len` bytes of `begun` were read, is one of another field.
+    fn turn_out<'a>(&mut self, begun: &'static [u8], len: usize) -> Part<'a> {
+        self.place = Place::Other;
+        Part::Other { run: begun.get(..len).unwrap_or_default(), ends: false }
     }
 
-    fn end_line(&mut self, end: u8) {
+    fn value<'a>(&mut self, field: Field, rest: &'a [u8]) -> (Part<'a>, &'a [u8]) {
+        let (run, ends, after) = self.run(rest);
+        if !ends {
+            self.place = Place::Value(field);
+        }
+        (field.part(run, ends), after)
+    }
+
+    /// The bytes up to the end of the line, whether it ends here, and what follows.
+    #[inline]
+    fn run<'a>(&mut self, rest: &'a [u8]) -> (&'a [u8], bool, &'a [u8]) {
+        let (run, after) = rest.split_at_checked(bytes::line_end(rest)).unwrap_or((rest, &[]));
+        let Some((&end, after)) = after.split_first() else { return (run, false, after) };
         self.place = Place::LineStart;
         self.is_after_return = end == b'\r';
+        (run, true, after)
+    }
+}
+
+impl Field {
+    /// The field with its colon.
+    fn bytes(self) -> &'static [u8] {
+        match self {
+            Self::Data => b"data:",
+            Self::Event => b"event:",
+        }
+    }
+
+    fn part(self, run: &[u8], ends: bool) -> Part<'_> {
+        match self {
+            Self::Data => Part::Data { run, ends },
+            Self::Event => Part::Name { run, ends },
+        }
     }
 }

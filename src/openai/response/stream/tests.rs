@@ -9,6 +9,10 @@ const FILTER: &str = r#"data: {"id":"","object":"","model":"","choices":[],"prom
 const DELTA: &str = r#"data: {"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""}}],"usage":null}"#;
 const CREATED: &str = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"error\":null,\"instructions\":\"error: {\\\"error\\\":{\\\"code\\\":\\\"429\\\"}}\"}}";
 
+fn errors() -> EventStream {
+    EventStream::new(Features { errors: true, ..Features::default() })
+}
+
 /// What is probed in one go, having checked that it is the same in any two pieces, bytewise, and
 /// with every kind of line end.
 fn probe(stream: &str) -> Probe {
@@ -26,10 +30,11 @@ fn probe(stream: &str) -> Probe {
 
 /// What is known at the end of the bytes, the stream being open.
 fn probe_in<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Probe {
-    let mut head = HeadProbe::new();
+    let mut stream = errors();
     let mut last = Probe::More;
     for chunk in chunks {
-        let probe = head.push(chunk);
+        stream.push(chunk);
+        let probe = stream.head();
         assert!(last == Probe::More || last == probe, "what is known stays");
         last = probe;
     }
@@ -37,9 +42,9 @@ fn probe_in<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Probe {
 }
 
 fn finish(stream: impl AsRef<[u8]>) -> Probe {
-    let mut head = HeadProbe::new();
-    head.push(stream.as_ref());
-    head.finish()
+    let mut reader = errors();
+    reader.push(stream.as_ref());
+    reader.finish_head()
 }
 
 #[test]
@@ -184,12 +189,15 @@ fn a_large_echo_of_the_request_is_preamble_with_and_without_a_name() {
             "{name}data: {{ \"type\": \"response.created\",\"response\":{{\"instructions\":\"{echo}\"}}}}\n\n"
         );
         for len in [1, 7, 1_000, 16_384, created.len()] {
-            let mut head = HeadProbe::new();
+            let mut stream = errors();
             for chunk in created.as_bytes().chunks(len) {
-                assert_eq!(head.push(chunk), Probe::More);
+                stream.push(chunk);
+                assert_eq!(stream.head(), Probe::More);
+                let kept = stream.head.as_ref().map_or(0, |head| head.kept_bytes());
+                assert!(kept <= 4 * EVENT_BYTES_MAX, "{kept}");
             }
-            assert!(head.line.bytes.capacity() <= 4 * EVENT_BYTES_MAX);
-            assert_eq!(head.push(format!("{DELTA}\n\n").as_bytes()), Probe::Real);
+            stream.push(format!("{DELTA}\n\n").as_bytes());
+            assert_eq!(stream.head(), Probe::Real);
         }
     }
     let large_failure = format!(
@@ -238,8 +246,8 @@ fn a_stream_without_an_event_failed() {
 }
 
 fn watch_in<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> usize {
-    let mut watch = ErrorWatch::new();
-    chunks.into_iter().filter(|chunk| watch.push(chunk)).count()
+    let mut stream = errors();
+    chunks.into_iter().filter(|chunk| stream.push(chunk).error).count()
 }
 
 /// Whether an error is told, having checked that it is told once in any two pieces and bytewise.
@@ -323,10 +331,130 @@ fn any_chunking_of_random_streams_is_probed_and_watched_alike() {
         let slices = random.cut(&stream);
         assert_eq!(probe_in(slices.iter().copied()), probe_in([&stream[..]]), "{stream:?}");
         assert_eq!(watch_in(slices.iter().copied()), watch_in([&stream[..]]), "{stream:?}");
-        let mut head = HeadProbe::new();
-        slices.iter().for_each(|slice| _ = head.push(slice));
-        let end = head.finish();
+        let mut reader = errors();
+        slices.iter().for_each(|slice| _ = reader.push(slice));
+        let end = reader.finish_head();
         assert_eq!(end, finish(&stream), "{stream:?}");
         assert_ne!(end, Probe::More);
+    }
+}
+
+/// What came of a stream.
+#[derive(Debug, PartialEq)]
+struct Whole {
+    passed: Vec<u8>,
+    errors: usize,
+    head: Probe,
+    usage: Option<Usage>,
+    counted: Option<u64>,
+    tier: Option<ServiceTier>,
+}
+
+/// Reads a stream in these chunks. Its head is let go as soon as it shows anything, as the filter does.
+fn read<'a>(features: Features, chunks: impl IntoIterator<Item = &'a [u8]>) -> Whole {
+    let mut stream = EventStream::new(features);
+    let (mut passed, mut errors, mut head) = (Vec::new(), 0, Probe::More);
+    for chunk in chunks {
+        let seen = stream.push(chunk);
+        match seen.edit {
+            Edit::Unchanged => passed.extend_from_slice(chunk),
+            Edit::Replaced(bytes) => passed.extend(bytes),
+        }
+        errors += usize::from(seen.error);
+        if head == Probe::More {
+            head = stream.head();
+        }
+        if head != Probe::More {
+            stream.let_head_go();
+        }
+    }
+    if head == Probe::More {
+        head = stream.finish_head();
+    }
+    passed.extend(stream.finish());
+    let counted = stream.counted_output_tokens();
+    Whole { passed, errors, head, usage: stream.usage(), counted, tier: stream.tier() }
+}
+
+/// Every combination of features.
+fn all_features() -> impl Iterator<Item = Features> {
+    (0..16_u8).map(|bits| Features {
+        errors: bits & 1 != 0,
+        usage: bits & 2 != 0,
+        strips_usage: bits & 4 != 0,
+        tier: bits & 8 != 0,
+    })
+}
+
+#[test]
+fn whatever_is_looked_for_any_split_of_a_stream_gives_what_the_whole_gives() {
+    let created = format!("{CREATED}\n\n");
+    let filter = format!("{FILTER}\n\n");
+    let pieces: [&[u8]; 24] = [
+        filter.as_bytes(),
+        created.as_bytes(),
+        "data: {\"choices\":[{\"delta\":{\"content\":\"Grüße, 世界 🦀\"}}],\"usage\":null}\n\n".as_bytes(),
+        b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}],\"service_tier\":\"flex\"}\r\n\r\n",
+        b"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2},\"service_tier\":\"default\"}\n\n",
+        b"data:{\"choices\":[],\"usage\":{\"prompt_tokens\":6}}\r\r",
+        b"data: {\"choices\":[],\r\ndata: \"usage\":{\"prompt_tokens\":7}}\r\n\r\n",
+        b"event: response.output_text.delta\ndata: {\"delta\":\"x\"}\n\n",
+        b"event: response.completed\ndata: {\"response\":{\"usage\":{\"input_tokens\":3,\"output_tokens\":4}}}\n\n",
+        b"data: {\"error\":{\"code\":\"server_error\"}}\n\n",
+        b"event: error\ndata: {\"code\":\"429\"}\n\n",
+        b"event: response.failed\rdata: {\"response\":{\"error\":null}}\r\r",
+        b"data: {\"error\":{\"code\":\"429\"}}\n\n",
+        b"data: [DONE]\n\n",
+        b"data: ",
+        b"data",
+        b"event",
+        b": a comment\n",
+        b"id: 7\n",
+        b"\n",
+        b"\r",
+        b"\xef\xbb\xbf",
+        b"\xff",
+        b"{\"error\":{\"code\":\"429\"}}\n",
+    ];
+    let mut random = Random::new(20_261_121);
+    for features in all_features() {
+        for _ in 0..300 {
+            let mut stream = random.join(&pieces[..14], 3);
+            stream.extend(random.join(&pieces, 6));
+            stream.extend(random.join(&pieces[..14], 2));
+            let whole = read(features, [stream.as_slice()]);
+            let told = || format!("{features:?} {:?}", String::from_utf8_lossy(&stream));
+            for _ in 0..3 {
+                assert_eq!(read(features, random.cut(&stream)), whole, "{}", told());
+            }
+            let at = random.below(stream.len());
+            let (head, tail) = stream.split_at(at);
+            assert_eq!(read(features, [head, tail]), whole, "cut at {at}: {}", told());
+            assert_eq!(read(features, stream.chunks(1)), whole, "byte by byte: {}", told());
+        }
+    }
+}
+
+#[test]
+fn what_is_looked_for_does_not_change_what_else_is_found() {
+    let everything = Features { errors: true, usage: true, strips_usage: true, tier: true };
+    let text = format!(
+        "\u{feff}: ok\r\n{FILTER}\n\n{DELTA}\n\ndata: {{\"choices\":[{{\"delta\":{{\"content\":\"x\"}}}}],\"service_tier\":\"flex\"}}\n\n\
+         data: {{\"error\":{{\"code\":\"server_error\"}}}}\n\ndata: {{\"choices\":[],\"usage\":{{\"prompt_tokens\":8}}}}\n\ndata: [DONE]\n\n"
+    );
+    let all = read(everything, [text.as_bytes()]);
+    assert_eq!((all.errors, all.head, all.counted), (1, Probe::Real, Some(1)));
+    assert_eq!(all.usage.map(|usage| usage.prompt_tokens), Some(8));
+    assert_eq!(all.tier, Some(ServiceTier::Flex));
+    assert!(all.passed.len() < text.len());
+    for features in all_features() {
+        let some = read(features, [text.as_bytes()]);
+        let Features { errors, usage, strips_usage, tier } = features;
+        assert_eq!(some.errors, if errors { all.errors } else { 0 }, "{features:?}");
+        assert_eq!(some.usage, all.usage.filter(|_| usage), "{features:?}");
+        assert_eq!(some.counted, all.counted.filter(|_| usage), "{features:?}");
+        assert_eq!(some.tier, all.tier.filter(|_| tier), "{features:?}");
+        let passed = if strips_usage { all.passed.as_slice() } else { text.as_bytes() };
+        assert_eq!(some.passed, passed, "{features:?}");
     }
 }

@@ -12,14 +12,12 @@
 //! - What cannot be that chunk is never delayed. Only the beginning of an event that could be is held
 //!   back, until the next bytes decide; backends send events in one piece, so this is rare.
 
-use super::frames::{Frames, Part};
+use super::frames::Part;
 use crate::openai::response::usage::members::Members;
 
 /// Takes the usage chunk out of one event stream.
 #[derive(Debug, Default)]
-pub struct UsageStripper {
-    frames: Frames,
-    members: Members,
+pub(super) struct UsageStripper {
     event: Event,
     /// The beginning of the event at hand, from earlier chunks.
     held: Vec<u8>,
@@ -39,7 +37,7 @@ pub enum Edit {
 /// The event at hand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Event {
-    /// No line of it but comments has begun.
+    /// No line of it except comments has begun.
     #[default]
     None,
     /// It may be the usage chunk; so many bytes of it were read.
@@ -49,8 +47,11 @@ enum Event {
 }
 
 /// What is done with one chunk.
-struct Cut<'a> {
+#[derive(Debug)]
+pub(super) struct Cut<'a> {
     chunk: &'a [u8],
+    /// Where the event at hand begins in this chunk.
+    begin: usize,
     /// Up to here the chunk was copied to `out` or left out.
     done: usize,
     /// `None` as long as nothing changes.
@@ -58,84 +59,86 @@ struct Cut<'a> {
 }
 
 /// The longest event that is taken for the usage chunk, which has a few hundred bytes.
-pub const EVENT_BYTES_MAX: usize = 16 * 1_024;
+const EVENT_BYTES_MAX: usize = 16 * 1_024;
 
 impl UsageStripper {
-    /// Before the first byte.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Reads the next chunk and says what goes on instead of it.
-    pub fn push(&mut self, chunk: &[u8]) -> Edit {
-        let mut cut = Cut { chunk, done: 0, out: None };
-        // Where the event at hand begins in this chunk.
-        let mut begin = 0;
-        let mut rest = chunk;
-        while !rest.is_empty() {
-            let at = cut.position_of(rest);
-            let (part, after) = self.frames.next(rest);
-            let end = cut.position_of(after);
-            if self.event == Event::None && part == Part::Begin {
-                self.event = Event::Possible { len: 0 };
-                begin = at;
-            }
-            self.read(part, end.saturating_sub(at));
-            if part == Part::EventEnd {
-                self.end_event(&mut cut, begin, end);
-            } else if std::mem::take(&mut self.is_after_stripped) && rest.starts_with(b"\n") {
-                cut.leave_out(at, end);
-            }
-            rest = after;
-        }
-        self.end_chunk(cut, begin)
-    }
-
-    /// The stream ended: what was held back goes on.
-    pub fn finish(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.held)
-    }
-
-    /// Notes what `part`, which has `len` bytes, says about the event at hand.
-    fn read(&mut self, part: Part<'_>, len: usize) {
+    /// Reads `part`, which is followed by the last `rest_len` bytes of the chunk and has `len` bytes there.
+    /// `members` has read the data of the event up to its end.
+    #[inline]
+    pub(super) fn read(
+        &mut self,
+        part: Part<'_>,
+        len: usize,
+        rest_len: usize,
+        members: &Members,
+        cut: &mut Cut<'_>,
+    ) {
+        let end = cut.chunk.len().saturating_sub(rest_len);
+        let begin = end.saturating_sub(len);
+        let is_after_stripped = std::mem::take(&mut self.is_after_stripped);
         match part {
-            Part::Other => self.event = Event::Kept,
-            Part::Data(run) if self.event != Event::Kept => self.members.push_while_possible(run),
-            Part::DataEnd if self.event != Event::Kept => self.members.push_while_possible(b"\n"),
-            Part::Data(_) | Part::DataEnd | Part::Begin | Part::EventEnd | Part::Nothing => {}
+            Part::Begin | Part::Data { .. } if self.event == Event::None => {
+                cut.begin = begin;
+                self.event = Event::Possible { len: 0 };
+            }
+            Part::Name { .. } | Part::Other { .. } => self.event = Event::Kept,
+            // The line feed of an empty line that is gone.
+            Part::Nothing if is_after_stripped && cut.chunk.get(begin) == Some(&b'\n') => {
+                cut.leave_out(begin, end);
+            }
+            _ => {}
         }
         if let Event::Possible { len: before } = self.event {
             let len = before.saturating_add(len);
-            let is_possible = len <= EVENT_BYTES_MAX && self.members.may_be_usage_chunk();
+            let is_possible = len <= EVENT_BYTES_MAX && members.may_be_usage_chunk();
             self.event = if is_possible { Event::Possible { len } } else { Event::Kept };
         }
-    }
-
-    fn end_event(&mut self, cut: &mut Cut<'_>, begin: usize, end: usize) {
-        let is_possible = matches!(self.event, Event::Possible { .. });
-        if is_possible && self.members.is_usage_chunk() {
-            self.held.clear();
-            cut.leave_out(begin, end);
-            self.is_after_stripped = true;
+        if part == Part::EventEnd {
+            self.end_event(members, cut, end);
         }
-        self.release(cut);
-        self.event = Event::None;
-        self.members = Members::default();
     }
 
-    fn end_chunk(&mut self, mut cut: Cut<'_>, begin: usize) -> Edit {
+    /// Whether the members of the event at hand matter.
+    pub(super) fn is_reading(&self) -> bool {
+        self.event != Event::Kept
+    }
+
+    /// The chunk was read: what becomes of it.
+    pub(super) fn end_chunk(&mut self, mut cut: Cut<'_>) -> Edit {
         if !matches!(self.event, Event::Possible { .. }) {
             self.release(&mut cut);
-        } else if let Some(beginning) = cut.chunk.get(begin..)
+        } else if let Some(beginning) = cut.chunk.get(cut.begin..)
             && !beginning.is_empty()
         {
             self.held.extend_from_slice(beginning);
-            cut.leave_out(begin, cut.chunk.len());
+            cut.leave_out(cut.begin, cut.chunk.len());
         }
         cut.edit()
     }
 
-    /// What is held goes on: before all of the chunk, for the event began before it.
+    /// How many bytes are held back.
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held.len()
+    }
+
+    /// The stream ended: what was held back goes on.
+    pub(super) fn finish(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.held)
+    }
+
+    fn end_event(&mut self, members: &Members, cut: &mut Cut<'_>, end: usize) {
+        let is_possible = matches!(self.event, Event::Possible { .. });
+        if is_possible && members.is_usage_chunk() {
+            self.held.clear();
+            cut.leave_out(cut.begin, end);
+            self.is_after_stripped = true;
+        }
+        self.release(cut);
+        self.event = Event::None;
+    }
+
+    /// What is held goes on: before all of the chunk, because the event began before it.
     fn release(&mut self, cut: &mut Cut<'_>) {
         if !self.held.is_empty() {
             let held = std::mem::take(&mut self.held);
@@ -145,10 +148,10 @@ impl UsageStripper {
     }
 }
 
-impl Cut<'_> {
-    /// The position of `rest`, the end of the chunk.
-    fn position_of(&self, rest: &[u8]) -> usize {
-        self.chunk.len().saturating_sub(rest.len())
+impl<'a> Cut<'a> {
+    /// Nothing of `chunk` was read.
+    pub(super) fn new(chunk: &'a [u8]) -> Self {
+        Self { chunk, begin: 0, done: 0, out: None }
     }
 
     /// The bytes up to `begin` go on, those from there to `end` do not.
@@ -175,6 +178,7 @@ mod tests {
 
     use super::*;
     use crate::openai::random::Random;
+    use crate::openai::response::stream::{EventStream, Features};
     use serde_json::Value;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -189,11 +193,15 @@ mod tests {
     const USAGE_LINES: &str = "data: {\"choices\":[],\ndata: \"usage\":{}}";
     const DONE: &str = "data: [DONE]";
 
+    fn stripper() -> EventStream {
+        EventStream::new(Features { strips_usage: true, ..Features::default() })
+    }
+
     fn strip_in<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> String {
-        let mut stripper = UsageStripper::new();
+        let mut stripper = stripper();
         let mut out = Vec::new();
         for chunk in chunks {
-            match stripper.push(chunk) {
+            match stripper.push(chunk).edit {
                 Edit::Unchanged => out.extend_from_slice(chunk),
                 Edit::Replaced(bytes) => out.extend(bytes),
             }
@@ -268,43 +276,46 @@ mod tests {
     fn what_cannot_be_the_usage_chunk_is_never_delayed_nor_copied() {
         let begun = r#"data: {"id":"c","usage":null,"choices":"#;
         for event in [DELTA, BESIDE, FILTER_NULL, DONE, ": ping", "event: x", begun] {
-            let mut stripper = UsageStripper::new();
+            let mut stripper = stripper();
             assert_eq!(
-                stripper.push(format!("{event}\n\n").as_bytes()),
+                stripper.push(format!("{event}\n\n").as_bytes()).edit,
                 Edit::Unchanged,
                 "{event}"
             );
             // Without its end, too.
-            assert_eq!(stripper.push(event.as_bytes()), Edit::Unchanged, "{event}");
+            assert_eq!(stripper.push(event.as_bytes()).edit, Edit::Unchanged, "{event}");
             assert_eq!(stripper.finish(), b"");
         }
-        let mut stripper = UsageStripper::new();
+        let mut stripper = stripper();
         let (head, tail) = DELTA.split_at(DELTA.find("[{").unwrap() + 2);
-        assert_eq!(stripper.push(head.as_bytes()), Edit::Unchanged);
-        assert_eq!(stripper.push(tail.as_bytes()), Edit::Unchanged);
+        assert_eq!(stripper.push(head.as_bytes()).edit, Edit::Unchanged);
+        assert_eq!(stripper.push(tail.as_bytes()).edit, Edit::Unchanged);
     }
 
     #[test]
     fn a_beginning_that_could_be_the_usage_chunk_waits_for_the_next_bytes() {
-        let mut stripper = UsageStripper::new();
-        assert_eq!(stripper.push(b": ok\n\ndata: {\"choi"), Edit::Replaced(b": ok\n\n".to_vec()));
+        let mut stripper = stripper();
+        assert_eq!(
+            stripper.push(b": ok\n\ndata: {\"choi").edit,
+            Edit::Replaced(b": ok\n\n".to_vec())
+        );
         let rest = b"ces\":[{}]}\n\n";
         let whole = b"data: {\"choices\":[{}]}\n\n";
-        assert_eq!(stripper.push(rest), Edit::Replaced(whole.to_vec()));
-        assert_eq!(stripper.push(b"data: {"), Edit::Replaced(Vec::new()));
+        assert_eq!(stripper.push(rest).edit, Edit::Replaced(whole.to_vec()));
+        assert_eq!(stripper.push(b"data: {").edit, Edit::Replaced(Vec::new()));
         assert_eq!(stripper.finish(), b"data: {");
     }
 
     #[test]
     fn no_more_than_an_event_of_bounded_length_is_held() {
-        let mut stripper = UsageStripper::new();
+        let mut stripper = stripper();
         let mut out = 0;
         for chunk in [&b"data: {\"x\":\""[..]].into_iter().chain([&[b'a'; 1_000][..]; 1_000]) {
-            out += match stripper.push(chunk) {
+            out += match stripper.push(chunk).edit {
                 Edit::Unchanged => chunk.len(),
                 Edit::Replaced(bytes) => bytes.len(),
             };
-            assert!(stripper.held.len() <= EVENT_BYTES_MAX);
+            assert!(stripper.held_bytes() <= EVENT_BYTES_MAX);
         }
         assert_eq!(out, 12 + 1_000_000);
         let pad = "a".repeat(EVENT_BYTES_MAX);

@@ -114,6 +114,32 @@ impl Members {
         self.push_while(bytes, Self::may_be_usage_chunk);
     }
 
+    /// Reads all of an event that states no usage: no further than until it shows that it has content.
+    #[inline]
+    pub(in crate::openai::response) fn push_until_content(&mut self, bytes: &[u8]) {
+        self.push_while(bytes, |members| !members.is_foreign && !members.has_content);
+    }
+
+    /// Whether nothing was read that matters.
+    #[inline]
+    pub(in crate::openai::response) fn is_fresh(&self) -> bool {
+        self.lexer == Lexer::Between && !self.is_open() && !self.is_complete && !self.is_foreign
+    }
+
+    /// A line of data is complete. Lines are joined by line feeds, which mean nothing behind the object.
+    #[inline]
+    pub(in crate::openai::response) fn end_line(&mut self) {
+        if !self.is_complete {
+            self.push(b"\n");
+        }
+    }
+
+    /// Another event begins.
+    #[inline]
+    pub(in crate::openai::response) fn reset(&mut self) {
+        *self = Self::default();
+    }
+
     #[inline(always)]
     fn push_while(&mut self, bytes: &[u8], goes_on: impl Fn(&Self) -> bool) {
         let mut rest = bytes;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::openai::random::Random;
+use crate::openai::response::stream::{EventStream, Features};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -25,11 +26,11 @@ fn json(body: impl AsRef<[u8]>) -> Option<Usage> {
 }
 
 fn stream_in<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> (Option<Usage>, u64) {
-    let mut reader = StreamUsage::new();
+    let mut reader = EventStream::new(Features { usage: true, ..Features::default() });
     for chunk in chunks {
         reader.push(chunk);
     }
-    (reader.usage(), reader.counted_output_tokens())
+    (reader.usage(), reader.counted_output_tokens().unwrap_or_default())
 }
 
 /// The usage and the counted output of `stream`, having checked every cut and every line end.
@@ -202,6 +203,27 @@ fn without_usage_the_events_with_content_are_counted() {
         assert_eq!(stream(&format!("{event}\n\n")), (None, counted), "{event}");
         assert_eq!(stream(&format!("{event}\n\n{event}\n\n")), (None, counted * 2), "{event}");
         assert_eq!(stream(event), (None, counted), "{event} without an end");
+    }
+}
+
+/// An event that comes as a whole is searched before it is read.
+#[test]
+fn a_usage_that_is_written_oddly_is_found_in_whole_events_and_in_pieces_alike() {
+    for (odd, stated) in [
+        (r#""usage":null"#, false),
+        (r#""usage":null,"model":"usage""#, false),
+        (r#""a":"usage","b":"\"usage\":{\"prompt_tokens\":9}""#, false),
+        (r#""usage" : { "prompt_tokens" : 9 }"#, true),
+        (r#""usage":null,"usage":{"prompt_tokens":9}"#, true),
+        (r#""usage":{"prompt_tokens":9},"usage":null"#, true),
+        (r#""response":{"usage":{"prompt_tokens":9}}"#, true),
+        (r#""usage":null{"prompt_tokens":9}"#, true),
+        (r#""usage"::{"prompt_tokens":9}"#, true),
+    ] {
+        let event = format!("data: {{\"choices\":[{{\"text\":\"x\"}}],{odd}}}\n\n");
+        assert_eq!(stream(&event), (stated.then_some(usage(9, 0, 9)), 1), "{event}");
+        let lines = event.replace("],", "],\ndata: ");
+        assert_eq!(stream(&lines), (stated.then_some(usage(9, 0, 9)), 1), "{lines}");
     }
 }
 
