@@ -81,6 +81,7 @@ fn policy(criterion: &mut Criterion) {
         let situation = Situation {
             needs: &needs,
             tried: BackendSet::EMPTY,
+            judged: BackendSet::EMPTY,
             denied: Denials::none(),
             now: NOW,
             roll: 7,
@@ -248,9 +249,8 @@ fn heads(criterion: &mut Criterion) {
     });
     for status in [200, 429] {
         criterion.bench_function(&format!("classify the head of a {status}"), |bencher| {
-            bencher.iter(|| {
-                classify::head(status, black_box(&HEADERS[..]), AttemptTraits::default(), NOW)
-            });
+            bencher
+                .iter(|| classify::head(status, black_box(&HEADERS[..]), AttemptTraits::NONE, NOW));
         });
     }
     criterion.bench_function("what an answer says of limits", |bencher| {
