@@ -88,6 +88,9 @@ impl JsonUsage {
 const NAME: &[u8] = b"\"usage\"";
 const NOTHING: [&[u8]; 2] = [b":null,", b":null}"];
 
+/// A shorter event is read as fast as it is searched.
+const SEARCHED_BYTES_MIN: usize = 128;
+
 impl Default for StreamUsage {
     fn default() -> Self {
         Self { name: Finder::new(NAME), usage: None, content_events: 0 }
@@ -95,10 +98,13 @@ impl Default for StreamUsage {
 }
 
 impl StreamUsage {
-    /// Whether the event with this data may state a usage. Nearly none does, and a search is cheaper than
-    /// reading.
+    /// Whether the event with this data may state a usage. Nearly none does, and to search a long one is cheaper
+    /// than to read it.
     #[inline]
     pub(super) fn may_be_stated(&self, data: &[u8]) -> bool {
+        if data.len() < SEARCHED_BYTES_MIN {
+            return true;
+        }
         let mut rest = data;
         while let Some(at) = self.name.find(rest) {
             rest = rest.get(at.saturating_add(NAME.len())..).unwrap_or_default();
@@ -122,7 +128,9 @@ impl StreamUsage {
 
     /// The event with these members is complete.
     pub(super) fn end_event(&mut self, members: &Members) {
-        self.usage = self.usage(members);
+        if let Some(usage) = members.usage() {
+            self.usage = Some(usage);
+        }
         self.content_events = self.counted_output_tokens(members);
     }
 }

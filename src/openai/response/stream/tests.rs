@@ -390,7 +390,23 @@ fn all_features() -> impl Iterator<Item = Features> {
 fn whatever_is_looked_for_any_split_of_a_stream_gives_what_the_whole_gives() {
     let created = format!("{CREATED}\n\n");
     let filter = format!("{FILTER}\n\n");
-    let pieces: [&[u8]; 24] = [
+    // Long enough to be searched before they are read.
+    let long = "y".repeat(120);
+    let [plain, stated, lines] = [
+        format!(
+            "data: {{\"choices\":[{{\"delta\":{{\"content\":\"{long}\"}}}}],\"usage\":null}}\n\n"
+        ),
+        format!(
+            "data: {{\"choices\":[{{\"text\":\"{long}\"}}],\"usage\":null,\"usage\":{{\"prompt_tokens\":8}}}}\n\n"
+        ),
+        format!(
+            "data: {{\"choices\":[{{\"text\":\"{long}\"}}],\r\ndata: \"usage\":{{\"prompt_tokens\":9}}}}\r\n\r\n"
+        ),
+    ];
+    let pieces: [&[u8]; 27] = [
+        plain.as_bytes(),
+        stated.as_bytes(),
+        lines.as_bytes(),
         filter.as_bytes(),
         created.as_bytes(),
         "data: {\"choices\":[{\"delta\":{\"content\":\"Grüße, 世界 🦀\"}}],\"usage\":null}\n\n".as_bytes(),
@@ -419,9 +435,9 @@ fn whatever_is_looked_for_any_split_of_a_stream_gives_what_the_whole_gives() {
     let mut random = Random::new(20_261_121);
     for features in all_features() {
         for _ in 0..300 {
-            let mut stream = random.join(&pieces[..14], 3);
+            let mut stream = random.join(&pieces[..17], 3);
             stream.extend(random.join(&pieces, 6));
-            stream.extend(random.join(&pieces[..14], 2));
+            stream.extend(random.join(&pieces[..17], 2));
             let whole = read(features, [stream.as_slice()]);
             let told = || format!("{features:?} {:?}", String::from_utf8_lossy(&stream));
             for _ in 0..3 {

@@ -137,7 +137,32 @@ impl Members {
     /// Another event begins.
     #[inline]
     pub(in crate::openai::response) fn reset(&mut self) {
-        *self = Self::default();
+        let Self {
+            lexer,
+            arrays,
+            depth,
+            keys,
+            // These are written before they are read.
+            word: _,
+            stated: _,
+            is_content,
+            has_content,
+            choices,
+            top_usage,
+            usage,
+            is_foreign,
+            is_complete,
+        } = self;
+        *lexer = Lexer::default();
+        *arrays = 0;
+        *depth = 0;
+        *keys = Default::default();
+        *choices = Choices::default();
+        *top_usage = TopUsage::default();
+        *usage = None;
+        for flag in [is_content, has_content, is_foreign, is_complete] {
+            *flag = false;
+        }
     }
 
     #[inline(always)]

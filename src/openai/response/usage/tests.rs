@@ -220,7 +220,8 @@ fn a_usage_that_is_written_oddly_is_found_in_whole_events_and_in_pieces_alike() 
         (r#""usage":null{"prompt_tokens":9}"#, true),
         (r#""usage"::{"prompt_tokens":9}"#, true),
     ] {
-        let event = format!("data: {{\"choices\":[{{\"text\":\"x\"}}],{odd}}}\n\n");
+        let long = "x".repeat(SEARCHED_BYTES_MIN);
+        let event = format!("data: {{\"choices\":[{{\"text\":\"{long}\"}}],{odd}}}\n\n");
         assert_eq!(stream(&event), (stated.then_some(usage(9, 0, 9)), 1), "{event}");
         let lines = event.replace("],", "],\ndata: ");
         assert_eq!(stream(&lines), (stated.then_some(usage(9, 0, 9)), 1), "{lines}");
