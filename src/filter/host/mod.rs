@@ -1,9 +1,8 @@
 //! Every call to Envoy, in one place: bytes in, bytes out, every status a `Result`.
 //!
-//! The usual SDK panics on a status that it does not list and on header bytes that are not UTF-8, and
-//! a panic here kills every stream of the worker. So this module declares the imports of the
-//! proxy-wasm ABI 0.2.1 itself, and [`super::exports`] has what Envoy calls.
-//! It is also cheaper: a header map crosses in one call and one allocation.
+//! A panic ends every stream of the worker, and the usual SDK panics on statuses that it does not expect and on contexts
+//! that it does not know. So [`raw`] declares the calls of the ABI, and [`super::exports`] has what Envoy calls. A header
+//! map crosses in one call and one allocation.
 
 pub(crate) mod body;
 pub(crate) mod header_map;

@@ -1,4 +1,7 @@
-//! The functions of the ABI, each with a wrapper that states its contract.
+//! The functions of the proxy-wasm ABI 0.2.1 that are called, each with a wrapper that states its contract.
+//!
+//! They are declared here because the usual SDK cannot be linked beside [`crate::filter::exports`], and its calls panic
+//! on statuses that these return: see `docs/decisions/0020-the-sdk-is-not-linked-log-is.md`.
 #![expect(
     unsafe_code,
     reason = "the ABI is a set of C functions; each wrapper states its contract"
