@@ -1,8 +1,8 @@
 //! Every call to Envoy, in one place: bytes in, bytes out, every status a `Result`.
 //!
-//! A panic ends every stream of the worker, and the usual SDK panics on statuses that it does not expect and on contexts
-//! that it does not know. So [`raw`] declares the calls of the ABI, and [`super::exports`] has what Envoy calls. A header
-//! map crosses in one call and one allocation.
+//! A panic ends every stream of the worker, and the usual SDK panics on statuses that it does not expect and on
+//! contexts that it does not know. So [`raw`] declares the calls of the ABI, and [`super::exports`] has what Envoy
+//! calls. A header map crosses in one call and one allocation.
 
 pub(crate) mod body;
 pub(crate) mod header_map;
