@@ -21,6 +21,7 @@ use memchr::memmem::Finder;
 pub(super) mod members;
 #[cfg(test)]
 mod tests;
+mod word;
 
 /// The most tokens that an answer is believed to have taken: 16 Mi. The longest context windows are ten
 /// million tokens, embeddings take 2048 texts of 8192 tokens, and completions 128 choices of 128 Ki.

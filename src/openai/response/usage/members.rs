@@ -5,6 +5,7 @@
 //! from one quote or bracket to the next, and only what is outside of arrays is read by name. Braces
 //! in an array need no counting: they are closed when the array is.
 
+use super::word::{WORD_BYTES_MAX, Word};
 use super::{Stated, Usage};
 use crate::openai::bytes::{self, is_delimiter, is_space};
 
@@ -89,19 +90,8 @@ enum Key {
     Reasoning,
 }
 
-/// The beginning of a text or of a number.
-#[derive(Clone, Copy, Debug, Default)]
-struct Word {
-    bytes: [u8; WORD_BYTES_MAX],
-    len: usize,
-    has_escape: bool,
-}
-
 /// `response.usage.prompt_tokens_details.cached_tokens`.
 const DEPTH_MAX: usize = 4;
-
-/// Longer than any key that matters and than any number that can be believed.
-const WORD_BYTES_MAX: usize = 32;
 
 impl Members {
     /// Reads the next bytes.
@@ -497,26 +487,5 @@ impl Key {
             b"reasoning_tokens" => Self::Reasoning,
             _ => Self::None,
         }
-    }
-}
-
-impl Word {
-    fn begin(&mut self, bytes: &[u8]) {
-        self.len = 0;
-        self.has_escape = false;
-        self.extend(bytes);
-    }
-
-    fn extend(&mut self, bytes: &[u8]) {
-        let room = self.bytes.get_mut(self.len..).unwrap_or_default();
-        self.len = self.len.saturating_add(bytes.len().min(room.len()));
-        for (slot, &byte) in room.iter_mut().zip(bytes) {
-            *slot = byte;
-        }
-    }
-
-    /// Nothing when it has an escape.
-    fn text(&self) -> &[u8] {
-        if self.has_escape { &[] } else { self.bytes.get(..self.len).unwrap_or_default() }
     }
 }
