@@ -2,7 +2,7 @@
 //! The difference between two counts is what a request costs, without start and warming up.
 
 use crate::envoy::{Request, Script, worker};
-use crate::host::Process;
+use crate::host::{Process, Seen};
 
 /// Three equal backends, and a key to be sent.
 const POOL: &str = r#"{"pools": [{"name": "gpt", "models": ["gpt"], "backends": [
@@ -25,11 +25,43 @@ fn times() -> usize {
     times.unwrap_or(3)
 }
 
+/// The headers with which the official Python SDK asks, beside those of every request.
+const SDK: [(&str, &str); 12] = [
+    ("accept", "application/json"),
+    ("accept-encoding", "gzip, deflate"),
+    ("user-agent", "OpenAI/Python 2.6.1"),
+    ("x-stainless-lang", "python"),
+    ("x-stainless-package-version", "2.6.1"),
+    ("x-stainless-os", "Linux"),
+    ("x-stainless-arch", "x64"),
+    ("x-stainless-runtime", "CPython"),
+    ("x-stainless-runtime-version", "3.12.3"),
+    ("x-stainless-async", "false"),
+    ("x-stainless-retry-count", "0"),
+    ("x-stainless-read-timeout", "600"),
+];
+
+/// The headers with which Azure answers, beside those of every response.
+const AZURE: [(&str, &str); 7] = [
+    ("apim-request-id", "6c6a1b1e-7d5c-4d5e-9e0a-0f7d1f6f5a11"),
+    ("x-request-id", "0a7a1d0e-3b0e-4c7e-8f1e-6e6f2f0d7c22"),
+    ("x-ms-region", "Sweden Central"),
+    ("x-ratelimit-remaining-requests", "9999"),
+    ("x-ratelimit-remaining-tokens", "999900"),
+    ("strict-transport-security", "max-age=31536000; includeSubDomains; preload"),
+    ("x-content-type-options", "nosniff"),
+];
+
 fn ask(name: &str, configuration: &str) {
     let process = Process::new(name);
+    process.respond(|_: &Seen| {
+        AZURE.into_iter().fold(Script::ok(), |script, (name, value)| script.header(name, value))
+    });
     worker(&process, configuration, |envoy| {
         for _ in 0..times() {
-            let answer = envoy.ask(Request::chat_v1().header("x-consumer", "team-a"));
+            let request = Request::chat_v1().header("x-consumer", "team-a");
+            let request = SDK.into_iter().fold(request, |it, (name, value)| it.header(name, value));
+            let answer = envoy.ask(request);
             assert_eq!(answer.status(), 200, "{answer:?}");
             envoy.pass(1);
         }

@@ -10,10 +10,11 @@ pub(crate) struct HeaderMap {
     start: usize,
 }
 
-/// Where the name and the value of a header begin, and how many bytes they have.
+/// Where a header begins, and how many bytes its name and its value have.
 struct Place {
-    name: (usize, usize),
-    value: (usize, usize),
+    start: usize,
+    name: usize,
+    value: usize,
 }
 
 impl HeaderMap {
@@ -26,36 +27,38 @@ impl HeaderMap {
 
     /// Every header, name and value, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.places().map_while(|place| Some((self.slice(place.name)?, self.slice(place.value)?)))
+        self.places().map_while(|place| Some((self.name(&place)?, self.value(&place)?)))
     }
 
     /// The values of all headers of this name, which must be lower-case.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         self.places()
             .filter(move |place| {
-                place.name.1 == name.len() && self.slice(place.name) == Some(name.as_bytes())
+                place.name == name.len() && self.name(place) == Some(name.as_bytes())
             })
-            .map_while(|place| self.slice(place.value))
+            .map_while(|place| self.value(&place))
     }
 
     /// Where every header stands. A search touches neither names nor values of another length.
     fn places(&self) -> impl Iterator<Item = Place> {
         let sizes = self.bytes.get(4..self.start).unwrap_or_default();
-        let mut at = self.start;
+        let size = |four| usize::try_from(u32::from_le_bytes(four)).unwrap_or(usize::MAX);
+        let mut next = self.start;
         sizes.as_chunks::<8>().0.iter().map(move |&[a, b, c, d, e, f, g, h]| {
-            let mut next = |size: [u8; 4]| {
-                let size = usize::try_from(u32::from_le_bytes(size)).unwrap_or(usize::MAX);
-                let start = at;
-                // Each is followed by a NUL. What is out of bounds is no slice.
-                at = start.wrapping_add(size).wrapping_add(1);
-                (start, size)
-            };
-            Place { name: next([a, b, c, d]), value: next([e, f, g, h]) }
+            let (start, name, value) = (next, size([a, b, c, d]), size([e, f, g, h]));
+            // Each is followed by a NUL. What is out of bounds is no slice.
+            next = start.wrapping_add(name).wrapping_add(value).wrapping_add(2);
+            Place { start, name, value }
         })
     }
 
-    fn slice(&self, (start, size): (usize, usize)) -> Option<&[u8]> {
-        self.bytes.get(start..)?.get(..size)
+    fn name(&self, place: &Place) -> Option<&[u8]> {
+        self.bytes.get(place.start..)?.get(..place.name)
+    }
+
+    fn value(&self, place: &Place) -> Option<&[u8]> {
+        let start = place.start.wrapping_add(place.name).wrapping_add(1);
+        self.bytes.get(start..)?.get(..place.value)
     }
 }
 

@@ -7,6 +7,7 @@
 pub(crate) mod body;
 pub(crate) mod header_map;
 pub(crate) mod logger;
+mod names;
 pub(crate) mod properties;
 pub(crate) mod random;
 mod raw;

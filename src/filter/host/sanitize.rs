@@ -5,14 +5,26 @@
 //! answers are read. From a backend: what [`crate::openai::response::headers`] says.
 
 use super::header_map::HeaderMap;
+use super::names::Verdicts;
 use super::{self as host, Map};
 use crate::openai::call::credentials::{self, SUBPROTOCOLS};
-use crate::openai::response::headers::{Origin, is_place};
+use crate::openai::response::headers::{Kind, Origin};
+
+thread_local! {
+    /// Whether a request header of a name must not be sent on.
+    static UNWANTED: Verdicts<bool> =
+        const { Verdicts::new(|name| steers(name) || credentials::is_header(name)) };
+
+    /// What the name of a response header says.
+    static KINDS: Verdicts<Kind> = const { Verdicts::new(Kind::of) };
+}
 
 /// Removes from the request what a client must not send on.
 pub(crate) fn request(headers: &HeaderMap) {
-    remove(Map::RequestHeaders, headers, |name, value| {
-        steers(name) || credentials::is_header(name) || credentials::is_value(value)
+    UNWANTED.with(|unwanted| {
+        remove(Map::RequestHeaders, headers, |name, value| {
+            unwanted.of(name) || credentials::is_value(value)
+        });
     });
     if let Some(subprotocols) = subprotocols(headers) {
         subprotocols.set_clean();
@@ -54,10 +66,10 @@ pub(crate) fn subprotocols(headers: &HeaderMap) -> Option<Subprotocols> {
 /// through the gateway.
 pub(crate) fn response(headers: &HeaderMap, origin: &Origin<'_>) {
     for (name, value) in headers.iter() {
-        if is_place(name) {
-            set_place(headers, name, origin);
-        } else if origin.must_not_pass(name, value) {
-            remove_one(Map::ResponseHeaders, name);
+        match KINDS.with(|kinds| kinds.of(name)) {
+            Kind::Place => set_place(headers, name, origin),
+            kind if origin.must_not_pass(kind, value) => remove_one(Map::ResponseHeaders, name),
+            _ => {}
         }
     }
 }
@@ -81,8 +93,10 @@ fn set_place(headers: &HeaderMap, name: &[u8], origin: &Origin<'_>) {
 /// Removes the same from the response's trailers, which count like headers. No place is told there.
 pub(crate) fn response_trailers(origin: &Origin<'_>) {
     if let Ok(trailers) = host::header_map(Map::ResponseTrailers) {
-        let is_unwanted =
-            |name: &[u8], value: &[u8]| is_place(name) || origin.must_not_pass(name, value);
+        let is_unwanted = |name: &[u8], value: &[u8]| {
+            let kind = Kind::of(name);
+            kind == Kind::Place || origin.must_not_pass(kind, value)
+        };
         for (name, _) in trailers.iter().filter(|(name, value)| is_unwanted(name, value)) {
             remove_one(Map::ResponseTrailers, name);
         }

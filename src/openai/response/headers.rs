@@ -37,20 +37,68 @@ pub struct Origin<'a> {
     pub keeps_rate_limits: bool,
 }
 
+/// What the name of a response header says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nearly every response has it, and it says nothing of what must not pass.
+    Plain,
+    /// Its value is a place.
+    Place,
+    /// It states a backend's limits, or how much of them is used.
+    RateLimit,
+    /// It asks for a credential.
+    Challenge,
+    /// It must not pass, whatever its value.
+    Unwanted,
+    /// The response could not be read without it.
+    Framing,
+    /// Any other.
+    Other,
+}
+
+impl Kind {
+    /// The kind of the header of this name, which is in lower case.
+    pub fn of(name: &[u8]) -> Self {
+        match name {
+            b"content-type" | b"content-length" | b"date" | b"retry-after" | b"" | [b':', ..] => {
+                Self::Plain
+            }
+            b"location" | b"content-location" | b"operation-location" | b"azure-asyncoperation" => {
+                Self::Place
+            }
+            b"www-authenticate" => Self::Challenge,
+            _ if is_rate_limit(name) => Self::RateLimit,
+            _ if is_unwanted(name) => Self::Unwanted,
+            _ if is_framing(name) => Self::Framing,
+            _ => Self::Other,
+        }
+    }
+}
+
 impl Origin<'_> {
-    /// Whether a header must not pass, by its name, which is in lower case, or by its value.
-    pub fn must_not_pass(&self, name: &[u8], value: &[u8]) -> bool {
-        !is_plain(name) && (self.is_unwanted(name) || self.is_told_by(name, value))
+    /// Whether a header must not pass, by its kind or by its value.
+    pub fn must_not_pass(&self, kind: Kind, value: &[u8]) -> bool {
+        match kind {
+            Kind::Plain => false,
+            Kind::Unwanted => true,
+            Kind::RateLimit if !self.keeps_rate_limits => true,
+            Kind::Challenge if self.owns_credential => true,
+            Kind::Framing => self.is_told_by(value),
+            Kind::Place | Kind::RateLimit | Kind::Challenge | Kind::Other => {
+                self.is_told_by(value) || self.is_deployment(value)
+            }
+        }
     }
 
-    /// Whether the value of the header called `name` tells the host, the deployment or a key.
-    fn is_told_by(&self, name: &[u8], value: &[u8]) -> bool {
+    /// Whether a value tells the host or a key.
+    fn is_told_by(&self, value: &[u8]) -> bool {
         self.is_host_in(value)
             || self.is_key_in(value)
             || (self.owns_credential && credentials::is_value(value))
-            || (!is_framing(name) && self.is_deployment(value))
     }
 
+    /// Whether a value is the deployment, or the path of one. One may be called `realtime`, as the
+    /// subprotocol is.
     fn is_deployment(&self, value: &[u8]) -> bool {
         let is_it = !self.deployment.is_empty()
             && value.trim_ascii().eq_ignore_ascii_case(self.deployment.as_bytes());
@@ -81,21 +129,6 @@ impl Origin<'_> {
             })
     }
 
-    /// Whether a header of this name must not pass, whatever its value.
-    fn is_unwanted(&self, name: &[u8]) -> bool {
-        match name {
-            _ if is_rate_limit(name) => !self.keeps_rate_limits,
-            b"www-authenticate" => self.owns_credential,
-            _ => {
-                names_member(name)
-                    || speaks_for_host(name)
-                    || name.starts_with(b"x-spillway-")
-                    || name.starts_with(b"x-envoy-")
-                    || credentials::is_header(name)
-            }
-        }
-    }
-
     /// What a client is told of a place that the backend names: its path, if it is at the backend and no
     /// deployment stands in it.
     pub fn place<'v>(&self, value: &'v [u8]) -> Option<&'v [u8]> {
@@ -117,24 +150,16 @@ impl Origin<'_> {
     }
 }
 
-/// Whether the value of a header of this name is a place.
-pub fn is_place(name: &[u8]) -> bool {
-    matches!(
-        name,
-        b"location" | b"content-location" | b"operation-location" | b"azure-asyncoperation"
-    )
+/// Whether a header of this name must not pass, whatever its value.
+fn is_unwanted(name: &[u8]) -> bool {
+    names_member(name)
+        || speaks_for_host(name)
+        || name.starts_with(b"x-spillway-")
+        || name.starts_with(b"x-envoy-")
+        || credentials::is_header(name)
 }
 
-/// Whether it is one that nearly every response has, and that says nothing of what must not pass.
-fn is_plain(name: &[u8]) -> bool {
-    matches!(
-        name,
-        b"content-type" | b"content-length" | b"date" | b"retry-after" | b"" | [b':', ..]
-    )
-}
-
-/// Whether the response could not be read without the header. A deployment may be called `realtime`, as the
-/// subprotocol is.
+/// Whether the response could not be read without the header.
 fn is_framing(name: &[u8]) -> bool {
     name.starts_with(b"content-")
         || name.starts_with(b"sec-websocket-")
@@ -284,11 +309,11 @@ mod tests {
             "x-accel-expires",
             "x-sendfile",
         ] {
-            assert!(ORIGIN.is_unwanted(name.as_bytes()), "{name}");
+            assert!(ORIGIN.must_not_pass(Kind::of(name.as_bytes()), b"1"), "{name}");
         }
         let passed = Origin { owns_credential: false, keeps_rate_limits: true, ..ORIGIN };
         for name in ["www-authenticate", "x-ratelimit-limit-tokens", "x-ratelimit-reset-tokens"] {
-            assert!(!passed.is_unwanted(name.as_bytes()), "{name}");
+            assert!(!passed.must_not_pass(Kind::of(name.as_bytes()), b"1"), "{name}");
         }
     }
 
@@ -331,7 +356,7 @@ mod tests {
             "sec-websocket-accept",
             "sec-websocket-protocol",
         ] {
-            assert!(!ORIGIN.must_not_pass(name.as_bytes(), b"1"), "{name}");
+            assert!(!ORIGIN.must_not_pass(Kind::of(name.as_bytes()), b"1"), "{name}");
         }
     }
 
@@ -370,20 +395,23 @@ mod tests {
 
     #[test]
     fn a_host_is_found_wherever_it_is_named_unless_it_is_a_mere_word() {
-        let is_host = |value: &str| ORIGIN.must_not_pass(b"x-up", value.as_bytes());
+        let is_host = |value: &str| ORIGIN.must_not_pass(Kind::of(b"x-up"), value.as_bytes());
         assert!(is_host("1.1 contoso-uks.openai.azure.com (x)"));
         assert!(is_host("https://CONTOSO-uks.OpenAI.azure.com/x"));
         assert!(!is_host("contoso-swc.openai.azure.com"));
         for host in ["", "json", "vllm:8000"] {
             let origin = Origin { host, ..ORIGIN };
-            assert!(!origin.must_not_pass(b"via", b"application/json; vllm:8000"), "{host}");
+            assert!(
+                !origin.must_not_pass(Kind::of(b"via"), b"application/json; vllm:8000"),
+                "{host}"
+            );
         }
     }
 
     #[test]
     fn the_gateways_key_and_the_deployment_pass_under_no_name() {
         let passes = |origin: &Origin<'_>, name: &str, value: &str| {
-            !origin.must_not_pass(name.as_bytes(), value.as_bytes())
+            !origin.must_not_pass(Kind::of(name.as_bytes()), value.as_bytes())
         };
         for value in ["0123456789abcdef", "Bearer 0123456789abcdef", "key=0123456789abcdef;x"] {
             assert!(!passes(&ORIGIN, "x-debug", value), "{value}");
