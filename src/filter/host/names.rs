@@ -1,6 +1,7 @@
 //! What was decided of names of headers: the same few come with nearly every message, and judging one takes
 //! hundreds of instructions.
 
+use crate::openai::response::headers::Kind;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -12,18 +13,18 @@ const NAMES_MAX: usize = 256;
 const NAME_BYTES_MAX: usize = 64;
 
 /// What a pure function makes of names, as far as it is kept.
-pub(crate) struct Verdicts<V> {
-    judge: fn(&[u8]) -> V,
-    known: RefCell<HashMap<Box<[u8]>, V, BuildHasherDefault<EndsHasher>>>,
+pub(crate) struct Verdicts {
+    judge: fn(&[u8]) -> Kind,
+    known: RefCell<HashMap<Box<[u8]>, Kind, BuildHasherDefault<EndsHasher>>>,
 }
 
-impl<V: Copy> Verdicts<V> {
-    pub(crate) const fn new(judge: fn(&[u8]) -> V) -> Self {
+impl Verdicts {
+    pub(crate) const fn new(judge: fn(&[u8]) -> Kind) -> Self {
         Self { judge, known: RefCell::new(HashMap::with_hasher(BuildHasherDefault::new())) }
     }
 
     /// The verdict on a name.
-    pub(crate) fn of(&self, name: &[u8]) -> V {
+    pub(crate) fn of(&self, name: &[u8]) -> Kind {
         let Ok(mut known) = self.known.try_borrow_mut() else { return (self.judge)(name) };
         if let Some(verdict) = known.get(name) {
             return *verdict;
@@ -69,23 +70,27 @@ mod tests {
         static JUDGED: Cell<u32> = const { Cell::new(0) };
     }
 
-    fn is_odd(name: &[u8]) -> bool {
+    fn judge(name: &[u8]) -> Kind {
         JUDGED.with(|judged| judged.update(|count: u32| count.saturating_add(1)));
-        name.len() % 2 == 1
+        kind(name.len())
+    }
+
+    fn kind(length: usize) -> Kind {
+        if length % 2 == 1 { Kind::Other } else { Kind::Unwanted }
     }
 
     #[test]
     fn a_name_is_judged_once_and_never_taken_for_another() {
-        let verdicts = Verdicts::new(is_odd);
+        let verdicts = Verdicts::new(judge);
         let names: Vec<String> =
             (0..2_000).map(|i| format!("x-{}-{i}", "n".repeat(i % 70))).collect();
         for name in names.iter().chain(&names) {
-            assert_eq!(verdicts.of(name.as_bytes()), name.len() % 2 == 1, "{name}");
+            assert_eq!(verdicts.of(name.as_bytes()), kind(name.len()), "{name}");
         }
         JUDGED.set(0);
         for _ in 0..100 {
             for name in ["", "a", "accept", "authorization", "x-stainless-os", "x-stainless-arch"] {
-                assert_eq!(verdicts.of(name.as_bytes()), name.len() % 2 == 1, "{name}");
+                assert_eq!(verdicts.of(name.as_bytes()), kind(name.len()), "{name}");
             }
         }
         assert!(JUDGED.get() <= 6, "{}", JUDGED.get());

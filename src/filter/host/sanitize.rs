@@ -12,18 +12,17 @@ use crate::openai::response::headers::{Kind, Origin};
 
 thread_local! {
     /// Whether a request header of a name must not be sent on.
-    static UNWANTED: Verdicts<bool> =
-        const { Verdicts::new(|name| steers(name) || credentials::is_header(name)) };
+    static REQUEST: Verdicts = const { Verdicts::new(request_kind) };
 
     /// What the name of a response header says.
-    static KINDS: Verdicts<Kind> = const { Verdicts::new(Kind::of) };
+    static RESPONSE: Verdicts = const { Verdicts::new(Kind::of) };
 }
 
 /// Removes from the request what a client must not send on.
 pub(crate) fn request(headers: &HeaderMap) {
-    UNWANTED.with(|unwanted| {
+    REQUEST.with(|kinds| {
         remove(Map::RequestHeaders, headers, |name, value| {
-            unwanted.of(name) || credentials::is_value(value)
+            kinds.of(name) == Kind::Unwanted || credentials::is_value(value)
         });
     });
     if let Some(subprotocols) = subprotocols(headers) {
@@ -66,7 +65,7 @@ pub(crate) fn subprotocols(headers: &HeaderMap) -> Option<Subprotocols> {
 /// through the gateway.
 pub(crate) fn response(headers: &HeaderMap, origin: &Origin<'_>) {
     for (name, value) in headers.iter() {
-        match KINDS.with(|kinds| kinds.of(name)) {
+        match RESPONSE.with(|kinds| kinds.of(name)) {
             Kind::Place => set_place(headers, name, origin),
             kind if origin.must_not_pass(kind, value) => remove_one(Map::ResponseHeaders, name),
             _ => {}
@@ -109,6 +108,11 @@ pub(crate) fn request_trailers() {
     if let Ok(trailers) = host::header_map(Map::RequestTrailers) {
         remove(Map::RequestTrailers, &trailers, |_, _| true);
     }
+}
+
+/// Of the kinds of a response header, those two that a request header can be.
+fn request_kind(name: &[u8]) -> Kind {
+    if steers(name) || credentials::is_header(name) { Kind::Unwanted } else { Kind::Other }
 }
 
 /// Whether a request header would have Envoy, Azure or a server behind either do something else than

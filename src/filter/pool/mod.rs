@@ -37,7 +37,8 @@ use std::rc::Rc;
 /// All pools of a configuration, and what applies to all of them.
 pub(crate) struct Pools {
     all: Vec<Rc<Pool>>,
-    by_model: BTreeMap<String, Rc<Pool>>,
+    /// Positions in `all`.
+    by_model: BTreeMap<String, usize>,
     /// The pool of requests that name no model. Every configuration has one.
     pub(crate) default: Option<Rc<Pool>>,
     /// The operations that clients may use.
@@ -110,12 +111,9 @@ impl Pools {
         let all: Vec<_> =
             pools.map(|pool| Rc::new(Pool::new(pool, &keys, has_consumers))).collect();
         all.iter().for_each(|pool| pool.seed());
-        let by_model = config.pool_by_model.into_iter();
-        let by_model =
-            by_model.filter_map(|(model, position)| Some((model, Rc::clone(all.get(position)?))));
         let mut backends = all.iter().flat_map(|pool| &pool.backends);
         Self {
-            by_model: by_model.collect(),
+            by_model: config.pool_by_model,
             default: all.get(config.default_pool).cloned(),
             allowed_operations: config.allowed_operations,
             request_body: config.request_body,
@@ -130,7 +128,7 @@ impl Pools {
 
     /// The pool that serves `model`; exact and case-sensitive.
     pub(crate) fn of_model(&self, model: &str) -> Option<&Rc<Pool>> {
-        self.by_model.get(model)
+        self.all.get(*self.by_model.get(model)?)
     }
 
     /// Every model of every pool, sorted.

@@ -1,6 +1,6 @@
 //! Reads an event stream once, in chunks and in bounded memory, for everybody who asks something of it.
 //!
-//! Its lines are told apart in one place ([`frames`]), and each part of a line is shown to those who look for
+//! Its lines are told apart in one place (`frames`), and each part of a line is shown to those who look for
 //! something: the probe of the head, the watch for errors, the reader of the usage, and the stripper of the
 //! chunk that states it. Where usage and stripper are both on, they read the members of an event together.
 //! Whichever way a stream is cut, the result is the same.
