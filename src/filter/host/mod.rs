@@ -156,8 +156,8 @@ pub(crate) fn set_header(map: Map, name: &str, value: impl AsRef<[u8]>) -> Resul
 }
 
 /// Removes all headers of a name.
-pub(crate) fn remove_header(map: Map, name: &str) -> Result<(), Refused> {
-    raw::remove_header(map as u32, name)
+pub(crate) fn remove_header(map: Map, name: impl AsRef<[u8]>) -> Result<(), Refused> {
+    raw::remove_header(map as u32, name.as_ref())
 }
 
 /// A property; the parts of its path are separated by NUL. `None` when it is not set.

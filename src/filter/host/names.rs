@@ -3,62 +3,58 @@
 
 use crate::openai::response::headers::Kind;
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
-/// How many verdicts are kept. Who sends more names than these has all judged anew.
-const NAMES_MAX: usize = 256;
+/// In how many places verdicts are kept, two in each. Who sends many names has some judged anew.
+const PLACES: usize = 256;
 
 /// The longest name that is kept, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
+/// The verdict on a name.
+type Verdict = Option<(Box<[u8]>, Kind)>;
+
 /// What a pure function makes of names, as far as it is kept.
 pub(crate) struct Verdicts {
     judge: fn(&[u8]) -> Kind,
-    known: RefCell<HashMap<Box<[u8]>, Kind, BuildHasherDefault<EndsHasher>>>,
+    known: RefCell<Vec<[Verdict; 2]>>,
 }
 
 impl Verdicts {
     pub(crate) const fn new(judge: fn(&[u8]) -> Kind) -> Self {
-        Self { judge, known: RefCell::new(HashMap::with_hasher(BuildHasherDefault::new())) }
+        Self { judge, known: RefCell::new(Vec::new()) }
     }
 
     /// The verdict on a name.
     pub(crate) fn of(&self, name: &[u8]) -> Kind {
         let Ok(mut known) = self.known.try_borrow_mut() else { return (self.judge)(name) };
-        if let Some(verdict) = known.get(name) {
-            return *verdict;
+        if known.is_empty() {
+            known.resize_with(PLACES, Default::default);
         }
-        let verdict = (self.judge)(name);
-        if name.len() <= NAME_BYTES_MAX {
-            if known.len() >= NAMES_MAX {
-                known.clear();
+        let Some(place) = known.get_mut(place_of(name)) else { return (self.judge)(name) };
+        for (known, kind) in place.iter().flatten() {
+            if **known == *name {
+                return *kind;
             }
-            known.insert(name.into(), verdict);
         }
-        verdict
+        let kind = (self.judge)(name);
+        if name.len() <= NAME_BYTES_MAX {
+            place.reverse();
+            let [newest, _] = place;
+            *newest = Some((name.into(), kind));
+        }
+        kind
     }
 }
 
-/// Hashes both ends of a name and its length, which tell the usual names apart.
-#[derive(Default)]
-struct EndsHasher(u64);
-
-impl Hasher for EndsHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        let start = bytes.first_chunk().map_or(0, |start| u32::from_le_bytes(*start));
-        let end = bytes.last_chunk().map_or(0, |end| u32::from_le_bytes(*end));
-        let mixed = self.0 ^ (u64::from(start) << 32 | u64::from(end));
-        self.0 = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-    }
-
-    fn write_usize(&mut self, length: usize) {
-        self.0 = u64::try_from(length).unwrap_or_default();
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
+/// Where the verdict on a name is kept. Both ends and the length tell the usual names apart.
+fn place_of(name: &[u8]) -> usize {
+    let start = name.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    let end = name.last_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    let length = u64::try_from(name.len()).unwrap_or_default();
+    let ends = u64::from(start) << 32 | u64::from(end);
+    let mixed =
+        (ends ^ length.wrapping_mul(0x2545_f491_4f6c_dd1d)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    usize::try_from(mixed >> 56).unwrap_or_default() // less than 256
 }
 
 #[cfg(test)]

@@ -160,7 +160,7 @@ pub(super) fn header_map(map: u32) -> Result<Vec<u8>, Refused> {
     owned(status, data, size)
 }
 
-pub(super) fn remove_header(map: u32, name: &str) -> Result<(), Refused> {
+pub(super) fn remove_header(map: u32, name: &[u8]) -> Result<(), Refused> {
     // SAFETY: pointer and size are those of `name`, which outlives the call.
     check(unsafe { proxy_remove_header_map_value(map, name.as_ptr(), name.len()) })
 }

@@ -145,9 +145,6 @@ fn remove(map: Map, headers: &HeaderMap, unwanted: impl Fn(&[u8], &[u8]) -> bool
 }
 
 fn remove_one(map: Map, name: &[u8]) {
-    // Envoy accepts only tokens as names (RFC 9110 5.1), so each is UTF-8.
-    if let Ok(name) = std::str::from_utf8(name) {
-        // The host refuses only outside of the map's callback, and this is in it.
-        let _ = host::remove_header(map, name);
-    }
+    // The host refuses only outside of the map's callback, and this is in it.
+    let _ = host::remove_header(map, name);
 }

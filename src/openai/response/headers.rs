@@ -111,10 +111,11 @@ impl Origin<'_> {
     /// Whether its host stands somewhere in a value. A host without a dot is a word like others, and is not
     /// looked for.
     fn is_host_in(&self, value: &[u8]) -> bool {
+        if memchr::memchr(b'.', value).is_none() {
+            return false; // as most values
+        }
         let name = self.host.as_bytes().split(|byte| *byte == b':').next().unwrap_or_default();
-        // Most values are too short or have no dot, and then nothing has to be searched.
         value.len() >= name.len()
-            && memchr::memchr(b'.', value).is_some()
             && name.contains(&b'.')
             && memmem::find(&value.to_ascii_lowercase(), &name.to_ascii_lowercase()).is_some()
     }
