@@ -3,7 +3,7 @@
 use super::flow::stream_error;
 use super::usage::Reader;
 use crate::filter::host::{self, Buffer};
-use crate::filter::pool::health::Said;
+use crate::filter::pool::health::CapacityHints;
 use crate::openai::response::stream::{Edit, EventStream, Probe, Seen};
 use crate::policy::response::classify::{self, AttemptTraits, Outcome};
 use crate::policy::response::refusal;
@@ -17,12 +17,12 @@ const ERROR_BODY_MAX_BYTES: usize = 16 * 1024;
 pub(super) const WHOLE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Headers and the beginning of a body that are held back.
-pub(super) struct Held {
+pub(super) struct HeldResponse {
     pub(super) status: u16,
     /// When its head came.
     pub(super) since: Timestamp,
     pub(super) question: Question,
-    pub(super) said: Said,
+    pub(super) hints: CapacityHints,
     /// Has read all of the body so far.
     pub(super) reader: Reader,
     /// Whether an error event came in it, too late for another backend if a real event came first.
@@ -56,7 +56,7 @@ pub(super) struct ErrorBody {
     pub(super) body: Vec<u8>,
 }
 
-impl Held {
+impl HeldResponse {
     /// Whether it is an error of which only the body is not known.
     pub(super) fn is_error(&self) -> bool {
         matches!(self.question, Question::ErrorBody(_))

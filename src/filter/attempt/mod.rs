@@ -7,14 +7,14 @@ mod held;
 mod response;
 mod usage;
 
-use self::response::Answer;
+use self::response::Response;
 use crate::filter::host::body;
 use crate::filter::host::properties::CLUSTER_NAME;
 use crate::filter::host::timers::StreamId;
 use crate::filter::host::{self, Action, Map, Refused};
 use crate::filter::pool::Backend;
 use crate::filter::request::in_flight;
-use crate::filter::request::{Exchange, Rendering};
+use crate::filter::request::{Rendering, Request};
 use crate::openai::call::credentials::{PASSED, SUBPROTOCOLS};
 use crate::openai::request::splice::Splices;
 use crate::openai::response::reply;
@@ -32,7 +32,7 @@ pub(crate) struct Attempt {
 }
 
 struct Running {
-    answer: Rc<Answer>,
+    answer: Rc<Response>,
     splices: Splices,
     /// How much of the request body went by.
     offset: u64,
@@ -98,39 +98,39 @@ impl Attempt {
     }
 
     fn begin(&self) -> Option<Running> {
-        let exchange = in_flight::current()?;
-        let mut borrowed = exchange.try_borrow_mut().ok()?;
-        let begun = borrowed.begin(host::now)?;
-        let now = begun.at;
-        match way_to(&begun.backend) {
+        let request = in_flight::current()?;
+        let mut borrowed = request.try_borrow_mut().ok()?;
+        let attempt = borrowed.begin(host::now)?;
+        let now = attempt.at;
+        match way_to(&attempt.backend) {
             Some(Way::Backend) => {}
             Some(Way::Nowhere) => {
-                let traits = borrowed.traits(&begun);
+                let traits = borrowed.traits(&attempt);
                 strip(&borrowed);
                 drop(borrowed);
                 let misroute = Misroute::NoRoute;
-                let answer = Answer::misrouted(self.stream, exchange, begun, traits, misroute);
+                let answer = Response::misrouted(self.stream, request, attempt, traits, misroute);
                 return Some(Running { answer, splices: Splices::default(), offset: 0 });
             }
             Some(Way::Stranger) => {
-                let ending = borrowed.misrouted(&begun, Misroute::WrongCluster, now);
+                let ending = borrowed.misrouted(&attempt, Misroute::WrongCluster, now);
                 borrowed.give_up(None, ending, now);
                 return None;
             }
             None => {
-                borrowed.abandon(&begun, now);
+                borrowed.abandon(&attempt, now);
                 return None;
             }
         }
-        let traits = borrowed.traits(&begun);
-        let rendering = borrowed.rendering(&begun.backend);
-        if rewrite(&mut borrowed, &begun.backend, &rendering).is_err() {
-            borrowed.abandon(&begun, now);
+        let traits = borrowed.traits(&attempt);
+        let rendering = borrowed.rendering(&attempt.backend);
+        if rewrite(&mut borrowed, &attempt.backend, &rendering).is_err() {
+            borrowed.abandon(&attempt, now);
             return None;
         }
         drop(borrowed);
         let Rendering { splices, asks_for_usage, .. } = rendering;
-        let answer = Answer::new(self.stream, exchange, begun, traits, asks_for_usage);
+        let answer = Response::new(self.stream, request, attempt, traits, asks_for_usage);
         Some(Running { answer, splices, offset: 0 })
     }
 }
@@ -159,11 +159,11 @@ fn way_to(backend: &Backend) -> Option<Way> {
 
 /// Takes from a request that goes nowhere what must not be read there, should somebody listen. The
 /// headers are those of all attempts, so what each attempt sets anew is all that can be taken.
-fn strip(exchange: &Exchange) {
+fn strip(request: &Request) {
     for name in PASSED {
         let _ = host::remove_header(Map::RequestHeaders, name);
     }
-    if let Some(subprotocols) = &exchange.asked.subprotocols {
+    if let Some(subprotocols) = &request.asked.subprotocols {
         subprotocols.set_clean();
     }
     let _ = host::set_header(Map::RequestHeaders, ":path", "/");
@@ -172,30 +172,26 @@ fn strip(exchange: &Exchange) {
 
 /// Makes the request headers those of the attempt's backend, starting from what the client sent and
 /// not from what another attempt left.
-fn rewrite(
-    exchange: &mut Exchange,
-    backend: &Backend,
-    rendering: &Rendering,
-) -> Result<(), Refused> {
+fn rewrite(request: &mut Request, backend: &Backend, rendering: &Rendering) -> Result<(), Refused> {
     host::set_header(Map::RequestHeaders, ":path", &rendering.path)?;
     host::set_header(Map::RequestHeaders, ":authority", &backend.config.host)?;
-    authenticate(exchange, backend)?;
+    authenticate(request, backend)?;
     let delta = rendering.splices.delta();
-    let length = exchange.asked.content_length.map(|length| length.saturating_add_signed(delta));
-    if length != exchange.sent_content_length
+    let length = request.asked.content_length.map(|length| length.saturating_add_signed(delta));
+    if length != request.sent_content_length
         && let Some(length) = length
     {
         host::set_header(Map::RequestHeaders, "content-length", length.to_string())?;
-        exchange.sent_content_length = Some(length);
+        request.sent_content_length = Some(length);
     }
     Ok(())
 }
 
 /// Gives the request its backend's credential, and takes away what an earlier attempt was given.
-fn authenticate(exchange: &Exchange, backend: &Backend) -> Result<(), Refused> {
-    let asked = &exchange.asked;
+fn authenticate(request: &Request, backend: &Backend) -> Result<(), Refused> {
+    let asked = &request.asked;
     let key_name = backend.key_header.as_ref().map(|(name, _)| *name);
-    if exchange.attempts() > 1 {
+    if request.attempts() > 1 {
         // Only a backend with passthrough may have been sent more than a key.
         let given = if asked.credentials.is_empty() { &PASSED[..2] } else { &PASSED[..] };
         for name in given.iter().filter(|name| Some(**name) != key_name) {

@@ -13,14 +13,14 @@
 mod ended;
 
 use super::flow::{Flow, stream_error};
-use super::held::{ErrorBody, Held, Question, WHOLE_BYTES_MAX};
+use super::held::{ErrorBody, HeldResponse, Question, WHOLE_BYTES_MAX};
 use super::usage::Reader;
 use crate::filter::host::header_map::HeaderMap;
 use crate::filter::host::sanitize;
 use crate::filter::host::timers::{self, StreamId, Wake};
 use crate::filter::host::{self, Action, Buffer, Direction, Instant, Map};
-use crate::filter::pool::health::{Begun, Evidence, Said};
-use crate::filter::request::Exchange;
+use crate::filter::pool::health::{CapacityHints, Evidence, RunningAttempt};
+use crate::filter::request::Request;
 use crate::filter::request::headers::{RETRY, SWITCHING_PROTOCOLS};
 use crate::filter::told::Told;
 use crate::openai::media_type::is_json;
@@ -47,10 +47,10 @@ thread_local! {
 }
 
 /// The answer to one attempt.
-pub(crate) struct Answer {
+pub(crate) struct Response {
     stream: StreamId,
-    exchange: Rc<RefCell<Exchange>>,
-    begun: Begun,
+    request: Rc<RefCell<Request>>,
+    attempt: RunningAttempt,
     traits: AttemptTraits,
     /// Whether the gateway asked for the usage of a stream, so that the client must not see it.
     strips_usage: bool,
@@ -66,7 +66,7 @@ enum State {
     /// No headers came.
     Awaited,
     /// Headers and the beginning of the body are held until they show what they are.
-    Held(Held),
+    Held(HeldResponse),
     /// A refusal is held until a backend reopens.
     Waiting { since: Instant, status: u16, outcome: Outcome },
     /// It is on its way to the client.
@@ -75,40 +75,40 @@ enum State {
     Over,
 }
 
-impl Answer {
+impl Response {
     pub(crate) fn new(
         stream: StreamId,
-        exchange: Rc<RefCell<Exchange>>,
-        begun: Begun,
+        request: Rc<RefCell<Request>>,
+        attempt: RunningAttempt,
         traits: AttemptTraits,
         strips_usage: bool,
     ) -> Rc<Self> {
-        Self::awaited(stream, exchange, begun, traits, strips_usage, None)
+        Self::awaited(stream, request, attempt, traits, strips_usage, None)
     }
 
     /// To an attempt that cannot reach its backend. It fails like one that could not connect.
     pub(crate) fn misrouted(
         stream: StreamId,
-        exchange: Rc<RefCell<Exchange>>,
-        begun: Begun,
+        request: Rc<RefCell<Request>>,
+        attempt: RunningAttempt,
         traits: AttemptTraits,
         misroute: Misroute,
     ) -> Rc<Self> {
-        Self::awaited(stream, exchange, begun, traits, false, Some(misroute))
+        Self::awaited(stream, request, attempt, traits, false, Some(misroute))
     }
 
     fn awaited(
         stream: StreamId,
-        exchange: Rc<RefCell<Exchange>>,
-        begun: Begun,
+        request: Rc<RefCell<Request>>,
+        attempt: RunningAttempt,
         traits: AttemptTraits,
         strips_usage: bool,
         misroute: Option<Misroute>,
     ) -> Rc<Self> {
         Rc::new_cyclic(|itself| Self {
             stream,
-            exchange,
-            begun,
+            request,
+            attempt,
             traits,
             strips_usage,
             state: RefCell::new(State::Awaited),
@@ -125,9 +125,9 @@ impl Answer {
         self.with_origin(|origin| sanitize::response(&headers, origin));
         if let Some(misroute) = self.misroute {
             let flow = Flow::new(status, Outcome::Misrouted(misroute));
-            return self.settle(flow, Said::default(), end_of_stream, now);
+            return self.settle(flow, CapacityHints::default(), end_of_stream, now);
         }
-        let said = Said::read(&headers);
+        let hints = CapacityHints::read(&headers);
         let head = classify::head(status, &headers, self.traits, now);
         let reader = self.reader(&headers, matches!(head, Head::FirstEvent));
         let question = match head {
@@ -140,7 +140,7 @@ impl Answer {
                     false => outcome,
                 };
                 let flow = Flow { reader, ..Flow::new(status, outcome) };
-                return self.settle(flow, said, end_of_stream, now);
+                return self.settle(flow, hints, end_of_stream, now);
             }
             Head::FirstEvent => {
                 if self.strips_usage && headers.get("content-length").is_some() {
@@ -155,11 +155,11 @@ impl Answer {
             }
         };
         let waits_for_all = matches!(question, Question::Whole);
-        let held = Held {
+        let held = HeldResponse {
             status,
             since: now,
             question,
-            said,
+            hints,
             reader,
             broke_off: false,
             edited: None,
@@ -170,8 +170,8 @@ impl Answer {
             return self.look_at(held, 0, true);
         }
         self.state.replace(State::Held(held));
-        if waits_for_all && let Ok(mut exchange) = self.exchange.try_borrow_mut() {
-            exchange.keep_whole(self.itself.clone());
+        if waits_for_all && let Ok(mut request) = self.request.try_borrow_mut() {
+            request.keep_whole(self.itself.clone());
         }
         self.wake_at(now.plus(self.hold_limits().time), now);
         Action::Pause
@@ -180,7 +180,7 @@ impl Answer {
     /// Whether headers will say what an answer with these headers took, and it can be held until that is
     /// known.
     fn is_held_whole(&self, headers: &HeaderMap) -> bool {
-        let is_told = self.exchange.try_borrow().is_ok_and(|exchange| exchange.awaits_tokens());
+        let is_told = self.request.try_borrow().is_ok_and(|request| request.awaits_tokens());
         let length = headers
             .get("content-length")
             .and_then(|length| std::str::from_utf8(length).ok()?.parse::<usize>().ok());
@@ -249,7 +249,7 @@ impl Answer {
     }
 
     /// Looks at what is new of a held body; goes on holding it when it does not show enough yet.
-    fn look_at(&self, mut held: Held, size: usize, end_of_stream: bool) -> Action {
+    fn look_at(&self, mut held: HeldResponse, size: usize, end_of_stream: bool) -> Action {
         let now = host::now();
         let fresh = size.saturating_sub(held.seen);
         let bytes = host::buffer(Buffer::ResponseBody, held.seen, fresh).unwrap_or_default();
@@ -272,38 +272,50 @@ impl Answer {
     }
 
     /// A held answer showed what it is.
-    fn decide(&self, held: Held, outcome: Outcome, end_of_stream: bool, now: Timestamp) -> Action {
+    fn decide(
+        &self,
+        held: HeldResponse,
+        outcome: Outcome,
+        end_of_stream: bool,
+        now: Timestamp,
+    ) -> Action {
         let outcome = held.as_of(outcome, now);
         let let_go = (held.is_overdue && held.seen == 0).then(host::instant);
         let (reader, broke_off) = (held.reader, held.broke_off);
         let mut flow = Flow { reader, broke_off, let_go, ..Flow::new(held.status, outcome) };
         if matches!(held.question, Question::Whole) {
-            flow.elapsed = Some(held.since.since(self.begun.at));
+            flow.elapsed = Some(held.since.since(self.attempt.at));
         }
         if !failover::is_worth_another(&outcome) {
             flow.let_head_go(held.seen, held.edited.as_deref(), end_of_stream);
         }
-        self.settle(flow, held.said, end_of_stream, now)
+        self.settle(flow, held.hints, end_of_stream, now)
     }
 
     /// The outcome is known: lets the answer go, has it retried, or keeps it until a backend
     /// reopens.
-    fn settle(&self, flow: Flow, said: Said, end_of_stream: bool, now: Timestamp) -> Action {
+    fn settle(
+        &self,
+        flow: Flow,
+        hints: CapacityHints,
+        end_of_stream: bool,
+        now: Timestamp,
+    ) -> Action {
         let Flow { status, outcome, .. } = flow;
-        let outcome = match said.spilled {
+        let outcome = match hints.spilled {
             Some(error) if outcome == Outcome::Success => Outcome::Spilled { error },
             _ => outcome,
         };
-        let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return Action::Continue };
-        let elapsed = flow.elapsed.unwrap_or_else(|| now.since(self.begun.at));
+        let Ok(mut request) = self.request.try_borrow_mut() else { return Action::Continue };
+        let elapsed = flow.elapsed.unwrap_or_else(|| now.since(self.attempt.at));
         if failover::is_worth_another(&outcome) {
-            let evidence = Evidence { outcome, status, elapsed, said };
-            let outcome = exchange.fail(&self.begun, &evidence, now);
-            return self.follow(&mut exchange, status, outcome, now);
+            let evidence = Evidence { outcome, status, elapsed, hints };
+            let outcome = request.fail(&self.attempt, &evidence, now);
+            return self.follow(&mut request, status, outcome, now);
         }
-        let evidence = Evidence { outcome, status, elapsed, said };
-        exchange.serve(self.itself.clone(), &self.begun, &evidence, now);
-        drop(exchange);
+        let evidence = Evidence { outcome, status, elapsed, hints };
+        request.serve(self.itself.clone(), &self.attempt, &evidence, now);
+        drop(request);
         // A session has no outcome of its own: it lasts for as long as both sides like.
         let is_over = end_of_stream || status == SWITCHING_PROTOCOLS;
         self.flow_on(Flow { outcome, elapsed: Some(elapsed), ..flow }, is_over);
@@ -326,42 +338,42 @@ impl Answer {
         let is_own = !matches!(outcome, Outcome::Spilled { .. });
         let outcome = if flow.broke_off && is_own { stream_error() } else { outcome };
         let elapsed = elapsed.unwrap_or_default();
-        let evidence = Evidence { outcome, status, elapsed, said: Said::default() };
-        if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
-            let tokens = flow.tokens(exchange.asked.estimate);
+        let evidence = Evidence { outcome, status, elapsed, hints: CapacityHints::default() };
+        if let Ok(mut request) = self.request.try_borrow_mut() {
+            let tokens = flow.tokens(request.asked.estimate);
             let tier = flow.reader.tier();
-            exchange.conclude(&self.begun, &evidence, tokens, tier, host::now());
+            request.conclude(&self.attempt, &evidence, tokens, tier, host::now());
         }
     }
 
     /// What the backend is asked for.
     fn deployment(&self) -> String {
-        let Ok(exchange) = self.exchange.try_borrow() else { return String::new() };
-        exchange.deployment(&self.begun.backend).to_owned()
+        let Ok(request) = self.request.try_borrow() else { return String::new() };
+        request.deployment(&self.attempt.backend).to_owned()
     }
 
     /// Lets `act` know whose answer it is.
     fn with_origin(&self, act: impl FnOnce(&Origin<'_>)) {
-        let exchange = self.exchange.try_borrow().ok();
-        let exchange = exchange.as_deref();
-        let backend = &*self.begun.backend;
-        let deployment = exchange.map_or("", |exchange| exchange.deployment(backend));
-        let is_clients = exchange.is_some_and(|exchange| exchange.asked.model == deployment);
+        let request = self.request.try_borrow().ok();
+        let request = request.as_deref();
+        let backend = &*self.attempt.backend;
+        let deployment = request.map_or("", |request| request.deployment(backend));
+        let is_clients = request.is_some_and(|request| request.asked.model == deployment);
         let key = backend.key_header.as_ref().map_or(&b""[..], |(_, value)| value);
         act(&Origin {
             host: &backend.config.host,
             deployment: if is_clients { "" } else { deployment },
             key: key.strip_prefix(b"Bearer ").unwrap_or(key),
             owns_credential: self.traits.owns_credential,
-            keeps_rate_limits: exchange.is_some_and(Exchange::keeps_rate_limits),
+            keeps_rate_limits: request.is_some_and(Request::keeps_rate_limits),
         });
     }
 
     /// What reads the body of an answer with these headers; its tokens are counted if anything depends on them.
     fn reader(&self, headers: &HeaderMap, is_first_event: bool) -> Reader {
-        let exchange = self.exchange.try_borrow().ok();
-        let usage = exchange.as_ref().is_some_and(|exchange| exchange.is_metered());
-        let tier = usage && exchange.is_some_and(|exchange| exchange.tier().is_some());
+        let request = self.request.try_borrow().ok();
+        let usage = request.as_ref().is_some_and(|request| request.is_metered());
+        let tier = usage && request.is_some_and(|request| request.tier().is_some());
         if is_first_event {
             let strips_usage = self.strips_usage;
             Reader::stream(Features { errors: true, usage, strips_usage, tier })
@@ -375,15 +387,15 @@ impl Answer {
     /// What comes after a failed attempt whose answer is still here.
     fn follow(
         &self,
-        exchange: &mut Exchange,
+        request: &mut Request,
         status: u16,
         outcome: Outcome,
         now: Timestamp,
     ) -> Action {
-        match exchange.go_on(now) {
+        match request.go_on(now) {
             Next::Retry => {
                 self.state.replace(State::Over);
-                exchange.expect_retry(self.begun.backend.index, outcome, status);
+                request.expect_retry(self.attempt.backend.index, outcome, status);
                 ask_for_retry(status);
             }
             Next::Wait { until } => {
@@ -393,9 +405,9 @@ impl Answer {
             }
             Next::Stop(stop) => {
                 let ending =
-                    failover::ending(&outcome, status, &stop, exchange.pool().backends.len(), now);
+                    failover::ending(&outcome, status, &stop, request.pool().backends.len(), now);
                 self.state.replace(State::Over);
-                exchange.give_up(Some(self.begun.backend.index), ending, now);
+                request.give_up(Some(self.attempt.backend.index), ending, now);
             }
         }
         Action::Continue
@@ -406,8 +418,8 @@ impl Answer {
     }
 
     fn hold_limits(&self) -> HoldLimits {
-        let exchange = self.exchange.try_borrow().ok();
-        let settings = exchange.map(|exchange| exchange.pool().policy.failover);
+        let request = self.request.try_borrow().ok();
+        let settings = request.map(|request| request.pool().policy.failover);
         HoldLimits {
             bytes: settings.map_or(0, |s| usize::try_from(s.hold_bytes).unwrap_or(usize::MAX)),
             time: settings.map_or(Millis::ZERO, |s| s.hold_time),
@@ -421,7 +433,7 @@ struct HoldLimits {
     time: Millis,
 }
 
-impl Wake for Answer {
+impl Wake for Response {
     fn wake(&self, now: Timestamp) {
         match self.state.replace(State::Over) {
             // What was held cannot be edited from here: the next bytes release it.
@@ -442,9 +454,9 @@ impl Wake for Answer {
                 }
             }
             State::Waiting { since, status, outcome } => {
-                let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return };
-                exchange.waited(host::instant().since(since));
-                if self.follow(&mut exchange, status, outcome, now) == Action::Continue {
+                let Ok(mut request) = self.request.try_borrow_mut() else { return };
+                request.waited(host::instant().since(since));
+                if self.follow(&mut request, status, outcome, now) == Action::Continue {
                     let _ = host::resume(Direction::Response);
                 }
             }

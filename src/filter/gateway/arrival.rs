@@ -3,7 +3,7 @@
 //!
 //! Whatever can be refused is refused here, before a byte of its body is kept.
 
-use super::request_body::Wanted;
+use super::request_body::BodyNeed;
 use crate::config::{operation_bit, operation_name};
 use crate::filter::host::header_map::HeaderMap;
 use crate::filter::pool::{Pool, Pools};
@@ -30,7 +30,7 @@ pub(crate) enum Intake {
     /// There is none, or it passes unread.
     Pass,
     /// It is held to its end and read as far as `wanted`.
-    Hold { scanner: Option<Box<BodyScanner>>, wanted: Wanted },
+    Hold { scanner: Option<Box<BodyScanner>>, need: BodyNeed },
 }
 
 impl Arrival {
@@ -92,15 +92,15 @@ impl Arrival {
         if length.is_some_and(|length| length > pools.request_body.max_bytes) {
             return Err(reply::refused(413));
         }
-        let wanted = match &scanner {
-            None => Wanted::Nothing,
-            Some(_) if is_encoded => Wanted::Nothing,
-            Some(_) if pools.reads_bodies || !self.call.is_below_deployment() => Wanted::All,
-            Some(_) if self.call.deployment.is_none() => Wanted::Model,
-            Some(_) if self.call.expects_json() => Wanted::Tier,
-            Some(_) => Wanted::Nothing,
+        let need = match &scanner {
+            None => BodyNeed::Nothing,
+            Some(_) if is_encoded => BodyNeed::Nothing,
+            Some(_) if pools.reads_bodies || !self.call.is_below_deployment() => BodyNeed::All,
+            Some(_) if self.call.deployment.is_none() => BodyNeed::Model,
+            Some(_) if self.call.expects_json() => BodyNeed::Tier,
+            Some(_) => BodyNeed::Nothing,
         };
-        Ok(Intake::Hold { scanner, wanted })
+        Ok(Intake::Hold { scanner, need })
     }
 }
 

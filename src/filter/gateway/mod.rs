@@ -10,7 +10,7 @@ mod request_body;
 
 use self::arrival::{Arrival, Intake, pool_of};
 use self::progress::{Routed, send};
-use self::request_body::{Deadline, Known, Reading};
+use self::request_body::{BodyKnowledge, Deadline, Reading};
 use crate::config::{Affinity, operation_bit};
 use crate::filter::details;
 use crate::filter::host::header_map::HeaderMap;
@@ -23,7 +23,7 @@ use crate::filter::pool::{Pool, Pools};
 use crate::filter::request::finish::{Finish, Unexpected};
 use crate::filter::request::headers::{RETRY, SHOULD_RETRY};
 use crate::filter::request::in_flight;
-use crate::filter::request::{ClientRequest, Exchange};
+use crate::filter::request::{ClientRequest, Request};
 use crate::filter::told::Told;
 use crate::openai::call::api::Operation;
 use crate::openai::call::credentials;
@@ -84,14 +84,14 @@ impl Gateway {
         };
         sanitize::request(&headers);
         match intake {
-            Intake::Hold { scanner, wanted } => {
+            Intake::Hold { scanner, need } => {
                 let timeout = self.pools.request_body.timeout;
                 let deadline = Deadline::set(self.stream, timeout);
-                let reading = Reading::new(arrival, headers, deadline, scanner, wanted);
+                let reading = Reading::new(arrival, headers, deadline, scanner, need);
                 self.phase = Phase::Reading(Box::new(reading));
                 Action::Pause
             }
-            Intake::Pass => self.route(arrival, &headers, Known::Nothing),
+            Intake::Pass => self.route(arrival, &headers, BodyKnowledge::Nothing),
         }
     }
 
@@ -144,8 +144,8 @@ impl Gateway {
         if let Phase::Routed(routed) = self.phase {
             in_flight::leave(self.stream.context);
             routed.end_flow(|| false); // a host that does not log
-            if let Ok(mut exchange) = routed.exchange.try_borrow_mut() {
-                exchange.close(host::now);
+            if let Ok(mut request) = routed.request.try_borrow_mut() {
+                request.close(host::now);
             }
         }
     }
@@ -172,7 +172,7 @@ impl Gateway {
     }
 
     /// Finds the pool and chooses the first backend.
-    fn route(&mut self, arrival: Arrival, headers: &HeaderMap, known: Known) -> Action {
+    fn route(&mut self, arrival: Arrival, headers: &HeaderMap, known: BodyKnowledge) -> Action {
         let (pool, asked) = match self.understand(arrival, headers, known) {
             Ok(understood) => understood,
             Err(reply) => return self.answer(&reply),
@@ -187,8 +187,8 @@ impl Gateway {
             }
         };
         limit_first_byte(&pool);
-        let exchange = Exchange::new(Rc::clone(&self.pools), pool, asked, consumer);
-        let routed = Routed::new(self.stream, in_flight::enter(self.stream.context, exchange));
+        let request = Request::new(Rc::clone(&self.pools), pool, asked, consumer);
+        let routed = Routed::new(self.stream, in_flight::enter(self.stream.context, request));
         self.phase = Phase::Routed(Rc::clone(&routed));
         if routed.advance(now) { Action::Continue } else { Action::Pause }
     }
@@ -198,22 +198,24 @@ impl Gateway {
         &self,
         arrival: Arrival,
         headers: &HeaderMap,
-        known: Known,
+        known: BodyKnowledge,
     ) -> Result<(Rc<Pool>, ClientRequest), Reply> {
         let Arrival { call, pool, needs_body } = arrival;
         let may_ask_for_tier = call.expects_json() && known.may_ask_for_tier();
-        let is_glimpsed = matches!(known, Known::Glimpsed(_));
+        let is_glimpsed = matches!(known, BodyKnowledge::Glimpsed(_));
         let (body, in_body) = match known {
-            Known::All(Err(malformed)) if needs_body => {
+            BodyKnowledge::All(Err(malformed)) if needs_body => {
                 return Err(reply::malformed_body(malformed.problem, malformed.at));
             }
-            Known::All(Ok(body)) if needs_body && body.facts.is_model_ambiguous => {
+            BodyKnowledge::All(Ok(body)) if needs_body && body.facts.is_model_ambiguous => {
                 return Err(reply::ambiguous_model());
             }
             // A body from which nothing is needed is the backend's to judge.
-            Known::All(Err(_)) | Known::Nothing | Known::Unread => (None, None),
-            Known::Glimpsed(model) => (None, model),
-            Known::All(Ok(body)) => {
+            BodyKnowledge::All(Err(_)) | BodyKnowledge::Nothing | BodyKnowledge::Unread => {
+                (None, None)
+            }
+            BodyKnowledge::Glimpsed(model) => (None, model),
+            BodyKnowledge::All(Ok(body)) => {
                 let model = body.facts.model.as_ref().map(|field| field.value.clone());
                 (Some(body), model)
             }
@@ -302,34 +304,34 @@ impl Gateway {
 
     /// Finishes the response that is about to reach the client.
     fn finish(&self, routed: &Routed) -> Action {
-        let Ok(mut exchange) = routed.exchange.try_borrow_mut() else { return Action::Continue };
-        match exchange.finish(unexpected, host::now) {
+        let Ok(mut request) = routed.request.try_borrow_mut() else { return Action::Continue };
+        match request.finish(unexpected, host::now) {
             Finish::Refused { status } => {
                 let (reply, kept) = refusal(status);
-                routed.replace(&mut exchange, &reply, kept);
+                routed.replace(&mut request, &reply, kept);
                 Action::Pause
             }
             Finish::Apart => {
                 if APART.with(|told| told.is_news(reply::APART, host::now())) {
                     log::error!("{}", reply::APART);
                 }
-                routed.replace(&mut exchange, &reply::apart(), Vec::new());
+                routed.replace(&mut request, &reply::apart(), Vec::new());
                 Action::Pause
             }
             Finish::NoAnswer { status } => {
-                routed.replace(&mut exchange, &reply::no_answer(status), Vec::new());
+                routed.replace(&mut request, &reply::no_answer(status), Vec::new());
                 Action::Pause
             }
             Finish::NoWay => {
-                routed.no_way(&mut exchange);
+                routed.no_way(&mut request);
                 Action::Pause
             }
             Finish::MayBeDone => {
-                routed.may_be_done(&mut exchange);
+                routed.may_be_done(&mut request);
                 Action::Pause
             }
             Finish::Exhausted { throttled, soonest } => {
-                routed.exhausted(&mut exchange, throttled, soonest, host::now());
+                routed.exhausted(&mut request, throttled, soonest, host::now());
                 Action::Pause
             }
             Finish::Pass { backend, soonest, may_be_done } => {
@@ -338,7 +340,7 @@ impl Gateway {
                 for (name, value) in retry_after.into_iter().flat_map(reply::retry_after_headers) {
                     set_response_header(name, &value);
                 }
-                let backend = backend.and_then(|index| exchange.pool().backend(index));
+                let backend = backend.and_then(|index| request.pool().backend(index));
                 let served_by_header = self.pools.response.served_by_header.as_ref();
                 if let (Some(name), Some(backend)) = (served_by_header, backend) {
                     set_response_header(name, &backend.config.name);
@@ -346,8 +348,8 @@ impl Gateway {
                 if may_be_done {
                     set_response_header(SHOULD_RETRY, "false");
                 }
-                exchange.charge_nothing(host::now);
-                exchange.own_headers(set_response_header);
+                request.charge_nothing(host::now);
+                request.own_headers(set_response_header);
                 Action::Continue
             }
         }

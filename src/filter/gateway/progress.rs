@@ -3,7 +3,7 @@
 use crate::filter::host::random;
 use crate::filter::host::timers::{self, StreamId, Wake};
 use crate::filter::host::{self, Direction, Instant};
-use crate::filter::request::Exchange;
+use crate::filter::request::Request;
 use crate::filter::request::headers::{ATTEMPTS, SHOULD_RETRY};
 use crate::openai::response::reply::{self, Reply};
 use crate::policy::failover::{Next, Stop};
@@ -14,7 +14,7 @@ use std::rc::{Rc, Weak};
 /// A request that has a pool. Timers hold it weakly.
 pub(crate) struct Routed {
     stream: StreamId,
-    pub(crate) exchange: Rc<RefCell<Exchange>>,
+    pub(crate) request: Rc<RefCell<Request>>,
     progress: Cell<Progress>,
     itself: Weak<Self>,
 }
@@ -30,10 +30,10 @@ enum Progress {
 }
 
 impl Routed {
-    pub(crate) fn new(stream: StreamId, exchange: Rc<RefCell<Exchange>>) -> Rc<Self> {
+    pub(crate) fn new(stream: StreamId, request: Rc<RefCell<Request>>) -> Rc<Self> {
         Rc::new_cyclic(|itself| Self {
             stream,
-            exchange,
+            request,
             progress: Cell::new(Progress::Sent),
             itself: Weak::clone(itself),
         })
@@ -41,8 +41,8 @@ impl Routed {
 
     /// Whether the request may go on now; else it waits, or was answered.
     pub(crate) fn advance(&self, now: Timestamp) -> bool {
-        let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return true };
-        match exchange.go_on(now) {
+        let Ok(mut request) = self.request.try_borrow_mut() else { return true };
+        match request.go_on(now) {
             Next::Retry => {
                 self.progress.set(Progress::Sent);
                 // The route that Envoy found before knows nothing of the target.
@@ -55,11 +55,11 @@ impl Routed {
                 false
             }
             Next::Stop(Stop::Exhausted(unavailable)) => {
-                self.exhausted(&mut exchange, unavailable.throttled, unavailable.soonest, now);
+                self.exhausted(&mut request, unavailable.throttled, unavailable.soonest, now);
                 false
             }
             Next::Stop(Stop::Limited | Stop::Refused | Stop::MayBeDone) => {
-                self.exhausted(&mut exchange, false, Some(now), now);
+                self.exhausted(&mut request, false, Some(now), now);
                 false
             }
         }
@@ -73,11 +73,11 @@ impl Routed {
     /// Concludes an answer that did not come to its end, if there is one; `broke_off` says whether its
     /// backend ended it.
     pub(crate) fn end_flow(&self, broke_off: impl FnOnce() -> bool) {
-        let flowing = self.exchange.try_borrow().ok().and_then(|exchange| exchange.flowing());
+        let flowing = self.request.try_borrow().ok().and_then(|request| request.flowing());
         let Some(answer) = flowing else { return };
         answer.end(broke_off());
-        if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
-            exchange.forget_interrupted();
+        if let Ok(mut request) = self.request.try_borrow_mut() {
+            request.forget_interrupted();
         }
     }
 
@@ -90,30 +90,30 @@ impl Routed {
     /// that the client still gets.
     pub(crate) fn replace(
         &self,
-        exchange: &mut Exchange,
+        request: &mut Request,
         reply: &Reply,
         kept: Vec<(String, String)>,
     ) {
         self.progress.set(Progress::Replied);
-        exchange.charge_nothing(host::now);
-        let headers = own_headers(exchange).into_iter().chain(kept).collect();
+        request.charge_nothing(host::now);
+        let headers = own_headers(request).into_iter().chain(kept).collect();
         send(reply, headers);
     }
 
     /// Answers that nobody knows whether the request was carried out.
-    pub(crate) fn may_be_done(&self, exchange: &mut Exchange) {
+    pub(crate) fn may_be_done(&self, request: &mut Request) {
         self.progress.set(Progress::Replied);
-        exchange.charge_nothing(host::now);
-        let mut headers = own_headers(exchange);
+        request.charge_nothing(host::now);
+        let mut headers = own_headers(request);
         headers.push((SHOULD_RETRY.to_owned(), "false".to_owned()));
         send(&reply::may_be_done(), headers);
     }
 
     /// Answers that there is no way to the backend that was chosen, and that another one can be chosen.
-    pub(crate) fn no_way(&self, exchange: &mut Exchange) {
+    pub(crate) fn no_way(&self, request: &mut Request) {
         self.progress.set(Progress::Replied);
-        exchange.charge_nothing(host::now);
-        let mut headers = own_headers(exchange);
+        request.charge_nothing(host::now);
+        let mut headers = own_headers(request);
         headers.push((SHOULD_RETRY.to_owned(), "true".to_owned()));
         send(&reply::no_way(), headers);
     }
@@ -121,23 +121,23 @@ impl Routed {
     /// Answers that the pool is exhausted.
     pub(crate) fn exhausted(
         &self,
-        exchange: &mut Exchange,
+        request: &mut Request,
         throttled: bool,
         soonest: Option<Timestamp>,
         now: Timestamp,
     ) {
         self.progress.set(Progress::Replied);
-        exchange.charge_nothing(|| now);
-        host::increment(exchange.pool().metrics.exhausted, 1);
-        send(&reply::exhausted(throttled, delay_ms(soonest, now)), own_headers(exchange));
+        request.charge_nothing(|| now);
+        host::increment(request.pool().metrics.exhausted, 1);
+        send(&reply::exhausted(throttled, delay_ms(soonest, now)), own_headers(request));
     }
 }
 
 impl Wake for Routed {
     fn wake(&self, now: Timestamp) {
         let Progress::Waiting { since } = self.progress.get() else { return };
-        if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
-            exchange.waited(host::instant().since(since));
+        if let Ok(mut request) = self.request.try_borrow_mut() {
+            request.waited(host::instant().since(since));
         }
         if self.advance(now) {
             // The host refuses only a stream that ended, and then nobody waits.
@@ -151,9 +151,9 @@ pub(crate) fn delay_ms(soonest: Option<Timestamp>, now: Timestamp) -> u64 {
     reply::exhausted_delay_ms(soonest.map(|at| at.since(now).as_ms()), random::number())
 }
 
-fn own_headers(exchange: &Exchange) -> Vec<(String, String)> {
+fn own_headers(request: &Request) -> Vec<(String, String)> {
     let mut headers = Vec::new();
-    exchange.own_headers(|name, value| headers.push((name.to_owned(), value.to_owned())));
+    request.own_headers(|name, value| headers.push((name.to_owned(), value.to_owned())));
     headers
 }
 

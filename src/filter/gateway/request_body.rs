@@ -39,7 +39,7 @@ pub(crate) struct Reading {
     shown: usize,
     /// How many of them were read.
     read: usize,
-    wanted: Wanted,
+    need: BodyNeed,
     /// What a look at a large body showed, when that was enough.
     glimpsed: Option<Glimpse>,
 }
@@ -52,7 +52,7 @@ struct Glimpse {
 
 /// What must be known of a body.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum BodyNeed {
     /// Nothing, or it cannot be read.
     Nothing,
     /// The service tier that it asks for, if it does.
@@ -64,7 +64,7 @@ pub(crate) enum Wanted {
 }
 
 /// What is known of a body.
-pub(crate) enum Known {
+pub(crate) enum BodyKnowledge {
     /// There is none, or it says nothing that matters.
     Nothing,
     /// It was not read, and may say anything.
@@ -75,7 +75,7 @@ pub(crate) enum Known {
     All(Result<Box<Body>, Malformed>),
 }
 
-impl Known {
+impl BodyKnowledge {
     /// Whether a backend may find another service tier in the body than was found here. Such a request
     /// must close no gate, as if it asked for one.
     pub(crate) fn may_ask_for_tier(&self) -> bool {
@@ -93,9 +93,9 @@ impl Reading {
         headers: HeaderMap,
         deadline: Rc<Deadline>,
         scanner: Option<Box<BodyScanner>>,
-        wanted: Wanted,
+        need: BodyNeed,
     ) -> Self {
-        Self { arrival, headers, deadline, scanner, shown: 0, read: 0, wanted, glimpsed: None }
+        Self { arrival, headers, deadline, scanner, shown: 0, read: 0, need, glimpsed: None }
     }
 
     /// Whether the time for the body is over, so that the request was answered.
@@ -115,13 +115,13 @@ impl Reading {
     pub(crate) fn read(&mut self, size: usize, end_of_stream: bool) -> Result<(), Refused> {
         self.shown = size;
         WAS_SHOWN.set(true);
-        match self.wanted {
-            Wanted::Nothing => return Ok(()),
-            Wanted::Model | Wanted::Tier if !end_of_stream => return Ok(()), // a look may be enough
-            Wanted::Model | Wanted::Tier if size >= LARGE_BYTES_MIN => {
-                self.glimpsed = look(self.wanted, size)?;
+        match self.need {
+            BodyNeed::Nothing => return Ok(()),
+            BodyNeed::Model | BodyNeed::Tier if !end_of_stream => return Ok(()), // a look may be enough
+            BodyNeed::Model | BodyNeed::Tier if size >= LARGE_BYTES_MIN => {
+                self.glimpsed = look(self.need, size)?;
             }
-            Wanted::Model | Wanted::Tier | Wanted::All => {}
+            BodyNeed::Model | BodyNeed::Tier | BodyNeed::All => {}
         }
         if let (None, Some(scanner)) = (&self.glimpsed, &mut self.scanner) {
             body::read(self.read, size, |slice| scanner.push(slice))?;
@@ -131,11 +131,11 @@ impl Reading {
     }
 
     /// The request, and what is known of its body, which was read to its end.
-    pub(crate) fn finish(self) -> (Arrival, HeaderMap, Known) {
-        let known = match (self.wanted, self.glimpsed, self.scanner) {
-            (_, Some(Glimpse { model }), _) => Known::Glimpsed(model),
-            (Wanted::Nothing, None, _) | (_, None, None) => Known::Unread,
-            (_, None, Some(scanner)) => Known::All(scanner.finish()),
+    pub(crate) fn finish(self) -> (Arrival, HeaderMap, BodyKnowledge) {
+        let known = match (self.need, self.glimpsed, self.scanner) {
+            (_, Some(Glimpse { model }), _) => BodyKnowledge::Glimpsed(model),
+            (BodyNeed::Nothing, None, _) | (_, None, None) => BodyKnowledge::Unread,
+            (_, None, Some(scanner)) => BodyKnowledge::All(scanner.finish()),
         };
         (self.arrival, self.headers, known)
     }
@@ -227,13 +227,13 @@ impl Drop for Deadline {
 
 /// What is `wanted` of a body of `size` bytes, as far as either end of it shows; `None` when it has to be
 /// read.
-fn look(wanted: Wanted, size: usize) -> Result<Option<Glimpse>, Refused> {
+fn look(need: BodyNeed, size: usize) -> Result<Option<Glimpse>, Refused> {
     let tail = host::buffer(Buffer::RequestBody, size.saturating_sub(GLANCE_BYTES), GLANCE_BYTES)?;
     let head = host::buffer(Buffer::RequestBody, 0, GLANCE_BYTES)?;
     if service_tier::may_be_named(&tail) || service_tier::may_be_named(&head) {
         return Ok(None);
     }
-    if wanted == Wanted::Tier {
+    if need == BodyNeed::Tier {
         return Ok(Some(Glimpse { model: None }));
     }
     let model = glance::model_at_end(&tail).or_else(|| glance::model_at_start(&head));

@@ -20,7 +20,7 @@ pub(crate) struct Budget {
 
 /// What a backend said of its limits, beside what the throttle gate and the choice make of it.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct SaidOfLimits {
+pub(crate) struct LimitHints {
     /// The used thousandths of provisioned throughput.
     pub(crate) utilization_permille: Option<u32>,
     /// The tokens per minute that it grants at present.
@@ -79,10 +79,10 @@ impl Budget {
     }
 
     /// Corrects the budget by what the backend said with the head of an answer.
-    pub(crate) fn correct(&self, reservation: &Reservation, said: SaidOfLimits, now: Timestamp) {
+    pub(crate) fn correct(&self, reservation: &Reservation, hints: LimitHints, now: Timestamp) {
         let Self { key, settings, .. } = self;
         // A correction that is lost is made by the next answer.
-        if let Some(permille) = said.utilization_permille
+        if let Some(permille) = hints.utilization_permille
             && settings.provisioned.is_some()
         {
             let _ = shared::count(key, budget::VERSION, |record| {
@@ -90,7 +90,7 @@ impl Budget {
             });
         }
         // Mostly it is the configured limit that is said, for which no record need be read.
-        if let Some(limit) = said.tokens_per_minute
+        if let Some(limit) = hints.tokens_per_minute
             && settings.lowered(limit).is_some()
         {
             let _ = shared::count(key, budget::VERSION, |record| {

@@ -1,6 +1,6 @@
 //! What an attempt showed, written into the records that all workers share, and into metrics.
 
-use super::budget::SaidOfLimits;
+use super::budget::LimitHints;
 use super::reports::denied_part;
 use super::{Backend, Pool, Pools};
 use crate::filter::host;
@@ -30,7 +30,7 @@ use std::rc::Rc;
 const OVERFLOW: Millis = Millis::from_secs(1);
 
 /// An attempt that began.
-pub(crate) struct Begun {
+pub(crate) struct RunningAttempt {
     pub(crate) backend: Rc<Backend>,
     pub(crate) at: Timestamp,
     /// What its result is judged by.
@@ -41,7 +41,7 @@ pub(crate) struct Begun {
     pub(crate) reservation: RefCell<Option<Reservation>>,
 }
 
-impl Begun {
+impl RunningAttempt {
     /// What is needed of it to judge its result later. What it held is concluded.
     pub(crate) fn witness(&self) -> Self {
         let Self { at, ticket, record, .. } = *self;
@@ -68,20 +68,20 @@ pub(crate) struct Evidence {
     pub(crate) status: u16,
     /// The time to the first byte, or to the end without one.
     pub(crate) elapsed: Millis,
-    pub(crate) said: Said,
+    pub(crate) hints: CapacityHints,
 }
 
 /// What the head of an answer says of how much the backend has left.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Said {
+pub(crate) struct CapacityHints {
     /// The thousandths of its capacity that are left.
     pub(crate) headroom_permille: Option<u16>,
-    pub(crate) limits: SaidOfLimits,
+    pub(crate) limits: LimitHints,
     /// The status with which the backend refused what another deployment of its resource answered.
     pub(crate) spilled: Option<u16>,
 }
 
-impl Said {
+impl CapacityHints {
     pub(crate) fn read(headers: &HeaderMap) -> Self {
         let limits = RateLimits::read(headers);
         if let Some(error) = limits.spilled() {
@@ -91,7 +91,7 @@ impl Said {
         }
         Self {
             headroom_permille: limits.left_permille(),
-            limits: SaidOfLimits {
+            limits: LimitHints {
                 utilization_permille: limits.utilization_permille(),
                 tokens_per_minute: limits.token_limit(),
             },
@@ -106,18 +106,18 @@ impl Pool {
     pub(crate) fn note(
         &self,
         pools: &Pools,
-        begun: &Begun,
+        attempt: &RunningAttempt,
         evidence: &Evidence,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        begun.backend.metrics.count(&evidence.outcome);
-        self.note_headroom(begun, evidence, now);
+        attempt.backend.metrics.count(&evidence.outcome);
+        self.note_headroom(attempt, evidence, now);
         match evidence.outcome {
-            Outcome::Throttled { delay } => self.close_gates(pools, &begun.backend, delay, now),
+            Outcome::Throttled { delay } => self.close_gates(pools, &attempt.backend, delay, now),
             // It is this Envoy that has no room, so the gates of those who share a quota stay open.
             Outcome::Misrouted(Misroute::Full) => {
                 let throttle = self.policy.throttle;
-                self.update(&begun.backend, |record| {
+                self.update(&attempt.backend, |record| {
                     record.gate.close(now, Some(OVERFLOW), &throttle);
                     record.gate.closed_until(now, &throttle)
                 })?
@@ -127,12 +127,12 @@ impl Pool {
     }
 
     /// Keeps that a backend served an operation, if that is news, and that it took the credential.
-    pub(crate) fn note_service(&self, begun: &Begun, operation: OperationSet) {
-        begun.backend.has_served.set(true);
-        if begun.record.served.covers(operation) && begun.record.denied == 0 {
+    pub(crate) fn note_service(&self, attempt: &RunningAttempt, operation: OperationSet) {
+        attempt.backend.has_served.set(true);
+        if attempt.record.served.covers(operation) && attempt.record.denied == 0 {
             return;
         }
-        self.update(&begun.backend, |record| {
+        self.update(&attempt.backend, |record| {
             record.served.0 |= operation.0;
             record.denied = 0;
         });
@@ -142,13 +142,13 @@ impl Pool {
     pub(crate) fn convict(
         &self,
         pools: &Pools,
-        begun: &Begun,
+        attempt: &RunningAttempt,
         evidence: &Evidence,
         ended: Timestamp,
         now: Timestamp,
     ) {
-        let backend = &begun.backend;
-        let is_probe = begun.ticket.is_probe();
+        let backend = &attempt.backend;
+        let is_probe = attempt.ticket.is_probe();
         match evidence.outcome {
             Outcome::Denied { status } => {
                 backend.complain(status, denied_part(status));
@@ -157,28 +157,28 @@ impl Pool {
                     self.update(backend, |record| blame::count_denial(record, is_first));
                 if is_probe || is_enough == Some(true) {
                     let outcome = Outcome::Misconfigured { status };
-                    self.observe(begun, &Evidence { outcome, ..*evidence }, now);
+                    self.observe(attempt, &Evidence { outcome, ..*evidence }, now);
                 }
             }
             Outcome::Misconfigured { status } => {
                 backend.complain(status, "deployment");
-                self.observe(begun, evidence, now);
+                self.observe(attempt, evidence, now);
             }
             Outcome::Throttled { delay } => {
                 let left = delay.map(|delay| ended.plus(delay).since(now));
                 if left != Some(Millis::ZERO) {
                     self.close_gates(pools, backend, left, now);
                 }
-                self.observe(begun, evidence, now);
+                self.observe(attempt, evidence, now);
             }
             Outcome::Fault { fault: Fault::Reset | Fault::NotReceived, .. } if !is_probe => {
                 let is_known =
-                    self.update(backend, |record| blame::is_same_reset(record, begun.at, ended));
+                    self.update(backend, |record| blame::is_same_reset(record, attempt.at, ended));
                 if is_known != Some(true) {
-                    self.observe(begun, evidence, now);
+                    self.observe(attempt, evidence, now);
                 }
             }
-            _ => self.observe(begun, evidence, now),
+            _ => self.observe(attempt, evidence, now),
         }
     }
 
@@ -187,54 +187,54 @@ impl Pool {
     pub(crate) fn accuse(
         &self,
         pools: &Pools,
-        begun: &Begun,
+        attempt: &RunningAttempt,
         evidence: &Evidence,
         ended: Timestamp,
         now: Timestamp,
     ) {
-        let seen_by_others = self.recent_record(&begun.backend, now).completed_at;
-        let completed = begun.backend.completed_at.get().max(seen_by_others);
-        if begun.ticket.is_probe() || blame::counts_alone(completed, ended) {
-            self.convict(pools, begun, evidence, ended, now);
+        let seen_by_others = self.recent_record(&attempt.backend, now).completed_at;
+        let completed = attempt.backend.completed_at.get().max(seen_by_others);
+        if attempt.ticket.is_probe() || blame::counts_alone(completed, ended) {
+            self.convict(pools, attempt, evidence, ended, now);
         }
     }
 
     /// An attempt that failed does not count against its backend.
-    pub(crate) fn acquit(&self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
-        if begun.ticket.is_probe() {
-            self.release_probe(begun, now);
+    pub(crate) fn acquit(&self, attempt: &RunningAttempt, evidence: &Evidence, now: Timestamp) {
+        if attempt.ticket.is_probe() {
+            self.release_probe(attempt, now);
         }
         match evidence.outcome {
-            Outcome::Denied { status } => begun.backend.doubt(status, denied_part(status), now),
-            Outcome::Misconfigured { status } => begun.backend.doubt(status, "deployment", now),
+            Outcome::Denied { status } => attempt.backend.doubt(status, denied_part(status), now),
+            Outcome::Misconfigured { status } => attempt.backend.doubt(status, "deployment", now),
             _ => {}
         }
     }
 
     /// Keeps that a backend completed a request: it does not fail whatever it is asked. Other workers need not
     /// know it to the millisecond.
-    pub(crate) fn note_completion(&self, begun: &Begun, now: Timestamp) {
-        begun.backend.completed_at.set(now);
-        let known = begun.record.completed_at;
+    pub(crate) fn note_completion(&self, attempt: &RunningAttempt, now: Timestamp) {
+        attempt.backend.completed_at.set(now);
+        let known = attempt.record.completed_at;
         if known > now || now.since(known) >= COMPLETION_WORTH_WRITING {
-            self.update(&begun.backend, |record| record.completed_at = now);
+            self.update(&attempt.backend, |record| record.completed_at = now);
         }
     }
 
     /// Writes what the head of an answer shows before it is known how the answer ends: how much the
     /// backend has left, and that a probe succeeded. An answer may take minutes; the first byte is proof
     /// enough to let others follow.
-    pub(crate) fn write_head(&self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+    pub(crate) fn write_head(&self, attempt: &RunningAttempt, evidence: &Evidence, now: Timestamp) {
         // What a backend did that had another deployment answer is known now, too.
-        if begun.ticket.is_probe() || matches!(evidence.outcome, Outcome::Spilled { .. }) {
-            self.observe(begun, evidence, now);
+        if attempt.ticket.is_probe() || matches!(evidence.outcome, Outcome::Spilled { .. }) {
+            self.observe(attempt, evidence, now);
         }
-        self.note_headroom(begun, evidence, now);
-        if let Ok(reservation) = begun.reservation.try_borrow()
+        self.note_headroom(attempt, evidence, now);
+        if let Ok(reservation) = attempt.reservation.try_borrow()
             && let Some(reservation) = &*reservation
-            && let Some(budget) = &begun.backend.budget
+            && let Some(budget) = &attempt.backend.budget
         {
-            budget.correct(reservation, evidence.said.limits, now);
+            budget.correct(reservation, evidence.hints.limits, now);
         }
     }
 
@@ -250,18 +250,18 @@ impl Pool {
     }
 
     /// Gives back the half-open lease of an attempt that proved nothing.
-    pub(crate) fn release_probe(&self, begun: &Begun, now: Timestamp) {
+    pub(crate) fn release_probe(&self, attempt: &RunningAttempt, now: Timestamp) {
         let outcome = Outcome::Cancelled;
-        let said = Said::default();
-        self.observe(begun, &Evidence { outcome, status: 0, elapsed: Millis::ZERO, said }, now);
+        let hints = CapacityHints::default();
+        self.observe(attempt, &Evidence { outcome, status: 0, elapsed: Millis::ZERO, hints }, now);
     }
 
     /// Keeps what a backend said of how much it has left, when that changes anything.
-    fn note_headroom(&self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
-        if let Some(permille) = evidence.said.headroom_permille
-            && begun.record.headroom.worth_writing(permille, now)
+    fn note_headroom(&self, attempt: &RunningAttempt, evidence: &Evidence, now: Timestamp) {
+        if let Some(permille) = evidence.hints.headroom_permille
+            && attempt.record.headroom.worth_writing(permille, now)
         {
-            self.update(&begun.backend, |record| {
+            self.update(&attempt.backend, |record| {
                 record.headroom = Headroom { permille, at: now };
             });
         }
@@ -308,24 +308,24 @@ impl Pool {
     }
 
     /// Lets the circuit breaker see how an attempt ended.
-    pub(crate) fn observe(&self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+    pub(crate) fn observe(&self, attempt: &RunningAttempt, evidence: &Evidence, now: Timestamp) {
         let settings = &self.policy.breaker;
         let observed = Observed::of(&evidence.outcome, settings);
         let elapsed = evidence.elapsed;
-        let breaker = &begun.record.breaker;
-        let ends_run = || self.ends_run(begun, observed, elapsed, now);
+        let breaker = &attempt.record.breaker;
+        let ends_run = || self.ends_run(attempt, observed, elapsed, now);
         let is_needed =
-            begun.ticket.is_probe() || breaker.needs_window(settings, observed, elapsed);
+            attempt.ticket.is_probe() || breaker.needs_window(settings, observed, elapsed);
         if !is_needed && !ends_run() {
             return;
         }
         let is_counted =
-            breaker.counts_ordinary(begun.ticket) && needs_count(settings, observed, elapsed);
+            breaker.counts_ordinary(attempt.ticket) && needs_count(settings, observed, elapsed);
         let is_plain = rules::is_plain_success(settings, observed, elapsed);
         let met = if is_counted
-            && (!is_plain || begun.backend.count_later(settings, begun.ticket, now))
+            && (!is_plain || attempt.backend.count_later(settings, attempt.ticket, now))
         {
-            self.count(begun, &Counted { observed, elapsed, is_plain }, now)
+            self.count(attempt, &Counted { observed, elapsed, is_plain }, now)
         } else {
             RulesMet::default()
         };
@@ -336,37 +336,43 @@ impl Pool {
             Outcome::Fault { retry_after, .. } => retry_after,
             _ => None,
         };
-        let observation = Observation { ticket: begun.ticket, observed, elapsed, retry_after };
+        let observation = Observation { ticket: attempt.ticket, observed, elapsed, retry_after };
         let roll = random::number();
-        let transition = self.update(&begun.backend, |record| {
+        let transition = self.update(&attempt.backend, |record| {
             record.breaker.conclude(&observation, met, settings, now, roll)
         });
         if let Some(transition) = transition.flatten() {
-            begun.backend.announce(transition, now);
-            begun.backend.tell_misroute(&evidence.outcome);
+            attempt.backend.announce(transition, now);
+            attempt.backend.tell_misroute(&evidence.outcome);
         }
     }
 
     /// Whether a success ends a run of faults that some rule counts. The run may have begun after the
     /// attempt was chosen, by the record that it carries. To see that takes one more read, and no write.
-    fn ends_run(&self, begun: &Begun, observed: Observed, elapsed: Millis, now: Timestamp) -> bool {
+    fn ends_run(
+        &self,
+        attempt: &RunningAttempt,
+        observed: Observed,
+        elapsed: Millis,
+        now: Timestamp,
+    ) -> bool {
         let settings = &self.policy.breaker;
         let is_run = |breaker: &Breaker| breaker.counts_in_row_change(settings, observed, elapsed);
         if !settings.ends_runs(observed, elapsed) {
             return false;
         }
-        is_run(&begun.record.breaker) || {
-            let present = self.recent_record(&begun.backend, now).breaker;
-            present.counts_ordinary(begun.ticket) && is_run(&present)
+        is_run(&attempt.record.breaker) || {
+            let present = self.recent_record(&attempt.backend, now).breaker;
+            present.counts_ordinary(attempt.ticket) && is_run(&present)
         }
     }
 
     /// Adds a result to the shared counts, and with it the successes of this worker. Says which rules it
     /// reached.
-    fn count(&self, begun: &Begun, result: &Counted, now: Timestamp) -> RulesMet {
-        let backend = &begun.backend;
+    fn count(&self, attempt: &RunningAttempt, result: &Counted, now: Timestamp) -> RulesMet {
+        let backend = &attempt.backend;
         let Counted { observed, elapsed, is_plain } = *result;
-        let (settings, epoch) = (&self.policy.breaker, begun.ticket.epoch);
+        let (settings, epoch) = (&self.policy.breaker, attempt.ticket.epoch);
         let successes = backend.successes.take().of(epoch);
         let count = |restarts: bool| {
             shared::update(&backend.windows_key, WindowsRecord::VERSION, |bytes| {
@@ -388,7 +394,9 @@ impl Pool {
         let counted = match count(false) {
             // The counts are of a later epoch, but the breaker's own is still that of the attempt: they
             // were left by a breaker that was forgotten since, and mean nothing.
-            Ok(None) if self.recent_record(backend, now).breaker.counts_ordinary(begun.ticket) => {
+            Ok(None)
+                if self.recent_record(backend, now).breaker.counts_ordinary(attempt.ticket) =>
+            {
                 count(true)
             }
             counted => counted,

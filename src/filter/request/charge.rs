@@ -1,10 +1,10 @@
 //! What a request took: of its backend's budget, of its consumer's tokens, and what is told of it.
 
-use super::{Exchange, OnItsWay};
+use super::{OnItsWay, Request};
 use crate::filter::host;
 use crate::filter::host::properties;
 use crate::filter::pool::consumers::Consumers;
-use crate::filter::pool::health::{Begun, Evidence};
+use crate::filter::pool::health::{Evidence, RunningAttempt};
 use crate::openai::service_tier::ServiceTier;
 use crate::policy::response::classify::Outcome;
 use crate::policy::time::{Millis, Timestamp};
@@ -21,7 +21,7 @@ pub(crate) enum Tokens {
     None,
 }
 
-impl Exchange {
+impl Request {
     /// Whether the tokens of its answer are counted.
     pub(crate) fn is_metered(&self) -> bool {
         self.asked.call.is_charged() && self.is_published()
@@ -41,7 +41,7 @@ impl Exchange {
     /// An answer that went to the client, or was to, came to its end, whichever: `tokens` is what it took.
     pub(crate) fn conclude(
         &mut self,
-        begun: &Begun,
+        attempt: &RunningAttempt,
         evidence: &Evidence,
         tokens: Tokens,
         tier: Option<ServiceTier>,
@@ -49,21 +49,21 @@ impl Exchange {
     ) {
         self.response = OnItsWay::Nothing;
         self.count_tier(tier);
-        self.pool.note(&self.pools, begun, evidence, now);
+        self.pool.note(&self.pools, attempt, evidence, now);
         let is_spilled = matches!(evidence.outcome, Outcome::Spilled { .. });
         match evidence.outcome {
             // Its head was looked at when it came.
             Outcome::Spilled { .. } => {}
             // Something went to the client, so no other backend can be asked.
             Outcome::Fault { .. } if self.asked.is_of_model() => {
-                self.pool.accuse(&self.pools, begun, evidence, now, now);
+                self.pool.accuse(&self.pools, attempt, evidence, now, now);
             }
             Outcome::Fault { .. } => {}
             Outcome::Success => {
-                self.pool.note_completion(begun, now);
-                self.pool.observe(begun, evidence, now);
+                self.pool.note_completion(attempt, now);
+                self.pool.observe(attempt, evidence, now);
             }
-            _ => self.pool.observe(begun, evidence, now),
+            _ => self.pool.observe(attempt, evidence, now),
         }
         let used = match tokens {
             // What it states is what another request took.
@@ -77,7 +77,7 @@ impl Exchange {
         };
         // Another deployment took the tokens of a request that was spilled over.
         let ending = used.filter(|_| !is_spilled).map_or(Settlement::Released, Settlement::Settled);
-        begun.conclude(ending, now);
+        attempt.conclude(ending, now);
         self.consumer.conclude(used, now);
         if self.is_published() {
             properties::publish_tokens(used.unwrap_or_default());

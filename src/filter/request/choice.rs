@@ -4,12 +4,12 @@
 //! the chosen backend only: room in its budget, and the lease if the attempt is to be a probe. When
 //! that is denied, the choice is made anew without the backend.
 
-use super::Exchange;
+use super::Request;
 use crate::filter::host;
 use crate::filter::host::properties::TARGET;
 use crate::filter::host::random;
 use crate::filter::host::shared;
-use crate::filter::pool::health::Begun;
+use crate::filter::pool::health::RunningAttempt;
 use crate::filter::pool::{Backend, Pool};
 use crate::policy::backend::breaker::Ticket;
 use crate::policy::backend::records::{BackendRecord, Records, Snapshot};
@@ -41,7 +41,7 @@ enum Turn {
 }
 
 /// A backend that was chosen, before its attempt begins.
-pub(crate) struct Planned {
+pub(crate) struct Pick {
     pub(super) choice: Choice,
     pub(super) backend: Rc<Backend>,
     pub(super) at: Timestamp,
@@ -50,24 +50,24 @@ pub(crate) struct Planned {
     pub(super) reservation: Option<Reservation>,
 }
 
-impl Planned {
+impl Pick {
     /// Gives back what is held of a backend to which nothing was sent.
     pub(super) fn give_back(self, pool: &Pool, now: Timestamp) {
-        let begun = self.begin(now);
-        begun.conclude(Settlement::Released, now);
-        if begun.ticket.is_probe() {
-            pool.release_probe(&begun, now);
+        let attempt = self.begin(now);
+        attempt.conclude(Settlement::Released, now);
+        if attempt.ticket.is_probe() {
+            pool.release_probe(&attempt, now);
         }
     }
 
     /// Its attempt begins.
-    pub(super) fn begin(self, at: Timestamp) -> Begun {
+    pub(super) fn begin(self, at: Timestamp) -> RunningAttempt {
         let Self { backend, ticket, record, reservation, .. } = self;
-        Begun { backend, at, ticket, record, reservation: RefCell::new(reservation) }
+        RunningAttempt { backend, at, ticket, record, reservation: RefCell::new(reservation) }
     }
 }
 
-impl Exchange {
+impl Request {
     /// Chooses the backend of the next attempt and points the route at it, or says what to do
     /// instead.
     pub(crate) fn go_on(&mut self, now: Timestamp) -> Next {
@@ -91,11 +91,11 @@ impl Exchange {
     /// it is held, so that a failover is only counted when it is made.
     fn take(&mut self, now: Timestamp) -> Next {
         match self.select(Turn::Usual, now) {
-            Ok(planned) => self.take_or_leave(planned, now),
+            Ok(pick) => self.take_or_leave(pick, now),
             Err(unavailable) => match self.next(Err(unavailable), now) {
                 // It would fail, so it may be the probe of an open circuit breaker.
                 stop @ Next::Stop(Stop::Exhausted(_)) => match self.select(Turn::Early, now) {
-                    Ok(planned) => Some(self.take_or_leave(planned, now)),
+                    Ok(pick) => Some(self.take_or_leave(pick, now)),
                     Err(_) => None,
                 }
                 .filter(|next| *next == Next::Retry)
@@ -106,11 +106,11 @@ impl Exchange {
     }
 
     /// Goes on with what is held, or gives it back.
-    fn take_or_leave(&mut self, planned: Planned, now: Timestamp) -> Next {
-        let next = self.next(Ok(planned.choice), now);
+    fn take_or_leave(&mut self, pick: Pick, now: Timestamp) -> Next {
+        let next = self.next(Ok(pick.choice), now);
         match next {
-            Next::Retry => self.plan_attempt(planned),
-            Next::Wait { .. } | Next::Stop(_) => planned.give_back(&self.pool, now),
+            Next::Retry => self.plan_attempt(pick),
+            Next::Wait { .. } | Next::Stop(_) => pick.give_back(&self.pool, now),
         }
         next
     }
@@ -145,15 +145,15 @@ impl Exchange {
 
     /// Selects a backend and takes hold of it: the rotation moves on, tokens are reserved, the probe is
     /// leased. The trail notes who was passed over, also when nobody was left.
-    fn select(&mut self, turn: Turn, now: Timestamp) -> Result<Planned, Unavailable> {
+    fn select(&mut self, turn: Turn, now: Timestamp) -> Result<Pick, Unavailable> {
         let pool = Rc::clone(&self.pool);
         let Ok(mut rotation) = pool.rotation.try_borrow_mut() else { return Err(NOBODY) };
         for _ in 0..CHOICES_MAX {
             let records = pool.records();
             let roll = random::number();
             let choice = self.choose(turn, &records, &mut rotation, now, roll)?;
-            let Some(untaken) = Planned::untaken(choice, &pool, &records, now) else { break };
-            let Some(planned) = self.hold(untaken, now) else { continue };
+            let Some(untaken) = Pick::untaken(choice, &pool, &records, now) else { break };
+            let Some(pick) = self.hold(untaken, now) else { continue };
             // Only now: whoever denies the request must not have had its turn.
             rotation.take();
             if turn == Turn::Usual {
@@ -162,7 +162,7 @@ impl Exchange {
             if choice.probe.is_none() {
                 pool.keep_records(records, now);
             }
-            return Ok(planned);
+            return Ok(pick);
         }
         Err(NOBODY)
     }
@@ -188,7 +188,7 @@ impl Exchange {
     }
 
     /// Reserves tokens at the chosen backend, and leases its probe; `None` when either is denied.
-    fn hold(&mut self, untaken: Planned, now: Timestamp) -> Option<Planned> {
+    fn hold(&mut self, untaken: Pick, now: Timestamp) -> Option<Pick> {
         let choice = untaken.choice;
         let budget = untaken.backend.budget.as_ref().filter(|_| self.asked.call.is_charged());
         let reserved = budget.map_or(Ok(None), |budget| {
@@ -201,17 +201,17 @@ impl Exchange {
                 return None;
             }
         };
-        let mut planned = Planned { reservation, ..untaken };
+        let mut pick = Pick { reservation, ..untaken };
         if let Some(lease) = choice.probe {
-            match self.pool.lease_probe(&planned.backend, lease, now) {
-                Some(ticket) => planned.ticket = ticket,
+            match self.pool.lease_probe(&pick.backend, lease, now) {
+                Some(ticket) => pick.ticket = ticket,
                 None => {
-                    planned.give_back(&self.pool, now);
+                    pick.give_back(&self.pool, now);
                     return None;
                 }
             }
         }
-        Some(planned)
+        Some(pick)
     }
 
     fn situation(&self, now: Timestamp, roll: u64) -> Situation<'_> {
@@ -242,15 +242,15 @@ impl Exchange {
         }
     }
 
-    fn plan_attempt(&mut self, planned: Planned) {
+    fn plan_attempt(&mut self, pick: Pick) {
         // When the host refuses, the route is the last attempt's, whose cluster does not fit the backend:
         // the attempt refuses itself.
-        let _ = host::set_property(TARGET, planned.backend.config.name.as_bytes());
-        self.planned = Some(planned);
+        let _ = host::set_property(TARGET, pick.backend.config.name.as_bytes());
+        self.pick = Some(pick);
     }
 }
 
-impl Planned {
+impl Pick {
     /// A choice of which nothing is held yet.
     fn untaken(choice: Choice, pool: &Pool, records: &Snapshot, now: Timestamp) -> Option<Self> {
         let backend = Rc::clone(pool.backend(choice.backend)?);

@@ -3,7 +3,7 @@
 //! Mostly an attempt has said so before its response arrives here. What is left are responses that nobody
 //! expected: Envoy's own, those of its filters, and those of attempts that Envoy did not repeat.
 
-use super::{Exchange, LastAttempt, Stage};
+use super::{LastAttempt, Request, Stage};
 use crate::filter::host;
 use crate::policy::choice::Unavailable;
 use crate::policy::failover::{self, FinalResponse, Stop};
@@ -85,7 +85,7 @@ impl Finish {
     }
 }
 
-impl Exchange {
+impl Request {
     /// What becomes of the response that is about to reach the client.
     pub(crate) fn finish(
         &mut self,
@@ -128,9 +128,9 @@ impl Exchange {
             return Finish::NoWay;
         }
         if let Some(misroute) = response.misroute.filter(|_| !response.asks_for_retry)
-            && let Some(begun) = self.begin(|| now)
+            && let Some(attempt) = self.begin(|| now)
         {
-            return Finish::of(None, self.misrouted(&begun, misroute, now), || now);
+            return Finish::of(None, self.misrouted(&attempt, misroute, now), || now);
         }
         if let Some(LastAttempt { backend, outcome, status }) = last {
             host::increment(self.pool.metrics.limited, 1);

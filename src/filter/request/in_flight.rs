@@ -4,7 +4,7 @@
 //! attempt filters of the request read it there. An attempt without an entry never goes out: it
 //! would carry a credential on nobody's behalf.
 
-use super::Exchange;
+use super::Request;
 use crate::filter::contexts::Contexts;
 use crate::filter::host;
 use crate::filter::host::properties::{APART, REQUEST};
@@ -12,25 +12,25 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 thread_local! {
-    static REQUESTS: RefCell<Contexts<Rc<RefCell<Exchange>>>> =
+    static REQUESTS: RefCell<Contexts<Rc<RefCell<Request>>>> =
         const { RefCell::new(Contexts::new()) };
 }
 
 /// Enters the request of gateway context `id`.
-pub(crate) fn enter(id: u32, exchange: Exchange) -> Rc<RefCell<Exchange>> {
-    let exchange = Rc::new(RefCell::new(exchange));
+pub(crate) fn enter(id: u32, request: Request) -> Rc<RefCell<Request>> {
+    let request = Rc::new(RefCell::new(request));
     REQUESTS.with(|requests| {
         if let Ok(mut requests) = requests.try_borrow_mut() {
-            requests.insert(id, Rc::clone(&exchange));
+            requests.insert(id, Rc::clone(&request));
         }
     });
     // When the host refuses, the attempt finds no entry and answers 503.
     let _ = host::set_property(REQUEST, &id.to_le_bytes());
-    exchange
+    request
 }
 
 /// The request that the current attempt belongs to.
-pub(crate) fn current() -> Option<Rc<RefCell<Exchange>>> {
+pub(crate) fn current() -> Option<Rc<RefCell<Request>>> {
     let id = u32::from_le_bytes(host::property(REQUEST)?.try_into().ok()?);
     let found = REQUESTS.with(|requests| requests.try_borrow().ok()?.get(id).cloned());
     if found.is_none() {

@@ -1,7 +1,7 @@
 //! The attempts of a request that failed, and who is to blame for them once that is known.
 
-use super::{Exchange, OnItsWay};
-use crate::filter::pool::health::{Begun, Evidence};
+use super::{OnItsWay, Request};
+use crate::filter::pool::health::{Evidence, RunningAttempt};
 use crate::policy::choice::Unavailable;
 use crate::policy::failover::blame::{self, Verdict};
 use crate::policy::failover::{self, FinalResponse};
@@ -11,62 +11,73 @@ use crate::policy::tokens::budget::Settlement;
 
 /// An attempt that failed.
 pub(super) struct Suspect {
-    begun: Begun,
+    attempt: RunningAttempt,
     evidence: Evidence,
     ended: Timestamp,
 }
 
-impl Exchange {
+impl Request {
     /// An attempt failed before anything of it went to the client. Returns as what it counts for the request.
-    pub(crate) fn fail(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) -> Outcome {
+    pub(crate) fn fail(
+        &mut self,
+        attempt: &RunningAttempt,
+        evidence: &Evidence,
+        now: Timestamp,
+    ) -> Outcome {
         if matches!(self.response, OnItsWay::Held(_)) {
             self.response = OnItsWay::Nothing;
         }
-        if let Some(elsewhere) = self.put_off(begun, evidence, now) {
-            return self.fail(begun, &elsewhere, now);
+        if let Some(elsewhere) = self.put_off(attempt, evidence, now) {
+            return self.fail(attempt, &elsewhere, now);
         }
-        self.ledger.end(begun.backend.index, &evidence.outcome);
+        self.ledger.end(attempt.backend.index, &evidence.outcome);
         self.may_be_done |=
             !self.asked.call.is_repeatable() && failover::may_be_done(&evidence.outcome);
-        let closed_until = self.pool.note(&self.pools, begun, evidence, now);
-        self.blame(begun, evidence, now);
+        let closed_until = self.pool.note(&self.pools, attempt, evidence, now);
+        self.blame(attempt, evidence, now);
         let ending = match evidence.outcome {
             Outcome::Throttled { delay } => self.throttled(delay),
             _ => Settlement::Released,
         };
-        begun.conclude(ending, now);
-        self.note_attempt(begun, evidence, closed_until.map(|until| until.since(now)));
-        self.fall_back(begun, evidence);
+        attempt.conclude(ending, now);
+        self.note_attempt(attempt, evidence, closed_until.map(|until| until.since(now)));
+        self.fall_back(attempt, evidence);
         evidence.outcome
     }
 
     /// A 429 to a request whose cost nobody sees may be about this request alone. So it closes no gate before
     /// another backend has served the request. Returns as what it counts until then.
-    fn put_off(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) -> Option<Evidence> {
+    fn put_off(
+        &mut self,
+        attempt: &RunningAttempt,
+        evidence: &Evidence,
+        now: Timestamp,
+    ) -> Option<Evidence> {
         let Outcome::Throttled { .. } = evidence.outcome else { return None };
         if !self.asked.hides_its_cost() {
             return None;
         }
-        let suspect = Suspect { begun: begun.witness(), evidence: *evidence, ended: now };
+        let suspect = Suspect { attempt: attempt.witness(), evidence: *evidence, ended: now };
         self.suspects.suspect(evidence.outcome, suspect);
         let outcome = Outcome::Elsewhere { status: evidence.status };
         Some(Evidence { outcome, ..*evidence })
     }
 
     /// Counts a failed attempt against its backend, or remembers it until it is known who is to blame.
-    fn blame(&mut self, begun: &Begun, evidence: &Evidence, now: Timestamp) {
+    fn blame(&mut self, attempt: &RunningAttempt, evidence: &Evidence, now: Timestamp) {
         // Of a request that was spilled over, the response is another deployment's.
-        let outcome = match evidence.said.spilled {
+        let outcome = match evidence.hints.spilled {
             Some(error) => Outcome::Spilled { error },
             None => evidence.outcome,
         };
         let evidence = Evidence { outcome, ..*evidence };
-        self.suspects.note(begun.backend.index, &outcome);
+        self.suspects.note(attempt.backend.index, &outcome);
         if !blame::is_open(&outcome) {
-            self.pool.observe(begun, &evidence, now);
+            self.pool.observe(attempt, &evidence, now);
             return;
         }
-        self.suspects.suspect(outcome, Suspect { begun: begun.witness(), evidence, ended: now });
+        self.suspects
+            .suspect(outcome, Suspect { attempt: attempt.witness(), evidence, ended: now });
         if !self.asked.is_of_model() {
             // What no model does shows nothing of a model's deployment.
             let verdicts = self.suspects.dismiss();
@@ -91,16 +102,16 @@ impl Exchange {
         verdicts: impl Iterator<Item = (Suspect, Verdict)>,
         now: Timestamp,
     ) {
-        for (Suspect { begun, evidence, ended }, verdict) in verdicts {
+        for (Suspect { attempt, evidence, ended }, verdict) in verdicts {
             match verdict {
                 Verdict::Guilty => {
-                    self.pool.convict(&self.pools, &begun, &evidence, ended, now);
+                    self.pool.convict(&self.pools, &attempt, &evidence, ended, now);
                 }
                 Verdict::Alone => {
-                    self.pool.accuse(&self.pools, &begun, &evidence, ended, now);
+                    self.pool.accuse(&self.pools, &attempt, &evidence, ended, now);
                 }
                 Verdict::Acquitted => {
-                    self.pool.acquit(&begun, &evidence, now);
+                    self.pool.acquit(&attempt, &evidence, now);
                 }
             }
         }

@@ -8,7 +8,7 @@ pub(super) mod headers;
 pub(super) mod in_flight;
 mod judged;
 
-use self::choice::Planned;
+use self::choice::Pick;
 pub(crate) use self::client_request::ClientRequest;
 use self::headers::{ATTEMPTS, SWITCHING_PROTOCOLS, TRAIL};
 use self::judged::Suspect;
@@ -18,7 +18,7 @@ use crate::filter::host::properties;
 use crate::filter::host::properties::TARGET;
 use crate::filter::pool::budget::Budget;
 use crate::filter::pool::consumers::Admitted;
-use crate::filter::pool::health::{Begun, Evidence, Said};
+use crate::filter::pool::health::{CapacityHints, Evidence, RunningAttempt};
 use crate::filter::pool::{Backend, Pool, Pools};
 use crate::openai::call::api::{Api, Operation};
 use crate::openai::call::{Endpoint, model_in_body, render, takes_stream_options};
@@ -42,7 +42,7 @@ const FULL: &str =
 const NO_TARGET: &[u8] = b"none";
 
 /// One request in flight.
-pub(crate) struct Exchange {
+pub(crate) struct Request {
     pub(crate) asked: ClientRequest,
     /// What the request headers, which all attempts share, say of the body's length.
     pub(crate) sent_content_length: Option<u64>,
@@ -53,7 +53,7 @@ pub(crate) struct Exchange {
     has_fallen_back: bool,
     /// The attempts of which it is not known yet who is to blame for them.
     suspects: Suspects<Suspect>,
-    pub(super) planned: Option<Planned>,
+    pub(super) pick: Option<Pick>,
     pub(super) trail: Trail,
     /// The backends whose budgets had no room when one was last chosen.
     pub(super) denied: Denials,
@@ -91,7 +91,7 @@ pub(super) enum OnItsWay {
     Interrupted(Rc<dyn Flowing>),
 }
 
-/// An answer on its way to the client, which holds the exchange itself.
+/// An answer on its way to the client, which holds the request itself.
 pub(crate) trait Flowing {
     /// Nothing more of it reaches the client: what it took is concluded, unless it was. `broke_off`:
     /// because the backend ended it early.
@@ -114,7 +114,7 @@ pub(super) struct LastAttempt {
     pub(super) status: u16,
 }
 
-impl Exchange {
+impl Request {
     pub(crate) fn new(
         pools: Rc<Pools>,
         pool: Rc<Pool>,
@@ -129,7 +129,7 @@ impl Exchange {
             ledger: Ledger::default(),
             has_fallen_back: false,
             suspects: Suspects::default(),
-            planned: None,
+            pick: None,
             trail: Trail::default(),
             denied: Denials::NONE,
             consumer,
@@ -158,31 +158,31 @@ impl Exchange {
 
     /// Begins the attempt that was planned; `None` when none was. Envoy goes on with the first one at once, and
     /// waits before each of the others.
-    pub(crate) fn begin(&mut self, now: impl FnOnce() -> Timestamp) -> Option<Begun> {
-        let planned = self.planned.take()?;
+    pub(crate) fn begin(&mut self, now: impl FnOnce() -> Timestamp) -> Option<RunningAttempt> {
+        let pick = self.pick.take()?;
         self.enter(Stage::Open);
-        self.ledger.begin(planned.backend.index);
+        self.ledger.begin(pick.backend.index);
         let is_first = self.ledger.attempts() == 1;
-        let at = if is_first { planned.at } else { now() };
+        let at = if is_first { pick.at } else { now() };
         if is_first && let Ok(mut deposits) = self.pool.deposits.try_borrow_mut() {
             deposits.count(at);
         }
-        Some(planned.begin(at))
+        Some(pick.begin(at))
     }
 
     /// An attempt that began cannot be sent: gives back what it holds of its backend.
-    pub(crate) fn abandon(&mut self, begun: &Begun, now: Timestamp) {
-        begun.conclude(Settlement::Released, now);
-        if begun.ticket.is_probe() {
-            self.pool.release_probe(begun, now);
+    pub(crate) fn abandon(&mut self, attempt: &RunningAttempt, now: Timestamp) {
+        attempt.conclude(Settlement::Released, now);
+        if attempt.ticket.is_probe() {
+            self.pool.release_probe(attempt, now);
         }
     }
 
     /// What the gateway chose for an attempt at `backend`, and what the request asks for.
-    pub(crate) fn traits(&self, begun: &Begun) -> AttemptTraits {
-        let backend = &begun.backend;
+    pub(crate) fn traits(&self, attempt: &RunningAttempt) -> AttemptTraits {
+        let backend = &attempt.backend;
         let (asked, operation) = (&self.asked, self.asked.call.operation);
-        let (served, needed) = (begun.record.served, asked.needs.operation);
+        let (served, needed) = (attempt.record.served, asked.needs.operation);
         let seen = match served {
             OperationSet::NONE => Seen::Nothing,
             _ if needed != OperationSet::NONE && served.covers(needed) => Seen::Operation,
@@ -246,11 +246,11 @@ impl Exchange {
 
     /// When the pool allows it, a request that was refused for want of flex capacity asks for the default
     /// tier from here on, at the same backend, too: its deployment is fine.
-    fn fall_back(&mut self, begun: &Begun, evidence: &Evidence) {
+    fn fall_back(&mut self, attempt: &RunningAttempt, evidence: &Evidence) {
         let is_refused = matches!(evidence.outcome, Outcome::Elsewhere { status: 200..=299 | 429 });
         if is_refused && self.tier() == Some(ServiceTier::Flex) && self.pool.flex_fallback {
             self.has_fallen_back = true;
-            self.ledger.forgive(begun.backend.index);
+            self.ledger.forgive(attempt.backend.index);
         }
     }
 
@@ -268,16 +268,16 @@ impl Exchange {
     pub(crate) fn serve(
         &mut self,
         answer: Weak<dyn Flowing>,
-        begun: &Begun,
+        attempt: &RunningAttempt,
         evidence: &Evidence,
         now: Timestamp,
     ) {
-        self.enter(Stage::Served(begun.backend.index));
+        self.enter(Stage::Served(attempt.backend.index));
         self.response = OnItsWay::Flowing(answer);
         if evidence.outcome == Outcome::ClientError {
             self.consumer.conclude(None, now); // it costs nothing, whatever follows
         }
-        self.suspects.note(begun.backend.index, &evidence.outcome);
+        self.suspects.note(attempt.backend.index, &evidence.outcome);
         // What is no answer, such as a redirect, proves nothing.
         let is_answer =
             (200..300).contains(&evidence.status) || evidence.status == SWITCHING_PROTOCOLS;
@@ -285,24 +285,29 @@ impl Exchange {
         self.judge(is_served && is_answer, now);
         if evidence.outcome == Outcome::Success && is_answer && self.asked.is_of_model() {
             let operation = self.asked.needs.operation;
-            self.pool.note_service(begun, operation);
+            self.pool.note_service(attempt, operation);
         }
-        self.pool.write_head(begun, evidence, now);
-        self.note_attempt(begun, evidence, None);
-        let is_first_tier = |tier: &Tier| tier.members.contains(begun.backend.index);
+        self.pool.write_head(attempt, evidence, now);
+        self.note_attempt(attempt, evidence, None);
+        let is_first_tier = |tier: &Tier| tier.members.contains(attempt.backend.index);
         if !self.pool.policy.tiers.first().is_none_or(is_first_tier) {
             host::increment(self.pool.metrics.spills, 1);
         }
         if self.is_published() {
-            properties::publish_backend(&begun.backend.config.name);
+            properties::publish_backend(&attempt.backend.config.name);
         }
     }
 
-    fn note_attempt(&mut self, begun: &Begun, evidence: &Evidence, closed_for: Option<Millis>) {
+    fn note_attempt(
+        &mut self,
+        attempt: &RunningAttempt,
+        evidence: &Evidence,
+        closed_for: Option<Millis>,
+    ) {
         if self.pools.response.trail
             && let Some(result) = failover::result_in_trail(&evidence.outcome, evidence.status)
         {
-            self.trail.attempt(begun.backend.index, result, closed_for);
+            self.trail.attempt(attempt.backend.index, result, closed_for);
             if let Some(tier) = self.tier() {
                 self.trail.with_tier(tier.name());
             }
@@ -318,16 +323,16 @@ impl Exchange {
     /// this request: the next ones pass the backend over. Returns what the client gets.
     pub(crate) fn misrouted(
         &mut self,
-        begun: &Begun,
+        attempt: &RunningAttempt,
         misroute: Misroute,
         now: Timestamp,
     ) -> FinalResponse {
         let outcome = Outcome::Misrouted(misroute);
-        let elapsed = now.since(begun.at);
-        let evidence = Evidence { outcome, status: 0, elapsed, said: Said::default() };
-        self.fail(begun, &evidence, now);
+        let elapsed = now.since(attempt.at);
+        let evidence = Evidence { outcome, status: 0, elapsed, hints: CapacityHints::default() };
+        self.fail(attempt, &evidence, now);
         if misroute == Misroute::Full {
-            begun.backend.tell_connection(Fault::Connect, Some(FULL), now);
+            attempt.backend.tell_connection(Fault::Connect, Some(FULL), now);
         }
         // Without the attempt's filter, the request went out.
         if misroute == Misroute::NoFilter && !self.asked.call.is_repeatable() {
@@ -391,10 +396,10 @@ impl Exchange {
     /// concludes by itself.
     pub(crate) fn close(&mut self, now: impl Fn() -> Timestamp) {
         let stage = std::mem::replace(&mut self.stage, Stage::Closed);
-        let planned = self.planned.take();
-        let is_at_another = planned.is_none() && matches!(stage, Stage::Open | Stage::Answered);
-        if let Some(planned) = planned {
-            planned.give_back(&self.pool, now());
+        let pick = self.pick.take();
+        let is_at_another = pick.is_none() && matches!(stage, Stage::Open | Stage::Answered);
+        if let Some(pick) = pick {
+            pick.give_back(&self.pool, now());
         }
         if !self.suspects.is_empty() && is_at_another {
             let verdicts = self.suspects.dismiss();

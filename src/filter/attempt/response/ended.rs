@@ -1,15 +1,15 @@
 //! An attempt that ends before its answer does.
 //!
-//! One that ends without headers (connect failure, reset, timeout) is retried by Envoy itself; [`Answer::done`]
+//! One that ends without headers (connect failure, reset, timeout) is retried by Envoy itself; [`Response::done`]
 //! comes before that retry is routed, in time to say where it goes. One that ends in the middle of its
 //! answer can only be recorded.
 
-use super::{Answer, State, fault};
+use super::{Response, State, fault};
 use crate::filter::attempt::flow::Flow;
-use crate::filter::attempt::held::{Held, Question};
+use crate::filter::attempt::held::{HeldResponse, Question};
 use crate::filter::details;
 use crate::filter::host;
-use crate::filter::pool::health::{Evidence, Said};
+use crate::filter::pool::health::{CapacityHints, Evidence};
 use crate::filter::request::Flowing;
 use crate::filter::request::headers::SWITCHING_PROTOCOLS;
 use crate::policy::failover::{self, FinalResponse, Next};
@@ -21,20 +21,20 @@ use std::rc::Rc;
 const NO_HOST: &str = "its cluster has no host, or the route's matcher names a cluster that does not exist: does its \
     name resolve, are there endpoints?";
 
-impl Answer {
+impl Response {
     /// Envoy will retry an attempt that brought no answer: says where, or that there is nowhere.
     fn retry_elsewhere(&self, outcome: &Outcome, now: Timestamp) {
-        let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return };
-        match exchange.go_on(now) {
-            Next::Retry => exchange.expect_retry(self.begun.backend.index, *outcome, 0),
+        let Ok(mut request) = self.request.try_borrow_mut() else { return };
+        match request.go_on(now) {
+            Next::Retry => request.expect_retry(self.attempt.backend.index, *outcome, 0),
             // Without an answer to hold there is nothing in which the request could wait.
             Next::Wait { until } => {
                 let ending = FinalResponse::Exhausted { throttled: false, soonest: Some(until) };
-                exchange.give_up(None, ending, now);
+                request.give_up(None, ending, now);
             }
             Next::Stop(stop) => {
-                let size = exchange.pool().backends.len();
-                exchange.give_up(None, failover::ending(outcome, 0, &stop, size, now), now);
+                let size = request.pool().backends.len();
+                request.give_up(None, failover::ending(outcome, 0, &stop, size, now), now);
             }
         }
     }
@@ -48,16 +48,15 @@ impl Answer {
         }
         if let Some((connect, words)) = details::no_connection() {
             if connect == Fault::Connect && details::is_dead_endpoint() {
-                self.begun.backend.tell_connection(connect, Some(NO_HOST), now);
+                self.attempt.backend.tell_connection(connect, Some(NO_HOST), now);
                 return Outcome::Misrouted(Misroute::DeadEndpoint);
             }
-            self.begun.backend.tell_connection(connect, words.as_deref(), now);
+            self.attempt.backend.tell_connection(connect, words.as_deref(), now);
             return fault(connect);
         }
-        let exchange = self.exchange.try_borrow().ok();
-        let timeout =
-            exchange.and_then(|exchange| exchange.pool().policy.failover.first_byte_timeout);
-        if timeout.is_some_and(|timeout| now.since(self.begun.at) >= timeout.scale(9, 10)) {
+        let request = self.request.try_borrow().ok();
+        let timeout = request.and_then(|request| request.pool().policy.failover.first_byte_timeout);
+        if timeout.is_some_and(|timeout| now.since(self.attempt.at) >= timeout.scale(9, 10)) {
             fault(Fault::Timeout)
         } else {
             fault(Fault::Reset)
@@ -66,34 +65,40 @@ impl Answer {
 
     /// Whether the client left while the backend was giving it this whole answer. Nobody answered it, which
     /// Envoy does when a limit of its own ends a request.
-    fn is_left(&self, held: &Held) -> bool {
+    fn is_left(&self, held: &HeldResponse) -> bool {
         matches!(held.question, Question::Whole)
-            && self.exchange.try_borrow().is_ok_and(|exchange| !exchange.is_answered())
+            && self.request.try_borrow().is_ok_and(|request| !request.is_answered())
     }
 
     /// The client left before it had anything of an answer that is held. It costs what it would cost, had
     /// its beginning gone to the client.
-    fn leave(&self, held: Held) {
-        let outcome = match held.said.spilled {
+    fn leave(&self, held: HeldResponse) {
+        let outcome = match held.hints.spilled {
             Some(error) => Outcome::Spilled { error },
             None => Outcome::Cancelled,
         };
-        let elapsed = Some(held.since.since(self.begun.at));
+        let elapsed = Some(held.since.since(self.attempt.at));
         let reader = held.reader;
         self.conclude(&Flow { elapsed, reader, ..Flow::new(held.status, outcome) });
     }
 
     /// Records an attempt that brought no answer.
     fn fail(&self, outcome: &Outcome, now: Timestamp) {
-        self.fail_with(*outcome, 0, Said::default(), now);
+        self.fail_with(*outcome, 0, CapacityHints::default(), now);
     }
 
     /// Records an attempt of whose answer only the head is known. Returns as what it counts for the request.
-    fn fail_with(&self, outcome: Outcome, status: u16, said: Said, now: Timestamp) -> Outcome {
-        let elapsed = now.since(self.begun.at);
-        let evidence = Evidence { outcome, status, elapsed, said };
-        let Ok(mut exchange) = self.exchange.try_borrow_mut() else { return outcome };
-        exchange.fail(&self.begun, &evidence, now)
+    fn fail_with(
+        &self,
+        outcome: Outcome,
+        status: u16,
+        hints: CapacityHints,
+        now: Timestamp,
+    ) -> Outcome {
+        let elapsed = now.since(self.attempt.at);
+        let evidence = Evidence { outcome, status, elapsed, hints };
+        let Ok(mut request) = self.request.try_borrow_mut() else { return outcome };
+        request.fail(&self.attempt, &evidence, now)
     }
 
     /// The attempt is over, with or without an answer.
@@ -105,9 +110,9 @@ impl Answer {
             State::Flowing(_) => {
                 self.state.replace(state);
                 let is_kept = self
-                    .exchange
+                    .request
                     .try_borrow_mut()
-                    .is_ok_and(|mut exchange| exchange.interrupt(self.flowing()));
+                    .is_ok_and(|mut request| request.interrupt(self.flowing()));
                 if !is_kept {
                     self.end(false);
                 }
@@ -117,7 +122,7 @@ impl Answer {
         }
         // Envoy can end a request, too: a time limit of its own for all attempts together, say.
         let cancelled = details::is_client_gone() || details::is_out_of_time();
-        let is_over = self.exchange.try_borrow().is_ok_and(|exchange| exchange.is_closed());
+        let is_over = self.request.try_borrow().is_ok_and(|request| request.is_closed());
         let now = host::now();
         match state {
             State::Awaited | State::Held(_) if cancelled || is_over => {
@@ -125,15 +130,15 @@ impl Answer {
             }
             State::Awaited if details::is_without_upgrade() => {
                 self.fail(&fault(Fault::NoUpgrade), now);
-                if let Ok(mut exchange) = self.exchange.try_borrow_mut() {
+                if let Ok(mut request) = self.request.try_borrow_mut() {
                     // Envoy sends the client what came, and cannot be told to retry.
                     let ending = FinalResponse::NoAnswer { status: SWITCHING_PROTOCOLS };
-                    exchange.give_up(Some(self.begun.backend.index), ending, now);
+                    request.give_up(Some(self.attempt.backend.index), ending, now);
                 }
             }
             State::Held(mut held) if held.is_error() => {
                 let outcome = held.broken_off(self.traits, now);
-                let outcome = self.fail_with(outcome, held.status, held.said, now);
+                let outcome = self.fail_with(outcome, held.status, held.hints, now);
                 self.retry_elsewhere(&outcome, now);
             }
             State::Awaited | State::Held(_) => {
@@ -154,7 +159,7 @@ impl Answer {
     }
 }
 
-impl Flowing for Answer {
+impl Flowing for Response {
     fn end(&self, broke_off: bool) {
         match self.state.replace(State::Over) {
             State::Flowing(flow) if flow.outcome != Outcome::Success || flow.broke_off => {
