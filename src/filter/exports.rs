@@ -4,8 +4,8 @@
 //! request. `proxy_on_done` is missing because `proxy_on_delete` follows it at once.
 
 use super::attempt::Attempt;
-use super::contexts::Contexts;
 use super::gateway::Gateway;
+use super::host::contexts::Contexts;
 use super::host::timers::StreamId;
 use super::host::{self, Action};
 use super::root::Root;

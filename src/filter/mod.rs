@@ -28,12 +28,9 @@
 //! | `Settlement` (core) | what did a reservation come to? | `pool::budget` |
 
 mod attempt;
-mod contexts;
-mod details;
 mod exports;
 mod gateway;
 mod host;
 mod pool;
 mod request;
 mod root;
-mod told;

@@ -5,6 +5,8 @@
 //! calls. A header map crosses in one call and one allocation.
 
 pub(crate) mod body;
+pub(crate) mod contexts;
+pub(crate) mod details;
 pub(crate) mod header_map;
 pub(crate) mod logger;
 mod names;
@@ -14,6 +16,7 @@ mod raw;
 pub(crate) mod sanitize;
 pub(crate) mod shared;
 pub(crate) mod timers;
+pub(crate) mod told;
 
 use self::header_map::{HeaderMap, serialize};
 use crate::policy::time::{Millis, Timestamp};

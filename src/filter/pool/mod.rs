@@ -16,7 +16,7 @@ use crate::config::{self, Affinity, Config, Credential};
 use crate::filter::host;
 use crate::filter::host::random;
 use crate::filter::host::shared;
-use crate::filter::told::Told;
+use crate::filter::host::told::Told;
 use crate::openai::call::Call;
 use crate::openai::call::api::Api;
 use crate::policy::backend::records::{

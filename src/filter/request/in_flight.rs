@@ -5,8 +5,8 @@
 //! would carry a credential on nobody's behalf.
 
 use super::Request;
-use crate::filter::contexts::Contexts;
 use crate::filter::host;
+use crate::filter::host::contexts::Contexts;
 use crate::filter::host::properties::{APART, REQUEST};
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -7,8 +7,8 @@
 use super::{Response, State, fault};
 use crate::filter::attempt::flow::Flow;
 use crate::filter::attempt::held::{HeldResponse, Question};
-use crate::filter::details;
 use crate::filter::host;
+use crate::filter::host::details;
 use crate::filter::pool::health::{CapacityHints, Evidence};
 use crate::filter::request::Flowing;
 use crate::filter::request::headers::SWITCHING_PROTOCOLS;

@@ -3,8 +3,8 @@
 //! Envoy's words are those of its access logs: "response code details" for streams, a sentence for a
 //! connection that was not made.
 
-use super::host;
-use super::host::properties::{
+use super as host;
+use super::properties::{
     CODE_DETAILS, HOST_ADDRESS, LOCAL_ADDRESS, RESPONSE_FLAGS, TRANSPORT_FAILURE,
 };
 use crate::policy::response::classify::{Fault, Misroute};
@@ -20,7 +20,7 @@ const DEAD_ENDPOINT: &[u8] = b"127.0.0.1:1";
 const QUOTED_CHARS_MAX: usize = 200;
 
 /// Why there was no way to the backend whose attempt never began, if Envoy says so.
-pub(super) fn misroute() -> Option<Misroute> {
+pub(crate) fn misroute() -> Option<Misroute> {
     match &*host::property(CODE_DETAILS)? {
         b"no_healthy_upstream" => Some(Misroute::NoHost),
         b"cluster_not_found" => Some(Misroute::NoCluster),
@@ -34,7 +34,7 @@ pub(super) fn misroute() -> Option<Misroute> {
 /// Whether the backend broke off an answer of which something had gone to the client. Anything else
 /// that ends one early is not the backend's doing: a client that does not read holds it back until one of
 /// Envoy's timers fires, and a backend that stalls looks the same.
-pub(super) fn backend_broke_off() -> bool {
+pub(crate) fn backend_broke_off() -> bool {
     host::property(CODE_DETAILS).is_some_and(|details| is_reset(&details))
 }
 
@@ -44,26 +44,26 @@ fn is_reset(details: &[u8]) -> bool {
 
 /// Whether the current attempt asked for a WebSocket and was answered with a success or a redirect instead.
 /// Envoy shows such a response to no filter of the attempt; an error it does show.
-pub(super) fn is_without_upgrade() -> bool {
+pub(crate) fn is_without_upgrade() -> bool {
     host::property(CODE_DETAILS).is_some_and(|it| it == b"websocket_handshake_unsuccessful")
 }
 
 /// Whether the client of the current attempt went away.
-pub(super) fn is_client_gone() -> bool {
+pub(crate) fn is_client_gone() -> bool {
     let flags = host::property(RESPONSE_FLAGS).and_then(|bytes| bytes.try_into().ok());
     flags.map_or(0, u64::from_le_bytes) & DOWNSTREAM_DISCONNECT != 0
 }
 
 /// Whether Envoy ended the request of the current attempt, whoever was at it, because a limit of the whole
 /// request has passed.
-pub(super) fn is_out_of_time() -> bool {
+pub(crate) fn is_out_of_time() -> bool {
     const LIMITS: [&[u8]; 3] =
         [b"stream_idle_timeout", b"max_duration_timeout", b"request_overall_timeout"];
     host::property(CODE_DETAILS).is_some_and(|details| LIMITS.contains(&&*details))
 }
 
 /// Why the current attempt has no connection, and Envoy's own words for it; `None` when it has one.
-pub(super) fn no_connection() -> Option<(Fault, Option<String>)> {
+pub(crate) fn no_connection() -> Option<(Fault, Option<String>)> {
     let reason = host::property(TRANSPORT_FAILURE).unwrap_or_default();
     if !reason.is_empty() {
         return Some((fault_of(&reason), Some(quoted(&reason))));
@@ -73,7 +73,7 @@ pub(super) fn no_connection() -> Option<(Fault, Option<String>)> {
 }
 
 /// Whether the current attempt went to the dead endpoint of its cluster.
-pub(super) fn is_dead_endpoint() -> bool {
+pub(crate) fn is_dead_endpoint() -> bool {
     host::property(HOST_ADDRESS).is_some_and(|address| address == DEAD_ENDPOINT)
 }
 
