@@ -12,7 +12,7 @@
 //!    facts out of the body ([`openai::request::scan`]), finds the pool ([`config`]) and chooses the first
 //!    backend ([`policy::choice`]).
 //! 2. The *attempt* role (`filter::attempt`), once per try, rewrites path, host, credential and body
-//!    for its backend, classifies the answer ([`policy::response::classify`]), updates throttle gate and
+//!    for its backend, classifies the response ([`policy::response::classify`]), updates throttle gate and
 //!    circuit breaker ([`policy::backend::gate`], [`policy::backend::breaker`]) and chooses the next backend
 //!    ([`policy::failover`]).
 //! 3. The gateway role finishes the response: who served it, or why nobody could

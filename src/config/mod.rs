@@ -249,7 +249,7 @@ pub struct RequestBodySettings {
     pub timeout: Millis,
 }
 
-/// What responses carry besides the backend's answer.
+/// What responses carry besides the backend's response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseSettings {
     /// The name of the header that says who served; `None`: off. Default `x-served-by`.

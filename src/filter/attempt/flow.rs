@@ -1,4 +1,4 @@
-//! An answer on its way to the client: looked at and counted as it passes, never kept.
+//! A response on its way to the client: looked at and counted as it passes, never kept.
 
 use super::usage::Reader;
 use crate::filter::host::{self, Buffer, Instant};
@@ -8,7 +8,7 @@ use crate::policy::response::classify::{Fault, Outcome};
 use crate::policy::time::Millis;
 use crate::policy::tokens::estimate::Estimate;
 
-/// An answer on its way to the client. What comes of it is recorded when it ends.
+/// A response on its way to the client. What comes of it is recorded when it ends.
 pub(super) struct Flow {
     pub(super) status: u16,
     /// What came of it so far.
@@ -72,7 +72,7 @@ impl Flow {
         }
     }
 
-    /// How many tokens the answer took.
+    /// How many tokens the response took.
     pub(super) fn tokens(&self, estimate: Estimate) -> Tokens {
         if self.outcome == Outcome::ClientError {
             return Tokens::None;

@@ -1,4 +1,4 @@
-//! The part of an answer that is held back until it shows what the answer is.
+//! The part of a response that is held back until it shows what the response is.
 
 use super::flow::stream_error;
 use super::usage::Reader;
@@ -12,7 +12,7 @@ use crate::policy::time::Timestamp;
 /// How much of a 4xx body is read to classify it.
 const ERROR_BODY_MAX_BYTES: usize = 16 * 1024;
 
-/// The longest answer that is held as a whole. No answer with text is longer; embeddings, images and
+/// The longest answer that is held as a whole. No response with text is longer; embeddings, images and
 /// sound can be, and cost memory for nothing: what they took is nearly their estimate.
 pub(super) const WHOLE_BYTES_MAX: usize = 1024 * 1024;
 

@@ -73,24 +73,24 @@ impl Attempt {
         Action::Continue
     }
 
-    /// The head of the answer came.
+    /// The head of the response came.
     pub(crate) fn response_headers(&self, end_of_stream: bool) -> Action {
         self.running.as_ref().map_or(Action::Continue, |running| running.answer.head(end_of_stream))
     }
 
-    /// A part of the answer's body came; while it is held, `size` counts from its beginning.
+    /// A part of the response's body came; while it is held, `size` counts from its beginning.
     pub(crate) fn response_body(&self, size: usize, end_of_stream: bool) -> Action {
         self.running
             .as_ref()
             .map_or(Action::Continue, |running| running.answer.chunk(size, end_of_stream))
     }
 
-    /// The answer ends with trailers.
+    /// The response ends with trailers.
     pub(crate) fn response_trailers(&self) -> Action {
         self.running.as_ref().map_or(Action::Continue, |running| running.answer.trailers())
     }
 
-    /// The attempt is over, with or without an answer.
+    /// The attempt is over, with or without a response.
     pub(crate) fn end(self) {
         if let Some(running) = self.running {
             running.answer.done();

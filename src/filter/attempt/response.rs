@@ -4,11 +4,11 @@
 //! until response headers went on to the client, so headers are held back where the status does not
 //! tell everything: the head of an event stream until its first real event, the body of a 4xx that
 //! another backend might not give, and a refusal while the request waits for a gate. Where headers say
-//! what a request took, a JSON answer of moderate length is held until it is complete: then it is
-//! known, and an answer that breaks off before is another backend's. Envoy holds it, so VM memory does
-//! not grow; longer answers, and event streams, say what was estimated.
+//! what a request took, a JSON response of moderate length is held until it is complete: then it is
+//! known, and a response that breaks off before is another backend's. Envoy holds it, so VM memory does
+//! not grow; longer responses, and event streams, say what was estimated.
 //!
-//! What comes of an attempt that ends before its answer does is in `ended`.
+//! What comes of an attempt that ends before its response does is in `ended`.
 
 mod ended;
 
@@ -46,7 +46,7 @@ thread_local! {
     static HIDDEN: Told = Told::default();
 }
 
-/// The answer to one attempt.
+/// The response to one attempt.
 pub(crate) struct Response {
     stream: StreamId,
     request: Rc<RefCell<Request>>,
@@ -61,7 +61,7 @@ pub(crate) struct Response {
     itself: Weak<Self>,
 }
 
-/// How far the answer is.
+/// How far the response is.
 enum State {
     /// No headers came.
     Awaited,
@@ -177,7 +177,7 @@ impl Response {
         Action::Pause
     }
 
-    /// Whether headers will say what an answer with these headers took, and it can be held until that is
+    /// Whether headers will say what a response with these headers took, and it can be held until that is
     /// known.
     fn is_held_whole(&self, headers: &HeaderMap) -> bool {
         let is_told = self.request.try_borrow().is_ok_and(|request| request.awaits_tokens());
@@ -216,7 +216,7 @@ impl Response {
         }
     }
 
-    /// The answer ended with trailers, so no part of its body said that it is the last.
+    /// The response ended with trailers, so no part of its body said that it is the last.
     pub(crate) fn trailers(&self) -> Action {
         self.with_origin(sanitize::response_trailers);
         match self.state.replace(State::Over) {
@@ -271,7 +271,7 @@ impl Response {
         Action::Pause
     }
 
-    /// A held answer showed what it is.
+    /// A held response showed what it is.
     fn decide(
         &self,
         held: HeldResponse,
@@ -292,7 +292,7 @@ impl Response {
         self.settle(flow, held.hints, end_of_stream, now)
     }
 
-    /// The outcome is known: lets the answer go, has it retried, or keeps it until a backend
+    /// The outcome is known: lets the response go, has it retried, or keeps it until a backend
     /// reopens.
     fn settle(
         &self,
@@ -322,7 +322,7 @@ impl Response {
         Action::Continue
     }
 
-    /// The answer goes on, or came to its end.
+    /// The response goes on, or came to its end.
     fn flow_on(&self, flow: Flow, end_of_stream: bool) {
         if end_of_stream {
             self.state.replace(State::Over);
@@ -332,7 +332,7 @@ impl Response {
         }
     }
 
-    /// Records what came of an answer that went to the client.
+    /// Records what came of a response that went to the client.
     fn conclude(&self, flow: &Flow) {
         let Flow { status, outcome, elapsed, .. } = *flow;
         let is_own = !matches!(outcome, Outcome::Spilled { .. });
@@ -369,7 +369,7 @@ impl Response {
         });
     }
 
-    /// What reads the body of an answer with these headers; its tokens are counted if anything depends on them.
+    /// What reads the body of a response with these headers; its tokens are counted if anything depends on them.
     fn reader(&self, headers: &HeaderMap, is_first_event: bool) -> Reader {
         let request = self.request.try_borrow().ok();
         let usage = request.as_ref().is_some_and(|request| request.is_metered());
@@ -427,7 +427,7 @@ impl Response {
     }
 }
 
-/// How much of an answer is held, and for how long after its head.
+/// How much of a response is held, and for how long after its head.
 struct HoldLimits {
     bytes: usize,
     time: Millis,
@@ -470,7 +470,7 @@ fn ask_for_retry(status: u16) {
     if status < 400 {
         let _ = host::set_header(Map::ResponseHeaders, ":status", "503");
     }
-    // Should the host refuse, the client gets this answer: the gateway makes an error of it.
+    // Should the host refuse, the client gets this response: the gateway makes an error of it.
     let _ = host::set_header(Map::ResponseHeaders, RETRY, "1");
 }
 

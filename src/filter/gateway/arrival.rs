@@ -107,7 +107,7 @@ impl Arrival {
 /// The pool of a model; of a call that need not name one, the default pool.
 ///
 /// # Errors
-/// The answer when there is none, or none that takes the call.
+/// The response when there is none, or none that takes the call.
 pub(crate) fn pool_of(pools: &Pools, call: &Call, model: Option<&str>) -> Result<Rc<Pool>, Reply> {
     let found = model.and_then(|model| pools.of_model(model));
     let pool = match (found, model) {
@@ -131,7 +131,7 @@ pub(crate) fn pool_of(pools: &Pools, call: &Call, model: Option<&str>) -> Result
 /// Whether the call becomes a WebSocket.
 ///
 /// # Errors
-/// The answer when it cannot, or when it is nothing else.
+/// The response when it cannot, or when it is nothing else.
 fn upgrades(pools: &Pools, call: &Call, headers: &HeaderMap) -> Result<bool, Reply> {
     let is_session = call.operation == Operation::ResponsesSession;
     let Some(protocol) = headers.get("upgrade") else {

@@ -130,7 +130,7 @@ impl Gateway {
         }
     }
 
-    /// The request is over and will be logged. An answer that is still on its way ended early, and only
+    /// The request is over and will be logged. A response that is still on its way ended early, and only
     /// here does Envoy say why. An attempt whose client went away hears of it only afterwards, too late
     /// for access logs to show what it took.
     pub(crate) fn log(&self) {
@@ -259,7 +259,7 @@ impl Gateway {
     /// Whether the consumer may make the request.
     ///
     /// # Errors
-    /// The answer when it may not, and the headers that say what is left.
+    /// The response when it may not, and the headers that say what is left.
     fn admit(
         &self,
         pool: &Pool,
@@ -295,7 +295,7 @@ impl Gateway {
     /// Answers in the place of a backend.
     fn answer(&mut self, reply: &Reply) -> Action {
         self.phase = Phase::Replied;
-        // RFC 9110, 15.5.22: the answer names a protocol that would do.
+        // RFC 9110, 15.5.22: the response names a protocol that would do.
         let upgrade = [("connection", "upgrade"), ("upgrade", "HTTP/1.1")];
         let own = upgrade.iter().filter(|_| reply.status == 426);
         send(reply, own.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect());
@@ -356,7 +356,7 @@ impl Gateway {
     }
 }
 
-/// A header that the host refuses to set is not worth the answer.
+/// A header that the host refuses to set is not worth the response.
 fn set_response_header(name: &str, value: &str) {
     let _ = host::set_header(Map::ResponseHeaders, name, value);
 }
@@ -377,7 +377,7 @@ fn unexpected() -> Unexpected {
     }
 }
 
-/// The answer to a request that Envoy or one of its filters refused with `status`, and the headers of
+/// The response to a request that Envoy or one of its filters refused with `status`, and the headers of
 /// theirs that say what a client should do.
 fn refusal(status: u16) -> (Reply, Vec<(String, String)>) {
     let headers = host::header_map(Map::ResponseHeaders).ok();
@@ -405,7 +405,7 @@ fn refusal(status: u16) -> (Reply, Vec<(String, String)>) {
     (Reply { retry_after_ms: Some(retry_after_ms), ..reply }, kept)
 }
 
-/// The status of an answer that Envoy made.
+/// The status of a response that Envoy made.
 fn envoys_status() -> u16 {
     let status =
         host::header_map(Map::ResponseHeaders).ok().and_then(|headers| number(&headers, ":status"));

@@ -70,7 +70,7 @@ impl Routed {
         matches!(self.progress.get(), Progress::Waiting { .. } | Progress::Replied)
     }
 
-    /// Concludes an answer that did not come to its end, if there is one; `broke_off` says whether its
+    /// Concludes a response that did not come to its end, if there is one; `broke_off` says whether its
     /// backend ended it.
     pub(crate) fn end_flow(&self, broke_off: impl FnOnce() -> bool) {
         let flowing = self.request.try_borrow().ok().and_then(|request| request.flowing());
@@ -157,7 +157,7 @@ fn own_headers(request: &Request) -> Vec<(String, String)> {
     headers
 }
 
-/// Sends an answer of the gateway's own, with these headers besides.
+/// Sends a response of the gateway's own, with these headers besides.
 pub(crate) fn send(reply: &Reply, own: Vec<(String, String)>) {
     let retry_after = reply.retry_after_ms.into_iter().flat_map(reply::retry_after_headers);
     let headers: Vec<(String, String)> =
@@ -173,6 +173,6 @@ pub(crate) fn send(reply: &Reply, own: Vec<(String, String)>) {
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .chain(no_attempts)
         .collect();
-    // The host refuses only a stream that ended, and then nobody waits for an answer.
+    // The host refuses only a stream that ended, and then nobody waits for a response.
     let _ = host::reply(reply.status, "spillway", &headers, reply.body.as_bytes());
 }

@@ -31,7 +31,7 @@ pub(crate) fn misroute() -> Option<Misroute> {
     }
 }
 
-/// Whether the backend broke off an answer of which something had gone to the client. Anything else
+/// Whether the backend broke off a response of which something had gone to the client. Anything else
 /// that ends one early is not the backend's doing: a client that does not read holds it back until one of
 /// Envoy's timers fires, and a backend that stalls looks the same.
 pub(crate) fn backend_broke_off() -> bool {

@@ -48,7 +48,7 @@ const TOTAL_TOKENS: &str = "spillway.total_tokens";
 /// stream.
 const HITS_ADDEND: &str = "envoy.ratelimit.hits_addend";
 
-/// The tokens of the answer. Readable in access logs as `%FILTER_STATE(wasm.spillway.…:PLAIN)%`.
+/// The tokens of the response. Readable in access logs as `%FILTER_STATE(wasm.spillway.…:PLAIN)%`.
 pub(crate) fn publish_tokens(usage: UsedTokens) {
     let mut digits = itoa::Buffer::new();
     let mut publish = |path, tokens| {

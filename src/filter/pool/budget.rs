@@ -1,6 +1,6 @@
 //! Reserving in the budget of a backend, and concluding what was reserved.
 //!
-//! A budget that cannot be used admits: the backend's own answer is the authority, and a wrong count
+//! A budget that cannot be used admits: the backend's own response is the authority, and a wrong count
 //! must not keep anybody from it. Such requests are counted (`spillway_unbudgeted_total`).
 
 use super::metrics::PoolMetrics;
@@ -78,7 +78,7 @@ impl Budget {
         }
     }
 
-    /// Corrects the budget by what the backend said with the head of an answer.
+    /// Corrects the budget by what the backend said with the head of a response.
     pub(crate) fn correct(&self, reservation: &Reservation, hints: LimitHints, now: Timestamp) {
         let Self { key, settings, .. } = self;
         // A correction that is lost is made by the next answer.

@@ -56,7 +56,7 @@ pub(crate) struct Admitted {
 
 /// The tokens of a request.
 enum Count {
-    /// As they were estimated: its answer did not come to its end yet.
+    /// As they were estimated: its response did not come to its end yet.
     Expected(u64),
     /// As they are settled.
     Settled(u64),
@@ -92,7 +92,7 @@ impl Consumers {
     /// Admits a request of the consumer called `name`; one without a name is not listed.
     ///
     /// # Errors
-    /// The answer to a request that is over a limit.
+    /// The response to a request that is over a limit.
     pub(crate) fn admit(
         &self,
         name: &str,

@@ -64,14 +64,14 @@ impl RunningAttempt {
 #[derive(Clone, Copy)]
 pub(crate) struct Evidence {
     pub(crate) outcome: Outcome,
-    /// The status of the answer; 0: none came.
+    /// The status of the response; 0: none came.
     pub(crate) status: u16,
     /// The time to the first byte, or to the end without one.
     pub(crate) elapsed: Millis,
     pub(crate) hints: CapacityHints,
 }
 
-/// What the head of an answer says of how much the backend has left.
+/// What the head of a response says of how much the backend has left.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct CapacityHints {
     /// The thousandths of its capacity that are left.
@@ -221,8 +221,8 @@ impl Pool {
         }
     }
 
-    /// Writes what the head of an answer shows before it is known how the answer ends: how much the
-    /// backend has left, and that a probe succeeded. An answer may take minutes; the first byte is proof
+    /// Writes what the head of a response shows before it is known how the response ends: how much the
+    /// backend has left, and that a probe succeeded. A response may take minutes; the first byte is proof
     /// enough to let others follow.
     pub(crate) fn write_head(&self, attempt: &RunningAttempt, evidence: &Evidence, now: Timestamp) {
         // What a backend did that had another deployment answer is known now, too.

@@ -11,7 +11,7 @@ use crate::policy::time::{Millis, Timestamp};
 use crate::policy::tokens::budget::Settlement;
 use crate::policy::tokens::estimate::UsedTokens;
 
-/// How many tokens an answer took.
+/// How many tokens a response took.
 pub(crate) enum Tokens {
     /// It said so.
     Stated(UsedTokens),
@@ -22,7 +22,7 @@ pub(crate) enum Tokens {
 }
 
 impl Request {
-    /// Whether the tokens of its answer are counted.
+    /// Whether the tokens of its response are counted.
     pub(crate) fn is_metered(&self) -> bool {
         self.asked.call.is_charged() && self.is_published()
     }
@@ -32,13 +32,13 @@ impl Request {
         self.pool.is_metered
     }
 
-    /// Whether the response says something of tokens that is known only when the answer ends.
+    /// Whether the response says something of tokens that is known only when the response ends.
     pub(crate) fn awaits_tokens(&self) -> bool {
         self.asked.call.is_charged()
             && self.pools.consumers.as_ref().is_some_and(Consumers::has_headers)
     }
 
-    /// An answer that went to the client, or was to, came to its end, whichever: `tokens` is what it took.
+    /// A response that went to the client, or was to, came to its end, whichever: `tokens` is what it took.
     pub(crate) fn conclude(
         &mut self,
         attempt: &RunningAttempt,
@@ -105,7 +105,7 @@ impl Request {
         }
     }
 
-    /// Gives the consumer its tokens back, unless an answer takes them or took them.
+    /// Gives the consumer its tokens back, unless a response takes them or took them.
     pub(crate) fn charge_nothing(&mut self, now: impl FnOnce() -> Timestamp) {
         let is_on_its_way =
             matches!(self.response, OnItsWay::Flowing(_) | OnItsWay::Interrupted(_));

@@ -42,7 +42,7 @@ pub(crate) enum Finish {
     NoWay,
     /// It is replaced: nobody knows whether the request was carried out.
     MayBeDone,
-    /// It is replaced: it is no answer for a client.
+    /// It is replaced: it is no response for a client.
     NoAnswer {
         /// The status of a redirect, or 101.
         status: u16,

@@ -12,5 +12,5 @@ pub(crate) const TRAIL: &str = "x-spillway-trail";
 /// What the SDKs believe before they look at the status: they repeat a 5xx unless this says `false`.
 pub(crate) const SHOULD_RETRY: &str = "x-should-retry";
 
-/// The status of an answer after which the connection is a WebSocket's.
+/// The status of a response after which the connection is a WebSocket's.
 pub(crate) const SWITCHING_PROTOCOLS: u16 = 101;

@@ -91,7 +91,7 @@ pub(super) enum OnItsWay {
     Interrupted(Rc<dyn Flowing>),
 }
 
-/// An answer on its way to the client, which holds the request itself.
+/// A response on its way to the client, which holds the request itself.
 pub(crate) trait Flowing {
     /// Nothing more of it reaches the client: what it took is concluded, unless it was. `broke_off`:
     /// because the backend ended it early.
@@ -259,12 +259,12 @@ impl Request {
         self.pools.response.backend_rate_limits
     }
 
-    /// The answer of an attempt is held until it is complete.
+    /// The response of an attempt is held until it is complete.
     pub(crate) fn keep_whole(&mut self, answer: Weak<dyn Flowing>) {
         self.response = OnItsWay::Held(answer);
     }
 
-    /// The answer of an attempt goes to the client.
+    /// The response of an attempt goes to the client.
     pub(crate) fn serve(
         &mut self,
         answer: Weak<dyn Flowing>,
@@ -278,7 +278,7 @@ impl Request {
             self.consumer.conclude(None, now); // it costs nothing, whatever follows
         }
         self.suspects.note(attempt.backend.index, &evidence.outcome);
-        // What is no answer, such as a redirect, proves nothing.
+        // What is no response, such as a redirect, proves nothing.
         let is_answer =
             (200..300).contains(&evidence.status) || evidence.status == SWITCHING_PROTOCOLS;
         let is_served = matches!(evidence.outcome, Outcome::Success | Outcome::Spilled { .. });
@@ -364,7 +364,7 @@ impl Request {
         self.ledger.wait(length);
     }
 
-    /// The attempt of an answer that is on its way ended, and not the answer: keeps it until the gateway
+    /// The attempt of a response that is on its way ended, and not the response: keeps it until the gateway
     /// learns why. Not when the gateway is gone.
     pub(crate) fn interrupt(&mut self, answer: Option<Rc<dyn Flowing>>) -> bool {
         match answer {
@@ -376,14 +376,14 @@ impl Request {
         }
     }
 
-    /// Lets go of an answer that was kept.
+    /// Lets go of a response that was kept.
     pub(crate) fn forget_interrupted(&mut self) {
         if matches!(self.response, OnItsWay::Interrupted(_)) {
             self.response = OnItsWay::Nothing;
         }
     }
 
-    /// The answer that is on its way to the client, or is held until it is complete.
+    /// The response that is on its way to the client, or is held until it is complete.
     pub(crate) fn flowing(&self) -> Option<Rc<dyn Flowing>> {
         match &self.response {
             OnItsWay::Nothing => None,

@@ -229,7 +229,7 @@ impl Call {
     /// Whether the call may be made a second time when nobody knows whether the first one was carried
     /// out.
     ///
-    /// Another upload, batch or fine-tuning job is there twice, and costs twice. An answer of a model
+    /// Another upload, batch or fine-tuning job is there twice, and costs twice. A response of a model
     /// is thrown away instead, and what a client waits for is worth more than that.
     pub fn is_repeatable(&self) -> bool {
         self.method != Method::Post

@@ -64,7 +64,7 @@ pub struct BodyFacts {
     pub is_model_ambiguous: bool,
     /// How to name one when it names none.
     pub model_insertion: Option<Insertion>,
-    /// Whether the answer is to be an event stream.
+    /// Whether the response is to be an event stream.
     pub stream: bool,
     /// The `stream_options`, unless they are something other than `null` or a small object.
     pub stream_options: Option<StreamOptions>,
@@ -91,7 +91,7 @@ pub struct BodyFacts {
     /// Whether the body refers to something that one resource keeps or alone can decrypt: a
     /// previous response, a conversation, a stored item, encrypted reasoning.
     pub previous_response: bool,
-    /// Whether the body names something that it does not contain and that the answer depends on: a file, a
+    /// Whether the body names something that it does not contain and that the response depends on: a file, a
     /// data source, a template, a tool that does not run at the client. Or several prompts at once. What
     /// that costs, and whether it is there, cannot be seen here.
     pub has_dependencies: bool,

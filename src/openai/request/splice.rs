@@ -58,7 +58,7 @@ fn json_text(text: &str) -> Option<Vec<u8>> {
     Some([b"\"", text.as_bytes(), b"\""].concat())
 }
 
-/// Whether the answer of `call` is a stream that states its usage only when it is asked to, and the
+/// Whether the response of `call` is a stream that states its usage only when it is asked to, and the
 /// client did not ask. Exactly then [`include_usage`] asks for it, and the chunk that comes of it is
 /// taken out again ([`crate::openai::response::stream`]).
 pub fn wants_usage(call: &Call, facts: &BodyFacts) -> bool {

@@ -7,7 +7,7 @@
 
 use serde::Serialize;
 
-/// An answer of the gateway.
+/// A response of the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// The status.
@@ -200,7 +200,7 @@ pub fn no_way() -> Reply {
     Reply { retry_after_ms: Some(DELAY_MS), ..reply }
 }
 
-/// 502: what the backends answered with is no answer for a client. `status` tells a redirect from another
+/// 502: what the backends answered with is no response for a client. `status` tells a redirect from another
 /// protocol.
 pub fn no_answer(status: u16) -> Reply {
     let what = match status {

@@ -1,4 +1,4 @@
-//! How many tokens an answer took, read while it passes through.
+//! How many tokens a response took, read while it passes through.
 //!
 //! Every answer says so itself, in one small object somewhere in a body that may be megabytes long
 //! (embeddings) or end at any moment (streams). So it is read by an automaton that keeps a few dozen
@@ -23,11 +23,11 @@ pub(super) mod members;
 mod tests;
 mod word;
 
-/// The most tokens that an answer is believed to have taken: 16 Mi. The longest context windows are ten
+/// The most tokens that a response is believed to have taken: 16 Mi. The longest context windows are ten
 /// million tokens, embeddings take 2048 texts of 8192 tokens, and completions 128 choices of 128 Ki.
 pub const TOKENS_MAX: u64 = 1 << 24;
 
-/// The tokens that an answer took; each number is at most [`TOKENS_MAX`], but for the sum.
+/// The tokens that a response took; each number is at most [`TOKENS_MAX`], but for the sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Of the prompt, the cached ones included.

@@ -4,7 +4,7 @@
 //! counted, nothing is probed, and full traffic returns in the very millisecond of the deadline.
 //!
 //! Of two answers the later deadline wins, so that a stale answer never shortens a throttle. A
-//! deadline that no answer could have set (further ahead than `max_retry_after`) shows that the
+//! deadline that no response could have set (further ahead than `max_retry_after`) shows that the
 //! wall clock was put back since; it is void, or the gate would stay closed for the step's length.
 
 use crate::policy::pool::ThrottleSettings;

@@ -2,7 +2,7 @@
 //!
 //! A backend that is nearly full should get less before it says 429. Above 15 % left nothing
 //! changes; below, the share falls linearly to a floor of 5 %, never to nothing: headers are
-//! hints, and only an answer to a request brings a new one. For the same reason a hint fades: over
+//! hints, and only a response to a request brings a new one. For the same reason a hint fades: over
 //! ten seconds, the sub-window of Azure's request limits, it returns linearly to neutral.
 //!
 //! Values that prove nothing are left out of the picture: `-1/-1/0` has meant "not available", and

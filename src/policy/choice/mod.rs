@@ -13,7 +13,7 @@
 //!   open circuit breaker before the open time is over (see [`super::backend::breaker`]): a healed backend is found
 //!   within a second, and whoever had a breaker opened has not taken the pool down.
 //! - *A pool with one backend does not enforce its gate.* Its 429 can be passed on, with the
-//!   backend's own words; an answer of the gateway's could only say less.
+//!   backend's own words; a response of the gateway's could only say less.
 //! - *A budget is asked after the choice*, not before it (see [`denials`]). So it can only
 //!   move a request to another backend, and a pool with one backend enforces it: this gateway's
 //!   answer can say exactly when there is room.

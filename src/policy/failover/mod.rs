@@ -15,7 +15,7 @@
 //!
 //! # When all refuse
 //!
-//! When every backend that could serve a request answers it with a 4xx, the last of these answers is
+//! When every backend that could serve a request answers it with a 4xx, the last of these responses is
 //! passed on: it says what is wrong. As long as one of them could not be asked, or failed in another
 //! way, it may be the only one that has what the request refers to. Then the pool is exhausted, and
 //! the client is told when to come back.
@@ -81,7 +81,7 @@ pub enum Stop {
 /// What the client gets after the last attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FinalResponse {
-    /// The backend's own answer as it is.
+    /// The backend's own response as it is.
     PassOn,
     /// The backend's own error, with the pool's time to come back instead of the backend's.
     PassOnError,
@@ -294,7 +294,7 @@ pub fn result_in_trail(outcome: &Outcome, status: u16) -> Option<AttemptResult> 
 ///
 /// * A request that every backend refused gets the last one's own 4xx: it says what is wrong. A 429
 ///   goes with the pool's time to come back, not with one backend's.
-/// * A pool of one passes its backend's errors on: no other answer would be truer.
+/// * A pool of one passes its backend's errors on: no other response would be truer.
 /// * While another backend could have served, the last error is passed on; the pool is not exhausted.
 /// * A redirect is nobody's answer. When it is all that there is, the client is told so.
 /// * A refusal while another backend could not be asked is not passed on: that one may have served.

@@ -41,7 +41,7 @@ pub enum AttemptResult {
     InBand,
     /// Envoy has no way to it.
     Misrouted(Misroute),
-    /// A success without an answer.
+    /// A success without a response.
     Empty,
     /// It was asked for a WebSocket and answered with something else.
     NoUpgrade,
@@ -49,7 +49,7 @@ pub enum AttemptResult {
     Reset,
     /// Another deployment of the backend's resource answered.
     Spilled,
-    /// An answer with this status.
+    /// A response with this status.
     Status(u16),
     /// An error within the event stream.
     StreamError,

@@ -23,7 +23,7 @@
 //! key can lack a right. A backend that was seen to serve, but never this operation, is not to blame.
 //! Whether the others are is decided by contrast (see [`crate::policy::failover::blame`]).
 //!
-//! # What is no answer
+//! # What is no response
 //! A client that follows a redirect leaves the gateway and takes its key along, so no redirect is an
 //! answer. Nor is another protocol that nobody asked for. Both come from something in
 //! front of the API, such as a login page or a moved host. They are judged like a refused credential.

@@ -3,7 +3,7 @@
 //! Counting with the model's own tokenizer costs 70 MB in every worker, and Azure itself admits by
 //! a rough guess from the number of characters. So the prompt is taken to have a token for every
 //! four bytes of UTF-8, which is closer than counting characters in almost every language, and the
-//! rest is learned from the usage that each answer states.
+//! rest is learned from the usage that each response states.
 //!
 //! *Prompt.* A straight line is learned: some tokens for each four bytes, plus some for a request at
 //! all (roles, templates, tools that the text does not show). It is the line that fits the latest
@@ -35,7 +35,7 @@ pub const MAX_TOKENS: u64 = 1 << 27;
 /// About how many answers are remembered.
 const MEMORY: f64 = 64.0;
 /// A chat with one message has about seven tokens that are not text (OpenAI's cookbook: three for
-/// each message with its role, three to prime the answer).
+/// each message with its role, three to prime the response).
 const PRIOR_TOKENS_PER_REQUEST: f64 = 7.0;
 /// How many answers the prior factor of one counts as. It fades like them.
 const PRIOR_ANSWERS: f64 = 2.0;
@@ -47,7 +47,7 @@ const FACTOR_RANGE: (f64, f64) = (0.25, 4.0);
 const OFFSET_RANGE: (f64, f64) = (-50.0, 1_000.0);
 /// Shorter prompts teach as if they had this many tokens, lest a tiny one decide the offset.
 const SHORTEST_TOKENS: f64 = 4.0;
-/// How far an answer may be from the expectation before it counts as odd.
+/// How far a response may be from the expectation before it counts as odd.
 const ODD: f64 = 1.5;
 
 /// What an estimate is made from.
@@ -80,7 +80,7 @@ impl Estimate {
     }
 }
 
-/// The tokens that a request did use, as its answer states them.
+/// The tokens that a request did use, as its response states them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UsedTokens {
     /// In the prompt, the cached ones among them.

@@ -1,4 +1,4 @@
-//! An attempt that ends before its answer does.
+//! An attempt that ends before its response does.
 //!
 //! One that ends without headers (connect failure, reset, timeout) is retried by Envoy itself; [`Response::done`]
 //! comes before that retry is routed, in time to say where it goes. One that ends in the middle of its
@@ -22,12 +22,12 @@ const NO_HOST: &str = "its cluster has no host, or the route's matcher names a c
     name resolve, are there endpoints?";
 
 impl Response {
-    /// Envoy will retry an attempt that brought no answer: says where, or that there is nowhere.
+    /// Envoy will retry an attempt that brought no response: says where, or that there is nowhere.
     fn retry_elsewhere(&self, outcome: &Outcome, now: Timestamp) {
         let Ok(mut request) = self.request.try_borrow_mut() else { return };
         match request.go_on(now) {
             Next::Retry => request.expect_retry(self.attempt.backend.index, *outcome, 0),
-            // Without an answer to hold there is nothing in which the request could wait.
+            // Without a response to hold there is nothing in which the request could wait.
             Next::Wait { until } => {
                 let ending = FinalResponse::Exhausted { throttled: false, soonest: Some(until) };
                 request.give_up(None, ending, now);
@@ -39,7 +39,7 @@ impl Response {
         }
     }
 
-    /// What came of an attempt without an answer. Once connected, a reset and a timeout look alike but
+    /// What came of an attempt without a response. Once connected, a reset and a timeout look alike but
     /// for the time that passed; Envoy's timer runs on a clock of its own, which may be early by what a
     /// turn of its loop takes.
     fn silence(&self, now: Timestamp) -> Outcome {
@@ -63,14 +63,14 @@ impl Response {
         }
     }
 
-    /// Whether the client left while the backend was giving it this whole answer. Nobody answered it, which
+    /// Whether the client left while the backend was giving it this whole response. Nobody answered it, which
     /// Envoy does when a limit of its own ends a request.
     fn is_left(&self, held: &HeldResponse) -> bool {
         matches!(held.question, Question::Whole)
             && self.request.try_borrow().is_ok_and(|request| !request.is_answered())
     }
 
-    /// The client left before it had anything of an answer that is held. It costs what it would cost, had
+    /// The client left before it had anything of a response that is held. It costs what it would cost, had
     /// its beginning gone to the client.
     fn leave(&self, held: HeldResponse) {
         let outcome = match held.hints.spilled {
@@ -82,7 +82,7 @@ impl Response {
         self.conclude(&Flow { elapsed, reader, ..Flow::new(held.status, outcome) });
     }
 
-    /// Records an attempt that brought no answer.
+    /// Records an attempt that brought no response.
     fn fail(&self, outcome: &Outcome, now: Timestamp) {
         self.fail_with(*outcome, 0, CapacityHints::default(), now);
     }
@@ -101,7 +101,7 @@ impl Response {
         request.fail(&self.attempt, &evidence, now)
     }
 
-    /// The attempt is over, with or without an answer.
+    /// The attempt is over, with or without a response.
     pub(crate) fn done(&self) {
         let state = self.state.replace(State::Over);
         match state {

@@ -14,7 +14,7 @@ use serde_json::Value;
 pub(super) enum Verdict {
     /// It decides nothing.
     Preamble,
-    /// It is a part of an answer, or an error that is the caller's fault.
+    /// It is a part of a response, or an error that is the caller's fault.
     Real,
     /// A rate limit.
     Refused,
@@ -41,7 +41,7 @@ struct Response {
 const ERROR: &str = "error";
 const RESPONSE_FAILED: &str = "response.failed";
 
-/// Events that only announce an answer.
+/// Events that only announce a response.
 const PREAMBLE: [&str; 5] =
     ["response.created", "response.queued", "response.in_progress", "keepalive", "ping"];
 

@@ -1,6 +1,6 @@
-//! The few members of an answer that matter, whole or as one event, in constant memory.
+//! The few members of a response that matter, whole or as one event, in constant memory.
 //!
-//! An answer is mostly arrays (`choices`, `output`, `data`) and long texts, and what matters is never
+//! A response is mostly arrays (`choices`, `output`, `data`) and long texts, and what matters is never
 //! in an array, but for the question whether a choice has content. So arrays and texts are skipped
 //! from one quote or bracket to the next, and only what is outside of arrays is read by name. Braces
 //! in an array need no counting: they are closed when the array is.
