@@ -9,6 +9,7 @@ use super::host::contexts::Contexts;
 use super::host::timers::StreamId;
 use super::host::{self, Action};
 use super::root::Root;
+use crate::filter::host::exclusive::Exclusive;
 use std::cell::RefCell;
 
 /// What lives under the id of a stream's context.
@@ -34,17 +35,17 @@ thread_local! {
 /// Lets a stream act; `None` when there is none of this id. Nothing else can ask for it meanwhile:
 /// Envoy enters the VM again only to allocate memory.
 fn on_stream<R>(context: u32, act: impl FnOnce(&mut Stream) -> R) -> Option<R> {
-    STREAMS.with(|streams| streams.try_borrow_mut().ok()?.get_mut(context).map(act))
+    STREAMS.with(|streams| streams.change()?.get_mut(context).map(act))
 }
 
 fn on_root<R>(context: u32, act: impl FnOnce(&mut Root) -> R) -> Option<R> {
-    ROOTS.with(|roots| roots.try_borrow_mut().ok()?.get_mut(context).map(act))
+    ROOTS.with(|roots| roots.change()?.get_mut(context).map(act))
 }
 
 fn create(context: u32, root: u32) {
     if root == 0 {
         let new = Root::new(context);
-        ROOTS.with(|roots| roots.try_borrow_mut().ok()?.insert(context, new));
+        ROOTS.with(|roots| roots.change()?.insert(context, new));
         return;
     }
     let id = StreamId { context, root };
@@ -53,16 +54,16 @@ fn create(context: u32, root: u32) {
         Some(pools) => Stream::Gateway(Gateway::new(id, pools)),
         None => Stream::Attempt(Attempt::new(id)),
     };
-    STREAMS.with(|streams| streams.try_borrow_mut().ok()?.insert(context, stream));
+    STREAMS.with(|streams| streams.change()?.insert(context, stream));
 }
 
 fn delete(context: u32) {
     // Taken out first: what ends may still ask the host for something.
-    let stream = STREAMS.with(|streams| streams.try_borrow_mut().ok()?.remove(context));
+    let stream = STREAMS.with(|streams| streams.change()?.remove(context));
     match stream {
         Some(Stream::Gateway(gateway)) => gateway.end(),
         Some(Stream::Attempt(attempt)) => attempt.end(),
-        None => drop(ROOTS.with(|roots| roots.try_borrow_mut().ok()?.remove(context))),
+        None => drop(ROOTS.with(|roots| roots.change()?.remove(context))),
     }
 }
 

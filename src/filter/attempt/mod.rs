@@ -9,6 +9,7 @@ mod usage;
 
 use self::response::Response;
 use crate::filter::host::body;
+use crate::filter::host::exclusive::Exclusive;
 use crate::filter::host::properties::CLUSTER_NAME;
 use crate::filter::host::timers::StreamId;
 use crate::filter::host::{self, Action, Map, Refused};
@@ -99,7 +100,7 @@ impl Attempt {
 
     fn begin(&self) -> Option<Running> {
         let request = in_flight::current()?;
-        let mut borrowed = request.try_borrow_mut().ok()?;
+        let mut borrowed = request.change()?;
         let attempt = borrowed.begin(host::now)?;
         let now = attempt.at;
         match way_to(&attempt.backend) {

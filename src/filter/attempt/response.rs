@@ -15,6 +15,7 @@ mod ended;
 use super::flow::{Flow, stream_error};
 use super::held::{ErrorBody, HeldResponse, Question, WHOLE_BYTES_MAX};
 use super::usage::Reader;
+use crate::filter::host::exclusive::Exclusive;
 use crate::filter::host::header_map::HeaderMap;
 use crate::filter::host::sanitize;
 use crate::filter::host::timers::{self, StreamId, Wake};
@@ -170,7 +171,7 @@ impl Response {
             return self.look_at(held, 0, true);
         }
         self.state.replace(State::Held(held));
-        if waits_for_all && let Ok(mut request) = self.request.try_borrow_mut() {
+        if waits_for_all && let Some(mut request) = self.request.change() {
             request.keep_whole(self.itself.clone());
         }
         self.wake_at(now.plus(self.hold_limits().time), now);
@@ -180,7 +181,7 @@ impl Response {
     /// Whether headers will say what a response with these headers took, and it can be held until that is
     /// known.
     fn is_held_whole(&self, headers: &HeaderMap) -> bool {
-        let is_told = self.request.try_borrow().is_ok_and(|request| request.awaits_tokens());
+        let is_told = self.request.view().is_some_and(|request| request.awaits_tokens());
         let length = headers
             .get("content-length")
             .and_then(|length| std::str::from_utf8(length).ok()?.parse::<usize>().ok());
@@ -193,7 +194,7 @@ impl Response {
     pub(crate) fn chunk(&self, size: usize, end_of_stream: bool) -> Action {
         // A stream has many parts, so this one moves nothing.
         if !end_of_stream
-            && let Ok(mut state) = self.state.try_borrow_mut()
+            && let Some(mut state) = self.state.change()
             && let State::Flowing(flow) = &mut *state
         {
             self.tell_hidden(flow);
@@ -306,7 +307,7 @@ impl Response {
             Some(error) if outcome == Outcome::Success => Outcome::Spilled { error },
             _ => outcome,
         };
-        let Ok(mut request) = self.request.try_borrow_mut() else { return Action::Continue };
+        let Some(mut request) = self.request.change() else { return Action::Continue };
         let elapsed = flow.elapsed.unwrap_or_else(|| now.since(self.attempt.at));
         if failover::is_worth_another(&outcome) {
             let evidence = Evidence { outcome, status, elapsed, hints };
@@ -339,7 +340,7 @@ impl Response {
         let outcome = if flow.broke_off && is_own { stream_error() } else { outcome };
         let elapsed = elapsed.unwrap_or_default();
         let evidence = Evidence { outcome, status, elapsed, hints: CapacityHints::default() };
-        if let Ok(mut request) = self.request.try_borrow_mut() {
+        if let Some(mut request) = self.request.change() {
             let tokens = flow.tokens(request.asked.estimate);
             let tier = flow.reader.tier();
             request.conclude(&self.attempt, &evidence, tokens, tier, host::now());
@@ -348,13 +349,13 @@ impl Response {
 
     /// What the backend is asked for.
     fn deployment(&self) -> String {
-        let Ok(request) = self.request.try_borrow() else { return String::new() };
+        let Some(request) = self.request.view() else { return String::new() };
         request.deployment(&self.attempt.backend).to_owned()
     }
 
     /// Lets `act` know whose answer it is.
     fn with_origin(&self, act: impl FnOnce(&Origin<'_>)) {
-        let request = self.request.try_borrow().ok();
+        let request = self.request.view();
         let request = request.as_deref();
         let backend = &*self.attempt.backend;
         let deployment = request.map_or("", |request| request.deployment(backend));
@@ -371,7 +372,7 @@ impl Response {
 
     /// What reads the body of a response with these headers; its tokens are counted if anything depends on them.
     fn reader(&self, headers: &HeaderMap, is_first_event: bool) -> Reader {
-        let request = self.request.try_borrow().ok();
+        let request = self.request.view();
         let usage = request.as_ref().is_some_and(|request| request.is_metered());
         let tier = usage && request.is_some_and(|request| request.tier().is_some());
         if is_first_event {
@@ -418,7 +419,7 @@ impl Response {
     }
 
     fn hold_limits(&self) -> HoldLimits {
-        let request = self.request.try_borrow().ok();
+        let request = self.request.view();
         let settings = request.map(|request| request.pool().policy.failover);
         HoldLimits {
             bytes: settings.map_or(0, |s| usize::try_from(s.hold_bytes).unwrap_or(usize::MAX)),
@@ -454,7 +455,7 @@ impl Wake for Response {
                 }
             }
             State::Waiting { since, status, outcome } => {
-                let Ok(mut request) = self.request.try_borrow_mut() else { return };
+                let Some(mut request) = self.request.change() else { return };
                 request.waited(host::instant().since(since));
                 if self.follow(&mut request, status, outcome, now) == Action::Continue {
                     let _ = host::resume(Direction::Response);

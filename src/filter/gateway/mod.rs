@@ -13,6 +13,7 @@ use self::progress::{Routed, send};
 use self::request_body::{BodyKnowledge, Deadline, Reading};
 use crate::config::{Affinity, operation_bit};
 use crate::filter::host::details;
+use crate::filter::host::exclusive::Exclusive;
 use crate::filter::host::header_map::HeaderMap;
 use crate::filter::host::properties;
 use crate::filter::host::sanitize::{self, Subprotocols};
@@ -144,7 +145,7 @@ impl Gateway {
         if let Phase::Routed(routed) = self.phase {
             in_flight::leave(self.stream.context);
             routed.end_flow(|| false); // a host that does not log
-            if let Ok(mut request) = routed.request.try_borrow_mut() {
+            if let Some(mut request) = routed.request.change() {
                 request.close(host::now);
             }
         }
@@ -304,7 +305,7 @@ impl Gateway {
 
     /// Finishes the response that is about to reach the client.
     fn finish(&self, routed: &Routed) -> Action {
-        let Ok(mut request) = routed.request.try_borrow_mut() else { return Action::Continue };
+        let Some(mut request) = routed.request.change() else { return Action::Continue };
         match request.finish(unexpected, host::now) {
             Finish::Refused { status } => {
                 let (reply, kept) = refusal(status);
@@ -414,8 +415,8 @@ fn envoys_status() -> u16 {
 
 /// The tokens that a request of this size is expected to use in `pool`.
 fn estimate(pool: &Pool, size: &RequestSize) -> Estimate {
-    let known = pool.estimator.try_borrow();
-    known.map_or_else(|_| Estimator::default().estimate(size), |known| known.estimate(size))
+    let known = pool.estimator.view();
+    known.map_or_else(|| Estimator::default().estimate(size), |known| known.estimate(size))
 }
 
 /// What keeps this request with related ones, as a number.

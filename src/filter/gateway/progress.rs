@@ -1,5 +1,6 @@
 //! A request that has a pool: on its way, waiting for a gate to reopen, or answered by the gateway.
 
+use crate::filter::host::exclusive::Exclusive;
 use crate::filter::host::random;
 use crate::filter::host::timers::{self, StreamId, Wake};
 use crate::filter::host::{self, Direction, Instant};
@@ -41,7 +42,7 @@ impl Routed {
 
     /// Whether the request may go on now; else it waits, or was answered.
     pub(crate) fn advance(&self, now: Timestamp) -> bool {
-        let Ok(mut request) = self.request.try_borrow_mut() else { return true };
+        let Some(mut request) = self.request.change() else { return true };
         match request.go_on(now) {
             Next::Retry => {
                 self.progress.set(Progress::Sent);
@@ -73,10 +74,10 @@ impl Routed {
     /// Concludes a response that did not come to its end, if there is one; `broke_off` says whether its
     /// backend ended it.
     pub(crate) fn end_flow(&self, broke_off: impl FnOnce() -> bool) {
-        let flowing = self.request.try_borrow().ok().and_then(|request| request.flowing());
+        let flowing = self.request.view().and_then(|request| request.flowing());
         let Some(answer) = flowing else { return };
         answer.end(broke_off());
-        if let Ok(mut request) = self.request.try_borrow_mut() {
+        if let Some(mut request) = self.request.change() {
             request.forget_interrupted();
         }
     }
@@ -136,7 +137,7 @@ impl Routed {
 impl Wake for Routed {
     fn wake(&self, now: Timestamp) {
         let Progress::Waiting { since } = self.progress.get() else { return };
-        if let Ok(mut request) = self.request.try_borrow_mut() {
+        if let Some(mut request) = self.request.change() {
             request.waited(host::instant().since(since));
         }
         if self.advance(now) {

@@ -7,6 +7,7 @@
 pub(crate) mod body;
 pub(crate) mod contexts;
 pub(crate) mod details;
+pub(crate) mod exclusive;
 pub(crate) mod header_map;
 pub(crate) mod logger;
 mod names;

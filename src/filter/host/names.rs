@@ -1,6 +1,7 @@
 //! What was decided of names of headers: the same few come with nearly every message, and judging one takes
 //! hundreds of instructions.
 
+use super::exclusive::Exclusive;
 use crate::openai::response::headers::Kind;
 use std::cell::RefCell;
 
@@ -26,7 +27,7 @@ impl Verdicts {
 
     /// The verdict on a name.
     pub(crate) fn of(&self, name: &[u8]) -> Kind {
-        let Ok(mut known) = self.known.try_borrow_mut() else { return (self.judge)(name) };
+        let Some(mut known) = self.known.change() else { return (self.judge)(name) };
         if known.is_empty() {
             known.resize_with(PLACES, Default::default);
         }

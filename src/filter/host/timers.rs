@@ -14,6 +14,7 @@
 //! Deadlines are on the monotonic clock. On the wall clock a step back would leave everyone waiting
 //! for the length of the step, and a step forward would wake everyone at once.
 
+use super::exclusive::Exclusive;
 use super::{self as host, Instant};
 use crate::policy::time::{Millis, Timestamp};
 use std::cell::RefCell;
@@ -101,7 +102,7 @@ pub(crate) fn limit(stream: StreamId, length: Millis, sleeper: Weak<dyn Wake>) -
 /// Takes a limit back. One that a tick took note of stays, and wakes nobody.
 pub(crate) fn lift(limit: LimitId) {
     let _ = QUEUES.try_with(|queues| {
-        if let Ok(mut queues) = queues.try_borrow_mut()
+        if let Some(mut queues) = queues.change()
             && let Some(Queue { limits, .. }) = queues.get_mut(&limit.root)
             && let Ok(at) = limits.binary_search_by_key(&limit.number, |limit| limit.number)
         {
@@ -131,14 +132,14 @@ pub(crate) fn fire(root: u32) {
 /// Forgets a root that is gone.
 pub(crate) fn forget(root: u32) {
     let _ = QUEUES.try_with(|queues| {
-        if let Ok(mut queues) = queues.try_borrow_mut() {
+        if let Some(mut queues) = queues.change() {
             queues.remove(&root);
         }
     });
 }
 
 fn with_queue<R>(root: u32, change: impl FnOnce(&mut Queue) -> R) -> Option<R> {
-    QUEUES.with(|queues| Some(change(queues.try_borrow_mut().ok()?.entry(root).or_default())))
+    QUEUES.with(|queues| Some(change(queues.change()?.entry(root).or_default())))
 }
 
 impl Queue {

@@ -1,5 +1,6 @@
 //! What the log has already, so that a fault of every request is told once and not once a request.
 
+use super::exclusive::Exclusive;
 use crate::policy::time::{Millis, Timestamp};
 use std::cell::RefCell;
 
@@ -13,7 +14,7 @@ pub(crate) struct Told(RefCell<Option<(String, Timestamp)>>);
 impl Told {
     /// Whether `words` are to be written now: they are new, or were last written a while ago.
     pub(crate) fn is_news(&self, words: &str, now: Timestamp) -> bool {
-        let Ok(mut last) = self.0.try_borrow_mut() else { return false };
+        let Some(mut last) = self.0.change() else { return false };
         // A clock that was put back must not make it silent for good.
         let is_fresh = |at: Timestamp| now.since(at) < SILENCE && at.since(now) < SILENCE;
         if last.as_ref().is_some_and(|(known, at)| known == words && is_fresh(*at)) {

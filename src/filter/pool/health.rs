@@ -4,6 +4,7 @@ use super::budget::LimitHints;
 use super::reports::denied_part;
 use super::{Backend, Pool, Pools};
 use crate::filter::host;
+use crate::filter::host::exclusive::Exclusive;
 use crate::filter::host::header_map::HeaderMap;
 use crate::filter::host::random;
 use crate::filter::host::shared;
@@ -51,7 +52,7 @@ impl RunningAttempt {
 
     /// Concludes what it reserved in its backend's budget; once, however often it is called.
     pub(crate) fn conclude(&self, ending: Settlement, now: Timestamp) {
-        let taken = self.reservation.try_borrow_mut().ok().and_then(|mut held| held.take());
+        let taken = self.reservation.change().and_then(|mut held| held.take());
         if let Some(reservation) = taken
             && let Some(budget) = &self.backend.budget
         {
@@ -230,7 +231,7 @@ impl Pool {
             self.observe(attempt, evidence, now);
         }
         self.note_headroom(attempt, evidence, now);
-        if let Ok(reservation) = attempt.reservation.try_borrow()
+        if let Some(reservation) = attempt.reservation.view()
             && let Some(reservation) = &*reservation
             && let Some(budget) = &attempt.backend.budget
         {

@@ -3,6 +3,7 @@
 //! A name carries its labels as `.label.value`, from which the shipped `stats_tags` make Prometheus
 //! labels; names in the configuration hold no dots for this reason.
 
+use crate::filter::host::exclusive::Exclusive;
 use crate::filter::host::{self, Metric, MetricKind};
 use crate::openai::service_tier::ServiceTier;
 use crate::policy::response::classify::Outcome;
@@ -18,7 +19,7 @@ thread_local! {
 /// The metric of this name, which is defined once. One that the host refuses is asked for again.
 fn defined(kind: MetricKind, name: &str) -> Metric {
     DEFINED.with(|defined| {
-        let Ok(mut defined) = defined.try_borrow_mut() else {
+        let Some(mut defined) = defined.change() else {
             return host::define_metric(kind, name);
         };
         if let Some(metric) = defined.get(name) {

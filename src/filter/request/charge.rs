@@ -2,6 +2,7 @@
 
 use super::{OnItsWay, Request};
 use crate::filter::host;
+use crate::filter::host::exclusive::Exclusive;
 use crate::filter::host::properties;
 use crate::filter::pool::consumers::Consumers;
 use crate::filter::pool::health::{Evidence, RunningAttempt};
@@ -100,7 +101,7 @@ impl Request {
     }
 
     fn learn(&self, usage: &UsedTokens) {
-        if let Ok(mut estimator) = self.pool.estimator.try_borrow_mut() {
+        if let Some(mut estimator) = self.pool.estimator.change() {
             estimator.learn(&self.asked.size, usage);
         }
     }

@@ -6,6 +6,7 @@
 
 use super::Request;
 use crate::filter::host;
+use crate::filter::host::exclusive::Exclusive;
 use crate::filter::host::properties::TARGET;
 use crate::filter::host::random;
 use crate::filter::host::shared;
@@ -118,7 +119,7 @@ impl Request {
     /// Which backend would be chosen, if its budget and its probe allow it.
     pub(super) fn peek(&mut self, now: Timestamp) -> Result<Choice, Unavailable> {
         let pool = Rc::clone(&self.pool);
-        let Ok(mut rotation) = pool.rotation.try_borrow_mut() else { return Err(NOBODY) };
+        let Some(mut rotation) = pool.rotation.change() else { return Err(NOBODY) };
         self.choose(Turn::Usual, &pool.records(), &mut rotation, now, random::number())
     }
 
@@ -131,7 +132,7 @@ impl Request {
             worth_waiting_for(&pool.policy, &pool.records(), &spent)
         });
         self.ledger.next(selected, recovers, settings, now, || {
-            let Ok(mut deposits) = pool.deposits.try_borrow_mut() else { return true };
+            let Some(mut deposits) = pool.deposits.change() else { return true };
             let granted = shared::update(&pool.retry_budget_key, retry_budget::VERSION, |record| {
                 let (record, granted) = retry_budget::withdraw(record, &deposits, settings, now);
                 (Some(record), granted)
@@ -147,7 +148,7 @@ impl Request {
     /// leased. The trail notes who was passed over, also when nobody was left.
     fn select(&mut self, turn: Turn, now: Timestamp) -> Result<Pick, Unavailable> {
         let pool = Rc::clone(&self.pool);
-        let Ok(mut rotation) = pool.rotation.try_borrow_mut() else { return Err(NOBODY) };
+        let Some(mut rotation) = pool.rotation.change() else { return Err(NOBODY) };
         for _ in 0..CHOICES_MAX {
             let records = pool.records();
             let roll = random::number();

@@ -7,6 +7,7 @@
 use super::Request;
 use crate::filter::host;
 use crate::filter::host::contexts::Contexts;
+use crate::filter::host::exclusive::Exclusive;
 use crate::filter::host::properties::{APART, REQUEST};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -20,7 +21,7 @@ thread_local! {
 pub(crate) fn enter(id: u32, request: Request) -> Rc<RefCell<Request>> {
     let request = Rc::new(RefCell::new(request));
     REQUESTS.with(|requests| {
-        if let Ok(mut requests) = requests.try_borrow_mut() {
+        if let Some(mut requests) = requests.change() {
             requests.insert(id, Rc::clone(&request));
         }
     });
@@ -32,7 +33,7 @@ pub(crate) fn enter(id: u32, request: Request) -> Rc<RefCell<Request>> {
 /// The request that the current attempt belongs to.
 pub(crate) fn current() -> Option<Rc<RefCell<Request>>> {
     let id = u32::from_le_bytes(host::property(REQUEST)?.try_into().ok()?);
-    let found = REQUESTS.with(|requests| requests.try_borrow().ok()?.get(id).cloned());
+    let found = REQUESTS.with(|requests| requests.view()?.get(id).cloned());
     if found.is_none() {
         // A gateway made the entry, and not in this VM. It learns of that when the reply passes it.
         let _ = host::set_property(APART, b"1");
@@ -48,7 +49,7 @@ pub(crate) fn is_apart() -> bool {
 /// The request of gateway context `id` is over. Attempts that still end keep their own reference.
 pub(crate) fn leave(id: u32) {
     REQUESTS.with(|requests| {
-        if let Ok(mut requests) = requests.try_borrow_mut() {
+        if let Some(mut requests) = requests.change() {
             requests.remove(id);
         }
     });

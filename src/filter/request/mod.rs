@@ -14,6 +14,7 @@ use self::headers::{ATTEMPTS, SWITCHING_PROTOCOLS, TRAIL};
 use self::judged::Suspect;
 use crate::config::Credential;
 use crate::filter::host;
+use crate::filter::host::exclusive::Exclusive;
 use crate::filter::host::properties;
 use crate::filter::host::properties::TARGET;
 use crate::filter::pool::budget::Budget;
@@ -164,7 +165,7 @@ impl Request {
         self.ledger.begin(pick.backend.index);
         let is_first = self.ledger.attempts() == 1;
         let at = if is_first { pick.at } else { now() };
-        if is_first && let Ok(mut deposits) = self.pool.deposits.try_borrow_mut() {
+        if is_first && let Some(mut deposits) = self.pool.deposits.change() {
             deposits.count(at);
         }
         Some(pick.begin(at))

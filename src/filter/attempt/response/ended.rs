@@ -9,6 +9,7 @@ use crate::filter::attempt::flow::Flow;
 use crate::filter::attempt::held::{HeldResponse, Question};
 use crate::filter::host;
 use crate::filter::host::details;
+use crate::filter::host::exclusive::Exclusive;
 use crate::filter::pool::health::{CapacityHints, Evidence};
 use crate::filter::request::Flowing;
 use crate::filter::request::headers::SWITCHING_PROTOCOLS;
@@ -24,7 +25,7 @@ const NO_HOST: &str = "its cluster has no host, or the route's matcher names a c
 impl Response {
     /// Envoy will retry an attempt that brought no response: says where, or that there is nowhere.
     fn retry_elsewhere(&self, outcome: &Outcome, now: Timestamp) {
-        let Ok(mut request) = self.request.try_borrow_mut() else { return };
+        let Some(mut request) = self.request.change() else { return };
         match request.go_on(now) {
             Next::Retry => request.expect_retry(self.attempt.backend.index, *outcome, 0),
             // Without a response to hold there is nothing in which the request could wait.
@@ -54,7 +55,7 @@ impl Response {
             self.attempt.backend.tell_connection(connect, words.as_deref(), now);
             return fault(connect);
         }
-        let request = self.request.try_borrow().ok();
+        let request = self.request.view();
         let timeout = request.and_then(|request| request.pool().policy.failover.first_byte_timeout);
         if timeout.is_some_and(|timeout| now.since(self.attempt.at) >= timeout.scale(9, 10)) {
             fault(Fault::Timeout)
@@ -67,7 +68,7 @@ impl Response {
     /// Envoy does when a limit of its own ends a request.
     fn is_left(&self, held: &HeldResponse) -> bool {
         matches!(held.question, Question::Whole)
-            && self.request.try_borrow().is_ok_and(|request| !request.is_answered())
+            && self.request.view().is_some_and(|request| !request.is_answered())
     }
 
     /// The client left before it had anything of a response that is held. It costs what it would cost, had
@@ -97,7 +98,7 @@ impl Response {
     ) -> Outcome {
         let elapsed = now.since(self.attempt.at);
         let evidence = Evidence { outcome, status, elapsed, hints };
-        let Ok(mut request) = self.request.try_borrow_mut() else { return outcome };
+        let Some(mut request) = self.request.change() else { return outcome };
         request.fail(&self.attempt, &evidence, now)
     }
 
@@ -111,8 +112,8 @@ impl Response {
                 self.state.replace(state);
                 let is_kept = self
                     .request
-                    .try_borrow_mut()
-                    .is_ok_and(|mut request| request.interrupt(self.flowing()));
+                    .change()
+                    .is_some_and(|mut request| request.interrupt(self.flowing()));
                 if !is_kept {
                     self.end(false);
                 }
@@ -122,7 +123,7 @@ impl Response {
         }
         // Envoy can end a request, too: a time limit of its own for all attempts together, say.
         let cancelled = details::is_client_gone() || details::is_out_of_time();
-        let is_over = self.request.try_borrow().is_ok_and(|request| request.is_closed());
+        let is_over = self.request.view().is_some_and(|request| request.is_closed());
         let now = host::now();
         match state {
             State::Awaited | State::Held(_) if cancelled || is_over => {
@@ -130,7 +131,7 @@ impl Response {
             }
             State::Awaited if details::is_without_upgrade() => {
                 self.fail(&fault(Fault::NoUpgrade), now);
-                if let Ok(mut request) = self.request.try_borrow_mut() {
+                if let Some(mut request) = self.request.change() {
                     // Envoy sends the client what came, and cannot be told to retry.
                     let ending = FinalResponse::NoAnswer { status: SWITCHING_PROTOCOLS };
                     request.give_up(Some(self.attempt.backend.index), ending, now);
