@@ -135,7 +135,12 @@ fn no_fault_is_lost_but_those_that_are_counted_as_lost() {
         let lost = process.metric("lost_updates");
         println!("threshold {threshold}: {races} lost races, {lost} lost updates");
         if lost == 0 {
-            assert_eq!(process.logged().contains("circuit breaker of backend a opened"), trips, "{}", process.logged());
+            assert_eq!(
+                process.logged().contains("circuit breaker of backend a opened"),
+                trips,
+                "{}",
+                process.logged()
+            );
         }
     }
 }
