@@ -393,12 +393,12 @@ impl Pool {
             })
         };
         let counted = match count(false) {
-            // The counts are of a later epoch, but the breaker's own is still that of the attempt: they
-            // were left by a breaker that was forgotten since, and mean nothing.
-            Ok(None)
-                if self.recent_record(backend, now).breaker.counts_ordinary(attempt.ticket) =>
-            {
-                count(true)
+            // The counts are of a later epoch. When the breaker's own is still that of the attempt, they were
+            // left by a breaker that was forgotten since, and mean nothing. What is erased must be known now.
+            Ok(None) => {
+                self.forget_records();
+                let present = self.recent_record(backend, now).breaker;
+                if present.counts_ordinary(attempt.ticket) { count(true) } else { Ok(None) }
             }
             counted => counted,
         };
