@@ -192,9 +192,9 @@ fn the_default_breaker_counts_shares_and_faults_in_a_row() {
 fn the_designs_example_means_what_it_says() {
     let config = good("example");
     let pool = &config.pools[0];
-    assert_eq!(config.models().collect::<Vec<_>>(), ["gpt-4o", "gpt-4o-2024-11-20"]);
-    assert_eq!(config.pool_of_model("gpt-4o-2024-11-20"), Some(0));
-    assert_eq!(config.pool_of_model("GPT-4o"), None);
+    assert_eq!(config.pool_by_model.keys().collect::<Vec<_>>(), ["gpt-4o", "gpt-4o-2024-11-20"]);
+    assert_eq!(config.pool_by_model.get("gpt-4o-2024-11-20").copied(), Some(0));
+    assert_eq!(config.pool_by_model.get("GPT-4o").copied(), None);
 
     let ptu = &pool.backends[0];
     assert_eq!(ptu.cluster, "aoai-uksouth");
@@ -217,7 +217,7 @@ fn every_key_arrives_where_it_belongs() {
     assert_eq!(config.default_pool, 1);
     assert_eq!(config.response.served_by_header.as_deref(), Some("x-backend"));
     assert!(config.response.trail && config.response.backend_rate_limits);
-    assert_eq!(config.pool_of_model("o4-mini"), Some(1));
+    assert_eq!(config.pool_by_model.get("o4-mini").copied(), Some(1));
     assert_eq!(large.affinity, Some(Affinity::Header("x-session".to_owned())));
     assert_eq!(small.affinity, Some(Affinity::Body));
     assert!(small.policy.breaker.rules.is_empty());

@@ -54,7 +54,7 @@ pub struct Config {
     pub response: ResponseSettings,
     /// What those who call may take; `None`: as much as there is.
     pub consumers: Option<Consumers>,
-    /// Positions in `pools`, by the models that clients ask for.
+    /// Positions in `pools`, by the models that clients ask for; exact and case-sensitive.
     pub pool_by_model: BTreeMap<String, usize>,
 }
 
@@ -71,16 +71,6 @@ impl Config {
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigErrors> {
         document::parse(json, &credential::Environment { variable: environment })
-    }
-
-    /// The pool that serves `model`, as a position in `pools`; exact and case-sensitive.
-    pub fn pool_of_model(&self, model: &str) -> Option<usize> {
-        self.pool_by_model.get(model).copied()
-    }
-
-    /// Every model of every pool, sorted.
-    pub fn models(&self) -> impl Iterator<Item = &str> {
-        self.pool_by_model.keys().map(String::as_str)
     }
 }
 
