@@ -11,15 +11,12 @@
 //! second is for what has no visible cause. Only mocks with `refusals` on do any of this.
 
 mod causes;
-mod denied;
-mod invalid;
-mod missing;
-mod poison;
-mod throttles;
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use hyper::http::request::Parts;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::answers::Answer;
@@ -36,10 +33,44 @@ pub const REFUSAL_MARKER: &str = "mock-answers-";
 /// Longer than any client or gateway waits.
 const FOREVER: Duration = Duration::from_secs(3600);
 
-/// The names of all refusals that do not keep their client waiting (`silence` and `stall` do), each
-/// of which a request can ask for by [`REFUSAL_MARKER`].
+/// All refusals. The order within a group decides which of them a request meets.
+static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("refusals/catalogue.json")).expect("a whole catalogue")
+});
+
+/// The refusals by what they are about.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Catalogue {
+    /// 400 and the other 4xx: the request is wrong at every backend. And 3xx, which point elsewhere.
+    invalid: Vec<Refusal>,
+    /// 401 and 403: the key may not do this for this request, though it may do everything else.
+    denied: Vec<Refusal>,
+    /// 404 and the like: what the request names does not exist here.
+    missing: Vec<Refusal>,
+    /// 429s about the size of this request only. The deployment serves all others.
+    too_large: Vec<Refusal>,
+    /// Requests at which any backend fails: a prompt that crashes the model, for example.
+    poison: Vec<Refusal>,
+    /// Poison that costs its client a timeout. So a request gets it by its name only.
+    slow: Vec<Refusal>,
+    /// Flex capacity is out; the deployment works. The request has to ask for the tier.
+    flex: Vec<Refusal>,
+    /// The same for priority processing.
+    priority: Vec<Refusal>,
+    /// Of operations without a model: polling, files, batches. Their limit is the resource's.
+    of_objects: Vec<Refusal>,
+    /// The standard deployment behind Azure's own spillover is full, for which the client asked by a header.
+    spilled: Vec<Refusal>,
+    /// What the request depends on has no room, or refuses; the deployment works. The request has to name the
+    /// dependency.
+    of_dependencies: Vec<Refusal>,
+}
+
+/// The names of all refusals that do not keep their client waiting (`silence` and `stall` do). A request can ask for
+/// each of them with [`REFUSAL_MARKER`].
 pub fn refusal_names() -> impl Iterator<Item = &'static str> {
-    QUICK.into_iter().flatten().map(|refusal| refusal.name)
+    quick().map(|refusal| &*refusal.name)
 }
 
 /// A refusal as it goes over the wire, for tests that play the backend themselves.
@@ -57,101 +88,59 @@ pub struct RefusalAnswer {
 
 /// All refusals of [`refusal_names`].
 pub fn refusal_answers() -> impl Iterator<Item = RefusalAnswer> {
-    QUICK.into_iter().flatten().map(Refusal::over_the_wire)
+    quick().map(Refusal::over_the_wire)
 }
 
 /// One refusal in one shape.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Refusal {
-    name: &'static str,
+    name: String,
+    /// 0 when there is no response.
+    #[serde(default)]
     status: u16,
-    headers: &'static [(&'static str, &'static str)],
     body: Body,
+    #[serde(default)]
+    headers: Vec<(String, String)>,
 }
 
 /// What a refusal answers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Body {
     /// Azure's front end: two fields.
-    FrontEnd { code: &'static str, message: &'static str },
+    FrontEnd { code: String, message: String },
     /// Azure's models and OpenAI: four fields.
     Model {
-        kind: &'static str,
-        param: Option<&'static str>,
-        code: Option<&'static str>,
-        message: &'static str,
+        #[serde(rename = "type", default = "most_frequent_type")]
+        kind: String,
+        param: Option<String>,
+        code: Option<String>,
+        message: String,
     },
     /// Whatever else.
-    Text { content_type: &'static str, text: &'static str },
+    Text { content_type: String, text: String },
     /// A stream of these events.
-    Stream(&'static str),
+    Stream(String),
     /// An answer that begins and falls silent.
-    Stall(&'static str),
-    /// These bytes in place of HTTP's own framing.
-    Bytes(&'static [u8]),
+    Stall(String),
+    /// These bytes instead of HTTP's own framing.
+    Bytes(Vec<u8>),
     /// No answer: the connection ends.
     Hangup { reset: bool },
     /// No answer, and no end.
     Silence,
 }
 
+fn most_frequent_type() -> String {
+    "invalid_request_error".to_owned()
+}
+
 impl Refusal {
-    const fn front_end(
-        name: &'static str,
-        status: u16,
-        code: &'static str,
-        message: &'static str,
-    ) -> Self {
-        Self { name, status, headers: &[], body: Body::FrontEnd { code, message } }
-    }
-
-    /// The most frequent shape of a model: an `invalid_request_error`.
-    const fn model(
-        name: &'static str,
-        status: u16,
-        param: Option<&'static str>,
-        code: Option<&'static str>,
-        message: &'static str,
-    ) -> Self {
-        Self::kind(name, status, "invalid_request_error", param, code, message)
-    }
-
-    const fn kind(
-        name: &'static str,
-        status: u16,
-        kind: &'static str,
-        param: Option<&'static str>,
-        code: Option<&'static str>,
-        message: &'static str,
-    ) -> Self {
-        Self { name, status, headers: &[], body: Body::Model { kind, param, code, message } }
-    }
-
-    const fn text(
-        name: &'static str,
-        status: u16,
-        content_type: &'static str,
-        text: &'static str,
-    ) -> Self {
-        Self { name, status, headers: &[], body: Body::Text { content_type, text } }
-    }
-
-    const fn other(name: &'static str, status: u16, body: Body) -> Self {
-        Self { name, status, headers: &[], body }
-    }
-
-    const fn with(self, headers: &'static [(&'static str, &'static str)]) -> Self {
-        Self { headers, ..self }
-    }
-
-    fn over_the_wire(&self) -> RefusalAnswer {
+    fn over_the_wire(&'static self) -> RefusalAnswer {
+        let name = &*self.name;
         let Effect::Answer(answer) = self.effect() else {
-            return RefusalAnswer {
-                name: self.name,
-                status: 0,
-                headers: Vec::new(),
-                body: Vec::new(),
-            };
+            return RefusalAnswer { name, status: 0, headers: Vec::new(), body: Vec::new() };
         };
         let mut headers = answer.headers;
         if !answer.content_type.is_empty() {
@@ -162,29 +151,28 @@ impl Refusal {
             _ => Vec::new(),
         };
         let body = answer.script.0.iter().flat_map(chunk).collect();
-        RefusalAnswer { name: self.name, status: self.status, headers, body }
+        RefusalAnswer { name, status: self.status, headers, body }
     }
 
-    pub(crate) fn effect(&self) -> Effect {
-        let mut answer = match self.body {
+    pub(crate) fn effect(&'static self) -> Effect {
+        let mut answer = match &self.body {
             Body::FrontEnd { code, message } => {
                 Answer::json(&json!({ "error": { "code": code, "message": message } }), 0)
             }
             Body::Model { kind, param, code, message } => {
-                Answer::json(&model_error(kind, param, code, message), 0)
+                Answer::json(&model_error(kind, param.as_deref(), code.as_deref(), message), 0)
             }
-            Body::Text { content_type, text } => Answer::bytes(content_type, text, 0),
-            Body::Stream(events) => Answer::stream(Script::whole(events), 0),
+            Body::Text { content_type, text } => Answer::bytes(content_type, &**text, 0),
+            Body::Stream(events) => Answer::stream(Script::whole(&**events), 0),
             Body::Stall(start) => {
-                Answer::stream(Script(vec![Step::Chunk(start.into()), Step::Stall]), 0)
+                Answer::stream(Script(vec![Step::Chunk(start.as_str().into()), Step::Stall]), 0)
             }
             Body::Bytes(bytes) => return Effect::Bytes(bytes),
-            Body::Hangup { reset } => return Effect::Hangup { reset },
+            Body::Hangup { reset } => return Effect::Hangup { reset: *reset },
             Body::Silence => return Effect::Later(FOREVER),
         };
         answer.status = self.status;
-        let headers = self.headers.iter();
-        answer.headers.extend(headers.map(|(name, value)| ((*name).into(), (*value).into())));
+        answer.headers.extend(self.headers.iter().cloned());
         Effect::Answer(answer)
     }
 }
@@ -194,11 +182,13 @@ fn model_error(kind: &str, param: Option<&str>, code: Option<&str>, message: &st
 }
 
 /// Those that do not keep their client waiting.
-const QUICK: [&[Refusal]; 5] =
-    [invalid::ALL, denied::ALL, missing::ALL, throttles::ALL, poison::ALL];
+fn quick() -> impl Iterator<Item = &'static Refusal> {
+    let Catalogue { invalid, denied, missing, too_large, poison, .. } = &*CATALOGUE;
+    [invalid, denied, missing, too_large, poison].into_iter().flatten()
+}
 
 fn catalogue() -> impl Iterator<Item = &'static Refusal> {
-    QUICK.into_iter().chain([poison::SLOW]).flatten()
+    quick().chain(&CATALOGUE.slow)
 }
 
 fn named(name: &str) -> Option<&'static Refusal> {

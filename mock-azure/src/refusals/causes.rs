@@ -7,7 +7,7 @@
 use hyper::http::request::Parts;
 use serde_json::Value;
 
-use super::{Refusal, named, throttles};
+use super::{CATALOGUE, Refusal, named};
 use crate::config::MockConfig;
 use crate::facts::Facts;
 use crate::record::body_hash;
@@ -103,22 +103,22 @@ pub(crate) fn refusal_for(
         return pick(ORGANIZATION);
     }
     if has("x-ms-spillover-deployment") {
-        return of(throttles::SPILLED);
+        return of(&CATALOGUE.spilled);
     }
     let Some(route) = asked.route else {
         let is_busy = names_object(head.uri.path()) && turn(head, body, 3) == 0;
-        return if is_busy { of(throttles::OF_OBJECTS) } else { pick(UNKNOWN_PATH) };
+        return if is_busy { of(&CATALOGUE.of_objects) } else { pick(UNKNOWN_PATH) };
     };
     if matches!(route.operation, Operation::Files) || is_busy(&route.operation) {
-        return of(throttles::OF_OBJECTS);
+        return of(&CATALOGUE.of_objects);
     }
     if let Some(lacking) = lacks(asked, head, body, config) {
         return Some(lacking);
     }
     let facts = asked.facts?;
     match facts.json["service_tier"].as_str() {
-        Some("flex") => return of(throttles::FLEX),
-        Some("priority") => return of(throttles::PRIORITY),
+        Some("flex") => return of(&CATALOGUE.flex),
+        Some("priority") => return of(&CATALOGUE.priority),
         _ => {}
     }
     if ["n", "best_of"].iter().any(|name| exceeds(&facts.json[name], CHOICES_MAX)) {
@@ -131,7 +131,7 @@ pub(crate) fn refusal_for(
         return pick(TOO_LARGE);
     }
     if has_busy_dependency(&facts.json) {
-        return of(throttles::OF_DEPENDENCIES);
+        return of(&CATALOGUE.of_dependencies);
     }
     let previous = facts.json["previous_response_id"].as_str();
     if previous.is_some_and(|id| id.contains("unknown")) {
