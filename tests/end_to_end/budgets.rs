@@ -163,31 +163,31 @@ async fn requests_are_limited_in_windows_of_ten_seconds() {
 }
 
 #[tokio::test]
-async fn when_all_budgets_are_used_up_the_client_hears_of_the_soonest() {
+async fn when_all_budgets_are_used_up_a_backend_has_the_last_word() {
     let gateway = Setup::new()
         .backend("sweden", limits(json!({"tokens_per_minute": 10})))
         .backend("france", limits(json!({"requests_per_minute": 1})))
         .start()
         .await;
-    let mut answers = Vec::new();
-    // A window of requests may end in between.
-    while answers.len() < 4 && answers.last().is_none_or(|last: &Response| last.status == 200) {
-        answers.push(gateway.chat().await);
+    for number in 0..6 {
+        let answer = gateway.chat().await;
+        assert_eq!(answer.status, 200, "{number}: {}", trail(&answer));
     }
-    let last = answers.pop().unwrap();
-    assert_eq!(last.status, 429, "{}", trail(&last));
-    assert!(answers.len() >= 2, "{answers:?}");
-    assert_eq!(last.header("x-spillway-attempts"), Some("0"));
+    let last = gateway.chat().await;
+    // A window of requests may end in between; that of tokens does not.
     assert!(trail(&last).contains("sweden;skip=budget;budget="), "{}", trail(&last));
-    assert!(trail(&last).contains("france;skip=budget;budget="), "{}", trail(&last));
-    assert_eq!(last.json()["error"]["code"], "429", "{}", last.text());
-    assert_eq!(last.json()["error"]["type"], "rate_limit_exceeded", "{}", last.text());
-    // Sweden has room after a minute only.
-    let wait = retry_after(&last);
-    assert!(wait <= WINDOW + WINDOW / 10, "{wait:?}");
-    assert_eq!(gateway.counts().iter().sum::<usize>(), answers.len());
-    tokio::time::sleep(wait).await;
-    assert_eq!(gateway.chat().await.served_by(), "france");
+    assert!(gateway.counts()[0] >= 2, "{:?}", gateway.counts());
+    // What it says is believed.
+    for backend in ["sweden", "france"] {
+        gateway.mock(backend).push_fault(Fault::Throttle { retry_after_ms: Some(20_000) });
+    }
+    let refused = gateway.chat().await;
+    assert_eq!(refused.status, 429, "{}", trail(&refused));
+    assert_eq!(refused.header("x-spillway-attempts"), Some("2"), "{}", trail(&refused));
+    let again = gateway.chat().await;
+    assert_eq!((again.status, again.header("x-spillway-attempts")), (429, Some("0")));
+    let wait = retry_after(&again);
+    assert!((Duration::from_secs(10)..=Duration::from_secs(22)).contains(&wait), "{wait:?}");
 }
 
 fn retry_after(answer: &Response) -> Duration {
@@ -198,16 +198,14 @@ fn retry_after(answer: &Response) -> Duration {
 }
 
 #[tokio::test]
-async fn a_single_backend_is_held_to_its_budget_too() {
+async fn a_single_backend_is_asked_beyond_its_budget_too() {
     let gateway =
         Setup::new().backend("only", limits(json!({"tokens_per_minute": 10}))).start().await;
     assert_eq!(gateway.chat().await.status, 200);
     let answer = gateway.chat().await;
-    assert_eq!(answer.status, 429, "{}", answer.text());
+    assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(trail(&answer).starts_with("only;skip=budget;budget="), "{}", trail(&answer));
-    let wait = retry_after(&answer);
-    assert!((Duration::from_secs(50)..=Duration::from_secs(60)).contains(&wait), "{wait:?}");
-    assert_eq!(gateway.counts(), [1]);
+    assert!(trail(&answer).ends_with("only;200"), "{}", trail(&answer));
 }
 
 #[tokio::test]

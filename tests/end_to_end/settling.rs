@@ -1,8 +1,9 @@
 //! What a request reserved is settled to what it used, exactly once, however it ended.
 //!
-//! A budget cannot be seen from outside, but what it admits can: a limit into which so many requests
-//! fit by what they use, and far fewer (or more) by what they were expected to use. And a request
-//! that is larger than the whole limit is admitted only while nothing at all is counted.
+//! A budget cannot be seen from outside, but what it admits can: a bucket into which so many requests
+//! fit by what they use, and far fewer (or more) by what they were expected to use. And one of a single
+//! token admits nothing while anything at all is counted. A limit of tokens per minute gives nothing
+//! back that was used by less than expected, because Azure does not.
 
 use crate::harness::{Asking, CHAT, Gateway, Response, Setup, eventually, forgetful};
 use bytes::Bytes;
@@ -22,17 +23,27 @@ const MAX_TOKENS: u64 = 500;
 const ESTIMATED_PROMPT_TOKENS: std::ops::Range<u64> = 3..20;
 const REQUESTS: u64 = 12;
 
-/// A backend with this limit of tokens per minute, and one for what does not fit.
-fn limited(tokens_per_minute: u64) -> Setup {
+/// A backend with these keys, and one for what does not fit.
+fn first_with(mut keys: Value) -> Setup {
     let chatty = |mut mock: mock_azure::MockConfig| {
         mock.completion_tokens = COMPLETION_TOKENS;
         mock
     };
-    let limits = json!({"tokens_per_minute": tokens_per_minute});
+    keys["priority"] = json!(1);
     Setup::new()
-        .backend_with("first", json!({"priority": 1, "limits": limits}), chatty)
+        .backend_with("first", keys, chatty)
         .backend_with("second", json!({"priority": 2}), chatty)
         .pool(forgetful())
+}
+
+/// A backend whose bucket holds so many tokens, of which one drains in a second.
+fn bucket(burst_tokens: u64) -> Setup {
+    first_with(json!({"provisioned": {
+        "ptus": 1,
+        "input_tokens_per_minute_per_ptu": 60,
+        "output_token_weight": 1,
+        "burst_tokens": burst_tokens
+    }}))
 }
 
 fn chat(max_tokens: u64) -> Value {
@@ -48,11 +59,16 @@ fn with(mut body: Value, key: &str, value: Value) -> Value {
     body
 }
 
-/// A limit into which exactly [`REQUESTS`] fit when each uses `used` and reserves `reserved`.
-fn limit_for(used: u64, reserved: std::ops::Range<u64>) -> u64 {
-    let (least, most) = ((REQUESTS - 1) * used + reserved.end, REQUESTS * used + reserved.start);
+/// A bucket into which exactly [`REQUESTS`] fit when each uses `used`: it is full at 98 %.
+fn bucket_for(used: u64) -> Setup {
+    bucket((2 * REQUESTS - 1) * used / 2 * 100 / 98)
+}
+
+/// A limit of tokens per minute into which exactly [`REQUESTS`] fit when each counts `counted`.
+fn limit_for(counted: std::ops::Range<u64>) -> Setup {
+    let (least, most) = (REQUESTS * counted.end, (REQUESTS + 1) * counted.start);
     assert!(least < most, "{least} to {most}: too rough to show anything");
-    u64::midpoint(least, most)
+    first_with(json!({"limits": {"tokens_per_minute": u64::midpoint(least, most)}}))
 }
 
 /// How many of these requests, one after the other, the first backend serves in a row.
@@ -74,7 +90,7 @@ fn reserved(max_tokens: u64) -> std::ops::Range<u64> {
 }
 
 #[tokio::test]
-async fn what_was_reserved_too_much_is_given_back() {
+async fn what_was_reserved_too_much_of_provisioned_throughput_is_given_back() {
     let streamed = with(chat(MAX_TOKENS), "stream", json!(true));
     let asking = with(streamed.clone(), "stream_options", json!({"include_usage": true}));
     let response =
@@ -91,9 +107,21 @@ async fn what_was_reserved_too_much_is_given_back() {
     ];
     let used = PROMPT_TOKENS + COMPLETION_TOKENS;
     for (path, body) in cases {
-        let gateway = limited(limit_for(used, reserved(MAX_TOKENS))).start().await;
+        let gateway = bucket_for(used).start().await;
         assert_eq!(fitting(&gateway, path, &body).await, REQUESTS, "{path} {body}");
     }
+}
+
+#[tokio::test]
+async fn a_limit_of_tokens_per_minute_gives_back_nothing_of_what_was_served_or_lost() {
+    let gateway = limit_for(reserved(MAX_TOKENS)).start().await;
+    let fault = Fault::Status { status: 500, headers: Vec::new(), body: None };
+    gateway.mock("first").push_fault(fault);
+    assert_eq!(gateway.client.post(CHAT, &chat(MAX_TOKENS)).await.served_by(), "second");
+    gateway.mock("first").push_fault(Fault::Throttle { retry_after_ms: Some(1) });
+    assert_eq!(gateway.client.post(CHAT, &chat(MAX_TOKENS)).await.served_by(), "second");
+    // The first one counts, the refused one does not.
+    assert_eq!(fitting(&gateway, CHAT, &chat(MAX_TOKENS)).await, REQUESTS - 1);
 }
 
 #[tokio::test]
@@ -101,8 +129,10 @@ async fn what_was_reserved_too_little_is_added() {
     // Two hundred texts of one letter are two hundred tokens, but have the bytes of fifty.
     let used = 200;
     let body = json!({"model": "gpt-4o", "input": vec!["a"; 200]});
-    let gateway = limited(limit_for(used, 40..210)).start().await;
-    assert_eq!(fitting(&gateway, "/v1/embeddings", &body).await, REQUESTS);
+    for limited in [bucket_for(used), limit_for(used..used + 1)] {
+        let gateway = limited.start().await;
+        assert_eq!(fitting(&gateway, "/v1/embeddings", &body).await, REQUESTS);
+    }
 }
 
 #[tokio::test]
@@ -111,12 +141,12 @@ async fn a_stream_that_states_no_usage_is_settled_by_its_events() {
     let path = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-06-01";
     let body = with(chat(MAX_TOKENS), "stream", json!(true));
     let used = ESTIMATED_PROMPT_TOKENS.end / 2 + COMPLETION_TOKENS;
-    let gateway = limited(limit_for(used, reserved(MAX_TOKENS))).start().await;
+    let gateway = bucket_for(used).start().await;
     assert_eq!(fitting(&gateway, path, &body).await, REQUESTS);
     assert!(!gateway.records("first")[0].body.windows(6).any(|part| part == b"_usage"));
 }
 
-/// Larger than any limit here.
+/// Larger than any bucket here.
 const WHOLE: u64 = 1_000_000;
 
 fn whole(asking: Asking) -> (&'static str, Value) {
@@ -137,7 +167,7 @@ async fn send_whole(gateway: &Gateway, asking: Asking) -> Response {
 
 #[tokio::test]
 async fn a_request_that_brought_no_tokens_gives_all_back() {
-    let gateway = limited(1_000)
+    let gateway = bucket(1)
         .settings(|settings| settings.per_try_idle_timeout = Duration::from_millis(300))
         .start()
         .await;
@@ -173,7 +203,7 @@ async fn a_request_that_brought_no_tokens_gives_all_back() {
 
 #[tokio::test]
 async fn a_client_that_leaves_before_an_answer_came_gives_all_back() {
-    let gateway = limited(1_000).start().await;
+    let gateway = bucket(1).start().await;
     for (cancelled, asking) in (1..).zip([Asking::Chat, Asking::ChatStream]) {
         let fault = Fault::DelayFirstByte { delay: Duration::from_secs(60) };
         gateway.mock("first").push_fault(fault);
@@ -202,21 +232,22 @@ const CAME: u64 = 30;
 /// The content filter's event and the role's come before them.
 const EVENTS: usize = 32;
 
-/// Asserts that what is counted is about the prompt and [`CAME`] tokens, of a limit of a thousand.
+/// Asserts that what is counted is about the prompt and [`CAME`] tokens, by the time until they are drained.
 async fn assert_counted_by_output(gateway: &Gateway) {
-    let left_at_most = 1_000 - CAME - ESTIMATED_PROMPT_TOKENS.start;
-    let left_at_least = 1_000 - CAME - ESTIMATED_PROMPT_TOKENS.end;
-    let too_many = left_at_most - ESTIMATED_PROMPT_TOKENS.start;
-    let answer = gateway.client.post(CHAT, &chat(too_many)).await;
-    assert_eq!(answer.served_by(), "second", "{:?}", answer.header("x-spillway-trail"));
-    let few_enough = left_at_least - ESTIMATED_PROMPT_TOKENS.end;
-    let answer = gateway.client.post(CHAT, &chat(few_enough)).await;
-    assert_eq!(answer.served_by(), "first", "{:?}", answer.header("x-spillway-trail"));
+    let answer = gateway.client.post(CHAT, &chat(1)).await;
+    assert_eq!(answer.served_by(), "second");
+    let trail = answer.header("x-spillway-trail").unwrap();
+    let (_, time) = trail.split_once(";budget=").unwrap();
+    let (ms, _) = time.split_once("ms").unwrap();
+    let tokens = ms.parse::<u64>().unwrap() / 1_000;
+    // Some have drained since.
+    let counted = CAME - 5..CAME + ESTIMATED_PROMPT_TOKENS.end;
+    assert!(counted.contains(&tokens), "{trail}");
 }
 
 #[tokio::test]
 async fn a_stream_that_its_client_leaves_is_settled_by_what_came() {
-    let gateway = limited(1_000).start().await;
+    let gateway = bucket(1).start().await;
     gateway.mock("first").push_fault(Fault::StallMidStream { after_events: EVENTS });
     let (path, body) = whole(Asking::ChatStream);
     let headers = [("content-type", "application/json")];
@@ -238,7 +269,7 @@ async fn a_stream_that_breaks_is_settled_by_what_came() {
         Fault::ResetAfterHeaders { after_events: EVENTS },
         Fault::MidStreamError { after_events: EVENTS },
     ] {
-        let gateway = limited(1_000).start().await;
+        let gateway = bucket(1).start().await;
         gateway.mock("first").push_fault(fault);
         let answer = send_whole(&gateway, Asking::ChatStream).await;
         assert_eq!(answer.served_by(), "first");

@@ -35,6 +35,10 @@ const REQUESTS_PER_ROUND: u64 = 10;
 const LIMITS: [(&str, u64); 3] = [("b", 40_000), ("c", 45_000), ("consumer", 60_000)];
 const BURST_TOKENS: u64 = 60_000;
 const OUTPUT_WEIGHT: u64 = 3;
+/// The thousandths of the burst below which a request is admitted.
+const ROOM_PERMILLE: u64 = 980;
+
+const NOTHING: UsedTokens = UsedTokens { prompt_tokens: 0, cached_tokens: 0, completion_tokens: 0 };
 
 pub(crate) const SETTINGS: &str = r#"{
     "pools": [
@@ -47,7 +51,8 @@ pub(crate) const SETTINGS: &str = r#"{
          "failover": {"retry_budget": {"percent": 100, "min_per_second": 10000}}},
         {"name": "mini", "backends": [
             {"name": "c", "host": "c.example",
-                "limits": {"tokens_per_minute": 45000, "requests_per_minute": 720}}],
+                "limits": {"tokens_per_minute": 45000, "requests_per_minute": 720}},
+            {"name": "e", "host": "e.example", "priority": 2}],
          "circuit_breaker": {"rules": []},
          "failover": {"max_wait": "50ms", "retry_budget": {"percent": 100, "min_per_second": 10000}}}],
     "consumers": {
@@ -103,6 +108,25 @@ struct Made {
 struct Entry {
     number: u64,
     usage: UsedTokens,
+    /// What it holds of a minute that gives nothing back.
+    kept: Kept,
+}
+
+/// Tokens of a minute. Of an attempt whose client left, nobody here knows whether it had ended before.
+#[derive(Clone, Copy, Default)]
+struct Kept {
+    least: u64,
+    most: u64,
+}
+
+impl Kept {
+    fn exactly(tokens: u64) -> Self {
+        Self { least: tokens, most: tokens }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self { least: self.least + other.least, most: self.most + other.most }
+    }
 }
 
 /// The reference.
@@ -119,15 +143,15 @@ impl Books {
         self.seconds.get(key).map_or(0, |seconds| seconds.number)
     }
 
-    fn enter(&mut self, key: String, number: u64, usage: UsedTokens) {
-        self.entries.entry(key).or_default().push(Entry { number, usage });
+    fn enter(&mut self, key: String, number: u64, usage: UsedTokens, kept: Kept) {
+        self.entries.entry(key).or_default().push(Entry { number, usage, kept });
     }
 
     /// The entries of the last minute of a record.
-    fn minute(&self, key: &str, now_ms: u64) -> impl Iterator<Item = UsedTokens> {
+    fn minute(&self, key: &str, now_ms: u64) -> impl Iterator<Item = Entry> {
         let number = self.seconds.get(key).copied().unwrap_or_default().at(now_ms).number;
         let entries = self.entries.get(key).into_iter().flatten();
-        entries.filter(move |entry| number - entry.number < 61).map(|entry| entry.usage)
+        entries.filter(move |entry| number - entry.number < 61).copied()
     }
 
     fn forget(&mut self) {
@@ -261,7 +285,8 @@ impl World {
                 books.failures.push(format!("{key} has {tokens}"));
             }
             let before = bucket_permille(old, now_ms);
-            if before >= BURST_TOKENS * 1_000 && bucket_permille(Some(new), now_ms) > before {
+            if before >= BURST_TOKENS * ROOM_PERMILLE && bucket_permille(Some(new), now_ms) > before
+            {
                 books.failures.push(format!("{key} was full and was filled"));
             }
         } else if !key.ends_with("/quota") {
@@ -366,12 +391,27 @@ impl Traffic<'_> {
             let parts = envoy.chunks(flight.stream);
             let status = envoy.take(flight.stream).status();
             let mut books = self.world.books();
-            let last = books.made.remove(&flight.id).and_then(|mut made| made.pop());
+            let estimate = self.world.kinds[flight.kind].estimate;
+            let mut made = books.made.remove(&flight.id).unwrap_or_default();
             // Without this status nothing of a backend's answer reached the client.
-            let Some(last) = last.filter(|_| status == 200) else { continue };
-            let usage = last.does.used(self.world.kinds[flight.kind].estimate, parts);
-            books.enter(Keys::new(None).budget(&last.cluster), last.number, usage);
-            books.enter(key_of_consumer(flight.consumer), flight.number, usage);
+            let served = made.pop_if(|_| status == 200);
+            let left = made.pop_if(|_| status == 0);
+            // One that is larger than the limit counts as the limit.
+            let taken = |cluster: &str| estimate.total().min(limit(cluster));
+            for failed in made {
+                let is_kept = failed.does.is_counted();
+                let kept = Kept::exactly(if is_kept { taken(&failed.cluster) } else { 0 });
+                books.enter(Keys::new(None).budget(&failed.cluster), failed.number, NOTHING, kept);
+            }
+            if let Some(Made { cluster, number, .. }) = left {
+                let kept = Kept { least: 0, most: taken(&cluster) };
+                books.enter(Keys::new(None).budget(&cluster), number, NOTHING, kept);
+            }
+            let Some(served) = served else { continue };
+            let usage = served.does.used(estimate, parts);
+            let kept = Kept::exactly(usage.total().max(taken(&served.cluster)));
+            books.enter(Keys::new(None).budget(&served.cluster), served.number, usage, kept);
+            books.enter(key_of_consumer(flight.consumer), flight.number, usage, kept);
         }
     }
 
@@ -401,12 +441,14 @@ impl World {
         };
         for backend in ["b", "c"] {
             let key = Keys::new(None).budget(backend);
-            let should = books.minute(&key, now_ms).map(UsedTokens::total).sum();
-            compare(&key, minute_tokens(read(&key).as_deref(), now_ms), should);
+            let kept = books.minute(&key, now_ms).map(|entry| entry.kept);
+            let kept = kept.fold(Kept::default(), Kept::plus);
+            let is = minute_tokens(read(&key).as_deref(), now_ms);
+            compare(&key, is, is.clamp(kept.least, kept.most));
         }
         if Era::of(epoch) != Era::Steps {
             let key = Keys::new(None).budget("a");
-            let permille = |usage: UsedTokens| {
+            let permille = |Entry { usage, .. }: Entry| {
                 let input = usage.prompt_tokens - usage.cached_tokens;
                 1_000 * (input + OUTPUT_WEIGHT * usage.completion_tokens)
             };
@@ -415,7 +457,7 @@ impl World {
         }
         for name in ["minute", "who", "anyone"] {
             let key = key_of_consumer(name);
-            let should = books.minute(&key, now_ms).map(UsedTokens::total).sum();
+            let should = books.minute(&key, now_ms).map(|entry| entry.usage.total()).sum();
             compare(&key, consumer_tokens(read(&key).as_deref(), now_ms).0, should);
         }
         if Era::of(epoch) != Era::Steps {

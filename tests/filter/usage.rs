@@ -9,6 +9,7 @@ use spillway::openai::request::scan::JsonScanner;
 use spillway::policy::keys::Keys;
 use spillway::policy::time::Timestamp;
 use spillway::policy::tokens::budget::{self, BudgetSettings};
+use spillway::policy::tokens::consumer::{self, ConsumerSettings};
 use spillway::policy::tokens::estimate::{Estimate, Estimator, RequestSize};
 use std::num::NonZeroU32;
 
@@ -19,7 +20,8 @@ const SETTINGS: &str = r#"{"pools": [{"name": "gpt", "backends": [
     {"name": "a", "host": "a.example", "priority": 1, "limits": {"tokens_per_minute": 1000000000}},
     {"name": "b", "host": "b.example", "priority": 2, "limits": {"tokens_per_minute": 1000000000}}],
     "circuit_breaker": {"rules": []},
-    "failover": {"retry_budget": {"percent": 100, "min_per_second": 10000}}}]}"#;
+    "failover": {"retry_budget": {"percent": 100, "min_per_second": 10000}}}],
+    "consumers": {"header": "x-consumer", "by_name": {"alice": {"tokens_per_minute": 1000000000}}}}"#;
 
 const CHAT: &str = concat!(
     "data: {\"choices\":[],\"prompt_filter_results\":[]}\n\n",
@@ -68,6 +70,17 @@ pub(crate) fn used(process: &Process, backend: &str, limit: u32) -> u64 {
     u64::from(limit) - budget::remaining_tokens(record.as_deref(), &settings, now).unwrap()
 }
 
+/// The tokens that alice reserved or used. What a backend counts is never less than was reserved.
+fn used_by_alice(process: &Process) -> u64 {
+    let record =
+        process.shared().read(&Keys::new(None).consumer("alice")).map(|(record, _)| record);
+    let tokens_per_minute = NonZeroU32::new(LIMIT);
+    let settings = ConsumerSettings { tokens_per_minute, ..ConsumerSettings::default() };
+    let now = Timestamp::from_ms(process.wall_ms());
+    let left = consumer::remaining(record.as_deref(), &settings, now);
+    u64::from(LIMIT) - left.tokens_per_minute.unwrap()
+}
+
 /// Maxima are named and images are part of it, so that nothing is learned from one request for the
 /// next.
 fn chat() -> Request {
@@ -76,6 +89,7 @@ fn chat() -> Request {
         "max_tokens":500,"stream":true}"#;
     Request::new("POST", "/openai/deployments/gpt/chat/completions?api-version=2024-10-21")
         .body(BODY)
+        .header("x-consumer", "alice")
 }
 
 fn responses() -> Request {
@@ -83,7 +97,7 @@ fn responses() -> Request {
         "text":"hi"},{"type":"input_image","image_url":"data:image/png;base64,AAAA"}]}],
         "max_output_tokens":500,"stream":true}"#;
     assert!(recognise(b"POST", b"/openai/v1/responses").is_some());
-    Request::new("POST", "/openai/v1/responses").body(BODY)
+    Request::new("POST", "/openai/v1/responses").body(BODY).header("x-consumer", "alice")
 }
 
 /// A stream, the request for it, and what its client is shown.
@@ -128,28 +142,33 @@ fn is_right(part: &[u8], prompt: u64, settled: u64) -> bool {
     }
 }
 
-/// Sends the first `cut` bytes of a stream and ends it; returns how many tokens it took of `a`.
+/// Sends a part of a stream and ends it; returns how many tokens it took if something of it flowed.
 fn cut_off(
     process: &Process,
     envoy: &mut Envoy,
     request: &Request,
     part: &[u8],
     is_reset: bool,
-) -> (u64, bool) {
+) -> Option<u64> {
     let before = used(process, "a", LIMIT);
+    let before_of_alice = used_by_alice(process);
+    let estimate = first_estimate(request).total();
     let head = part.len() / 2;
     let script = script(&[&part[..head], &part[head..]]);
     process.script("a", [if is_reset { script.then_reset() } else { script.then_stall() }]);
     let id = envoy.send(request.clone());
-    assert_eq!(used(process, "a", LIMIT) - before, first_estimate(request).total(), "reserved");
+    assert_eq!(used(process, "a", LIMIT) - before, estimate, "reserved");
     envoy.pass(0);
     let flows = envoy.answer(id).status() == 200 && (is_reset || envoy.is_open(id));
     envoy.cancel(id);
     envoy.pass(0);
     let answer = envoy.take(id);
     assert_ne!(answer.end, End::Open);
-    let served_by_a = flows && answer.served_by() == "a";
-    (used(process, "a", LIMIT) - before, served_by_a)
+    let is_served_by_a = flows && answer.served_by() == "a";
+    let settled = is_served_by_a.then(|| used_by_alice(process) - before_of_alice);
+    let kept = settled.unwrap_or(0).max(estimate);
+    assert_eq!(used(process, "a", LIMIT) - before, kept, "{}: {settled:?}", process.scenario);
+    settled
 }
 
 #[test]
@@ -162,13 +181,10 @@ fn a_stream_that_ends_at_any_byte_is_settled_once() {
                 let mut flowed = 0;
                 for cut in 0..=whole.len() {
                     let part = &whole.as_bytes()[..cut];
-                    let (settled, flows) = cut_off(&process, envoy, &request, part, is_reset);
                     let scenario = format!("{}, {cut} of {} bytes", process.scenario, whole.len());
-                    if flows {
+                    if let Some(settled) = cut_off(&process, envoy, &request, part, is_reset) {
                         flowed += 1;
                         assert!(is_right(part, prompt, settled), "{scenario}: {settled} tokens");
-                    } else {
-                        assert_eq!(settled, 0, "{scenario}: nothing reached the client");
                     }
                 }
                 assert!(flowed > whole.len() / 2, "{flowed} of {}", whole.len());
@@ -180,7 +196,7 @@ fn a_stream_that_ends_at_any_byte_is_settled_once() {
     }
 }
 
-/// A plain answer with this content type and body, and how many tokens it took of `a`.
+/// A plain answer with this content type and body, and how many tokens it took.
 fn settled(name: &str, content_type: Option<&str>, body: &str) -> (u64, Estimate) {
     let request = || chat().body(r#"{"messages":[{"role":"user","content":"hi"}]}"#);
     let process = Process::new(name);
@@ -189,11 +205,11 @@ fn settled(name: &str, content_type: Option<&str>, body: &str) -> (u64, Estimate
     process.script("a", [script]);
     let took = worker(&process, SETTINGS, |envoy| {
         assert_eq!(envoy.ask(request()).served_by(), "a", "{name}");
-        let took = used(&process, "a", LIMIT);
+        let (took, before) = (used_by_alice(&process), used(&process, "a", LIMIT));
         // Nothing was learned of it when the next request is expected to take the same.
         process.script("a", [Script::silence()]);
         let id = envoy.send(request());
-        let next = used(&process, "a", LIMIT) - took;
+        let next = used(&process, "a", LIMIT) - before;
         let is_learned = next != first_estimate(&request()).total();
         assert_eq!(is_learned, took == STATED, "{name}: {next}");
         envoy.cancel(id);
@@ -273,13 +289,13 @@ fn chunked(
     request: &Request,
     chunks: &[&[u8]],
 ) -> (Vec<u8>, u64) {
-    let before = used(process, "a", LIMIT);
+    let before = used_by_alice(process);
     process.script("a", [script(chunks)]);
     let id = envoy.send(request.clone());
     envoy.pass(0);
     let answer = envoy.take(id);
     assert_eq!((answer.status(), answer.end), (200, End::Complete), "{}", process.scenario);
-    (answer.body, used(process, "a", LIMIT) - before)
+    (answer.body, used_by_alice(process) - before)
 }
 
 #[test]
@@ -350,11 +366,11 @@ fn any_chunking_of_a_whole_answer_gives_the_same_usage() {
     let process = Process::new("a whole answer");
     worker(&process, SETTINGS, |envoy| {
         for cut in 0..=BODY.len() {
-            let before = used(&process, "a", LIMIT);
+            let before = used_by_alice(&process);
             let (head, tail) = BODY.as_bytes().split_at(cut);
             process.script("a", [Script::ok().no_body().chunk(head).chunk(tail)]);
             assert_eq!(envoy.ask(chat()).text(), BODY);
-            assert_eq!(used(&process, "a", LIMIT) - before, STATED, "cut at {cut}");
+            assert_eq!(used_by_alice(&process) - before, STATED, "cut at {cut}");
         }
     });
 }
@@ -388,16 +404,20 @@ fn an_attempt_that_must_not_go_out_keeps_nothing() {
 /// So it is when a time limit of Envoy's own ends it: the gateway hears of it first, and no flag says
 /// that the client went away.
 #[test]
-fn a_request_that_envoy_ends_keeps_nothing() {
+fn a_request_that_envoy_ends_costs_nothing_and_was_counted_by_its_backend() {
     let process = Process::new("ended by envoy");
+    let estimate = first_estimate(&chat()).total();
     worker(&process, SETTINGS, |envoy| {
+        let mut counted = 0;
         for script in [Script::silence(), script(&[b"data: {"]).then_stall()] {
             process.script("a", [script]);
             let id = envoy.send(chat());
             envoy.pass(0);
             envoy.end(id);
+            counted += estimate;
             let left = ["a", "b"].map(|backend| used(&process, backend, LIMIT));
-            assert_eq!(left, [0, 0]);
+            assert_eq!(left, [counted, 0]);
+            assert_eq!(used_by_alice(&process), 0);
         }
     });
     assert_eq!(process.metric("outcome.fault"), 0, "it is not the backend's fault");

@@ -19,7 +19,7 @@ use spillway::policy::pool::{BackendSet, OperationSet};
 use spillway::policy::response::classify::{self, AttemptTraits};
 use spillway::policy::response::rate_limits::RateLimits;
 use spillway::policy::time::{Millis, Timestamp};
-use spillway::policy::tokens::budget::{self, Admission, Settlement};
+use spillway::policy::tokens::budget::{self, Admission, Settlement, Terms};
 use spillway::policy::tokens::estimate::{Estimate, UsedTokens};
 use std::hint::black_box;
 
@@ -126,7 +126,7 @@ fn policy(criterion: &mut Criterion) {
         bencher.iter(|| {
             now = now.plus(Millis::new(20));
             if let Admission::Granted(reservation) =
-                budget::reserve(&mut record, &limits, estimate, None, now)
+                budget::reserve(&mut record, &limits, estimate, Terms::default(), now)
             {
                 let usage = UsedTokens {
                     prompt_tokens: 100,

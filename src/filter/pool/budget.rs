@@ -7,7 +7,9 @@ use super::metrics::PoolMetrics;
 use crate::filter::host::shared;
 use crate::filter::host::{self, Metric};
 use crate::policy::time::Timestamp;
-use crate::policy::tokens::budget::{self, Admission, BudgetSettings, Reservation, Settlement};
+use crate::policy::tokens::budget::{
+    self, Admission, BudgetSettings, Reservation, Settlement, Terms,
+};
 use crate::policy::tokens::estimate::Estimate;
 
 /// The budget of one backend.
@@ -43,21 +45,20 @@ impl Budget {
         self.settings.token_limit()
     }
 
-    /// Reserves for a request. `ceiling_permille` is how far provisioned throughput may be used for it.
-    /// Nothing is reserved in a budget that cannot be used.
+    /// Reserves for a request. Nothing is reserved in a budget that cannot be used.
     ///
     /// # Errors
     /// When there is room again, if there is none now.
     pub(crate) fn reserve(
         &self,
         estimate: Estimate,
-        ceiling_permille: Option<u16>,
+        terms: Terms,
         now: Timestamp,
     ) -> Result<Option<Reservation>, Timestamp> {
         let mut is_unusable = false;
         let reserved = shared::count(&self.key, budget::VERSION, |record| {
             is_unusable = budget::is_unusable(record);
-            match budget::reserve(record, &self.settings, estimate, ceiling_permille, now) {
+            match budget::reserve(record, &self.settings, estimate, terms, now) {
                 Admission::Granted(reservation) => (true, Ok(Some(reservation))),
                 Admission::Denied { until, is_put_back } => (is_put_back, Err(until)),
             }

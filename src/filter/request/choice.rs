@@ -3,6 +3,9 @@
 //! The choice itself is the core's. It reads one record per pool. What it does not read is asked of
 //! the chosen backend only: room in its budget, and the lease if the attempt is to be a probe. When
 //! that is denied, the choice is made anew without the backend.
+//!
+//! When nobody is left, the choice is made anew as if no budget had denied the request: the backend's own
+//! response is the authority. When there is still nobody, an open circuit breaker may be probed early.
 
 use super::Request;
 use crate::filter::host;
@@ -22,7 +25,7 @@ use crate::policy::failover::retry_budget;
 use crate::policy::failover::{Next, Stop};
 use crate::policy::pool::MAX_BACKENDS;
 use crate::policy::time::Timestamp;
-use crate::policy::tokens::budget::{Reservation, Settlement};
+use crate::policy::tokens::budget::{Reservation, Settlement, Terms};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -37,6 +40,8 @@ const NOBODY: Unavailable = Unavailable { soonest: None, throttled: false, is_un
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Usual,
+    /// That of a backend whose budget has no room, because there is nobody else.
+    OverBudget,
     /// The one of a backend whose circuit breaker is open, because there is nobody else.
     Early,
 }
@@ -91,7 +96,11 @@ impl Request {
     /// Takes hold of a backend for the next attempt, if there is one. The retry budget is asked when
     /// it is held, so that a failover is only counted when it is made.
     fn take(&mut self, now: Timestamp) -> Next {
-        match self.select(Turn::Usual, now) {
+        let mut selected = self.select(Turn::Usual, now);
+        if selected.is_err() && self.denied.forgive_budgets() {
+            selected = self.select(Turn::OverBudget, now);
+        }
+        match selected {
             Ok(pick) => self.take_or_leave(pick, now),
             Err(unavailable) => match self.next(Err(unavailable), now) {
                 // It would fail, so it may be the probe of an open circuit breaker.
@@ -154,7 +163,7 @@ impl Request {
             let roll = random::number();
             let choice = self.choose(turn, &records, &mut rotation, now, roll)?;
             let Some(untaken) = Pick::untaken(choice, &pool, &records, now) else { break };
-            let Some(pick) = self.hold(untaken, now) else { continue };
+            let Some(pick) = self.hold(turn, untaken, now) else { continue };
             // Only now: whoever denies the request must not have had its turn.
             rotation.take();
             if turn == Turn::Usual {
@@ -189,12 +198,13 @@ impl Request {
     }
 
     /// Reserves tokens at the chosen backend, and leases its probe; `None` when either is denied.
-    fn hold(&mut self, untaken: Pick, now: Timestamp) -> Option<Pick> {
+    fn hold(&mut self, turn: Turn, untaken: Pick, now: Timestamp) -> Option<Pick> {
         let choice = untaken.choice;
         let budget = untaken.backend.budget.as_ref().filter(|_| self.asked.call.is_charged());
-        let reserved = budget.map_or(Ok(None), |budget| {
-            budget.reserve(self.asked.estimate, self.ceiling_permille(), now)
-        });
+        let terms =
+            Terms { ceiling_permille: self.ceiling_permille(), passes_limits: turn != Turn::Usual };
+        let reserved =
+            budget.map_or(Ok(None), |budget| budget.reserve(self.asked.estimate, terms, now));
         let reservation = match reserved {
             Ok(reservation) => reservation,
             Err(until) => {

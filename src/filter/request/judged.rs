@@ -37,6 +37,8 @@ impl Request {
         self.blame(attempt, evidence, now);
         let ending = match evidence.outcome {
             Outcome::Throttled { delay } => self.throttled(delay),
+            Outcome::Cancelled => Settlement::Failed,
+            outcome if failover::may_be_done(&outcome) => Settlement::Failed,
             _ => Settlement::Released,
         };
         attempt.conclude(ending, now);

@@ -2,7 +2,7 @@
 //!
 //! A budget is reserved, and a credential fetched, only at the backend that was chosen. When that
 //! fails, the backend is noted here and the selection is made anew. So admission is optimistic: no
-//! budget is read that is not about to be used.
+//! budget is read that is not about to be used. When nobody is left, budgets are forgiven.
 //!
 //! Hardly any request is denied, so only one that is allocates.
 
@@ -38,6 +38,12 @@ impl Denials {
         self.budgets.retain(|(denied, _)| *denied != backend);
         self.budgets.push((backend, until));
         self.over_budget = self.over_budget.with(backend);
+    }
+
+    /// Forgets the denials of budgets, and says whether there was one.
+    pub fn forgive_budgets(&mut self) -> bool {
+        self.budgets.clear();
+        !std::mem::take(&mut self.over_budget).is_empty()
     }
 
     /// There is no valid credential for `backend`.

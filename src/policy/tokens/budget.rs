@@ -2,8 +2,16 @@
 //!
 //! Waiting for a 429 costs a round trip, and Azure counts refused calls. So before a request is
 //! sent its estimated tokens are *reserved* in the chosen backend's record, and afterwards the
-//! reservation is *concluded*: corrected to what the request did use, or given back. A denial says
+//! reservation is *concluded*: corrected by what the request did use, or given back. A denial says
 //! until when there is no room, which is exact if nothing else happens.
+//!
+//! *No refund.* Azure counts against tokens per minute what a request may use, when it comes, and does
+//! not correct that downwards. So a request counts there as the larger of its estimate and its usage, also
+//! when it failed after it was sent. Only one that was never sent, or was refused, is given back.
+//! Provisioned throughput is corrected to the usage, as Azure does it.
+//!
+//! *Never the last word.* Where no other backend is left, a request may pass the limits
+//! ([`Terms::passes_limits`]): the backend's own 429 is the authority. It is counted all the same.
 //!
 //! *Exactly once.* A [`Reservation`] can be neither copied nor cloned, and [`Reservation::conclude`]
 //! consumes it. What it hands out to change the record may run again after a lost race, because it
@@ -13,8 +21,8 @@
 //! *In place.* A record is changed where it is: the bytes that the host handed out are written back.
 //! Bytes that are not to be written may be changed, too, and mean nothing then.
 //!
-//! *Overshoot.* Tokens per minute never exceed the limit by what is reserved, only by what requests
-//! use beyond their estimate. One larger than the limit counts as the limit, so that it can be sent
+//! *Overshoot.* Unless limits are passed, tokens per minute never exceed them by what is reserved, only by
+//! what requests use beyond their estimate. One larger than the limit counts as the limit, so that it can be sent
 //! when nothing else is. Requests never exceed their window. Provisioned throughput is exceeded by
 //! at most one request, as at Azure (see `bucket`).
 //!
@@ -39,9 +47,9 @@ use crate::policy::time::{Millis, Timestamp};
 use std::num::{NonZeroU32, NonZeroU64};
 
 /// The newest version of a record that can be read.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 /// The version, and all that is not a slot of the minute.
-const HEAD_BYTES: usize = 81;
+const HEAD_BYTES: usize = 121;
 const RECORD_BYTES: usize = HEAD_BYTES + SLOTS_BYTES;
 /// How long a limit below the configured one holds after it was last said.
 pub const LOWERED_FOR: Millis = Millis::from_secs(300);
@@ -127,12 +135,24 @@ pub struct Reservation {
     bucket: Option<Poured>,
 }
 
+/// What holds for one request beside the limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The thousandths of its burst by less than which provisioned throughput must be used. So requests
+    /// of class `batch` leave the rest to others.
+    pub ceiling_permille: Option<u16>,
+    /// Whether the limits do not hold, because no other backend is left. The ceiling does.
+    pub passes_limits: bool,
+}
+
 /// How an attempt ended, as far as its budget is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settlement {
     /// It used tokens.
     Settled(UsedTokens),
-    /// It used none: it failed, or was never sent.
+    /// It was sent and failed, or its client left. Azure counted it when it came.
+    Failed,
+    /// It used none: it was never sent, or was refused.
     Released,
     /// The backend refused it with a 429, and said after how long it will not. The tokens are given
     /// back. The request stays counted, because Azure counts it too.
@@ -164,19 +184,16 @@ impl Reservation {
 }
 
 /// Reserves `estimate` in a backend's record `bytes`; a record that cannot be read is fresh.
-///
-/// With `ceiling_permille` the provisioned throughput must be used by less than these thousandths
-/// of its burst: so requests of class `batch` leave the rest to others.
 pub fn reserve(
     bytes: &mut Vec<u8>,
     settings: &BudgetSettings,
     estimate: Estimate,
-    ceiling_permille: Option<u16>,
+    terms: Terms,
     now: Timestamp,
 ) -> Admission {
     change(bytes, |record| {
         let is_put_back = record.move_to(settings, now);
-        match record.full_until(settings, estimate, ceiling_permille, now) {
+        match record.full_until(settings, estimate, terms, now) {
             Some(until) => Admission::Denied { until, is_put_back },
             None => Admission::Granted(record.take(settings, estimate, now)),
         }
@@ -323,17 +340,23 @@ impl<'a> Record<'a> {
         &self,
         settings: &BudgetSettings,
         estimate: Estimate,
-        ceiling_permille: Option<u16>,
+        terms: Terms,
         now: Timestamp,
     ) -> Option<Timestamp> {
+        let room = (!terms.passes_limits).then_some(bucket::ROOM_PERMILLE);
+        let ceiling = [room, terms.ceiling_permille].into_iter().flatten().min();
+        let provisioned = settings
+            .provisioned
+            .zip(ceiling)
+            .and_then(|(provisioned, ceiling)| self.bucket.full_until(&provisioned, ceiling));
+        if terms.passes_limits {
+            return provisioned;
+        }
         let tokens = settings
             .tokens_per_minute
             .and_then(|configured| self.minute_full_until(configured, estimate.total(), now));
         let requests =
             settings.requests_per_minute.and_then(|limit| self.requests.full_until(limit.get()));
-        let ceiling = ceiling_permille.unwrap_or(1_000).min(1_000);
-        let provisioned =
-            settings.provisioned.and_then(|settings| self.bucket.full_until(&settings, ceiling));
         tokens.max(requests).max(provisioned)
     }
 
@@ -381,11 +404,17 @@ impl<'a> Record<'a> {
     ) {
         let usage = match &ending {
             Settlement::Settled(usage) => Some(usage),
-            Settlement::Released | Settlement::Throttled { .. } => None,
+            Settlement::Failed | Settlement::Released | Settlement::Throttled { .. } => None,
         };
         self.move_to(settings, now);
         if let Some(taken) = &reservation.minute {
-            self.minute.correct(taken, usage.map_or(0, |usage| usage.total()));
+            match ending {
+                Settlement::Settled(usage) => self.minute.raise(taken, usage.total()),
+                Settlement::Failed => {}
+                Settlement::Released | Settlement::Throttled { .. } => {
+                    self.minute.correct(taken, 0)
+                }
+            }
         }
         let Some(provisioned) = &settings.provisioned else { return };
         if let Some(poured) = &reservation.bucket {

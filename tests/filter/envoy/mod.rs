@@ -59,7 +59,7 @@ impl Envoy {
     pub(crate) fn boot(process: &Arc<Process>) -> Self {
         install(Arc::clone(process));
         Module::load();
-        let clusters = ["a", "b", "c", "d"].map(|name| (name.to_owned(), name.to_owned()));
+        let clusters = ["a", "b", "c", "d", "e"].map(|name| (name.to_owned(), name.to_owned()));
         let mut envoy = Self {
             process: Arc::clone(process),
             gateway: 0,

@@ -23,8 +23,13 @@ unsafe extern "C" {
 }
 
 /// The credentials of the tests' backends; each differs, so that a wrong one shows.
-pub(crate) const KEYS: [(&str, &str); 4] =
-    [("A_KEY", "key-of-a"), ("B_KEY", "key-of-b"), ("C_KEY", "key-of-c"), ("D_KEY", "key-of-d")];
+pub(crate) const KEYS: [(&str, &str); 5] = [
+    ("A_KEY", "key-of-a"),
+    ("B_KEY", "key-of-b"),
+    ("C_KEY", "key-of-c"),
+    ("D_KEY", "key-of-d"),
+    ("E_KEY", "key-of-e"),
+];
 
 static ENVIRONMENT: Once = Once::new();
 

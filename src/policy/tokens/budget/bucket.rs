@@ -8,16 +8,27 @@
 //! many parts per millisecond: nothing is ever rounded.
 //!
 //! *What Azure says corrects the level.* A 429 names the time until the level is below the capacity;
-//! so much it is at least. The utilization in a response is harder: it was true at some time between
-//! the sending of that request and now, and requests that went since may or may not be in it. To
-//! set the level to it would lose those, and with many requests in flight the level would jump with
-//! every response. But it bounds the level: at most all that was poured in since comes on top, and
-//! at most all that was taken out and drained since goes off. The level is moved only when it is
-//! out of these bounds, and only as far as the next one. For this the record counts all that ever
-//! went in and out; corrections count too, so that an older response cannot undo a newer one.
+//! so much it is at least. The utilization in a response is harder. It was true at some time between
+//! the sending of that request and now, and nobody says what it contains: requests that went since
+//! may or may not be in it, and those that were on their way may be in it with their maximum, or with
+//! nothing until they are over. To set the level to it would lose requests. So it only bounds the level:
+//!
+//! - At least it is what was said, less all that drained and was taken out since.
+//! - At most it is what was said, and on top either all that was poured in since (when Azure counts
+//!   what a request may use when it comes), or all that was used by requests that ended since and
+//!   all that is reserved (when Azure counts what a request did use when it ends).
+//!
+//! The level is moved only when it is out of these bounds, and only as far as the next one. The
+//! record counts all that ever went in and out for this; corrections count too, so that an older
+//! response cannot undo a newer one. What is reserved must be part of the upper bound: the settlement
+//! takes an over-estimate out of the level, and the utilization must not take it out a second time.
 //!
 //! A reservation that is lost (its worker died) would never be taken out. So the level is at most
-//! what drains in a minute above the capacity, and a lost one costs a minute at most.
+//! what drains in a minute above the capacity, and a lost one costs a minute at most. It also counts
+//! as reserved for [`GENERATIONS`] times [`GENERATION`] at most, as does a stream that takes longer.
+//!
+//! *Room.* Requests are admitted below [`ROOM_PERMILLE`] of the capacity, so that what the mirror does not
+//! know draws no 429. This wastes nothing: a bucket that is never empty drains at full speed.
 
 use super::{ProvisionedSettings, SKEW};
 use crate::policy::codec::{Reader, Writer};
@@ -27,6 +38,12 @@ use crate::policy::tokens::estimate::UsedTokens;
 /// Milliseconds in a minute: see above.
 const PARTS_PER_TOKEN: u64 = 60_000;
 const PARTS_PER_PERMILLE: u64 = 60;
+/// The part of the capacity below which a request is admitted, in thousandths.
+pub(super) const ROOM_PERMILLE: u16 = 980;
+/// Reservations of so long count as reserved together, and are forgotten together.
+const GENERATION: Millis = Millis::from_secs(30);
+/// How many of them are remembered, the current one among them.
+const GENERATIONS: usize = 3;
 /// How far above the capacity the level can be, by the time that it takes to drain.
 const HIGHEST: Millis = Millis::from_secs(60);
 
@@ -41,6 +58,12 @@ pub(super) struct Bucket {
     poured: u64,
     /// All parts that were ever taken out other than by draining, wrapping.
     taken_out: u64,
+    /// All parts that requests which ended did use, wrapping.
+    used: u64,
+    /// The number of the current generation of reservations, which only grows.
+    generation: u64,
+    /// The parts that are reserved and not yet concluded, by generation modulo [`GENERATIONS`].
+    reserved: [u64; GENERATIONS],
 }
 
 /// What one request poured in.
@@ -51,6 +74,8 @@ pub(super) struct Poured {
     /// The counts of the bucket before.
     poured_before: u64,
     taken_out_before: u64,
+    used_before: u64,
+    generation: u64,
 }
 
 impl Bucket {
@@ -61,9 +86,29 @@ impl Bucket {
         let drained = settings.drain().saturating_mul(now.since(self.at).as_ms());
         self.level = self.level.saturating_sub(drained);
         if now > self.at || is_put_back {
+            self.forget(now, is_put_back);
             self.at = now;
         }
         is_put_back
+    }
+
+    /// Begins the generation of `now`, and forgets what is reserved in those that are too old, which
+    /// are all when the clock went back.
+    fn forget(&mut self, now: Timestamp, is_put_back: bool) {
+        let number = |at: Timestamp| at.as_ms().checked_div(GENERATION.as_ms()).unwrap_or(0);
+        let all = GENERATIONS as u64;
+        let gap = if is_put_back { all } else { number(now).saturating_sub(number(self.at)) };
+        for _ in 0..gap.min(all) {
+            self.generation = self.generation.wrapping_add(1);
+            if let Some(reserved) = self.reserved.get_mut(position(self.generation)) {
+                *reserved = 0;
+            }
+        }
+    }
+
+    /// The parts that are reserved and not yet concluded.
+    fn reserved(&self) -> u64 {
+        self.reserved.into_iter().fold(0, u64::saturating_add)
     }
 
     /// Until when the level is not below `permille` of the capacity; `None`: it is.
@@ -87,11 +132,20 @@ impl Bucket {
 
     /// Pours a request in.
     pub(super) fn pour(&mut self, settings: &ProvisionedSettings, usage: &UsedTokens) -> Poured {
-        let (poured_before, taken_out_before) = (self.poured, self.taken_out);
-        let before = self.level;
+        let Self { level: before, poured, taken_out, used, generation, .. } = *self;
         self.move_to(settings, before.saturating_add(parts(settings, usage)));
         let parts = self.level.saturating_sub(before);
-        Poured { parts, at: self.at, poured_before, taken_out_before }
+        if let Some(reserved) = self.reserved.get_mut(position(generation)) {
+            *reserved = reserved.saturating_add(parts);
+        }
+        Poured {
+            parts,
+            at: self.at,
+            poured_before: poured,
+            taken_out_before: taken_out,
+            used_before: used,
+            generation,
+        }
     }
 
     /// Makes what was poured in that of the actual `usage`; `None`: nothing.
@@ -105,6 +159,13 @@ impl Bucket {
         let more = actual.saturating_sub(poured.parts);
         let less = poured.parts.saturating_sub(actual);
         self.move_to(settings, self.level.saturating_add(more).saturating_sub(less));
+        self.used = self.used.wrapping_add(actual);
+        let age = self.generation.wrapping_sub(poured.generation);
+        if age < GENERATIONS as u64
+            && let Some(reserved) = self.reserved.get_mut(position(poured.generation))
+        {
+            *reserved = reserved.saturating_sub(poured.parts);
+        }
     }
 
     /// Azure refused: the level will be below the capacity after `retry_after`, not sooner.
@@ -124,25 +185,38 @@ impl Bucket {
         let said = share(settings.capacity(), permille);
         let poured_since = self.poured.wrapping_sub(poured.poured_before);
         let taken_out_since = self.taken_out.wrapping_sub(poured.taken_out_before);
+        let used_since = self.used.wrapping_sub(poured.used_before);
         let drained = settings.drain().saturating_mul(self.at.since(poured.at).as_ms());
         let least = said.saturating_sub(drained).saturating_sub(taken_out_since);
-        let most = said.saturating_add(poured_since);
+        let on_top = poured_since.max(used_since.saturating_add(self.reserved()));
+        let most = said.saturating_add(on_top);
         self.move_to(settings, self.level.min(most).max(least));
     }
 
     pub(super) fn encode(&self, record: &mut Writer<'_>) {
-        for field in [self.level, self.at.as_ms(), self.poured, self.taken_out] {
+        let Self { level, at, poured, taken_out, used, generation, reserved } = *self;
+        for field in [level, at.as_ms(), poured, taken_out, used, generation] {
             record.u64(field);
+        }
+        for parts in reserved {
+            record.u64(parts);
         }
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Option<Self> {
-        Some(Self {
+        let mut bucket = Self {
             level: reader.u64()?,
             at: Timestamp::from_ms(reader.u64()?),
             poured: reader.u64()?,
             taken_out: reader.u64()?,
-        })
+            used: reader.u64()?,
+            generation: reader.u64()?,
+            reserved: [0; GENERATIONS],
+        };
+        for parts in &mut bucket.reserved {
+            *parts = reader.u64()?;
+        }
+        Some(bucket)
     }
 
     fn move_to(&mut self, settings: &ProvisionedSettings, level: u64) {
@@ -164,6 +238,11 @@ impl ProvisionedSettings {
     fn capacity(&self) -> u64 {
         self.burst_tokens.saturating_mul(PARTS_PER_TOKEN)
     }
+}
+
+/// Where the reservations of this generation are counted.
+fn position(generation: u64) -> usize {
+    usize::try_from(generation.rem_euclid(GENERATIONS as u64)).unwrap_or(0)
 }
 
 fn parts(settings: &ProvisionedSettings, usage: &UsedTokens) -> u64 {

@@ -122,6 +122,13 @@ impl<'a> Minute<'a> {
         Taken { number, tokens }
     }
 
+    /// Makes what was taken `tokens` where that is more, unless it is forgotten.
+    pub(in crate::policy) fn raise(&mut self, taken: &Taken, tokens: u64) {
+        if tokens > u64::from(taken.tokens) {
+            self.correct(taken, tokens);
+        }
+    }
+
     /// Makes what was taken `tokens`, unless it is forgotten.
     pub(in crate::policy) fn correct(&mut self, taken: &Taken, tokens: u64) {
         let age = self.head.number.wrapping_sub(taken.number);

@@ -52,12 +52,21 @@ impl Bench {
 
     fn reserve_below(
         &mut self,
-        ceiling: Option<u16>,
+        ceiling_permille: Option<u16>,
+        estimate: Estimate,
+        now: u64,
+    ) -> Result<Reservation, u64> {
+        self.reserve_by(Terms { ceiling_permille, passes_limits: false }, estimate, now)
+    }
+
+    fn reserve_by(
+        &mut self,
+        terms: Terms,
         estimate: Estimate,
         now: u64,
     ) -> Result<Reservation, u64> {
         let mut bytes = self.bytes.clone();
-        match reserve(&mut bytes, &self.settings, estimate, ceiling, at(now)) {
+        match reserve(&mut bytes, &self.settings, estimate, terms, at(now)) {
             Admission::Granted(reservation) => {
                 self.bytes = bytes;
                 Ok(reservation)
@@ -154,10 +163,45 @@ fn a_request_larger_than_the_limit_passes_when_nothing_else_is_reserved() {
     let mut bench = Bench::new(tokens(1_000));
     let large = bench.reserve(prompt(u64::MAX), START).unwrap();
     assert_eq!(bench.reserve(prompt(5_000), START), Err(START + 61_000));
-    bench.conclude(large, used(1), START);
-    assert_eq!(bench.remaining(START), 999);
+    bench.conclude(large, Settlement::Released, START);
+    bench.hold(prompt(1), START);
     assert_eq!(bench.reserve(prompt(5_000), START), Err(START + 61_000));
     assert!(bench.reserve(prompt(999), START).is_ok());
+}
+
+#[test]
+fn tokens_per_minute_count_the_larger_of_estimate_and_usage() {
+    let mut bench = Bench::new(tokens(1_000));
+    let mut remaining_after = |ending| {
+        let reservation = bench.reserve(prompt(300), START).unwrap();
+        bench.conclude(reservation, ending, START + 500);
+        bench.remaining(START + 500)
+    };
+    assert_eq!(remaining_after(used(1)), 700, "Azure does not refund");
+    assert_eq!(remaining_after(Settlement::Released), 700);
+    assert_eq!(remaining_after(Settlement::Throttled { retry_after: None }), 700);
+    assert_eq!(remaining_after(Settlement::Failed), 400, "it was counted when it was sent");
+    assert_eq!(remaining_after(used(400)), 0);
+}
+
+#[test]
+fn a_request_that_passes_the_limits_is_counted_all_the_same() {
+    let last = Terms { ceiling_permille: None, passes_limits: true };
+    let mut bench = Bench::new(tokens(1_000));
+    bench.hold(prompt(900), START);
+    drop(bench.reserve_by(last, prompt(300), START).unwrap());
+    assert_eq!(bench.remaining(START), 0);
+    assert_eq!(bench.reserve(prompt(800), START), Err(START + 61_000));
+    let mut bench = Bench::new(requests(6));
+    bench.hold(prompt(1), START);
+    assert!(bench.reserve(prompt(1), START).is_err());
+    drop(bench.reserve_by(last, prompt(1), START).unwrap());
+    let mut bench = Bench::new(provisioned(1_000));
+    bench.hold(prompt(1_000), START);
+    drop(bench.reserve_by(last, prompt(500), START).unwrap());
+    assert_eq!(bench.permille(START), 1_500);
+    let batch = Terms { ceiling_permille: Some(800), passes_limits: true };
+    assert_eq!(bench.reserve_by(batch, prompt(1), START), Err(START + 701), "others come first");
 }
 
 #[test]
@@ -189,15 +233,15 @@ fn requests_are_counted_in_ten_seconds_and_stay_counted() {
 }
 
 #[test]
-fn provisioned_throughput_admits_below_its_capacity_and_drains_to_the_millisecond() {
+fn provisioned_throughput_admits_a_little_below_its_capacity_and_drains_to_the_millisecond() {
     let mut bench = Bench::new(provisioned(1_000));
-    bench.hold(prompt(999), START);
-    let last = Estimate { prompt_tokens: 101, completion_tokens: 100 };
+    bench.hold(prompt(979), START);
+    let last = Estimate { prompt_tokens: 121, completion_tokens: 100 };
     bench.hold(last, START);
     assert_eq!(bench.permille(START), 1_500);
-    assert_eq!(bench.reserve(prompt(1), START), Err(START + 501));
-    assert_eq!(bench.reserve(prompt(1), START + 500), Err(START + 501));
-    assert!(bench.reserve(prompt(1), START + 501).is_ok());
+    assert_eq!(bench.reserve(prompt(1), START), Err(START + 521));
+    assert_eq!(bench.reserve(prompt(1), START + 520), Err(START + 521));
+    assert!(bench.reserve(prompt(1), START + 521).is_ok());
 }
 
 #[test]
@@ -246,8 +290,14 @@ fn a_throttle_is_over_exactly_when_the_backend_said() {
     let mut bench = Bench::new(provisioned(1_000));
     let refused = bench.reserve(prompt(400), START).unwrap();
     bench.conclude(refused, Settlement::Throttled { retry_after: Some(ms(312)) }, START + 10);
-    assert_eq!(bench.reserve(prompt(1), START + 10), Err(START + 322));
-    assert!(bench.reserve(prompt(0), START + 322).is_ok());
+    assert_eq!(bench.permille(START + 321), 1_000);
+    assert_eq!(bench.permille(START + 322), 999);
+    assert_eq!(
+        bench.reserve(prompt(1), START + 10),
+        Err(START + 342),
+        "there is a little room to it"
+    );
+    assert!(bench.reserve(prompt(0), START + 342).is_ok());
     let mut bench = Bench::new(provisioned(1_000));
     bench.hold(prompt(900), START);
     let refused = bench.reserve(prompt(9_100), START).unwrap();
@@ -260,7 +310,7 @@ fn a_lost_reservation_blocks_for_a_minute_at_most() {
     let mut bench = Bench::new(provisioned(1_000));
     let huge = Estimate { prompt_tokens: u64::MAX, completion_tokens: u64::MAX };
     bench.hold(huge, START);
-    assert_eq!(bench.reserve(prompt(1), START), Err(START + 60_001));
+    assert_eq!(bench.reserve(prompt(1), START), Err(START + 60_021));
     let mut bench = Bench::new(tokens(1_000));
     bench.hold(huge, START);
     assert_eq!(bench.reserve(prompt(1), START), Err(START + 61_000));
@@ -284,18 +334,51 @@ fn a_utilization_moves_the_level_only_as_far_as_it_proves() {
     let first = bench.reserve(prompt(100), START).unwrap();
     bench.utilize(&first, 500, START + 50);
     assert_eq!(bench.permille(START + 50), 450, "others use it too; 50 may have drained since");
-    for _ in 0..5 {
-        bench.hold(prompt(100), START + 50);
-    }
+    let five = [100; 5].map(|tokens| bench.reserve(prompt(tokens), START + 50).unwrap());
     bench.utilize(&first, 500, START + 50);
     assert_eq!(bench.permille(START + 50), 950, "it may be from before the five");
     let last = bench.reserve(prompt(0), START + 50).unwrap();
     bench.utilize(&last, 200, START + 50);
-    assert_eq!(bench.permille(START + 50), 200, "nothing went in since");
-    bench.utilize(&first, 900, START + 50);
+    assert_eq!(bench.permille(START + 50), 800, "nothing went in since, but six are on their way");
+    five.map(|one| bench.conclude(one, used(100), START + 50));
+    bench.conclude(first, used(100), START + 50);
+    bench.utilize(&last, 200, START + 50);
+    assert_eq!(bench.permille(START + 50), 800, "they may have been counted when they ended");
+    let newer = bench.reserve(prompt(0), START + 50).unwrap();
+    bench.utilize(&newer, 200, START + 50);
+    assert_eq!(bench.permille(START + 50), 200, "nothing went in since, and nothing is on its way");
+    bench.utilize(&last, 900, START + 50);
     assert_eq!(bench.permille(START + 50), 200, "the older one does not undo the newer");
-    bench.utilize(&last, 201, START + 50);
+    bench.utilize(&newer, 201, START + 50);
     assert_eq!(bench.permille(START + 50), 200, "not worth a write");
+}
+
+#[test]
+fn an_over_estimate_is_taken_out_once() {
+    let mut bench = Bench::new(provisioned(10_000));
+    let early = [300; 10].map(|tokens| bench.reserve(prompt(tokens), START).unwrap());
+    let last = bench.reserve(prompt(300), START + 100).unwrap();
+    // Ten used 50 each, of which 100 drained; the eleventh is there with 50.
+    bench.utilize(&last, 45, START + 180);
+    early.map(|one| bench.conclude(one, used(50), START + 190));
+    bench.conclude(last, used(50), START + 200);
+    assert_eq!(bench.permille(START + 200), 35, "as many as the backend has");
+}
+
+#[test]
+fn what_is_on_its_way_for_long_does_not_hide_what_the_backend_says() {
+    let mut bench = Bench::new(provisioned(100_000));
+    let lost = prompt(90_000);
+    bench.hold(lost, START);
+    let mut says_10_permille = |seconds: u64| {
+        let now = START + seconds * 1_000;
+        let newer = bench.reserve(prompt(1_000), now).unwrap();
+        bench.utilize(&newer, 10, now);
+        bench.conclude(newer, used(1_000), now);
+        bench.permille(now)
+    };
+    assert_eq!(says_10_permille(59), 320, "it may come yet");
+    assert_eq!(says_10_permille(91), 20, "it is thought to be lost");
 }
 
 #[test]

@@ -9,11 +9,24 @@ struct Held {
     reservation: Reservation,
     /// Its position in the model's list of tokens.
     entry: usize,
+    /// The tokens that it holds of the minute.
+    tokens: u64,
     /// How many movements of the level came before it, and when.
     movements: usize,
     at: u64,
     /// The parts that it raised the level by.
     parts: i128,
+    /// What ended requests had used before it.
+    used: i128,
+    /// Since when it is reserved.
+    reserved: Reserved,
+}
+
+/// A half minute of the wall clock, and how often that was put back before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Reserved {
+    put_back: u64,
+    half_minute: u64,
 }
 
 /// What the passing of time changes.
@@ -27,6 +40,7 @@ struct Clocked {
     /// The level in sixty-thousandths of a token, as of `drained_at`.
     level: i128,
     drained_at: u64,
+    put_back: u64,
     lowered: Option<(u64, u64)>,
 }
 
@@ -38,6 +52,8 @@ struct Model {
     tokens: Vec<(u64, u64)>,
     /// Everything that raised (positive) or lowered the level, except draining.
     movements: Vec<i128>,
+    /// The parts that ended requests did use.
+    used: i128,
 }
 
 impl Model {
@@ -51,10 +67,12 @@ impl Model {
                 requests: 0,
                 level: 0,
                 drained_at: 0,
+                put_back: 0,
                 lowered: None,
             },
             tokens: Vec::new(),
             movements: Vec::new(),
+            used: 0,
         }
     }
 
@@ -70,9 +88,11 @@ impl Model {
         }
         let elapsed = now.saturating_sub(self.clocked.drained_at);
         self.clocked.level = (self.clocked.level - self.drain() * i128::from(elapsed)).max(0);
-        if elapsed > 0 || self.clocked.drained_at > now + 1_000 {
+        let is_put_back = self.clocked.drained_at > now + 1_000;
+        if elapsed > 0 || is_put_back {
             self.clocked.drained_at = now;
         }
+        self.clocked.put_back += u64::from(is_put_back);
         self.clocked.lowered = self.clocked.lowered.filter(|(_, said)| *said <= now + 1_000);
     }
 
@@ -82,6 +102,10 @@ impl Model {
 
     fn capacity(&self) -> i128 {
         i128::from(self.settings.provisioned.unwrap().burst_tokens) * 60_000
+    }
+
+    fn highest(&self) -> i128 {
+        self.capacity() + self.drain() * 60_000
     }
 
     fn limit(&self, now: u64) -> u64 {
@@ -99,14 +123,17 @@ impl Model {
         recent.map(|(_, tokens)| tokens).sum()
     }
 
-    fn admits(&self, estimate: Estimate, ceiling: Option<u16>, now: u64) -> bool {
+    fn admits(&self, estimate: Estimate, terms: Terms, now: u64) -> bool {
+        let below = |permille: u16| {
+            self.clocked.level < (self.capacity() * i128::from(permille) / 1_000).max(1)
+        };
+        if !terms.ceiling_permille.is_none_or(below) || terms.passes_limits {
+            return terms.ceiling_permille.is_none_or(below);
+        }
         let limit = self.limit(now);
         let tokens = estimate.total().min(limit);
         let per_window = u64::from(self.settings.requests_per_minute.unwrap().get()).div_ceil(6);
-        let threshold = self.capacity() * i128::from(ceiling.unwrap_or(1_000)) / 1_000;
-        self.in_minute() + tokens <= limit
-            && self.clocked.requests < per_window
-            && self.clocked.level < threshold.max(1)
+        self.in_minute() + tokens <= limit && self.clocked.requests < per_window && below(980)
     }
 
     fn parts(&self, usage: UsedTokens) -> i128 {
@@ -115,8 +142,7 @@ impl Model {
     }
 
     fn move_by(&mut self, parts: i128) -> i128 {
-        let highest = self.capacity() + self.drain() * 60_000;
-        let level = (self.clocked.level + parts).clamp(0, highest);
+        let level = (self.clocked.level + parts).clamp(0, self.highest());
         let moved = level - self.clocked.level;
         self.clocked.level = level;
         self.movements.push(moved);
@@ -125,34 +151,62 @@ impl Model {
 
     fn grant(&mut self, estimate: Estimate, reservation: Reservation, now: u64) -> Held {
         let movements = self.movements.len();
-        self.tokens.push((self.clocked.passed, estimate.total().min(self.limit(now))));
+        let tokens = estimate.total().min(self.limit(now));
+        self.tokens.push((self.clocked.passed, tokens));
         self.clocked.requests += 1;
         let parts = self.move_by(self.parts(estimate.into()));
         let (entry, at) = (self.tokens.len() - 1, self.clocked.drained_at);
-        Held { reservation, entry, movements, at, parts }
+        Held {
+            reservation,
+            entry,
+            tokens,
+            movements,
+            at,
+            parts,
+            used: self.used,
+            reserved: self.half_minute(),
+        }
+    }
+
+    fn half_minute(&self) -> Reserved {
+        let Clocked { put_back, drained_at, .. } = self.clocked;
+        Reserved { put_back, half_minute: drained_at / 30_000 }
+    }
+
+    /// Whether what is held is remembered as reserved: it is of this half minute or the two before.
+    fn remembers(&self, held: &Held) -> bool {
+        let (now, since) = (self.half_minute(), held.reserved);
+        now.put_back == since.put_back && now.half_minute - since.half_minute < 3
     }
 
     fn conclude(&mut self, held: &Held, ending: Settlement) {
         let usage = match ending {
             Settlement::Settled(usage) => usage,
-            Settlement::Released | Settlement::Throttled { .. } => UsedTokens::default(),
+            _ => UsedTokens::default(),
         };
-        self.tokens[held.entry].1 = usage.total();
+        self.tokens[held.entry].1 = match ending {
+            Settlement::Settled(usage) => usage.total().max(held.tokens),
+            Settlement::Failed => held.tokens,
+            Settlement::Released | Settlement::Throttled { .. } => 0,
+        };
         self.move_by(self.parts(usage) - held.parts);
+        self.used += self.parts(usage);
         if let Settlement::Throttled { retry_after: Some(length) } = ending {
             let least = self.capacity() + self.drain() * i128::from(length.as_ms()) - 1;
             self.move_by((least - self.clocked.level).max(0));
         }
     }
 
-    fn utilize(&mut self, held: &Held, permille: u32) {
+    /// `reserved` are the parts of all requests that are remembered as reserved.
+    fn utilize(&mut self, held: &Held, reserved: i128, permille: u32) {
         let said = self.capacity() * i128::from(permille) / 1_000;
         let since = &self.movements[held.movements..];
         let poured: i128 = since.iter().filter(|moved| **moved > 0).sum();
         let taken_out: i128 = since.iter().filter(|moved| **moved < 0).sum();
         let drained = self.drain() * i128::from(self.clocked.drained_at.saturating_sub(held.at));
         let least = (said - drained + taken_out).max(0);
-        let level = self.clocked.level.min(said + poured).max(least);
+        let on_top = poured.max(self.used - held.used + reserved);
+        let level = self.clocked.level.min(said + on_top).max(least).min(self.highest());
         let permille = |level: i128| level * 1_000 / self.capacity().max(1);
         // Small moves are not written.
         if (permille(level) - permille(self.clocked.level)).abs() >= 5 {
@@ -239,13 +293,15 @@ impl Run {
     fn reserve(&mut self) {
         let estimate = self.estimate();
         let ceiling = (self.dice.below(4) == 0).then(|| self.dice.below(1_001) as u16);
+        let passes_limits = self.dice.below(8) == 0;
+        let terms = Terms { ceiling_permille: ceiling, passes_limits };
         if self.dice.below(3) == 0 {
             // The race is lost: the bytes are not written, and the reservation is dropped.
             let (mut bytes, settings) = (self.bench.bytes.clone(), &self.bench.settings);
-            let _ = reserve(&mut bytes, settings, estimate, ceiling, at(self.now));
+            let _ = reserve(&mut bytes, settings, estimate, terms, at(self.now));
         }
-        let admits = self.model.admits(estimate, ceiling, self.now);
-        match self.bench.reserve_below(ceiling, estimate, self.now) {
+        let admits = self.model.admits(estimate, terms, self.now);
+        match self.bench.reserve_by(terms, estimate, self.now) {
             Ok(reservation) => {
                 assert!(admits, "seed {}: granted", self.seed);
                 self.held.push(self.model.grant(estimate, reservation, self.now));
@@ -255,7 +311,7 @@ impl Run {
                 let granted = |now| {
                     let (mut bytes, settings) = (self.bench.bytes.clone(), &self.bench.settings);
                     matches!(
-                        reserve(&mut bytes, settings, estimate, ceiling, at(now)),
+                        reserve(&mut bytes, settings, estimate, terms, at(now)),
                         Admission::Granted(_)
                     )
                 };
@@ -266,9 +322,10 @@ impl Run {
     }
 
     fn ending(&mut self) -> Settlement {
-        match self.dice.below(5) {
+        match self.dice.below(6) {
             0 => Settlement::Released,
-            1 => Settlement::Throttled {
+            1 => Settlement::Failed,
+            2 => Settlement::Throttled {
                 retry_after: (self.dice.below(2) == 0).then(|| ms(self.dice.below(5_000))),
             },
             _ => Settlement::Settled(UsedTokens {
@@ -301,7 +358,9 @@ impl Run {
         }
         let position = self.dice.below(self.held.len() as u64) as usize;
         let permille = self.dice.below(1_500) as u32;
-        self.model.utilize(&self.held[position], permille);
+        let remembered = self.held.iter().filter(|held| self.model.remembers(held));
+        let reserved = remembered.map(|held| held.parts).sum();
+        self.model.utilize(&self.held[position], reserved, permille);
         self.bench.utilize(&self.held[position].reservation, permille, self.now);
     }
 
