@@ -15,8 +15,8 @@
 //! - *A pool with one backend does not enforce its gate.* Its 429 can be passed on, with the
 //!   backend's own words; a response of the gateway's could only say less.
 //! - *A budget is asked after the choice*, not before it (see [`denials`]). So it can only
-//!   move a request to another backend, and a pool with one backend enforces it: this gateway's
-//!   answer can say exactly when there is room.
+//!   move a request to another backend. When nobody is left, the choice is made again without the denials
+//!   of budgets: the backend's own 429 is the authority.
 //! - *Weight 0* serves only when nothing else of its tier can. Several such share equally.
 //! - *Affinity* chooses by weighted rendezvous hashing, and only within the tier. Headroom does not
 //!   enter: related requests would move with every change of it. The rotation does not turn.
