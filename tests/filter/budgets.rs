@@ -7,8 +7,10 @@
 //! workers agree on when the clock moves, so within a round it stands still and their order does not
 //! matter.
 
+mod books;
 mod deeds;
 
+use self::books::{Books, Entry, Kept, Made};
 use self::deeds::{Does, Era};
 use crate::envoy::{Envoy, Request, Script, worker};
 use crate::host::{Process, Seen};
@@ -21,7 +23,6 @@ use spillway::policy::tokens::consumer::{
     self, ConsumerSettings, Period, Quota, SlotSecret, unlisted_slot,
 };
 use spillway::policy::tokens::estimate::{Estimate, UsedTokens};
-use std::collections::{BTreeMap, HashMap};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex, MutexGuard};
@@ -73,90 +74,6 @@ const EXACT: ProvisionedSettings = ProvisionedSettings {
 
 fn limit(name: &str) -> u64 {
     LIMITS.iter().find(|(known, _)| *known == name).map_or(u64::MAX, |(_, limit)| *limit)
-}
-
-/// The seconds of a record, as they count for it.
-#[derive(Clone, Copy, Default)]
-struct Seconds {
-    second: u64,
-    /// Of the current one.
-    number: u64,
-}
-
-impl Seconds {
-    /// Ahead is time that passed; back is none at all; a second back is nothing.
-    fn at(mut self, now_ms: u64) -> Self {
-        let second = now_ms / 1_000;
-        self.number += second.saturating_sub(self.second);
-        if second > self.second || self.second - second > 1 {
-            self.second = second;
-        }
-        self
-    }
-}
-
-/// An attempt that a backend received.
-struct Made {
-    cluster: String,
-    does: Does,
-    /// The second in which it was reserved.
-    number: u64,
-}
-
-/// What one request used of one record.
-#[derive(Clone, Copy)]
-struct Entry {
-    number: u64,
-    usage: UsedTokens,
-    /// What it holds of a minute that gives nothing back.
-    kept: Kept,
-}
-
-/// Tokens of a minute. Of an attempt whose client left, nobody here knows whether it had ended before.
-#[derive(Clone, Copy, Default)]
-struct Kept {
-    least: u64,
-    most: u64,
-}
-
-impl Kept {
-    fn exactly(tokens: u64) -> Self {
-        Self { least: tokens, most: tokens }
-    }
-
-    fn plus(self, other: Self) -> Self {
-        Self { least: self.least + other.least, most: self.most + other.most }
-    }
-}
-
-/// The reference.
-#[derive(Default)]
-struct Books {
-    seconds: HashMap<String, Seconds>,
-    entries: BTreeMap<String, Vec<Entry>>,
-    made: HashMap<u64, Vec<Made>>,
-    failures: Vec<String>,
-}
-
-impl Books {
-    fn number(&self, key: &str) -> u64 {
-        self.seconds.get(key).map_or(0, |seconds| seconds.number)
-    }
-
-    fn enter(&mut self, key: String, number: u64, usage: UsedTokens, kept: Kept) {
-        self.entries.entry(key).or_default().push(Entry { number, usage, kept });
-    }
-
-    /// The entries of the last minute of a record.
-    fn minute(&self, key: &str, now_ms: u64) -> impl Iterator<Item = Entry> {
-        let number = self.seconds.get(key).copied().unwrap_or_default().at(now_ms).number;
-        let entries = self.entries.get(key).into_iter().flatten();
-        entries.filter(move |entry| number - entry.number < 61).copied()
-    }
-
-    fn forget(&mut self) {
-        self.entries.clear();
-    }
 }
 
 /// A request and what it is expected to use.
