@@ -1,7 +1,7 @@
 # Everything that Spillway needs beyond Rust, Python 3 with pip, a C compiler and make is fetched into target/.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench wasm newest release clean targets core-on-wasm32 purity instructions
+.PHONY: help demo test check bench simulate wasm newest release clean targets core-on-wasm32 purity instructions
 
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 MODULE := $(TARGET)/wasm32-wasip1/release/spillway.wasm
@@ -32,6 +32,9 @@ bench: wasm ## what Spillway costs beside bare Envoy; BENCH=--quick, --write (in
 	@cargo build --locked --release --target wasm32-wasip1 --package floor
 	@envoy=$$(tools/envoy) && \
 	cargo run --locked --release --package bench -- --envoy "$$envoy" --module "$(MODULE)" --floor "$(FLOOR)" $(BENCH)
+
+simulate: ## Spillway and others in virtual time; into docs/routing.md, or with SIMULATE='--random 1000'
+	@cargo run --locked --profile simulate --package simulator -- $(or $(SIMULATE),--write)
 
 check: targets purity ## format, lints, the boundary of the core, documentation, the crates
 	cargo fmt --all --check

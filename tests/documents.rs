@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The folders whose files documents may name in backticks.
-const NAMED: [&str; 12] = [
+const NAMED: [&str; 13] = [
     ".ci/",
     ".github/",
     "bench/",
@@ -19,6 +19,7 @@ const NAMED: [&str; 12] = [
     "docs/",
     "envoy/",
     "mock-azure/",
+    "simulator/",
     "src/",
     "testbed/",
     "tests/",

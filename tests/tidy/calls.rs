@@ -57,13 +57,13 @@ const RULES: [Rule; 8] = [
     },
     Rule {
         texts: &["#[ignore"],
-        folders: &["src/", "tests/", "mock-azure/", "testbed/", "demo/", "bench/"],
+        folders: &["src/", "tests/", "mock-azure/", "testbed/", "demo/", "bench/", "simulator/"],
         except: &["tests/end_to_end/traps.rs"], // needs a module that traps on purpose
         instead: "nobody runs it: repair it, or remove it",
     },
     Rule {
         texts: &["fn get_"],
-        folders: &["src/", "tests/", "mock-azure/", "testbed/", "demo/", "bench/"],
+        folders: &["src/", "tests/", "mock-azure/", "testbed/", "demo/", "bench/", "simulator/"],
         except: &["src/filter/host/contexts.rs"], // get_mut, as the collections have it
         instead: "say what it is: a noun without get_",
     },

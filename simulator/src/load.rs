@@ -1,0 +1,269 @@
+//! What clients send: at random by a seed, or as a recorded trace says.
+
+use crate::random::Random;
+
+/// One request of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// When it comes, in milliseconds since the beginning.
+    pub at_ms: u64,
+    /// The tokens that its prompt really has.
+    pub prompt_tokens: u64,
+    /// The tokens that the model will really write.
+    pub output_tokens: u64,
+    /// The most that it lets the model write, if it says so.
+    pub max_tokens: Option<u64>,
+    /// The bytes of its prompt.
+    pub text_bytes: u64,
+    /// Whether it asks for an event stream.
+    pub streams: bool,
+    /// Who sends it: a position in the load's consumers.
+    pub consumer: usize,
+    /// What chance has in store for it at each backend.
+    pub roll: u64,
+}
+
+/// A load that is made up.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// For how long requests come.
+    pub seconds: u64,
+    /// How many come per second on average, or in bursts beside them.
+    pub per_second: f64,
+    /// How they are spread over time.
+    pub pattern: Pattern,
+    /// The sizes of prompts.
+    pub prompt: Size,
+    /// The sizes of outputs.
+    pub output: Size,
+    /// How many of a hundred name a maximum of output, which is more than they need.
+    pub names_max_percent: u64,
+    /// How many of a hundred ask for a stream.
+    pub streams_percent: u64,
+    /// The shares of those who call. Empty: one.
+    pub consumers: Vec<f64>,
+}
+
+/// How requests are spread over time.
+#[derive(Clone, Copy, Debug)]
+pub enum Pattern {
+    /// They come at random.
+    Steady,
+    /// They come at random, for a time more and for a time fewer of them.
+    Bursts {
+        /// How long a burst lasts.
+        on_s: u64,
+        /// How long it is quiet between two.
+        off_s: u64,
+        /// How many times as many come in a burst.
+        on: f64,
+        /// How many times as many come between two.
+        off: f64,
+    },
+}
+
+/// The sizes of prompts or outputs in tokens: log-normal, as those of real traffic are about.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Half of them are smaller.
+    pub median: f64,
+    /// The deviation of their logarithms.
+    pub sigma: f64,
+    /// None is larger.
+    pub max: u64,
+}
+
+impl Size {
+    /// The average size, without the largest being cut.
+    pub fn mean(&self) -> f64 {
+        self.median * (self.sigma * self.sigma / 2.0).exp()
+    }
+
+    fn draw(&self, random: &mut Random) -> u64 {
+        (random.log_normal(self.median, self.sigma).round() as u64).clamp(1, self.max)
+    }
+}
+
+impl Load {
+    /// Chats of a few hundred tokens, whole responses and streams, a steady number per second.
+    pub fn chats(seconds: u64, per_second: f64) -> Self {
+        Self {
+            seconds,
+            per_second,
+            pattern: Pattern::Steady,
+            prompt: Size { median: 400.0, sigma: 0.8, max: 4_000 },
+            output: Size { median: 90.0, sigma: 0.7, max: 1_000 },
+            names_max_percent: 50,
+            streams_percent: 50,
+            consumers: Vec::new(),
+        }
+    }
+
+    /// The average size of a request in normalised tokens: a token of output counts `weight` times.
+    pub fn mean_tokens(&self, weight: f64) -> f64 {
+        self.prompt.mean() + weight * self.output.mean()
+    }
+
+    /// The requests of a seed, by the time at which they come.
+    pub fn requests(&self, seed: u64) -> Vec<Request> {
+        let mut random = Random::new(seed);
+        let (mut at, mut requests) = (0.0, Vec::new());
+        let end = self.seconds as f64;
+        while at < end {
+            // Time between requests of a rate that changes: of those at the highest rate, some do not come.
+            at += random.exponential(1.0 / self.highest());
+            if at < end && random.unit() < self.rate(at) / self.highest() {
+                requests.push(self.request((at * 1_000.0) as u64, &mut random));
+            }
+        }
+        requests
+    }
+
+    fn highest(&self) -> f64 {
+        match self.pattern {
+            Pattern::Steady => self.per_second,
+            Pattern::Bursts { on, off, .. } => self.per_second * on.max(off),
+        }
+    }
+
+    fn rate(&self, at: f64) -> f64 {
+        match self.pattern {
+            Pattern::Steady => self.per_second,
+            Pattern::Bursts { on_s, off_s, on, off } => {
+                let is_on = (at as u64).checked_rem(on_s + off_s).unwrap_or(0) < on_s;
+                self.per_second * if is_on { on } else { off }
+            }
+        }
+    }
+
+    fn request(&self, at_ms: u64, random: &mut Random) -> Request {
+        let prompt_tokens = self.prompt.draw(random);
+        let output_tokens = self.output.draw(random);
+        let names_max = random.chance(self.names_max_percent);
+        let spare = 1.0 + 2.0 * random.unit();
+        Request {
+            at_ms,
+            prompt_tokens,
+            output_tokens,
+            max_tokens: names_max.then_some((output_tokens as f64 * spare).ceil() as u64),
+            text_bytes: (prompt_tokens as f64 * random.log_normal(4.0, 0.1)) as u64,
+            streams: random.chance(self.streams_percent),
+            consumer: self.consumer(random.unit()),
+            roll: random.number(),
+        }
+    }
+
+    fn consumer(&self, unit: f64) -> usize {
+        let mut left = unit * self.consumers.iter().sum::<f64>();
+        let found = self.consumers.iter().position(|share| {
+            left -= share;
+            left < 0.0
+        });
+        found.unwrap_or(0)
+    }
+}
+
+/// Reads a trace: lines of `TIMESTAMP,ContextTokens,GeneratedTokens`, as Azure publishes them of its own traffic. A
+/// time is a date with a time (`2023-11-16 18:17:03.9799600`), or a number of seconds.
+///
+/// # Errors
+/// The first line that cannot be read.
+pub fn from_csv(text: &str, seed: u64) -> Result<Vec<Request>, String> {
+    let mut random = Random::new(seed);
+    let mut requests = Vec::new();
+    let mut first: Option<f64> = None;
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || (number == 0 && line.to_ascii_lowercase().starts_with("timestamp")) {
+            continue;
+        }
+        let row = row(line).ok_or_else(|| format!("line {}: {line}", number + 1))?;
+        let (seconds, prompt_tokens, output_tokens) = row;
+        let begin = *first.get_or_insert(seconds);
+        requests.push(Request {
+            at_ms: ((seconds - begin).max(0.0) * 1_000.0) as u64,
+            prompt_tokens,
+            output_tokens,
+            max_tokens: None,
+            text_bytes: prompt_tokens.saturating_mul(4),
+            streams: random.chance(50),
+            consumer: 0,
+            roll: random.number(),
+        });
+    }
+    requests.sort_by_key(|request| request.at_ms);
+    Ok(requests)
+}
+
+fn row(line: &str) -> Option<(f64, u64, u64)> {
+    let mut cells = line.split(',').map(str::trim);
+    let (time, prompt, output) = (cells.next()?, cells.next()?, cells.next()?);
+    Some((seconds(time)?, prompt.parse().ok()?, output.parse().ok()?))
+}
+
+/// The seconds of a time, from any beginning.
+fn seconds(time: &str) -> Option<f64> {
+    if let Ok(seconds) = time.parse::<f64>() {
+        return seconds.is_finite().then_some(seconds);
+    }
+    let (date, clock) = time.split_once([' ', 'T'])?;
+    let clock = clock.trim_end_matches('Z').split('+').next()?;
+    let mut date = date.split('-').map(str::parse::<i64>);
+    let (year, month, day) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
+    let mut clock = clock.split(':').map(str::parse::<f64>);
+    let (hour, minute, second) = (clock.next()?.ok()?, clock.next()?.ok()?, clock.next()?.ok()?);
+    Some(days(year, month, day) as f64 * 86_400.0 + hour * 3_600.0 + minute * 60.0 + second)
+}
+
+/// The days since the epoch of a date of the Gregorian calendar (Howard Hinnant's algorithm).
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_load_has_its_rate_and_its_sizes() {
+        let load = Load::chats(1_000, 8.0);
+        let requests = load.requests(3);
+        assert!((requests.len() as f64 / 8_000.0 - 1.0).abs() < 0.05, "{}", requests.len());
+        let prompts = requests.iter().map(|request| request.prompt_tokens).sum::<u64>() as f64;
+        let mean = prompts / requests.len() as f64;
+        assert!((mean / load.prompt.mean() - 1.0).abs() < 0.05, "{mean}");
+        assert!(requests.is_sorted_by_key(|request| request.at_ms));
+    }
+
+    #[test]
+    fn bursts_have_more_requests_than_what_is_between_them() {
+        let pattern = Pattern::Bursts { on_s: 10, off_s: 20, on: 3.0, off: 0.5 };
+        let requests = Load { pattern, ..Load::chats(600, 10.0) }.requests(4);
+        let (on, off): (Vec<_>, Vec<_>) =
+            requests.iter().partition(|request| request.at_ms / 1_000 % 30 < 10);
+        let ratio = on.len() as f64 / off.len() as f64;
+        assert!((ratio - 3.0).abs() < 0.4, "{ratio}");
+    }
+
+    #[test]
+    fn consumers_have_their_shares() {
+        let requests = Load { consumers: vec![3.0, 1.0], ..Load::chats(1_000, 8.0) }.requests(5);
+        let first = requests.iter().filter(|request| request.consumer == 0).count();
+        assert!((first as f64 / requests.len() as f64 - 0.75).abs() < 0.02);
+    }
+
+    #[test]
+    fn a_trace_is_read_as_azure_publishes_it() {
+        let trace = "TIMESTAMP,ContextTokens,GeneratedTokens\n\
+                     2023-11-30 23:59:59.5000000,374,44\n2023-12-01 00:00:01.2500000,396,109\n";
+        let requests = from_csv(trace, 1).unwrap();
+        let read: Vec<_> =
+            requests.iter().map(|it| (it.at_ms, it.prompt_tokens, it.output_tokens)).collect();
+        assert_eq!(read, [(0, 374, 44), (1_750, 396, 109)]);
+        assert_eq!(from_csv("3.5,10,2\n4,20,3\n", 1).unwrap()[1].at_ms, 500);
+        assert_eq!(from_csv("0,10,2\n1,ten,3\n", 1), Err("line 2: 1,ten,3".to_owned()));
+    }
+}

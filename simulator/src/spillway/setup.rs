@@ -1,0 +1,80 @@
+//! What a configuration says of the pool that is simulated.
+
+use spillway::config::{Config, Consumers, Pool};
+use spillway::policy::pool::PoolPolicy;
+use spillway::policy::tokens::budget::BudgetSettings;
+
+/// The largest body that is read to its end in any case, in bytes. As `LARGE_BYTES_MIN` of the filter.
+pub(super) const LARGE_BYTES_MIN: u64 = 16 * 1_024;
+
+/// A pool made ready to run, and those who call. As `Pool::new` and `Pools::new`.
+#[derive(Debug)]
+pub struct Setup {
+    /// What is decided of its backends.
+    pub policy: PoolPolicy,
+    pub(super) backends: Vec<BackendSetup>,
+    pub(super) consumers: Option<Consumers>,
+    /// Whether tokens are counted at all.
+    pub(super) is_metered: bool,
+    /// Whether bodies are read to their ends.
+    pub(super) reads_bodies: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct BackendSetup {
+    pub(super) name: String,
+    pub(super) budget: Option<BudgetSettings>,
+    pub(super) is_provisioned: bool,
+}
+
+impl Setup {
+    /// The default pool of a document; every credential that it names is there.
+    ///
+    /// # Errors
+    /// What is wrong with the document.
+    pub fn new(document: &str) -> Result<Self, String> {
+        let config = Config::parse(document.as_bytes(), &|_| Some("key".to_owned()))
+            .map_err(|errors| errors.to_string())?;
+        let Config { mut pools, default_pool, consumers, .. } = config;
+        if default_pool >= pools.len() {
+            return Err("no pool".to_owned());
+        }
+        let Pool { policy, backends, .. } = pools.swap_remove(default_pool);
+        let backends: Vec<BackendSetup> = backends
+            .into_iter()
+            .map(|backend| {
+                let budget = backend.budget();
+                BackendSetup {
+                    is_provisioned: backend.provisioned.is_some(),
+                    budget: budget.is_limited().then_some(budget),
+                    name: backend.name,
+                }
+            })
+            .collect();
+        let is_metered =
+            consumers.is_some() || backends.iter().any(|backend| backend.budget.is_some());
+        let limits_prompts = policy.members.iter().any(|it| it.max_prompt_tokens.is_some());
+        Ok(Self {
+            policy,
+            backends,
+            consumers,
+            is_metered,
+            reads_bodies: is_metered || limits_prompts,
+        })
+    }
+
+    /// The names of the backends by position.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.backends.iter().map(|backend| &*backend.name)
+    }
+
+    /// The limits of the backends by position, as far as they are configured.
+    pub fn budgets(&self) -> impl Iterator<Item = BudgetSettings> {
+        self.backends.iter().map(|backend| backend.budget.unwrap_or_default())
+    }
+
+    /// The name of the consumer at a position of the load's consumers.
+    pub(super) fn consumer(position: usize) -> String {
+        format!("tenant-{position}")
+    }
+}

@@ -1,0 +1,201 @@
+//! Virtual time: what happens next, and what a gateway can do about it.
+//!
+//! Events are ordered by time, and at the same time by the order in which they were made. Nothing depends on
+//! anything else, so a seed gives the same events again.
+
+use crate::azure::{Answer, Azure, Head, Held};
+use crate::load::Request;
+use crate::record::Record;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// How long an attempt may be silent at most, as in the shipped configuration of Envoy.
+pub const ROUTE_TIMEOUT_MS: u64 = 620_000;
+
+/// What a gateway is told.
+pub trait Gateway {
+    /// A request came.
+    fn arrived(&mut self, request: usize, world: &mut World);
+    /// The head of a response to an attempt came, or none ever will.
+    fn answered(&mut self, attempt: Attempt, answer: &Seen, world: &mut World);
+    /// The response that went to the client came to its end.
+    fn ended(&mut self, attempt: Attempt, world: &mut World);
+    /// The time of [`World::wake`] came.
+    fn woken(&mut self, token: u64, world: &mut World);
+}
+
+/// What is seen of the answer to an attempt.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    /// The head of a response.
+    Head(Head),
+    /// No connection was made.
+    NoConnection,
+    /// Nothing came in time.
+    Timeout,
+}
+
+/// One try of one request at one backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// The request.
+    pub request: usize,
+    /// The backend.
+    pub backend: usize,
+    /// When it was sent.
+    pub at_ms: u64,
+}
+
+/// What is going on.
+pub struct World {
+    now_ms: u64,
+    azure: Azure,
+    requests: Vec<Request>,
+    events: BinaryHeap<Reverse<Event>>,
+    next: u64,
+    record: Record,
+}
+
+struct Event {
+    at_ms: u64,
+    number: u64,
+    what: What,
+}
+
+enum What {
+    Arrival(usize),
+    Answer { attempt: Attempt, seen: Seen, held: Option<Held>, rest_ms: u64 },
+    End { attempt: Attempt, held: Held },
+    Wake(u64),
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at_ms, self.number) == (other.at_ms, other.number)
+    }
+}
+
+impl Eq for Event {}
+
+impl PartialOrd for Event {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Event {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at_ms, self.number).cmp(&(other.at_ms, other.number))
+    }
+}
+
+/// Lets a gateway serve all requests, and returns what happened.
+pub fn run(azure: Azure, requests: Vec<Request>, gateway: &mut dyn Gateway) -> Record {
+    let record = Record::new(requests.len(), azure.quotas());
+    let mut world =
+        World { now_ms: 0, azure, requests, events: BinaryHeap::new(), next: 0, record };
+    for request in 0..world.requests.len() {
+        world.schedule(world.requests[request].at_ms, What::Arrival(request));
+    }
+    while let Some(Reverse(event)) = world.events.pop() {
+        world.now_ms = event.at_ms;
+        world.happen(event.what, gateway);
+    }
+    world.record
+}
+
+impl World {
+    /// The time, in milliseconds since the beginning.
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// A request.
+    pub fn request(&self, request: usize) -> &Request {
+        &self.requests[request]
+    }
+
+    /// The number of backends.
+    pub fn backends(&self) -> usize {
+        self.azure.deployments().len()
+    }
+
+    /// Until when a backend does not serve a request; `None`: it would now. Only who knows everything may ask.
+    pub fn out_until(&mut self, backend: usize, request: usize) -> Option<u64> {
+        self.azure.out_until(backend, &self.requests[request], self.now_ms)
+    }
+
+    /// Sends a request to a backend. After `limit_ms` without an answer the attempt is given up.
+    pub fn send(&mut self, request: usize, backend: usize, limit_ms: u64) {
+        let attempt = Attempt { request, backend, at_ms: self.now_ms };
+        let asked = &self.requests[request];
+        self.record.attempt(&attempt, self.azure.is_dead(backend, self.now_ms));
+        let (after_ms, seen, held, rest_ms) = match self.azure.ask(backend, asked, self.now_ms) {
+            Answer::Refused { after_ms } => (after_ms, Seen::NoConnection, None, 0),
+            Answer::Silent => (limit_ms, Seen::Timeout, None, 0),
+            Answer::Response { head_ms, held, .. } if head_ms > limit_ms => {
+                if let Some(held) = held {
+                    self.azure.end(backend, asked, held, false, self.now_ms);
+                }
+                (limit_ms, Seen::Timeout, None, 0)
+            }
+            Answer::Response { head_ms, rest_ms, head, held } => {
+                (head_ms, Seen::Head(head), held, rest_ms)
+            }
+        };
+        let answer = What::Answer { attempt, seen, held, rest_ms };
+        self.schedule(self.now_ms + after_ms, answer);
+    }
+
+    /// Wakes the gateway at a time.
+    pub fn wake(&mut self, at_ms: u64, token: u64) {
+        self.schedule(at_ms.max(self.now_ms), What::Wake(token));
+    }
+
+    /// The request gets the response of an attempt, which succeeded.
+    pub fn serve(&mut self, attempt: &Attempt) {
+        let request = &self.requests[attempt.request];
+        let tokens = self.azure.measure(attempt.backend, request);
+        self.record.served(attempt, request, tokens, self.now_ms);
+    }
+
+    /// The client gets an error although no limit of its own forbids the request.
+    pub fn refuse(&mut self, request: usize, status: u16) {
+        let could = (0..self.backends()).any(|backend| self.out_until(backend, request).is_none());
+        let at_ms = self.requests[request].at_ms;
+        self.record.refused(request, at_ms, status, could, self.now_ms);
+    }
+
+    /// The client is over a limit of its own.
+    pub fn limit(&mut self, request: usize) {
+        self.record.limited(request);
+    }
+
+    fn schedule(&mut self, at_ms: u64, what: What) {
+        self.events.push(Reverse(Event { at_ms, number: self.next, what }));
+        self.next += 1;
+    }
+
+    fn happen(&mut self, what: What, gateway: &mut dyn Gateway) {
+        match what {
+            What::Arrival(request) => gateway.arrived(request, self),
+            What::Wake(token) => gateway.woken(token, self),
+            What::Answer { attempt, seen, held, rest_ms } => {
+                self.record.answered(&attempt, &seen, self.now_ms);
+                let end = held.map(|held| What::End { attempt, held });
+                gateway.answered(attempt, &seen, self);
+                match end {
+                    // The whole response is there: nothing happens before its end.
+                    Some(end) if rest_ms == 0 => self.happen(end, gateway),
+                    Some(end) => self.schedule(self.now_ms + rest_ms, end),
+                    None => {}
+                }
+            }
+            What::End { attempt, held } => {
+                let request = &self.requests[attempt.request];
+                self.azure.end(attempt.backend, request, held, true, self.now_ms);
+                gateway.ended(attempt, self);
+            }
+        }
+    }
+}
