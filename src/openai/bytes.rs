@@ -15,6 +15,29 @@ const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 /// sums and products.
 pub const COUNT_MAX: u64 = 0xffff_ffff;
 
+/// Whether both are the same, for texts as short as names: where the module runs, a general comparison looks at
+/// one byte after the other.
+pub fn is_same(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    let (Some(last), Some(other_last)) = (one.last_chunk(), other.last_chunk()) else {
+        return is_same_word(one, other);
+    };
+    // The last word overlaps those before it.
+    let words = one.as_chunks::<WORD_BYTES>().0.iter().zip(other.as_chunks::<WORD_BYTES>().0);
+    let mut difference = u64::from_le_bytes(*last) ^ u64::from_le_bytes(*other_last);
+    for (word, other) in words {
+        difference |= u64::from_le_bytes(*word) ^ u64::from_le_bytes(*other);
+    }
+    difference == 0
+}
+
+/// Whether both are the same, which are of one length and shorter than a word.
+fn is_same_word(one: &[u8], other: &[u8]) -> bool {
+    one.iter().zip(other).all(|(byte, other)| byte == other)
+}
+
 /// Where the first quote or backslash stands; the length of `bytes` when there is none.
 pub(super) fn quote_or_backslash(bytes: &[u8]) -> usize {
     first(bytes, |word| equal(word, b'"') | equal(word, b'\\'), |byte| matches!(byte, b'"' | b'\\'))
@@ -32,6 +55,11 @@ pub(super) fn quote_or_bracket(bytes: &[u8]) -> usize {
         |word| equal(word, b'"') | equal(word, b'[') | equal(word, b']'),
         |byte| matches!(byte, b'"' | b'[' | b']'),
     )
+}
+
+/// Where the first dot or slash stands; the length of `bytes` when there is none.
+pub(super) fn dot_or_slash(bytes: &[u8]) -> usize {
+    first(bytes, |word| equal(word, b'.') | equal(word, b'/'), |byte| matches!(byte, b'.' | b'/'))
 }
 
 /// Where the first line feed or carriage return stands; the length of `bytes` when there is none.
@@ -130,11 +158,27 @@ mod tests {
     }
 
     #[test]
+    fn texts_are_the_same_when_every_byte_is() {
+        for length in 0..40 {
+            let text: Vec<u8> = (0..length).collect();
+            assert!(is_same(&text, &text.clone()));
+            assert!(!is_same(&text, &text.repeat(2)) || length == 0);
+            for place in 0..text.len() {
+                let mut other = text.clone();
+                other[place] ^= 0x80;
+                assert!(!is_same(&text, &other), "{length} {place}");
+                assert!(!is_same(&text[..place], &text));
+            }
+        }
+    }
+
+    #[test]
     fn every_search_finds_what_comes_first_wherever_it_stands() {
         let searches = [
             (quote_or_backslash as fn(&[u8]) -> usize, &b"\"\\"[..]),
             (quote_or_bracket, b"\"[]"),
             (underscore_or_backslash, b"_\\"),
+            (dot_or_slash, b"./"),
             (line_end, b"\n\r"),
         ];
         let bytes: Vec<[u8; 1]> = (0..=255).map(|byte| [byte]).collect();

@@ -12,7 +12,6 @@ use crate::openai::call::models::ModelsQuestion;
 use crate::openai::call::{self, Call};
 use crate::openai::request::body::BodyScanner;
 use crate::openai::response::reply::{self, Reply};
-use crate::policy::response::headers::Headers;
 use std::borrow::Cow;
 use std::rc::Rc;
 
@@ -23,6 +22,21 @@ pub(crate) struct Arrival {
     pub(crate) pool: Option<Rc<Pool>>,
     /// Whether the model in its body is read, or some backend of its pool is told another one there.
     pub(crate) needs_body: bool,
+    /// What its head says of the length of its body.
+    pub(crate) content_length: Option<u64>,
+}
+
+/// The headers by which it is decided, found in one pass.
+#[derive(Default)]
+struct Head<'a> {
+    method: &'a [u8],
+    path: &'a [u8],
+    upgrade: Option<&'a [u8]>,
+    /// Every value of it, as one: whoever gives it twice may be read in two ways.
+    content_type: Option<Cow<'a, [u8]>>,
+    /// Whether the body is compressed, or else not what it will be.
+    is_encoded: bool,
+    content_length: Option<u64>,
 }
 
 /// What is done with the body of a request.
@@ -43,10 +57,9 @@ impl Arrival {
         headers: &HeaderMap,
         end_of_stream: bool,
     ) -> Result<(Self, Intake), Reply> {
-        let method = headers.get(":method").unwrap_or_default();
-        let path = headers.get(":path").unwrap_or_default();
-        let call = call::recognise(method, path).ok_or_else(reply::unknown_path)?;
-        let upgrades = upgrades(pools, &call, headers)?;
+        let head = Head::of(headers);
+        let call = call::recognise(head.method, head.path).ok_or_else(reply::unknown_path)?;
+        let upgrades = upgrades(pools, &call, head.upgrade)?;
         if let Some(question) = call.models_question() {
             return Err(models(pools, &question));
         }
@@ -59,21 +72,16 @@ impl Arrival {
         };
         let needs_body =
             call.needs_model() || pool.as_ref().is_some_and(|pool| pool.writes_model(&call));
-        let arrival = Self { call, pool, needs_body };
+        let arrival = Self { call, pool, needs_body, content_length: head.content_length };
         let intake =
-            if upgrades { Intake::Pass } else { arrival.intake(pools, headers, end_of_stream)? };
+            if upgrades { Intake::Pass } else { arrival.intake(pools, &head, end_of_stream)? };
         Ok((arrival, intake))
     }
 
     /// What is done with the body of a request that may have one.
-    fn intake(
-        &self,
-        pools: &Pools,
-        headers: &HeaderMap,
-        end_of_stream: bool,
-    ) -> Result<Intake, Reply> {
-        let scanner = BodyScanner::new(&self.call, content_type(headers).as_deref());
-        let is_encoded = is_encoded(headers);
+    fn intake(&self, pools: &Pools, head: &Head<'_>, end_of_stream: bool) -> Result<Intake, Reply> {
+        let scanner = BodyScanner::new(&self.call, head.content_type.as_deref());
+        let is_encoded = head.is_encoded;
         if self.needs_body {
             match &scanner {
                 _ if is_encoded => return Err(reply::encoded_body()),
@@ -87,9 +95,7 @@ impl Arrival {
         if !is_held {
             return Ok(Intake::Pass);
         }
-        let length = headers.get("content-length").and_then(|it| std::str::from_utf8(it).ok());
-        let length = length.and_then(|length| length.parse::<u64>().ok());
-        if length.is_some_and(|length| length > pools.request_body.max_bytes) {
+        if self.content_length.is_some_and(|length| length > pools.request_body.max_bytes) {
             return Err(reply::refused(413));
         }
         let need = match &scanner {
@@ -101,6 +107,42 @@ impl Arrival {
             Some(_) => BodyNeed::Nothing,
         };
         Ok(Intake::Hold { scanner, need })
+    }
+}
+
+impl<'a> Head<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let mut head = Self::default();
+        let mut length = None;
+        for (name, value) in headers.iter() {
+            match name {
+                b":method" if head.method.is_empty() => head.method = value,
+                b":path" if head.path.is_empty() => head.path = value,
+                b"upgrade" if head.upgrade.is_none() => head.upgrade = Some(value),
+                b"content-length" if length.is_none() => length = Some(value),
+                b"content-type" => head.note_content_type(value),
+                b"content-encoding" => {
+                    let value = value.trim_ascii();
+                    head.is_encoded |=
+                        !value.is_empty() && !value.eq_ignore_ascii_case(b"identity");
+                }
+                _ => {}
+            }
+        }
+        let length = length.and_then(|length| std::str::from_utf8(length).ok());
+        head.content_length = length.and_then(|length| length.parse().ok());
+        head
+    }
+
+    fn note_content_type(&mut self, value: &'a [u8]) {
+        match &mut self.content_type {
+            None => self.content_type = Some(Cow::Borrowed(value)),
+            Some(joined) => {
+                let joined = joined.to_mut();
+                joined.extend_from_slice(b", ");
+                joined.extend_from_slice(value);
+            }
+        }
     }
 }
 
@@ -132,9 +174,9 @@ pub(crate) fn pool_of(pools: &Pools, call: &Call, model: Option<&str>) -> Result
 ///
 /// # Errors
 /// The response when it cannot, or when it is nothing else.
-fn upgrades(pools: &Pools, call: &Call, headers: &HeaderMap) -> Result<bool, Reply> {
+fn upgrades(pools: &Pools, call: &Call, protocol: Option<&[u8]>) -> Result<bool, Reply> {
     let is_session = call.operation == Operation::ResponsesSession;
-    let Some(protocol) = headers.get("upgrade") else {
+    let Some(protocol) = protocol else {
         return if is_session { Err(reply::unknown_path()) } else { Ok(false) };
     };
     if !(is_session || call.operation == Operation::Realtime)
@@ -155,24 +197,4 @@ fn models(pools: &Pools, question: &ModelsQuestion) -> Reply {
         ModelsQuestion::One(name) if pools.of_model(name).is_some() => reply::one_model(name),
         ModelsQuestion::One(name) => reply::unknown_model(name),
     }
-}
-
-/// Every value of `content-type`, as one: whoever gives it twice may be read in two ways.
-fn content_type(headers: &HeaderMap) -> Option<Cow<'_, [u8]>> {
-    let mut all = headers.all("content-type");
-    let mut joined = Cow::Borrowed(all.next()?);
-    for value in all {
-        let first = joined.to_mut();
-        first.extend_from_slice(b", ");
-        first.extend_from_slice(value);
-    }
-    Some(joined)
-}
-
-/// Whether the body is compressed, or else not what it will be.
-fn is_encoded(headers: &HeaderMap) -> bool {
-    headers.all("content-encoding").any(|value| {
-        let value = value.trim_ascii();
-        !value.is_empty() && !value.eq_ignore_ascii_case(b"identity")
-    })
 }

@@ -201,7 +201,7 @@ impl Gateway {
         headers: &HeaderMap,
         known: BodyKnowledge,
     ) -> Result<(Rc<Pool>, ClientRequest), Reply> {
-        let Arrival { call, pool, needs_body } = arrival;
+        let Arrival { call, pool, needs_body, content_length } = arrival;
         let may_ask_for_tier = call.expects_json() && known.may_ask_for_tier();
         let is_glimpsed = matches!(known, BodyKnowledge::Glimpsed(_));
         let (body, in_body) = match known {
@@ -246,7 +246,7 @@ impl Gateway {
             body,
             may_ask_for_tier,
             is_glimpsed,
-            content_length: number(headers, "content-length"),
+            content_length,
             credentials,
             subprotocols,
             needs,

@@ -1,6 +1,7 @@
 //! Headers as they cross between Envoy and the VM: sizes first, then names and values, each ended by NUL
 //! (proxy-wasm ABI 0.2.1).
 
+use crate::openai::bytes::is_same;
 use crate::policy::response::headers::Headers;
 
 /// All headers of a message as they crossed: one allocation, names and values as slices of it.
@@ -27,29 +28,43 @@ impl HeaderMap {
 
     /// Every header, name and value, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.places().map_while(|place| Some((self.name(&place)?, self.value(&place)?)))
+        let mut rest = self.bytes.get(self.start..).unwrap_or_default();
+        self.sizes().map_while(move |(name, value)| {
+            let (name, behind) = rest.split_at_checked(name)?;
+            // Each is followed by a NUL.
+            let (value, behind) = behind.get(1..)?.split_at_checked(value)?;
+            rest = behind.get(1..).unwrap_or_default();
+            Some((name, value))
+        })
     }
 
     /// The values of all headers of this name, which must be lower-case.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         self.places()
             .filter(move |place| {
-                place.name == name.len() && self.name(place) == Some(name.as_bytes())
+                place.name == name.len()
+                    && self.name(place).is_some_and(|it| is_same(it, name.as_bytes()))
             })
             .map_while(|place| self.value(&place))
     }
 
     /// Where every header stands. A search touches neither names nor values of another length.
     fn places(&self) -> impl Iterator<Item = Place> {
-        let sizes = self.bytes.get(4..self.start).unwrap_or_default();
-        let size = |four| usize::try_from(u32::from_le_bytes(four)).unwrap_or(usize::MAX);
         let mut next = self.start;
-        sizes.as_chunks::<8>().0.iter().map(move |&[a, b, c, d, e, f, g, h]| {
-            let (start, name, value) = (next, size([a, b, c, d]), size([e, f, g, h]));
+        self.sizes().map(move |(name, value)| {
+            let start = next;
             // Each is followed by a NUL. What is out of bounds is no slice.
             next = start.wrapping_add(name).wrapping_add(value).wrapping_add(2);
             Place { start, name, value }
         })
+    }
+
+    /// How many bytes each header's name and value have.
+    fn sizes(&self) -> impl Iterator<Item = (usize, usize)> {
+        let sizes = self.bytes.get(4..self.start).unwrap_or_default();
+        let size = |four| usize::try_from(u32::from_le_bytes(four)).unwrap_or(usize::MAX);
+        let pairs = sizes.as_chunks::<8>().0.iter();
+        pairs.map(move |&[a, b, c, d, e, f, g, h]| (size([a, b, c, d]), size([e, f, g, h])))
     }
 
     fn name(&self, place: &Place) -> Option<&[u8]> {

@@ -1,65 +1,132 @@
 //! What was decided of names of headers: the same few come with nearly every message, and judging one takes
 //! hundreds of instructions.
+//!
+//! Messages repeat the order of their headers, too. So each name keeps which one came behind it the last time,
+//! and names lie one behind the other: a message that was seen before is compared with a few lines of memory, and
+//! nothing is searched.
 
 use super::exclusive::Exclusive;
+use super::header_map::HeaderMap;
+use crate::openai::bytes::is_same;
 use crate::openai::response::headers::Kind;
 use std::cell::RefCell;
 
-/// In how many places verdicts are kept, two in each. Who sends many names has some judged anew.
-const PLACES: usize = 256;
+/// How many names are kept. With one more than that all are forgotten: who sends many names has some judged anew.
+const NAMES_MAX: usize = 128;
 
 /// The longest name that is kept, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
-/// The verdict on a name.
-type Verdict = Option<(Box<[u8]>, Kind)>;
-
 /// What a pure function makes of names, as far as it is kept.
 pub(crate) struct Verdicts {
     judge: fn(&[u8]) -> Kind,
-    known: RefCell<Vec<[Verdict; 2]>>,
+    known: RefCell<Known>,
+}
+
+/// The names whose verdicts are kept.
+struct Known {
+    names: Vec<Name>,
+    /// All their bytes, one name behind the other.
+    bytes: Vec<u8>,
+}
+
+/// A name whose verdict is kept.
+#[derive(Clone, Copy)]
+struct Name {
+    /// Where it stands in the bytes of all names.
+    start: u16,
+    end: u16,
+    kind: Kind,
+    /// Which name stood behind it in the last message.
+    next: u8,
 }
 
 impl Verdicts {
     pub(crate) const fn new(judge: fn(&[u8]) -> Kind) -> Self {
-        Self { judge, known: RefCell::new(Vec::new()) }
+        let known = Known { names: Vec::new(), bytes: Vec::new() };
+        Self { judge, known: RefCell::new(known) }
     }
 
-    /// The verdict on a name.
-    pub(crate) fn of(&self, name: &[u8]) -> Kind {
-        let Some(mut known) = self.known.change() else { return (self.judge)(name) };
-        if known.is_empty() {
-            known.resize_with(PLACES, Default::default);
+    /// Hands every header of a message to `visit`: the verdict on its name, the name, and the value.
+    pub(crate) fn each(&self, headers: &HeaderMap, mut visit: impl FnMut(Kind, &[u8], &[u8])) {
+        let Some(mut known) = self.known.change() else {
+            return headers.iter().for_each(|(name, value)| visit((self.judge)(name), name, value));
+        };
+        let mut at = At { last: u8::MAX, expected: 0 };
+        for (name, value) in headers.iter() {
+            let kind = match known.name(at.expected, name) {
+                Some(found) => {
+                    at = At { last: at.expected, expected: found.next };
+                    found.kind
+                }
+                None => known.search(name, &mut at, self.judge),
+            };
+            visit(kind, name, value);
         }
-        let Some(place) = known.get_mut(place_of(name)) else { return (self.judge)(name) };
-        for (known, kind) in place.iter().flatten() {
-            if **known == *name {
-                return *kind;
-            }
-        }
-        let kind = (self.judge)(name);
-        if name.len() <= NAME_BYTES_MAX {
-            place.reverse();
-            let [newest, _] = place;
-            *newest = Some((name.into(), kind));
-        }
-        kind
     }
 }
 
-/// Where the verdict on a name is kept. Both ends and the length tell the usual names apart.
-fn place_of(name: &[u8]) -> usize {
-    let start = name.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-    let end = name.last_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-    let length = u64::try_from(name.len()).unwrap_or_default();
-    let ends = u64::from(start) << 32 | u64::from(end);
-    let mixed =
-        (ends ^ length.wrapping_mul(0x2545_f491_4f6c_dd1d)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    usize::try_from(mixed >> 56).unwrap_or_default() // less than 256
+/// How far a message is: by their numbers, the name that was seen last, and the one that stood behind it in the
+/// message before.
+struct At {
+    last: u8,
+    expected: u8,
+}
+
+impl Known {
+    /// What is kept under a number, if it is this name.
+    #[inline]
+    fn name(&self, number: u8, name: &[u8]) -> Option<Name> {
+        let known = self.names.get(usize::from(number))?;
+        let bytes = self.bytes.get(usize::from(known.start)..usize::from(known.end))?;
+        is_same(bytes, name).then_some(*known)
+    }
+
+    /// The verdict on a name that did not come where it was expected.
+    #[cold]
+    #[inline(never)]
+    fn search(&mut self, name: &[u8], at: &mut At, judge: fn(&[u8]) -> Kind) -> Kind {
+        let mut numbers = 0..u8::try_from(self.names.len()).unwrap_or(u8::MAX);
+        let found = numbers.find_map(|number| Some((number, self.name(number, name)?)));
+        let (number, Name { kind, next, .. }) = match found {
+            Some(found) => found,
+            None => {
+                let kind = judge(name);
+                let Some(kept) = self.keep(name, kind) else { return kind };
+                kept
+            }
+        };
+        if let Some(last) = self.names.get_mut(usize::from(at.last)) {
+            last.next = number;
+        }
+        *at = At { last: number, expected: next };
+        kind
+    }
+
+    /// Keeps the verdict on a name, unless the name is too long, and returns it with its number.
+    fn keep(&mut self, name: &[u8], kind: Kind) -> Option<(u8, Name)> {
+        if name.len() > NAME_BYTES_MAX {
+            return None;
+        }
+        if self.names.len() >= NAMES_MAX {
+            self.names.clear();
+            self.bytes.clear();
+        }
+        let number = u8::try_from(self.names.len()).ok()?;
+        let start = u16::try_from(self.bytes.len()).ok()?;
+        self.bytes.extend_from_slice(name);
+        let end = u16::try_from(self.bytes.len()).ok()?;
+        let kept = Name { start, end, kind, next: number.saturating_add(1) };
+        self.names.push(kept);
+        Some((number, kept))
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::arithmetic_side_effects, reason = "tests fail by panicking")]
+
+    use super::super::header_map::serialize;
     use super::*;
     use std::cell::Cell;
 
@@ -69,11 +136,27 @@ mod tests {
 
     fn judge(name: &[u8]) -> Kind {
         JUDGED.with(|judged| judged.update(|count: u32| count.saturating_add(1)));
-        kind(name.len())
+        kind(name)
     }
 
-    fn kind(length: usize) -> Kind {
-        if length % 2 == 1 { Kind::Other } else { Kind::Unwanted }
+    fn kind(name: &[u8]) -> Kind {
+        let is_even = name.iter().fold(0, |sum: u32, byte| sum + u32::from(*byte)) % 2 == 0;
+        if is_even { Kind::Unwanted } else { Kind::Other }
+    }
+
+    /// Checks every verdict on a message with these headers, and returns how many names were judged.
+    fn judged(verdicts: &Verdicts, names: &[&str]) -> u32 {
+        let pairs: Vec<(&str, &str)> = names.iter().map(|name| (*name, "v")).collect();
+        let headers = HeaderMap::parse(serialize(&pairs)).unwrap();
+        JUDGED.set(0);
+        let mut seen = Vec::new();
+        verdicts.each(&headers, |verdict, name, value| {
+            assert_eq!(verdict, kind(name), "{name:?}");
+            assert_eq!(value, b"v");
+            seen.push(String::from_utf8(name.to_vec()).unwrap());
+        });
+        assert_eq!(seen, names);
+        JUDGED.get()
     }
 
     #[test]
@@ -81,15 +164,34 @@ mod tests {
         let verdicts = Verdicts::new(judge);
         let names: Vec<String> =
             (0..2_000).map(|i| format!("x-{}-{i}", "n".repeat(i % 70))).collect();
-        for name in names.iter().chain(&names) {
-            assert_eq!(verdicts.of(name.as_bytes()), kind(name.len()), "{name}");
+        for some in names.chunks(30).chain(names.chunks(70)) {
+            judged(&verdicts, &some.iter().map(String::as_str).collect::<Vec<_>>());
         }
-        JUDGED.set(0);
+        let usual = ["", "a", "accept", "authorization", "x-stainless-os", "x-stainless-arch"];
+        assert!(judged(&verdicts, &usual) <= 6);
         for _ in 0..100 {
-            for name in ["", "a", "accept", "authorization", "x-stainless-os", "x-stainless-arch"] {
-                assert_eq!(verdicts.of(name.as_bytes()), kind(name.len()), "{name}");
-            }
+            assert_eq!(judged(&verdicts, &usual), 0);
         }
-        assert!(JUDGED.get() <= 6, "{}", JUDGED.get());
+    }
+
+    #[test]
+    fn names_are_known_in_whatever_order_they_come() {
+        let verdicts = Verdicts::new(judge);
+        let mut names = ["accept", "host", "user-agent", "x-stainless-os", "x-stainless-arch"];
+        judged(&verdicts, &names);
+        for round in 0..50 {
+            names.rotate_left(round % 5);
+            names.swap(round % 4, 4);
+            assert_eq!(judged(&verdicts, &names), 0, "{names:?}");
+            assert_eq!(judged(&verdicts, &["accept", "accept", "host"]), 0);
+        }
+    }
+
+    #[test]
+    fn a_long_name_is_judged_each_time_and_keeps_the_others_known() {
+        let (verdicts, long) = (Verdicts::new(judge), "n".repeat(NAME_BYTES_MAX + 1));
+        let names = ["accept", long.as_str(), "host"];
+        assert_eq!(judged(&verdicts, &names), 3);
+        assert_eq!(judged(&verdicts, &names), 1);
     }
 }

@@ -20,12 +20,16 @@ thread_local! {
 
 /// Removes from the request what a client must not send on.
 pub(crate) fn request(headers: &HeaderMap) {
+    let mut offers_subprotocols = false;
     REQUEST.with(|kinds| {
-        remove(Map::RequestHeaders, headers, |name, value| {
-            kinds.of(name) == Kind::Unwanted || credentials::is_value(value)
+        kinds.each(headers, |kind, name, value| {
+            if kind == Kind::Unwanted || credentials::is_value(value) {
+                remove_one(Map::RequestHeaders, name);
+            }
+            offers_subprotocols |= kind == Kind::Framing;
         });
     });
-    if let Some(subprotocols) = subprotocols(headers) {
+    if offers_subprotocols && let Some(subprotocols) = subprotocols(headers) {
         subprotocols.set_clean();
     }
 }
@@ -64,13 +68,14 @@ pub(crate) fn subprotocols(headers: &HeaderMap) -> Option<Subprotocols> {
 /// Takes from the response what a client must not be shown, and has places at the backend be found
 /// through the gateway.
 pub(crate) fn response(headers: &HeaderMap, origin: &Origin<'_>) {
-    for (name, value) in headers.iter() {
-        match RESPONSE.with(|kinds| kinds.of(name)) {
+    RESPONSE.with(|kinds| {
+        kinds.each(headers, |kind, name, value| match kind {
+            Kind::Plain => {}
             Kind::Place => set_place(headers, name, origin),
-            kind if origin.must_not_pass(kind, value) => remove_one(Map::ResponseHeaders, name),
+            _ if origin.must_not_pass(kind, value) => remove_one(Map::ResponseHeaders, name),
             _ => {}
-        }
-    }
+        });
+    });
 }
 
 /// Leaves of the headers called `name` the place that a client can use, if there is one.
@@ -106,13 +111,20 @@ pub(crate) fn response_trailers(origin: &Origin<'_>) {
 /// headers would take a client's credential from there.
 pub(crate) fn request_trailers() {
     if let Ok(trailers) = host::header_map(Map::RequestTrailers) {
-        remove(Map::RequestTrailers, &trailers, |_, _| true);
+        trailers.iter().for_each(|(name, _)| remove_one(Map::RequestTrailers, name));
     }
 }
 
-/// Of the kinds of a response header, those two that a request header can be.
+/// Of the kinds of a response header, those three that a request header can be. It is framing where subprotocols
+/// are offered.
 fn request_kind(name: &[u8]) -> Kind {
-    if steers(name) || credentials::is_header(name) { Kind::Unwanted } else { Kind::Other }
+    if steers(name) || credentials::is_header(name) {
+        Kind::Unwanted
+    } else if name == SUBPROTOCOLS.as_bytes() {
+        Kind::Framing
+    } else {
+        Kind::Other
+    }
 }
 
 /// Whether a request header would have Envoy, Azure or a server behind either do something else than
@@ -135,12 +147,6 @@ fn steers(name: &[u8]) -> bool {
                 )
         }
         _ => matches!(name, b"accept-encoding" | b"azureml-model-deployment"),
-    }
-}
-
-fn remove(map: Map, headers: &HeaderMap, unwanted: impl Fn(&[u8], &[u8]) -> bool) {
-    for (name, _) in headers.iter().filter(|(name, value)| unwanted(name, value)) {
-        remove_one(map, name);
     }
 }
 

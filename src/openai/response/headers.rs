@@ -13,6 +13,7 @@
 //! - *steers who is in front*: a backend may stand behind an Envoy of its own, whose `x-envoy-ratelimited`
 //!   forbids this one every retry; `x-accel-redirect` has nginx send another file instead.
 
+use crate::openai::bytes;
 use crate::openai::call::credentials;
 use memchr::memmem;
 
@@ -83,37 +84,33 @@ impl Origin<'_> {
             Kind::Unwanted => true,
             Kind::RateLimit if !self.keeps_rate_limits => true,
             Kind::Challenge if self.owns_credential => true,
-            Kind::Framing => self.is_told_by(value),
+            Kind::Framing => self.is_told_by(value, names_place(value)),
             Kind::Place | Kind::RateLimit | Kind::Challenge | Kind::Other => {
-                self.is_told_by(value) || self.is_deployment(value)
+                let names_place = names_place(value);
+                self.is_told_by(value, names_place) || self.is_deployment(value, names_place)
             }
         }
     }
 
     /// Whether a value tells the host or a key.
-    fn is_told_by(&self, value: &[u8]) -> bool {
-        self.is_host_in(value)
+    fn is_told_by(&self, value: &[u8], names_place: bool) -> bool {
+        (self.owns_credential && credentials::is_value(value))
             || self.is_key_in(value)
-            || (self.owns_credential && credentials::is_value(value))
+            || (names_place && self.is_host_in(value))
     }
 
     /// Whether a value is the deployment, or the path of one. One may be called `realtime`, as the
     /// subprotocol is.
-    fn is_deployment(&self, value: &[u8]) -> bool {
+    fn is_deployment(&self, value: &[u8], names_place: bool) -> bool {
         let is_it = !self.deployment.is_empty()
+            && value.len() >= self.deployment.len()
             && value.trim_ascii().eq_ignore_ascii_case(self.deployment.as_bytes());
-        is_it
-            || (value.len() > DEPLOYMENTS.len()
-                && memchr::memchr(b'/', value).is_some()
-                && memmem::find(value, DEPLOYMENTS).is_some())
+        is_it || (names_place && memmem::find(value, DEPLOYMENTS).is_some())
     }
 
     /// Whether its host stands somewhere in a value. A host without a dot is a word like others, and is not
     /// looked for.
     fn is_host_in(&self, value: &[u8]) -> bool {
-        if memchr::memchr(b'.', value).is_none() {
-            return false; // as most values
-        }
         let name = self.host.as_bytes().split(|byte| *byte == b':').next().unwrap_or_default();
         value.len() >= name.len()
             && name.contains(&b'.')
@@ -122,11 +119,12 @@ impl Origin<'_> {
 
     /// Whether the key stands somewhere in a value. A short one is a word like others.
     fn is_key_in(&self, value: &[u8]) -> bool {
+        let room = value.len().checked_sub(self.key.len());
+        let (Some(room), Some(first)) = (room, self.key.first()) else { return false };
+        let starts = value.get(..=room).unwrap_or_default();
         self.key.len() >= KEY_BYTES_MIN
-            && value.len() >= self.key.len()
-            && self.key.first().is_some_and(|first| {
-                memchr::memchr_iter(*first, value)
-                    .any(|at| value.get(at..).is_some_and(|rest| rest.starts_with(self.key)))
+            && starts.iter().enumerate().any(|(at, byte)| {
+                byte == first && value.get(at..).is_some_and(|value| value.starts_with(self.key))
             })
     }
 
@@ -149,6 +147,11 @@ impl Origin<'_> {
         let names_deployment = memmem::find(path, DEPLOYMENTS).is_some();
         (is_path && !names_deployment).then_some(path)
     }
+}
+
+/// Whether a value can name a host or have a path. Most have neither byte.
+fn names_place(value: &[u8]) -> bool {
+    bytes::dot_or_slash(value) < value.len()
 }
 
 /// Whether a header of this name must not pass, whatever its value.
