@@ -1,6 +1,6 @@
 //! The ways in which a backend can fail, and which request gets which.
 //!
-//! A fault is either an answer of its own (a status, a refusal inside a stream), a change of the normal
+//! A fault is either a response of its own (a status, a refusal inside a stream), a change of the normal
 //! answer (a stall, half an event) or something below HTTP (a reset, bytes that are not HTTP). Faults wait
 //! in a queue, each for the first request that it fits; behind the queue may stand one fault for everyone.
 
@@ -40,27 +40,27 @@ pub enum Fault {
         #[serde(default)]
         retry_after_ms: Option<u64>,
     },
-    /// A normal answer that begins late.
+    /// A normal response that begins late.
     DelayFirstByte {
         /// In addition to the configured latency.
         #[serde(rename = "delay_ms", with = "millis")]
         delay: Duration,
     },
-    /// A normal answer that falls silent and never ends.
+    /// A normal response that falls silent and never ends.
     StallMidStream {
         /// Chunks sent before the silence.
         after_events: usize,
     },
-    /// A TCP reset in place of an answer.
+    /// A TCP reset instead of a response.
     ResetBeforeHeaders,
-    /// An orderly close in place of an answer.
+    /// An orderly close instead of a response.
     CloseBeforeHeaders,
-    /// A normal answer that is ended by a TCP reset.
+    /// A normal response that is ended by a TCP reset.
     ResetAfterHeaders {
         /// Chunks sent before the reset.
         after_events: usize,
     },
-    /// A normal answer that ends in the middle of a chunk.
+    /// A normal response that ends in the middle of a chunk.
     HalfEvent {
         /// Whole chunks sent before the half one.
         after_events: usize,
@@ -91,7 +91,7 @@ pub enum Fault {
         /// The delay in both headers.
         retry_after_ms: u64,
     },
-    /// A normal answer whose headers arrive byte by byte.
+    /// A normal response whose headers arrive byte by byte.
     SlowHeaders {
         /// How many bytes arrive alone.
         bytes: usize,
@@ -114,7 +114,7 @@ pub enum Fault {
     HugeCreatedEvent {
         /// The size of the echoed request.
         bytes: usize,
-        /// An error follows, else the rest of the normal stream.
+        /// An error follows, otherwise the rest of the normal stream.
         then_error: bool,
     },
     /// A normal answer with these headers added (or replaced, when the mock sends them itself).
@@ -138,7 +138,7 @@ pub enum ErrorShape {
     ResponseFailed,
 }
 
-/// How half an answer ends.
+/// How half a response ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
@@ -156,21 +156,37 @@ pub enum Ending {
 pub(crate) enum Effect {
     /// This answer, without asking the limits.
     Answer(Answer),
-    /// The connection ends without an answer.
+    /// The connection ends without a response.
     Hangup { reset: bool },
     /// These bytes, then the end of the connection.
     Bytes(&'static [u8]),
-    /// The normal answer, later.
+    /// The normal response, later.
     Later(Duration),
-    /// The normal answer, its first bytes one by one.
+    /// The normal response, its first bytes one by one.
     Dribble { bytes: usize, pause: Duration },
-    /// The normal answer after [`Fault::edit`].
+    /// The normal response after [`Fault::edit`].
     Edit,
 }
 
 const MESSAGE: &str = "The mock was told to fail here.";
 
 impl Fault {
+    /// This status, with the body that an error has by default.
+    pub fn status(status: u16) -> Self {
+        Self::status_with(status, &[], None)
+    }
+
+    /// This status with these headers, and with this body instead of the default one.
+    pub fn status_with(status: u16, headers: &[(&str, &str)], body: Option<&str>) -> Self {
+        let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        Self::Status { status, headers: headers.collect(), body: body.map(str::to_owned) }
+    }
+
+    /// A 429 that names this delay.
+    pub fn throttle(retry_after_ms: u64) -> Self {
+        Self::Throttle { retry_after_ms: Some(retry_after_ms) }
+    }
+
     /// The name in JSON.
     pub(crate) fn name(&self) -> String {
         let value = serde_json::to_value(self).unwrap_or_default();
@@ -218,7 +234,7 @@ impl Fault {
         })
     }
 
-    /// Changes the normal answer.
+    /// Changes the normal response.
     pub(crate) fn edit(
         &self,
         answer: &mut Answer,
@@ -342,7 +358,7 @@ impl Faults {
         *self = Self::default();
     }
 
-    /// The fault of a request: the first in the queue that fits, else the standing one.
+    /// The fault of a request: the first in the queue that fits, otherwise the standing one.
     pub(crate) fn take(
         &mut self,
         path: &str,

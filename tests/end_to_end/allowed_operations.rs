@@ -14,12 +14,12 @@ async fn ask(gateway: &Gateway, method: &str, path: &str) -> Response {
     gateway.client.send(method, path, &headers, body.into()).await.unwrap()
 }
 
-fn assert_refused(answer: &Response, code: &str, what: &str) {
-    assert_eq!(answer.status, 404, "{what}: {}", answer.text());
-    let error = &answer.json()["error"];
+fn assert_refused(response: &Response, code: &str, what: &str) {
+    assert_eq!(response.status, 404, "{what}: {}", response.text());
+    let error = &response.json()["error"];
     assert_eq!(error["code"], code, "{what}: {error}");
     assert_eq!(error.as_object().unwrap().len(), 4, "{what}: {error}");
-    assert_eq!(answer.header("retry-after"), None, "{what}");
+    assert_eq!(response.header("retry-after"), None, "{what}");
 }
 
 #[tokio::test]
@@ -42,8 +42,8 @@ async fn what_all_clients_of_a_resource_share_is_refused_until_it_is_allowed() {
     for api in ["azure", "openai"] {
         let closed = Setup::new().backend("north", json!({"api": api})).start().await;
         for (method, path) in paths {
-            let answer = ask(&closed, method, path).await;
-            assert_refused(&answer, "operation_not_allowed", path);
+            let response = ask(&closed, method, path).await;
+            assert_refused(&response, "operation_not_allowed", path);
         }
         assert_eq!(closed.counts(), [0]);
         closed.assert_alive("operations that nobody allowed").await;
@@ -82,8 +82,8 @@ async fn what_nobody_knows_is_refused_under_any_spelling() {
         ("DELETE", "/v1/responses/input_tokens"),
         ("POST", "/v1/responses/compact/cancel"),
     ] {
-        let answer = ask(&gateway, method, path).await;
-        assert_eq!(answer.status, 404, "{method} {path}: {}", answer.text());
+        let response = ask(&gateway, method, path).await;
+        assert_eq!(response.status, 404, "{method} {path}: {}", response.text());
     }
     for path in [
         "/v1/files/..%2Fbatches",
@@ -106,8 +106,8 @@ async fn what_nobody_knows_is_refused_under_any_spelling() {
             let line = format!(
                 "{method} {path} HTTP/1.1\r\nhost: g\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
             );
-            let answer = exchange(gateway.envoy.port, line.as_bytes()).await;
-            assert!(answer.starts_with("HTTP/1.1 40"), "{method} {path}: {answer}");
+            let response = exchange(gateway.envoy.port, line.as_bytes()).await;
+            assert!(response.starts_with("HTTP/1.1 40"), "{method} {path}: {response}");
         }
     }
     assert_eq!(gateway.counts(), [0]);
@@ -142,7 +142,7 @@ async fn what_creates_something_is_not_repeated_when_it_may_have_been_done() {
         .whole(json!({"allow_operations": ["files"]}))
         .start()
         .await;
-    let status = |status| Fault::Status { status, headers: vec![], body: None };
+    let status = Fault::status;
     // (what north does, the status, and how often each was asked)
     for (fault, status, counts) in [
         (Fault::ResetBeforeHeaders, 502, [1, 0]),
@@ -150,24 +150,24 @@ async fn what_creates_something_is_not_repeated_when_it_may_have_been_done() {
         (status(502), 502, [1, 0]),
         (status(503), 503, [1, 0]),
         (status(504), 504, [1, 0]),
-        (Fault::Throttle { retry_after_ms: Some(1) }, 200, [1, 1]),
+        (Fault::throttle(1), 200, [1, 1]),
     ] {
         let case = format!("{fault:?}");
         gateway.mock("north").clear_records();
         gateway.mock("south").clear_records();
         gateway.mock("north").push_fault(fault);
-        let answer = ask(&gateway, "POST", "/v1/files").await;
-        assert_eq!(answer.status, status, "{case}: {}", answer.text());
+        let response = ask(&gateway, "POST", "/v1/files").await;
+        assert_eq!(response.status, status, "{case}: {}", response.text());
         assert_eq!(gateway.counts(), counts, "{case}");
         // The SDKs would repeat each of these by themselves.
         let told = if status == 200 { None } else { Some("false") };
-        assert_eq!(answer.header("x-should-retry"), told, "{case}");
+        assert_eq!(response.header("x-should-retry"), told, "{case}");
         if case == "ResetBeforeHeaders" {
-            assert_eq!(answer.json()["error"]["code"], "outcome_unknown", "{case}");
+            assert_eq!(response.json()["error"]["code"], "outcome_unknown", "{case}");
         }
     }
-    // An answer of a model is worth the repetition.
+    // A response of a model is worth the repetition.
     gateway.mock("north").push_fault(Fault::ResetBeforeHeaders);
-    let answer = gateway.client.post("/v1/chat/completions", &chat_body()).await;
-    assert_eq!((answer.status, answer.served_by()), (200, "south"));
+    let response = gateway.client.post("/v1/chat/completions", &chat_body()).await;
+    assert_eq!((response.status, response.served_by()), (200, "south"));
 }

@@ -1,4 +1,4 @@
-//! Input that no decent client or backend sends: there is an answer by rule, nothing fails with it,
+//! Input that no decent client or backend sends: there is a response by rule, nothing fails with it,
 //! and the next request is served as if nothing had been.
 
 use crate::harness::raw::{RawBackend, exchange};
@@ -32,9 +32,9 @@ fn post_request(path: &str, headers: &[u8], body: &[u8]) -> Vec<u8> {
 
 const GOOD_BODY: &[u8] = br#"{"model":"gpt-4o","messages":[]}"#;
 
-fn assert_error(answer: &Response, status: u16, code: &str, case: &str) {
-    assert_eq!(answer.status, status, "{case}: {}", answer.text());
-    let error = &answer.json()["error"];
+fn assert_error(response: &Response, status: u16, code: &str, case: &str) {
+    assert_eq!(response.status, status, "{case}: {}", response.text());
+    let error = &response.json()["error"];
     assert_eq!(error["code"], code, "{case}");
     assert_eq!(error.as_object().unwrap().len(), 4, "{case}: {error}");
 }
@@ -55,8 +55,8 @@ async fn a_body_that_is_no_json_object_is_refused_where_the_model_is_needed() {
         ("a million open objects and lists", deep),
     ];
     for (case, body) in bodies {
-        let answer = post(&gateway, CHAT, body).await;
-        assert_error(&answer, 400, "malformed_body", case);
+        let response = post(&gateway, CHAT, body).await;
+        assert_error(&response, 400, "malformed_body", case);
         gateway.assert_alive(case).await;
     }
     assert_eq!(gateway.counts(), [9], "only the requests that follow reached the backend");
@@ -86,11 +86,11 @@ async fn an_empty_body_is_answered() {
     let empty = post(&gateway, CHAT, "").await;
     assert_eq!(empty.status, 400, "{}", empty.text());
     assert!(empty.json()["error"]["message"].is_string());
-    let answer = exchange(gateway.envoy.port, &request(&format!("POST {CHAT}"), b"", b"")).await;
-    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let response = exchange(gateway.envoy.port, &request(&format!("POST {CHAT}"), b"", b"")).await;
+    assert!(response.starts_with("HTTP/1.1 400 "), "{response}");
     let chunked = request(&format!("POST {CHAT}"), b"transfer-encoding: chunked\r\n", b"0\r\n\r\n");
-    let answer = exchange(gateway.envoy.port, &chunked).await;
-    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let response = exchange(gateway.envoy.port, &chunked).await;
+    assert!(response.starts_with("HTTP/1.1 400 "), "{response}");
     assert_eq!(gateway.counts(), [0]);
     gateway.assert_alive("empty bodies").await;
 }
@@ -118,8 +118,8 @@ async fn odd_json_that_names_a_model_is_passed_on_with_only_the_model_changed() 
     for (case, body) in bodies {
         gateway.mock("north").clear_records();
         let sent = body.replace("MODEL", "gpt-4o");
-        let answer = post(&gateway, CHAT, sent).await;
-        assert_eq!(answer.served_by(), "north", "{case}: {}", answer.text());
+        let response = post(&gateway, CHAT, sent).await;
+        assert_eq!(response.served_by(), "north", "{case}: {}", response.text());
         let record = gateway.records("north").remove(0);
         let expected = body.replace("MODEL", "gpt-4o-north");
         assert!(record.body == expected, "{case}: {}", String::from_utf8_lossy(&record.body));
@@ -132,9 +132,9 @@ async fn a_malformed_body_is_the_backends_to_judge_when_the_path_names_the_deplo
     let gateway = Setup::new().backend("north", json!({})).start().await;
     for body in ["{", "", "[]", "\u{0}"] {
         gateway.mock("north").clear_records();
-        let answer = post(&gateway, CLASSIC, body).await;
-        assert_eq!(answer.status, 400, "{body:?}: {}", answer.text());
-        assert_eq!(answer.served_by(), "north", "{body:?}");
+        let response = post(&gateway, CLASSIC, body).await;
+        assert_eq!(response.status, 400, "{body:?}: {}", response.text());
+        assert_eq!(response.served_by(), "north", "{body:?}");
         assert_eq!(gateway.records("north")[0].body, body);
         gateway.assert_alive(body).await;
     }
@@ -142,10 +142,10 @@ async fn a_malformed_body_is_the_backends_to_judge_when_the_path_names_the_deplo
 
 #[tokio::test]
 async fn header_bytes_that_are_not_utf_8_go_both_ways() {
-    let answer = b"HTTP/1.1 200 OK\r\nx-odd: \xff\xfe\x80\r\nretry-after: \xff\r\n\
+    let response = b"HTTP/1.1 200 OK\r\nx-odd: \xff\xfe\x80\r\nretry-after: \xff\r\n\
         x-ratelimit-remaining-tokens: \xff\r\ncontent-type: text/plain; \xc3\r\n\
         content-length: 2\r\nconnection: close\r\n\r\nok";
-    let backend = RawBackend::start(answer.as_slice()).await;
+    let backend = RawBackend::start(response.as_slice()).await;
     let gateway = Setup::new()
         .backend("north", json!({}))
         .backend_elsewhere("odd", json!({}), backend.port())
@@ -155,8 +155,8 @@ async fn header_bytes_that_are_not_utf_8_go_both_ways() {
         content-type: application/json\xff\r\nx-envoy-odd: \xff\r\n";
     for _ in 0..2 {
         let post = post_request(CHAT, headers, GOOD_BODY);
-        let answer = exchange(gateway.envoy.port, &post).await;
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let response = exchange(gateway.envoy.port, &post).await;
+        assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     }
     assert_eq!((backend.requests(), gateway.counts()), (1, vec![1]));
     let record = gateway.records("north").remove(0);
@@ -187,8 +187,8 @@ async fn path_bytes_that_are_not_utf_8_are_escaped_or_refused() {
     let gateway = gateway().await;
     for path in [&b"/v1/files/\xff\xfe?x=\xff"[..], b"/\xff", b"/v1/\x80"] {
         let line = [b"GET ", path, b" HTTP/1.1\r\nhost: g\r\nconnection: close\r\n\r\n"].concat();
-        let answer = exchange(gateway.envoy.port, &line).await;
-        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+        let response = exchange(gateway.envoy.port, &line).await;
+        assert!(response.starts_with("HTTP/1.1 4"), "{response}");
         gateway.assert_alive("an odd path").await;
     }
 }
@@ -204,10 +204,10 @@ async fn a_body_above_the_limit_is_refused_in_the_shape_of_the_api() {
         {"role": "user", "content": "x".repeat(2 * 1024 * 1024)}
     ]});
     for path in [CHAT, CLASSIC] {
-        let answer = gateway.client.post(path, &large).await;
-        assert_eq!(answer.status, 413, "{}", answer.text());
-        assert_eq!(answer.header("content-type"), Some("application/json"), "{path}");
-        assert_eq!(answer.json()["error"]["type"], "invalid_request_error", "{path}");
+        let response = gateway.client.post(path, &large).await;
+        assert_eq!(response.status, 413, "{}", response.text());
+        assert_eq!(response.header("content-type"), Some("application/json"), "{path}");
+        assert_eq!(response.json()["error"]["type"], "invalid_request_error", "{path}");
         gateway.assert_alive("a large body").await;
     }
     assert_eq!(gateway.counts(), [2]);
@@ -223,8 +223,8 @@ async fn a_chunked_body_without_a_length_is_rewritten() {
     body.extend_from_slice(second);
     body.extend_from_slice(b"\r\n0\r\nx-trailer: 1\r\n\r\n");
     let chunked = request(&format!("POST {CHAT}"), b"transfer-encoding: chunked\r\n", &body);
-    let answer = exchange(gateway.envoy.port, &chunked).await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let response = exchange(gateway.envoy.port, &chunked).await;
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     let record = gateway.records("north").remove(0);
     assert_eq!(record.body, r#"{"model":"gpt-4o-north","messages":[]}"#);
     gateway.assert_alive("a chunked body").await;
@@ -238,8 +238,8 @@ async fn a_client_that_waits_for_100_continue_is_served() {
     connection.send(&request(&format!("POST {CHAT}"), head.as_bytes(), b"")).await;
     assert!(connection.read_until("\r\n\r\n").await.starts_with("HTTP/1.1 100 "));
     connection.send(GOOD_BODY).await;
-    let answer = connection.read_to_end().await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let response = connection.read_to_end().await;
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     gateway.assert_alive("100-continue").await;
 }
 
@@ -262,8 +262,8 @@ async fn paths_that_are_not_of_the_api_are_not_found_and_reach_no_backend() {
     ] {
         for (method, body) in [(Method::GET, ""), (Method::POST, "{\"model\":\"gpt-4o\"}")] {
             let headers = [("content-type", "application/json")];
-            let answer = gateway.client.send(method, path, &headers, body.into()).await.unwrap();
-            assert_error(&answer, 404, "404", path);
+            let response = gateway.client.send(method, path, &headers, body.into()).await.unwrap();
+            assert_error(&response, 404, "404", path);
         }
     }
     assert_eq!(gateway.counts(), [0]);
@@ -281,8 +281,8 @@ async fn doubled_and_trailing_slashes_and_escapes_are_the_same_path() {
         "/openai/deployments/%67pt-4o/chat/completions/?api-version=2024-10-21",
     ] {
         gateway.mock("north").clear_records();
-        let answer = post(&gateway, path, GOOD_BODY).await;
-        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        let response = post(&gateway, path, GOOD_BODY).await;
+        assert_eq!(response.status, 200, "{path}: {}", response.text());
         assert_eq!(gateway.records("north")[0].path, "/openai/v1/chat/completions", "{path}");
     }
     let long = format!("/v1/responses/{}?{}", "y".repeat(5_000), "z".repeat(5_000));
@@ -296,9 +296,9 @@ async fn doubled_and_trailing_slashes_and_escapes_are_the_same_path() {
 async fn other_methods_on_an_operation_are_not_found() {
     let gateway = gateway().await;
     for method in ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"] {
-        let answer = gateway.client.send(method.parse().unwrap(), CHAT, &[], "".into()).await;
-        let answer = answer.unwrap();
-        assert_eq!((answer.status, answer.served_by()), (404, ""), "{method}");
+        let response = gateway.client.send(method.parse().unwrap(), CHAT, &[], "".into()).await;
+        let response = response.unwrap();
+        assert_eq!((response.status, response.served_by()), (404, ""), "{method}");
         gateway.assert_alive(method).await;
     }
 }
@@ -313,11 +313,11 @@ async fn a_client_cannot_take_a_backend_away_with_what_does_not_exist() {
         ("GET", "/v1/responses/nothing".to_owned()),
     ] {
         let headers = [("content-type", "application/json")];
-        let answer =
+        let response =
             gateway.client.send(method.parse().unwrap(), &path, &headers, GOOD_BODY.into()).await;
-        let answer = answer.unwrap();
-        assert_eq!(answer.status, 404, "{method} {path}: {}", answer.text());
-        assert_eq!(answer.served_by(), "north", "{method} {path}");
+        let response = response.unwrap();
+        assert_eq!(response.status, 404, "{method} {path}: {}", response.text());
+        assert_eq!(response.served_by(), "north", "{method} {path}");
         gateway.assert_alive(&path).await;
     }
 }
@@ -330,17 +330,15 @@ async fn a_missing_deployment_is_known_whichever_api_version_the_client_chose() 
         .start()
         .await;
     for _ in 0..2 {
-        let answer = post(&gateway, CLASSIC, GOOD_BODY).await;
-        assert_eq!((answer.status, answer.served_by()), (200, "south"), "{}", answer.text());
+        let response = post(&gateway, CLASSIC, GOOD_BODY).await;
+        assert_eq!((response.status, response.served_by()), (200, "south"), "{}", response.text());
     }
     assert_eq!(gateway.counts(), [1, 2]);
 }
 
 #[tokio::test]
 async fn whatever_a_backend_answers_instead_of_json_is_judged_by_its_status() {
-    let gateway = Setup::new()
-        .backend("north", json!({"priority": 1}))
-        .backend("south", json!({"priority": 2}))
+    let gateway = Setup::tiers(["north", "south"])
         .pool(json!({"circuit_breaker": {"rules": [
             {"failure_condition": {"count": 100, "interval": "30s"}, "trip_duration": "1s"}
         ]}}))
@@ -366,9 +364,9 @@ async fn whatever_a_backend_answers_instead_of_json_is_judged_by_its_status() {
                 continue; // it waits for a stream
             }
             gateway.mock("north").push_fault(fault.clone());
-            let answer = if stream { gateway.chat_stream().await } else { gateway.chat().await };
-            let case = format!("{fault:?}, stream: {stream}: {}", answer.text());
-            assert_eq!((answer.served_by(), answer.status), (served_by, expected), "{case}");
+            let response = if stream { gateway.chat_stream().await } else { gateway.chat().await };
+            let case = format!("{fault:?}, stream: {stream}: {}", response.text());
+            assert_eq!((response.served_by(), response.status), (served_by, expected), "{case}");
             gateway.assert_alive(&case).await;
         }
     }
@@ -380,10 +378,10 @@ async fn half_an_event_ends_the_clients_stream_as_it_ended_at_the_backend() {
     {
         let gateway = gateway().await;
         gateway.mock("north").push_fault(Fault::HalfEvent { after_events: 3, ending });
-        let answer = gateway.chat_stream().await;
-        assert_eq!((answer.status, answer.complete), (200, complete), "{ending:?}");
+        let response = gateway.chat_stream().await;
+        assert_eq!((response.status, response.complete), (200, complete), "{ending:?}");
         assert_eq!(gateway.counts(), [1], "after the first byte nothing is retried");
-        assert!(!answer.text().contains("[DONE]"));
+        assert!(!response.text().contains("[DONE]"));
         gateway.assert_alive("half an event").await;
     }
 }
@@ -407,11 +405,11 @@ async fn streams_of_nonsense_pass_and_do_no_harm() {
             .backend_elsewhere("odd", json!({"priority": 1}), backend.port())
             .start()
             .await;
-        let answer = gateway.chat_stream().await;
-        assert_eq!(answer.status, 200, "{case}");
+        let response = gateway.chat_stream().await;
+        assert_eq!(response.status, 200, "{case}");
         let expected = if case.contains("error") { "north" } else { "odd" };
-        assert_eq!(answer.served_by(), expected, "{case}");
-        assert!(expected == "north" || answer.body == body, "{case}");
+        assert_eq!(response.served_by(), expected, "{case}");
+        assert!(expected == "north" || response.body == body, "{case}");
         gateway.assert_alive(case).await;
     }
 }

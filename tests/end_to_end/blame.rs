@@ -11,8 +11,7 @@ const RESPONSES: &str = "/v1/responses";
 const SPEECH: &str = "/v1/audio/speech";
 
 fn status(status: u16, headers: &[(&str, &str)], body: &Value) -> Fault {
-    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Fault::Status { status, headers: headers.collect(), body: Some(body.to_string()) }
+    Fault::status_with(status, headers, Some(&body.to_string()))
 }
 
 fn error(code: &str, message: &str) -> Value {
@@ -38,17 +37,17 @@ async fn refused(
     for name in names {
         gateway.mock(name).set_fault(Some(fault.clone()));
     }
-    let answer = gateway.client.post(path, body).await;
+    let response = gateway.client.post(path, body).await;
     for name in names {
         gateway.mock(name).clear_faults();
     }
-    answer
+    response
 }
 
 async fn assert_unharmed(gateway: &Gateway, names: &[&str], after: &str) {
-    let answer = gateway.chat().await;
-    assert_eq!((answer.status, answer.served_by()), (200, "a"), "{after}: {}", answer.text());
-    assert_eq!(answer.header("x-spillway-trail"), Some("a;200"), "{after}");
+    let response = gateway.chat().await;
+    assert_eq!((response.status, response.served_by()), (200, "a"), "{after}: {}", response.text());
+    assert_eq!(response.header("x-spillway-trail"), Some("a;200"), "{after}");
     for name in names {
         for gauge in ["breaker_open_until_ms", "gate_closed_until_ms"] {
             let stat = format!("wasmcustom.spillway_{gauge}.pool.gpt.backend.{name}");
@@ -114,8 +113,8 @@ async fn no_request_that_every_backend_refuses_takes_anything_out() {
         assert_unharmed(&gateway, names, "nothing").await;
         for (path, body, fault) in refusals() {
             for _ in 0..6 {
-                let answer = refused(&gateway, names, path, &body, &fault).await;
-                assert!(answer.status >= 400, "{fault:?}: {}", answer.text());
+                let response = refused(&gateway, names, path, &body, &fault).await;
+                assert!(response.status >= 400, "{fault:?}: {}", response.text());
             }
             assert_unharmed(&gateway, names, &format!("{path} with {fault:?}")).await;
         }
@@ -133,23 +132,23 @@ async fn no_request_that_only_the_first_backend_refuses_takes_it_out() {
             || !matches!(fault, Fault::Status { .. });
         // A backend that fails what others serve is to blame, but not for one request in a while.
         for _ in 0..if is_fault { 1 } else { 3 } {
-            let answer = refused(&gateway, &["a"], path, &body, &fault).await;
-            assert_eq!(answer.served_by(), "b", "{path} with {fault:?}");
+            let response = refused(&gateway, &["a"], path, &body, &fault).await;
+            assert_eq!(response.served_by(), "b", "{path} with {fault:?}");
             assert_unharmed(&gateway, &names, &format!("{path} with {fault:?}")).await;
         }
     }
 }
 
 #[tokio::test]
-async fn the_same_4xx_of_all_backends_is_the_answer() {
+async fn the_same_4xx_of_all_backends_is_the_response() {
     for names in [&["a"][..], &["a", "b"], &["a", "b", "c"]] {
         let gateway = pool(names.len()).await;
         for number in [401, 403, 404] {
             let body = error("not_here", "It is not here.");
             let fault = status(number, &[], &body);
-            let answer = refused(&gateway, names, CHAT, &chat_body(), &fault).await;
-            assert_eq!((answer.status, answer.json()), (number, body));
-            assert_eq!(answer.served_by(), *names.last().unwrap());
+            let response = refused(&gateway, names, CHAT, &chat_body(), &fault).await;
+            assert_eq!((response.status, response.json()), (number, body));
+            assert_eq!(response.served_by(), *names.last().unwrap());
             assert_unharmed(&gateway, names, &number.to_string()).await;
         }
     }
@@ -157,16 +156,14 @@ async fn the_same_4xx_of_all_backends_is_the_answer() {
 
 #[tokio::test]
 async fn a_timeout_that_hits_all_backends_counts_against_none() {
-    let gateway = Setup::new()
-        .backend("a", json!({"priority": 1}))
-        .backend("b", json!({"priority": 2}))
+    let gateway = Setup::tiers(["a", "b"])
         .pool(json!({"failover": {"first_byte_timeout": "100ms"}}))
         .start()
         .await;
     let late = Fault::DelayFirstByte { delay: Duration::from_secs(30) };
     for _ in 0..6 {
-        let answer = refused(&gateway, &["a", "b"], CHAT, &chat_body(), &late).await;
-        assert_eq!(answer.status, 503, "{}", answer.text());
+        let response = refused(&gateway, &["a", "b"], CHAT, &chat_body(), &late).await;
+        assert_eq!(response.status, 503, "{}", response.text());
     }
     assert_unharmed(&gateway, &["a", "b"], "six prompts that take too long").await;
 }
@@ -175,8 +172,8 @@ async fn a_timeout_that_hits_all_backends_counts_against_none() {
 async fn a_missing_deployment_is_taken_out_when_another_backend_shows_that_it_is_missing() {
     let gateway = pool(2).await;
     let missing = status(404, &[], &error("DeploymentNotFound", "It does not exist."));
-    let answer = refused(&gateway, &["a"], CHAT, &chat_body(), &missing).await;
-    assert_eq!((answer.status, answer.served_by()), (200, "b"));
+    let response = refused(&gateway, &["a"], CHAT, &chat_body(), &missing).await;
+    assert_eq!((response.status, response.served_by()), (200, "b"));
     let trail = gateway.chat().await.header("x-spillway-trail").unwrap().to_owned();
     assert!(trail.starts_with("a;skip=breaker"), "{trail}");
     assert!(gateway.envoy.log().contains("backend a answered 404"), "nobody was told");
@@ -208,16 +205,16 @@ async fn a_stream_that_fails_everywhere_takes_nothing_out() {
 #[tokio::test]
 async fn a_follow_up_waits_for_the_backend_that_may_own_its_object() {
     let gateway = pool(2).await;
-    let throttle = Fault::Throttle { retry_after_ms: Some(20_000) };
+    let throttle = Fault::throttle(20_000);
     gateway.mock("b").push_fault(throttle);
     gateway.mock("a").push_fault(status(503, &[], &json!({})));
     assert_eq!(gateway.chat().await.status, 503);
     let unknown = status(404, &[], &error("not_found", "Response resp_1 not found."));
     gateway.mock("a").set_fault(Some(unknown));
     let body = json!({"model": "gpt-4o", "input": "Go on.", "previous_response_id": "resp_1"});
-    let answer = gateway.client.post(RESPONSES, &body).await;
-    assert_eq!(answer.status, 429, "{}", answer.text());
-    let delay_ms: u64 = answer.header("retry-after-ms").unwrap().parse().unwrap();
+    let response = gateway.client.post(RESPONSES, &body).await;
+    assert_eq!(response.status, 429, "{}", response.text());
+    let delay_ms: u64 = response.header("retry-after-ms").unwrap().parse().unwrap();
     assert!((10_000..=22_000).contains(&delay_ms), "{delay_ms}");
 }
 
@@ -229,11 +226,9 @@ async fn a_response_that_was_spilled_over_is_not_the_backends() {
         status(200, &[headers[0], headers[1], ("content-type", "application/json")], &json!({}))
     };
     gateway.mock("a").push_fault(spilled("429"));
-    let answer = gateway.chat().await;
-    assert_eq!((answer.status, answer.served_by()), (200, "a"));
-    assert_eq!(answer.header("x-spillway-trail"), Some("a;spilled"));
-    let outcome = "wasmcustom.spillway_attempts_total.pool.gpt.backend.a.outcome.spilled";
-    assert_eq!(gateway.envoy.stat(outcome).await, 1);
+    let response = gateway.chat_served_by("a").await;
+    assert_eq!(response.header("x-spillway-trail"), Some("a;spilled"));
+    assert_eq!(gateway.attempts("a", "spilled").await, 1);
     for _ in 0..5 {
         gateway.mock("a").push_fault(spilled("503"));
         assert_eq!(gateway.chat().await.status, 200);

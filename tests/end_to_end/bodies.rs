@@ -24,9 +24,9 @@ async fn send(
     gateway.client.send(Method::POST, path, headers, body.into().into()).await.unwrap()
 }
 
-fn assert_refused(answer: &Response, status: u16, code: &str, what: &str) {
-    assert_eq!(answer.status, status, "{what}: {}", answer.text());
-    assert_eq!(answer.json()["error"]["code"], code, "{what}");
+fn assert_refused(response: &Response, status: u16, code: &str, what: &str) {
+    assert_eq!(response.status, status, "{what}: {}", response.text());
+    assert_eq!(response.json()["error"]["code"], code, "{what}");
 }
 
 #[tokio::test]
@@ -42,13 +42,13 @@ async fn a_model_that_is_not_sure_is_refused_wherever_it_is_read_or_written() {
             r#"{"model":"gpt-4o","messages":[],"model":7}"#,
         ] {
             for path in [CHAT, CLASSIC] {
-                let answer = send(&gateway, path, &[("content-type", JSON)], body).await;
-                assert_refused(&answer, 400, "ambiguous_model", body);
+                let response = send(&gateway, path, &[("content-type", JSON)], body).await;
+                assert_refused(&response, 400, "ambiguous_model", body);
             }
             // Also where a look at both ends of a large body would do.
             let large = body.replace("[]", &format!("[\"{}\"]", "x".repeat(100_000)));
-            let answer = send(&gateway, CHAT, &[("content-type", JSON)], large).await;
-            assert_refused(&answer, 400, "ambiguous_model", body);
+            let response = send(&gateway, CHAT, &[("content-type", JSON)], large).await;
+            assert_refused(&response, 400, "ambiguous_model", body);
         }
         assert_eq!(gateway.counts(), [0]);
         gateway.assert_alive("models that are not sure").await;
@@ -59,8 +59,8 @@ async fn a_model_that_is_not_sure_is_refused_wherever_it_is_read_or_written() {
 async fn where_the_path_names_the_deployment_two_models_change_nothing() {
     let gateway = gateway("azure").await;
     let body = r#"{"model":"a","messages":[],"Model":"b","model":"c"}"#;
-    let answer = send(&gateway, CLASSIC, &[("content-type", JSON)], body).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    let response = send(&gateway, CLASSIC, &[("content-type", JSON)], body).await;
+    assert_eq!(response.status, 200, "{}", response.text());
     let record = gateway.records("north").remove(0);
     assert!(record.path.starts_with("/openai/deployments/gpt-4o-north/"), "{}", record.path);
     assert_eq!(record.body, body);
@@ -112,8 +112,8 @@ async fn a_body_that_cannot_be_rewritten_is_not_sent_with_the_clients_model() {
             (&[("content-type", FORM)], b"--abc\r\n\r\n--abc--".to_vec(), 400, "malformed_body"),
         ] {
             let what = format!("{path} {headers:?}");
-            let answer = send(&gateway, path, headers, body).await;
-            assert_refused(&answer, status, code, &what);
+            let response = send(&gateway, path, headers, body).await;
+            assert_refused(&response, status, code, &what);
         }
     }
     assert_eq!(gateway.counts(), [0]);
@@ -161,15 +161,15 @@ async fn a_form_that_parsers_take_apart_differently_is_refused() {
         format!("{model}--xyz--\r\n{}--xyz--", part("model", "other")),
         file(&format!("RIFF\n{}", part("model", "other"))) + &model + "--xyz--",
     ] {
-        let answer = send(&gateway, SPEECH, &[("content-type", FORM)], body.clone()).await;
-        assert_eq!(answer.status, 400, "{body}: {}", answer.text());
+        let response = send(&gateway, SPEECH, &[("content-type", FORM)], body.clone()).await;
+        assert_eq!(response.status, 400, "{body}: {}", response.text());
     }
     for content_type in
         ["multipart/form-data; boundary=xyz; boundary=abc", "multipart/form-data; boundary*=xyz"]
     {
         let body = model.clone() + "--xyz--";
-        let answer = send(&gateway, SPEECH, &[("content-type", content_type)], body).await;
-        assert_refused(&answer, 400, "unreadable_body", content_type);
+        let response = send(&gateway, SPEECH, &[("content-type", content_type)], body).await;
+        assert_refused(&response, 400, "unreadable_body", content_type);
     }
     assert_eq!(gateway.counts(), [0]);
     gateway.assert_alive("odd forms").await;
@@ -205,18 +205,21 @@ async fn an_unfinished_body_keeps_no_backend_waiting_where_none_is_needed() {
                     "{method} {path} HTTP/1.1\r\nhost: g\r\n{content_type}content-length: 9\r\n\r\n{begin}"
                 );
                 connection.send(head.as_bytes()).await;
-                let answer = connection.read_until("}}").await;
-                assert!(answer.starts_with("HTTP/1.1 408 "), "{method} {path} {begin}: {answer}");
+                let response = connection.read_until("}}").await;
+                assert!(
+                    response.starts_with("HTTP/1.1 408 "),
+                    "{method} {path} {begin}: {response}"
+                );
             }
         }
         let long = format!(
             "{method} {path} HTTP/1.1\r\nhost: g\r\nconnection: close\r\ncontent-length: 5000\r\n\r\n"
         );
-        let answer = exchange(gateway.envoy.port, long.as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 413 "), "{method} {path}: {answer}");
+        let response = exchange(gateway.envoy.port, long.as_bytes()).await;
+        assert!(response.starts_with("HTTP/1.1 413 "), "{method} {path}: {response}");
     }
     assert_eq!(gateway.counts(), [0]);
-    // A complete body goes on as it came.
+    // A complete body continues as it came.
     for (sent, (method, path)) in BODILESS.into_iter().enumerate() {
         let whole = format!(
             "{method} {path} HTTP/1.1\r\nhost: g\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{{}}"
@@ -236,8 +239,8 @@ async fn an_upload_goes_to_its_backend_while_it_comes() {
         .start()
         .await;
     let form = [("content-type", FORM)];
-    let answer = send(&gateway, "/v1/files", &form, file(&"x".repeat(9_000))).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    let response = send(&gateway, "/v1/files", &form, file(&"x".repeat(9_000))).await;
+    assert_eq!(response.status, 200, "{}", response.text());
     assert_eq!(gateway.counts(), [1]);
 }
 
@@ -256,19 +259,19 @@ async fn a_body_has_a_time_limit_and_a_length_limit() {
                  content-length: 1000\r\n\r\n{begin}"
             );
             connection.send(head.as_bytes()).await;
-            let answer = connection.read_until("}}").await;
-            assert!(answer.starts_with("HTTP/1.1 408 "), "{path} {begin}: {answer}");
-            assert!(answer.contains("\"invalid_request_error\""), "{answer}");
+            let response = connection.read_until("}}").await;
+            assert!(response.starts_with("HTTP/1.1 408 "), "{path} {begin}: {response}");
+            assert!(response.contains("\"invalid_request_error\""), "{response}");
         }
         let large = json!({"model": "gpt-4o", "messages": [], "x": "y".repeat(5_000)});
-        let answer = gateway.client.post(path, &large).await;
-        assert_refused(&answer, 413, "413", path);
+        let response = gateway.client.post(path, &large).await;
+        assert_refused(&response, 413, "413", path);
         let parts = vec![
             large.to_string()[..3_000].to_owned().into(),
             large.to_string()[3_000..].to_owned().into(),
         ];
-        let answer = gateway.client.send_in_parts(path, parts).await;
-        assert_refused(&answer, 413, "413", path);
+        let response = gateway.client.send_in_parts(path, parts).await;
+        assert_refused(&response, 413, "413", path);
     }
     assert_eq!(gateway.counts(), [0]);
     gateway.assert_alive("bodies that were too late or too long").await;

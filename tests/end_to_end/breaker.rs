@@ -1,6 +1,6 @@
 //! The circuit breaker: what opens it, what it lets through, and what closes it.
 
-use crate::harness::{CHAT, Gateway, Setup, chat_body};
+use crate::harness::{CHAT, Gateway, Setup, chat_body, eventually};
 use mock_azure::{Fault, Record};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -14,17 +14,16 @@ const ROUNDING: Duration = Duration::from_millis(2);
 #[tokio::test]
 async fn it_opens_at_exactly_the_threshold_and_then_nothing_is_sent() {
     let gateway = guarded(json!({"failure_condition": {"count": 3}}), json!({})).await;
-    gateway.mock("a").set_fault(Some(status(500, &[])));
+    gateway.mock("a").set_fault(Some(Fault::status(500)));
     for _ in 0..10 {
-        let answer = gateway.chat().await;
-        assert_eq!((answer.status, answer.served_by()), (200, "b"));
+        gateway.chat_served_by("b").await;
     }
     assert_eq!(gateway.counts(), [3, 10]);
-    let answer = gateway.chat().await;
-    let trail = answer.header("x-spillway-trail").unwrap();
+    let response = gateway.chat().await;
+    let trail = response.header("x-spillway-trail").unwrap();
     assert!(trail.starts_with("a;skip=breaker;breaker=") && trail.ends_with(", b;200"), "{trail}");
-    assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
-    assert_ne!(open_until(&gateway).await, 0);
+    assert_eq!(response.header("x-spillway-attempts"), Some("1"));
+    assert_ne!(gateway.breaker_open_until_ms("a").await, 0);
     assert!(
         gateway.envoy.log().contains("circuit breaker of backend a opened for"),
         "nobody was told"
@@ -34,12 +33,12 @@ async fn it_opens_at_exactly_the_threshold_and_then_nothing_is_sent() {
 #[tokio::test]
 async fn one_fault_less_than_the_threshold_opens_nothing() {
     let gateway = guarded(json!({"failure_condition": {"count": 3}}), json!({})).await;
-    (0..2).for_each(|_| gateway.mock("a").push_fault(status(500, &[])));
+    (0..2).for_each(|_| gateway.mock("a").push_fault(Fault::status(500)));
     for _ in 0..4 {
         assert_eq!(gateway.chat().await.status, 200);
     }
     assert_eq!(gateway.counts(), [4, 2]);
-    assert_eq!(open_until(&gateway).await, 0);
+    assert_eq!(gateway.breaker_open_until_ms("a").await, 0);
 }
 
 #[tokio::test]
@@ -59,14 +58,14 @@ async fn half_open_lets_exactly_one_of_twenty_requests_through() {
     for _ in 0..5 {
         assert_eq!(gateway.chat().await.served_by(), "a");
     }
-    assert_eq!(open_until(&gateway).await, 0);
+    assert_eq!(gateway.breaker_open_until_ms("a").await, 0);
 }
 
 #[tokio::test]
 async fn each_failed_probe_doubles_the_time_up_to_the_longest() {
     let rule = json!({"failure_condition": {"count": 2}, "trip_duration": "300ms"});
     let gateway = guarded(rule, json!({"max_trip_duration": "900ms", "ramp_duration": "0s"})).await;
-    gateway.mock("a").set_fault(Some(status(500, &[])));
+    gateway.mock("a").set_fault(Some(Fault::status(500)));
     let records = until_recorded(&gateway, 2 + 4).await;
     let probes: Vec<Duration> =
         records[1..].windows(2).map(|pair| pair[1].at - pair[0].at).collect();
@@ -77,8 +76,7 @@ async fn each_failed_probe_doubles_the_time_up_to_the_longest() {
         assert!(*gap <= Duration::from_millis(most) + LATE, "{probes:?}");
     }
     gateway.mock("a").clear_faults();
-    crate::harness::eventually("a serves again", async || gateway.chat().await.served_by() == "a")
-        .await;
+    eventually("a serves again", async || gateway.chat().await.served_by() == "a").await;
     assert_eq!(gateway.chat().await.served_by(), "a");
 }
 
@@ -87,10 +85,7 @@ async fn after_closing_only_a_part_comes_back_at_first() {
     let rule = json!({"failure_condition": {"count": 1}, "trip_duration": "200ms"});
     let gateway = guarded(rule, json!({"ramp_duration": "10m"})).await;
     trip(&gateway, 1).await;
-    crate::harness::eventually("the probe succeeds", async || {
-        gateway.chat().await.served_by() == "a"
-    })
-    .await;
+    eventually("the probe succeeds", async || gateway.chat().await.served_by() == "a").await;
     gateway.mock("a").clear_records();
     for _ in 0..300 {
         assert_eq!(gateway.chat().await.status, 200);
@@ -105,11 +100,8 @@ async fn a_ramp_refuses_nobody_when_there_is_no_other_backend() {
     let rule = json!({"failure_condition": {"count": 1}, "trip_duration": "200ms"});
     let gateway = guarded(rule, json!({"ramp_duration": "10m"})).await;
     trip(&gateway, 1).await;
-    crate::harness::eventually("the probe succeeds", async || {
-        gateway.chat().await.served_by() == "a"
-    })
-    .await;
-    gateway.mock("b").push_fault(Fault::Throttle { retry_after_ms: Some(30_000) });
+    eventually("the probe succeeds", async || gateway.chat().await.served_by() == "a").await;
+    gateway.mock("b").push_fault(Fault::throttle(30_000));
     for _ in 0..50 {
         assert_eq!(gateway.chat().await.served_by(), "a");
     }
@@ -136,19 +128,12 @@ async fn a_failure_that_began_before_the_trip_does_not_trip_again() {
     });
     gateway.mock("a").records_when(|records| records.len() == 1).await;
     trip(&gateway, 1).await;
-    crate::harness::eventually("the probe succeeds", async || {
-        gateway.chat().await.served_by() == "a"
-    })
-    .await;
+    eventually("the probe succeeds", async || gateway.chat().await.served_by() == "a").await;
     assert!(!slow.is_finished(), "the stream must outlast the trip");
     let slow = slow.await.unwrap();
     assert_eq!((slow.status, slow.complete), (200, false));
-    let faults = "wasmcustom.spillway_attempts_total.pool.gpt.backend.a.outcome.fault";
-    crate::harness::eventually("the break is noticed", async || {
-        gateway.envoy.stat(faults).await == 2
-    })
-    .await;
-    assert_eq!(open_until(&gateway).await, 0);
+    eventually("the break is noticed", async || gateway.attempts("a", "fault").await == 2).await;
+    assert_eq!(gateway.breaker_open_until_ms("a").await, 0);
     assert_eq!(gateway.chat().await.served_by(), "a");
 }
 
@@ -159,7 +144,7 @@ async fn a_share_of_the_attempts_opens_it_but_not_before_there_were_enough() {
     for _ in 0..4 {
         assert_eq!(gateway.chat().await.served_by(), "a");
     }
-    gateway.mock("a").set_fault(Some(status(502, &[])));
+    gateway.mock("a").set_fault(Some(Fault::status(502)));
     for _ in 0..20 {
         assert_eq!(gateway.chat().await.served_by(), "b");
     }
@@ -171,13 +156,13 @@ async fn a_share_of_the_attempts_opens_it_but_not_before_there_were_enough() {
 async fn faults_in_a_row_open_it_and_a_success_starts_the_row_anew() {
     let gateway = guarded(json!({"failure_condition": {"consecutive": 3}}), json!({})).await;
     for _ in 0..3 {
-        (0..2).for_each(|_| gateway.mock("a").push_fault(status(500, &[])));
+        (0..2).for_each(|_| gateway.mock("a").push_fault(Fault::status(500)));
         for expected in ["b", "b", "a"] {
             assert_eq!(gateway.chat().await.served_by(), expected);
         }
     }
     assert_eq!(gateway.records("a").len(), 9);
-    (0..3).for_each(|_| gateway.mock("a").push_fault(status(500, &[])));
+    (0..3).for_each(|_| gateway.mock("a").push_fault(Fault::status(500)));
     for _ in 0..6 {
         assert_eq!(gateway.chat().await.served_by(), "b");
     }
@@ -185,7 +170,7 @@ async fn faults_in_a_row_open_it_and_a_success_starts_the_row_anew() {
 }
 
 #[tokio::test]
-async fn slow_answers_can_open_it() {
+async fn slow_responses_can_open_it() {
     let condition = json!({
         "count": 2, "status_codes": [], "reasons": ["slow"], "slow_call_duration": "150ms"
     });
@@ -205,7 +190,9 @@ async fn the_time_that_the_backend_named_replaces_the_trip_duration() {
         "failure_condition": {"count": 2}, "trip_duration": "30s", "accept_retry_after": true
     });
     let gateway = guarded(rule, json!({"ramp_duration": "0s"})).await;
-    (0..2).for_each(|_| gateway.mock("a").push_fault(status(503, &[("retry-after-ms", "400")])));
+    (0..2).for_each(|_| {
+        gateway.mock("a").push_fault(Fault::status_with(503, &[("retry-after-ms", "400")], None))
+    });
     let records = until_recorded(&gateway, 3).await;
     let gap = records[2].at - records[1].at;
     let named = Duration::from_millis(400);
@@ -216,7 +203,7 @@ async fn the_time_that_the_backend_named_replaces_the_trip_duration() {
 async fn a_retry_after_of_zero_names_no_time() {
     let rule = json!({"failure_condition": {"count": 1}, "trip_duration": "2s"});
     let gateway = guarded(rule, json!({"ramp_duration": "0s"})).await;
-    gateway.mock("a").push_fault(status(503, &[("retry-after", "0")]));
+    gateway.mock("a").push_fault(Fault::status_with(503, &[("retry-after", "0")], None));
     let records = until_recorded(&gateway, 2).await;
     let gap = records[1].at - records[0].at;
     assert!(gap >= Duration::from_secs(2) - ROUNDING, "{gap:?}");
@@ -232,19 +219,18 @@ async fn a_backend_that_is_slower_than_the_lease_of_a_probe_comes_back() {
     gateway.mock("a").set_fault(Some(Fault::DelayFirstByte { delay }));
     let started = Instant::now();
     let mut probes = Vec::new();
-    while open_until(&gateway).await != 0 {
+    while gateway.breaker_open_until_ms("a").await != 0 {
         assert!(
             started.elapsed() < Duration::from_secs(20),
             "it never closes: {:?}",
             gateway.counts()
         );
-        let client = gateway.another_client();
-        probes.push(tokio::spawn(async move { client.post(CHAT, &chat_body()).await.status }));
+        probes.push(gateway.spawn_chat());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(gateway.records("a").len() >= 3, "the lease was renewed meanwhile");
     for probe in probes {
-        assert_eq!(probe.await.unwrap(), 200);
+        assert_eq!(probe.await.unwrap().status, 200);
     }
 }
 
@@ -254,7 +240,9 @@ async fn the_time_that_the_backend_named_can_be_ignored() {
         "failure_condition": {"count": 2}, "trip_duration": "400ms", "accept_retry_after": false
     });
     let gateway = guarded(rule, json!({"ramp_duration": "0s"})).await;
-    (0..2).for_each(|_| gateway.mock("a").push_fault(status(503, &[("retry-after", "30")])));
+    (0..2).for_each(|_| {
+        gateway.mock("a").push_fault(Fault::status_with(503, &[("retry-after", "30")], None))
+    });
     let records = until_recorded(&gateway, 3).await;
     let gap = records[2].at - records[1].at;
     let configured = Duration::from_millis(400);
@@ -266,13 +254,13 @@ async fn a_429_opens_it_only_where_a_rule_names_it() {
     for (statuses, reached) in [(json!([429]), 2), (json!(["5xx"]), 6)] {
         let condition = json!({"count": 2, "status_codes": statuses});
         let gateway = guarded(json!({"failure_condition": condition}), json!({})).await;
-        gateway.mock("a").set_fault(Some(Fault::Throttle { retry_after_ms: Some(50) }));
+        gateway.mock("a").set_fault(Some(Fault::throttle(50)));
         let started = Instant::now();
         while gateway.records("a").len() < reached && started.elapsed() < Duration::from_secs(5) {
             assert_eq!(gateway.chat().await.served_by(), "b");
         }
         assert_eq!(gateway.records("a").len(), reached);
-        assert_eq!(open_until(&gateway).await != 0, reached == 2);
+        assert_eq!(gateway.breaker_open_until_ms("a").await != 0, reached == 2);
         // Well past the gate's time.
         tokio::time::sleep(Duration::from_millis(150)).await;
         let trail = gateway.chat().await.header("x-spillway-trail").unwrap().to_owned();
@@ -284,34 +272,19 @@ async fn a_429_opens_it_only_where_a_rule_names_it() {
 async fn guarded(rule: Value, more: Value) -> Gateway {
     let mut breaker = json!({"rules": [rule]});
     breaker.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    Setup::new()
-        .backend("a", json!({"priority": 1}))
-        .backend("b", json!({"priority": 2}))
-        .pool(json!({"circuit_breaker": breaker}))
-        .start()
-        .await
+    Setup::tiers(["a", "b"]).pool(json!({"circuit_breaker": breaker})).start().await
 }
 
-fn status(status: u16, headers: &[(&str, &str)]) -> Fault {
-    let headers =
-        headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Fault::Status { status, headers, body: None }
-}
-
-/// Lets so many requests fail at `a`, which opens its breaker.
+/// Lets this many requests fail at `a`, which opens its breaker.
 async fn trip(gateway: &Gateway, faults: usize) {
     for _ in 0..faults {
-        gateway.mock("a").push_fault(status(500, &[]));
+        gateway.mock("a").push_fault(Fault::status(500));
         assert_eq!(gateway.chat().await.served_by(), "b");
     }
-    assert_ne!(open_until(gateway).await, 0);
+    assert_ne!(gateway.breaker_open_until_ms("a").await, 0);
 }
 
-async fn open_until(gateway: &Gateway) -> u64 {
-    gateway.envoy.stat("wasmcustom.spillway_breaker_open_until_ms.pool.gpt.backend.a").await
-}
-
-/// Sends requests without a pause until `a` received so many, and returns what it received.
+/// Sends requests without a pause until `a` received this many, and returns what it received.
 async fn until_recorded(gateway: &Gateway, count: usize) -> Vec<Record> {
     let started = Instant::now();
     while gateway.records("a").len() < count {
@@ -321,15 +294,15 @@ async fn until_recorded(gateway: &Gateway, count: usize) -> Vec<Record> {
     gateway.records("a")
 }
 
-/// Who served so many requests that were sent at once.
+/// Who served this many requests that were sent at once.
 async fn in_parallel(gateway: &Gateway, count: usize) -> Vec<String> {
     let requests: Vec<_> = (0..count)
         .map(|_| {
             let client = gateway.client.clone();
             tokio::spawn(async move {
-                let answer = client.post(CHAT, &chat_body()).await;
-                assert_eq!(answer.status, 200);
-                answer.served_by().to_owned()
+                let response = client.post(CHAT, &chat_body()).await;
+                assert_eq!(response.status, 200);
+                response.served_by().to_owned()
             })
         })
         .collect();

@@ -6,17 +6,12 @@ use serde_json::{Value, json};
 
 #[tokio::test]
 async fn the_first_tier_serves_while_it_can() {
-    let gateway = Setup::new()
-        .backend("ptu", json!({"priority": 1}))
-        .backend("sweden", json!({"priority": 2}))
-        .start()
-        .await;
+    let gateway = Setup::tiers(["ptu", "sweden"]).start().await;
     for _ in 0..10 {
-        let answer = gateway.chat().await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        assert_eq!(answer.served_by(), "ptu");
-        assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
-        assert_eq!(answer.header("x-spillway-trail"), Some("ptu;200"));
+        let response = gateway.chat_with_status(200).await;
+        assert_eq!(response.served_by(), "ptu");
+        assert_eq!(response.header("x-spillway-attempts"), Some("1"));
+        assert_eq!(response.header("x-spillway-trail"), Some("ptu;200"));
     }
     assert_eq!(gateway.counts(), [10, 0]);
 }
@@ -58,7 +53,7 @@ async fn a_backend_without_weight_serves_only_when_no_other_of_its_tier_can() {
     for _ in 0..10 {
         assert_eq!(gateway.chat().await.served_by(), "a");
     }
-    gateway.mock("a").push_fault(Fault::Throttle { retry_after_ms: Some(60_000) });
+    gateway.mock("a").push_fault(Fault::throttle(60_000));
     for _ in 0..10 {
         assert_eq!(gateway.chat().await.served_by(), "reserve");
     }
@@ -68,13 +63,12 @@ async fn a_backend_without_weight_serves_only_when_no_other_of_its_tier_can() {
 #[tokio::test]
 async fn a_member_that_was_throttled_comes_back_to_its_share_without_a_burst() {
     let gateway = Setup::new().backend("a", json!({})).backend("b", json!({})).start().await;
-    gateway.mock("a").push_fault(Fault::Throttle { retry_after_ms: Some(400) });
+    gateway.mock("a").push_fault(Fault::throttle(400));
     let mut served = Vec::new();
     // It is back when it served twice; all before is the time without it.
     while served.iter().filter(|name| *name == "a").count() < 2 {
-        let answer = gateway.chat().await;
-        assert_eq!(answer.status, 200);
-        served.push(answer.served_by().to_owned());
+        let response = gateway.chat_with_status(200).await;
+        served.push(response.served_by().to_owned());
     }
     let alone = served.iter().take_while(|name| *name == "b").count();
     assert!(alone >= 10, "b served {alone} alone");
@@ -90,9 +84,10 @@ async fn a_member_that_was_throttled_comes_back_to_its_share_without_a_burst() {
 async fn affinity_by_header_keeps_a_session_at_one_backend() {
     let gateway = affine(json!({"header": "x-session"})).start().await;
     let send = async |session: &str| {
-        let answer = gateway.client.post_with(CHAT, &[("x-session", session)], &chat_body()).await;
-        assert_eq!(answer.status, 200);
-        answer.served_by().to_owned()
+        let response =
+            gateway.client.post_with(CHAT, &[("x-session", session)], &chat_body()).await;
+        assert_eq!(response.status, 200);
+        response.served_by().to_owned()
     };
     sticks_and_moves(&gateway, send).await;
 }
@@ -103,9 +98,9 @@ async fn affinity_by_body_keeps_a_prompt_cache_key_at_one_backend() {
     let send = async |session: &str| {
         let mut body = chat_body();
         body["prompt_cache_key"] = json!(session);
-        let answer = gateway.client.post(CHAT, &body).await;
-        assert_eq!(answer.status, 200);
-        answer.served_by().to_owned()
+        let response = gateway.client.post(CHAT, &body).await;
+        assert_eq!(response.status, 200);
+        response.served_by().to_owned()
     };
     sticks_and_moves(&gateway, send).await;
 }
@@ -136,7 +131,7 @@ async fn sticks_and_moves(gateway: &Gateway, send: impl AsyncFn(&str) -> String)
     assert!(gateway.records("below").is_empty());
 
     let out = homes[0].clone();
-    gateway.mock(&out).push_fault(Fault::Throttle { retry_after_ms: Some(60_000) });
+    gateway.mock(&out).push_fault(Fault::throttle(60_000));
     for (session, home) in homes.iter().enumerate() {
         let session = format!("session-{session}");
         let place = send(&session).await;

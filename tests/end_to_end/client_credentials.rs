@@ -1,8 +1,7 @@
 //! A client's credentials reach no backend, under whatever name and wherever they stand.
 
 use crate::harness::raw::Connection;
-use crate::harness::{CHAT, Gateway, Setup, chat_body, key_of};
-use mock_azure::Record;
+use crate::harness::{CHAT, Gateway, Setup, chat_body, everything, key_of};
 use serde_json::json;
 
 const SECRET: &str = "the-clients-secret";
@@ -18,15 +17,6 @@ const HARMLESS: [(&str, &str); 8] = [
     ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
     ("idempotency-key", "retry-1"),
 ];
-
-fn everything(record: &Record) -> String {
-    let headers: Vec<String> = record
-        .headers
-        .iter()
-        .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value)))
-        .collect();
-    format!("{}\n{}", record.path, headers.join("\n"))
-}
 
 /// All that a backend received, of which nothing may be the client's.
 fn assert_clean(gateway: &Gateway, what: &str) {
@@ -87,8 +77,8 @@ async fn no_header_with_a_credential_or_an_identity_reaches_a_backend() {
             "x-firebase-appcheck",
         ] {
             let headers = [&[(name, SECRET)], &HARMLESS[..]].concat();
-            let answer = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
-            assert_eq!(answer.status, 200, "{api} {name}: {}", answer.text());
+            let response = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
+            assert_eq!(response.status, 200, "{api} {name}: {}", response.text());
             let record = gateway.records("north").pop().unwrap();
             for (harmless, value) in HARMLESS {
                 assert_eq!(record.header(harmless), Some(value), "{name}");
@@ -114,8 +104,8 @@ async fn no_value_in_the_form_of_a_credential_reaches_a_backend_under_any_name()
         format!("UsernameToken Username=\"{SECRET}\""),
     ] {
         let headers = [&[("x-any", &*value), ("x-other", &*value)], &HARMLESS[..]].concat();
-        let answer = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
-        assert_eq!(answer.status, 200, "{value}: {}", answer.text());
+        let response = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
+        assert_eq!(response.status, 200, "{value}: {}", response.text());
         let record = gateway.records("north").pop().unwrap();
         for (harmless, value) in HARMLESS {
             assert_eq!(record.header(harmless), Some(value));
@@ -150,8 +140,8 @@ async fn no_parameter_with_a_credential_reaches_a_backend() {
         let path = format!(
             "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21&{parameter}{SECRET}&x=1"
         );
-        let answer = gateway.client.post(&path, &chat_body()).await;
-        assert_eq!(answer.status, 200, "{parameter}: {}", answer.text());
+        let response = gateway.client.post(&path, &chat_body()).await;
+        assert_eq!(response.status, 200, "{parameter}: {}", response.text());
         assert!(gateway.records("north")[0].path.ends_with("?api-version=2024-10-21&x=1"));
         assert_clean(&gateway, parameter);
     }
@@ -163,8 +153,8 @@ async fn no_parameter_names_another_deployment_at_a_backend() {
         let gateway = Setup::new().backend("north", json!({"api": api})).start().await;
         for name in ["model", "deployment", "deployment-id", "MODEL", "%6dodel", "x=1;model"] {
             let path = format!("{CHAT}?{name}=dearest&x=1");
-            let answer = gateway.client.post(&path, &chat_body()).await;
-            assert_eq!(answer.status, 200, "{api} {name}: {}", answer.text());
+            let response = gateway.client.post(&path, &chat_body()).await;
+            assert_eq!(response.status, 200, "{api} {name}: {}", response.text());
             let path = gateway.records("north").pop().unwrap().path;
             assert!(path.ends_with("x=1") && !path.contains("dearest"), "{api} {name}: {path}");
         }
@@ -218,8 +208,8 @@ async fn with_passthrough_the_clients_key_goes_on_and_what_belongs_to_it() {
         ("ocp-apim-subscription-key", SECRET),
         ("x-api-key", SECRET),
     ];
-    let answer = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    let response = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
+    assert_eq!(response.status, 200, "{}", response.text());
     let record = gateway.records("north").remove(0);
     for (name, value) in &headers[..3] {
         assert_eq!(record.header(name), Some(*value), "{name}");

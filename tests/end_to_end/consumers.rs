@@ -24,7 +24,7 @@ fn setup(keys: Value) -> Setup {
     Setup::new().whole(json!({"consumers": consumers}))
 }
 
-/// A small chat request of `who`; its answer has 16 tokens, so that the estimate is 24 too high.
+/// A small chat request of `who`; its response has 16 tokens, so that the estimate is 24 too high.
 fn chat() -> Value {
     json!({
         "model": "gpt-4o", "max_tokens": 40,
@@ -36,27 +36,27 @@ async fn ask(gateway: &Gateway, who: &str) -> Response {
     gateway.client.post_with(CHAT, &[(WHO, who)], &chat()).await
 }
 
-/// Asks until the gateway refuses; the answers before, and the refusal.
+/// Asks until the gateway refuses; the responses before, and the refusal.
 async fn ask_until_refused(gateway: &Gateway, who: &str) -> (Vec<Response>, Response) {
     let mut answers = Vec::new();
     loop {
-        let answer = ask(gateway, who).await;
-        if answer.status != 200 {
-            return (answers, answer);
+        let response = ask(gateway, who).await;
+        if response.status != 200 {
+            return (answers, response);
         }
-        answers.push(answer);
+        answers.push(response);
         assert!(answers.len() < 100, "never refused");
     }
 }
 
-/// What an answer took, by its own account.
-fn used(answer: &Response) -> u64 {
-    answer.json()["usage"]["total_tokens"].as_u64().unwrap()
+/// What a response took, by its own account.
+fn used(response: &Response) -> u64 {
+    response.json()["usage"]["total_tokens"].as_u64().unwrap()
 }
 
-fn number(answer: &Response, header: &str) -> u64 {
-    let value = answer.header(header);
-    value.unwrap_or_else(|| panic!("no {header}: {:?}", answer.headers)).parse().unwrap()
+fn number(response: &Response, header: &str) -> u64 {
+    let value = response.header(header);
+    value.unwrap_or_else(|| panic!("no {header}: {:?}", response.headers)).parse().unwrap()
 }
 
 fn since_epoch() -> Duration {
@@ -84,11 +84,11 @@ async fn tokens_per_minute_are_counted_as_used_and_refused_until_the_first_are_a
     let total: u64 = answers.iter().map(used).sum();
     assert!(answers.len() >= 3, "by their estimates there were two: {}", answers.len());
     let mut left = 150;
-    for answer in &answers {
-        left -= used(answer);
-        assert_eq!(number(answer, "consumed-tokens"), used(answer));
-        assert_eq!(number(answer, "remaining-tokens"), left);
-        assert_eq!(answer.header("remaining-quota-tokens"), None, "there is no quota");
+    for response in &answers {
+        left -= used(response);
+        assert_eq!(number(response, "consumed-tokens"), used(response));
+        assert_eq!(number(response, "remaining-tokens"), left);
+        assert_eq!(response.header("remaining-quota-tokens"), None, "there is no quota");
     }
     assert_eq!(refusal.status, 429);
     assert_eq!(number(&refusal, "remaining-tokens"), 150 - total);
@@ -125,11 +125,11 @@ async fn a_quota_ends_in_403_until_its_period_ends() {
         let (answers, refusal) = ask_until_refused(&gateway, who).await;
         let mut left = 150;
         assert!(answers.len() >= 3, "{who}: {}", answers.len());
-        for answer in &answers {
-            left -= used(answer);
-            assert_eq!(number(answer, "consumed-tokens"), used(answer), "{who}");
-            assert_eq!(number(answer, "remaining-quota-tokens"), left, "{who}");
-            assert_eq!(answer.header("remaining-tokens"), None, "{who}");
+        for response in &answers {
+            left -= used(response);
+            assert_eq!(number(response, "consumed-tokens"), used(response), "{who}");
+            assert_eq!(number(response, "remaining-quota-tokens"), left, "{who}");
+            assert_eq!(response.header("remaining-tokens"), None, "{who}");
         }
         assert_eq!(refusal.status, 403, "{who}");
         assert_eq!(number(&refusal, "remaining-quota-tokens"), left, "{who}");
@@ -163,7 +163,7 @@ async fn everyone_has_tokens_of_his_own() {
         "by_name": {"large": {"tokens_per_minute": 200}, "unlimited": {}}
     }))
     .await;
-    // Each of them gets one answer: who is not listed has the default's number, not its count.
+    // Each of them gets one response: who is not listed has the default's number, not its count.
     for who in ["alice", "bob", "Large", "carol"] {
         let (answers, refusal) = ask_until_refused(&gateway, who).await;
         assert_eq!((answers.len(), refusal.status), (1, 429), "{who}");
@@ -177,10 +177,10 @@ async fn everyone_has_tokens_of_his_own() {
     let (answers, refusal) = ask_until_refused(&gateway, "large").await;
     assert!(answers.len() > 3 && refusal.status == 429, "{}", answers.len());
     for _ in 0..20 {
-        let answer = ask(&gateway, "unlimited").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(number(&answer, "consumed-tokens"), used(&answer));
-        assert_eq!(answer.header("remaining-tokens"), None);
+        let response = ask(&gateway, "unlimited").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(number(&response, "consumed-tokens"), used(&response));
+        assert_eq!(response.header("remaining-tokens"), None);
     }
 }
 
@@ -194,16 +194,16 @@ async fn the_response_headers_have_the_configured_names_and_are_off_otherwise() 
         "remaining_quota_header": "x-quota-left"
     }))
     .await;
-    let answer = ask(&gateway, "alice").await;
-    assert_eq!(number(&answer, "x-left"), 60 - used(&answer));
-    assert_eq!(number(&answer, "x-quota-left"), 1_000 - used(&answer));
+    let response = ask(&gateway, "alice").await;
+    assert_eq!(number(&response, "x-left"), 60 - used(&response));
+    assert_eq!(number(&response, "x-quota-left"), 1_000 - used(&response));
     let refusal = ask(&gateway, "alice").await;
     assert_eq!(refusal.status, 429);
-    assert_eq!(number(&refusal, "x-left"), 60 - used(&answer));
-    assert_eq!(number(&refusal, "x-quota-left"), 1_000 - used(&answer));
-    for answer in [answer, refusal] {
+    assert_eq!(number(&refusal, "x-left"), 60 - used(&response));
+    assert_eq!(number(&refusal, "x-quota-left"), 1_000 - used(&response));
+    for response in [response, refusal] {
         for name in ["remaining-tokens", "consumed-tokens", "remaining-quota-tokens"] {
-            assert_eq!(answer.header(name), None);
+            assert_eq!(response.header(name), None);
         }
     }
 }
@@ -220,31 +220,31 @@ async fn an_event_stream_begins_with_the_estimate_and_is_counted_when_it_ends() 
     assert!(estimate > 40, "{estimate}");
     assert_eq!(number(&stream, "remaining-tokens"), 10_000 - estimate);
     // The same question in one piece takes as many tokens: what the stream took is now known.
-    let answer = ask(&gateway, "alice").await;
-    assert_eq!(number(&answer, "remaining-tokens"), 10_000 - 2 * used(&answer));
+    let response = ask(&gateway, "alice").await;
+    assert_eq!(number(&response, "remaining-tokens"), 10_000 - 2 * used(&response));
 }
 
 #[tokio::test]
 async fn what_no_backend_served_costs_nothing() {
     let gateway = start(json!({"default": {"tokens_per_minute": 100}})).await;
     let first = gateway.mock("first");
-    let error = |status| Fault::Status { status, headers: Vec::new(), body: None };
+    let error = Fault::status;
     for fault in [
         error(500),
         error(400),
         Fault::ContentFilter400,
-        Fault::Throttle { retry_after_ms: Some(1) },
+        Fault::throttle(1),
         Fault::ResetBeforeHeaders,
     ] {
         first.push_fault(fault.clone());
-        let answer = ask(&gateway, "alice").await;
-        assert_ne!(answer.status, 200, "{fault:?}");
-        assert_eq!(number(&answer, "consumed-tokens"), 0, "{fault:?}");
-        assert_eq!(number(&answer, "remaining-tokens"), 100, "{fault:?}");
+        let response = ask(&gateway, "alice").await;
+        assert_ne!(response.status, 200, "{fault:?}");
+        assert_eq!(number(&response, "consumed-tokens"), 0, "{fault:?}");
+        assert_eq!(number(&response, "remaining-tokens"), 100, "{fault:?}");
     }
 }
 
-/// An answer in chunks, as of a backend that does not say how long it is.
+/// A response in chunks, as of a backend that does not say how long it is.
 fn in_chunks(parts: &[&str]) -> String {
     let chunks: String =
         parts.iter().map(|part| format!("{:x}\r\n{part}\r\n", part.len())).collect();
@@ -257,22 +257,22 @@ fn in_chunks(parts: &[&str]) -> String {
 const USAGE: &str = r#""usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}"#;
 
 #[tokio::test]
-async fn an_answer_of_unknown_length_is_counted_as_well() {
+async fn a_response_of_unknown_length_is_counted_as_well() {
     let backend = RawBackend::start(in_chunks(&["{", USAGE, "}"])).await;
     let gateway = setup(json!({"default": {"tokens_per_minute": 1_000}}))
         .backend_elsewhere("first", json!({}), backend.port())
         .start()
         .await;
     for left in [994, 988] {
-        let answer = ask(&gateway, "alice").await;
-        assert_eq!((answer.status, answer.text()), (200, format!("{{{USAGE}}}")));
-        assert_eq!(number(&answer, "consumed-tokens"), 6);
-        assert_eq!(number(&answer, "remaining-tokens"), left);
+        let response = ask(&gateway, "alice").await;
+        assert_eq!((response.status, response.text()), (200, format!("{{{USAGE}}}")));
+        assert_eq!(number(&response, "consumed-tokens"), 6);
+        assert_eq!(number(&response, "remaining-tokens"), left);
     }
 }
 
 #[tokio::test]
-async fn a_large_answer_is_not_held_for_its_tokens() {
+async fn a_large_response_is_not_held_for_its_tokens() {
     let text = "x".repeat(400_000);
     let parts = ["{\"a\": \"", &text, &text, &text, &text, "\", ", USAGE, "}"];
     let whole = parts.concat();
@@ -281,18 +281,18 @@ async fn a_large_answer_is_not_held_for_its_tokens() {
          connection: close\r\n\r\n{whole}",
         whole.len()
     );
-    for answer in [with_length, in_chunks(&parts)] {
-        let backend = RawBackend::start(answer).await;
+    for response in [with_length, in_chunks(&parts)] {
+        let backend = RawBackend::start(response).await;
         let gateway = setup(json!({"default": {"tokens_per_minute": 1_000}}))
             .backend_elsewhere("first", json!({}), backend.port())
             .start()
             .await;
-        let answer = ask(&gateway, "alice").await;
-        assert_eq!(answer.status, 200);
-        assert!(answer.text() == whole, "{} bytes", answer.body.len());
-        let estimate = number(&answer, "consumed-tokens");
+        let response = ask(&gateway, "alice").await;
+        assert_eq!(response.status, 200);
+        assert!(response.text() == whole, "{} bytes", response.body.len());
+        let estimate = number(&response, "consumed-tokens");
         assert!(estimate > 40, "{estimate}");
-        assert_eq!(number(&answer, "remaining-tokens"), 1_000 - estimate);
+        assert_eq!(number(&response, "remaining-tokens"), 1_000 - estimate);
         // It was counted when it ended.
         let next = ask(&gateway, "alice").await;
         assert_eq!(number(&next, "remaining-tokens"), 1_000 - 6 - number(&next, "consumed-tokens"));
@@ -300,7 +300,7 @@ async fn a_large_answer_is_not_held_for_its_tokens() {
 }
 
 #[tokio::test]
-async fn a_held_answer_that_breaks_off_costs_nothing() {
+async fn a_held_response_that_breaks_off_costs_nothing() {
     let broken = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\
                   connection: close\r\n\r\n{\"choices\": [";
     let backend = RawBackend::start(broken).await;
@@ -309,10 +309,10 @@ async fn a_held_answer_that_breaks_off_costs_nothing() {
         .start()
         .await;
     for asked in 1..=2 {
-        let answer = ask(&gateway, "alice").await;
-        assert_eq!(answer.status, 503, "{}", answer.text());
-        assert_eq!(number(&answer, "consumed-tokens"), 0);
-        assert_eq!(number(&answer, "remaining-tokens"), 100);
+        let response = ask(&gateway, "alice").await;
+        assert_eq!(response.status, 503, "{}", response.text());
+        assert_eq!(number(&response, "consumed-tokens"), 0);
+        assert_eq!(number(&response, "remaining-tokens"), 100);
         assert_eq!(backend.requests(), asked);
     }
 }
@@ -347,9 +347,9 @@ async fn who_calls_is_what_the_key_says_and_not_what_the_client_says() {
     }
     assert_eq!(gateway.counts(), [0]);
     // Alice's own tokens, whoever she says that she is, and in whichever header her key is.
-    let answer = ask(&[("api-key", "key-of-alice"), (WHO, "rich"), (WHO, "other")]).await;
-    assert_eq!(answer.status, 200);
-    assert_eq!(number(&answer, "remaining-tokens"), 60 - used(&answer));
+    let response = ask(&[("api-key", "key-of-alice"), (WHO, "rich"), (WHO, "other")]).await;
+    assert_eq!(response.status, 200);
+    assert_eq!(number(&response, "remaining-tokens"), 60 - used(&response));
     assert_eq!(ask(&[bearer, ("X-Consumer", "rich")]).await.status, 429);
     let records = gateway.records("first");
     let names: Vec<_> = records[0].headers.iter().filter(|(name, _)| name == WHO).collect();

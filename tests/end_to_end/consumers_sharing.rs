@@ -75,16 +75,16 @@ fn with_provisioned(setup: Setup) -> Setup {
 }
 
 fn with_status(answers: &[Response], status: u16) -> usize {
-    answers.iter().filter(|answer| answer.status == status).count()
+    answers.iter().filter(|response| response.status == status).count()
 }
 
 fn served_by(answers: &[Response], name: &str) -> usize {
-    answers.iter().filter(|answer| answer.served_by() == name).count()
+    answers.iter().filter(|response| response.served_by() == name).count()
 }
 
 fn tokens_of(answers: &[Response]) -> u64 {
-    let served = answers.iter().filter(|answer| answer.status == 200);
-    served.map(|answer| answer.json()["usage"]["total_tokens"].as_u64().unwrap()).sum()
+    let served = answers.iter().filter(|response| response.status == 200);
+    served.map(|response| response.json()["usage"]["total_tokens"].as_u64().unwrap()).sum()
 }
 
 fn batch_and_interactive() -> Value {
@@ -174,7 +174,7 @@ async fn batch_is_refused_before_interactive_requests_find_the_only_backend_full
     assert!(served >= 10, "{served}");
     assert_eq!(served + with_status(&batch, 429), batch.len());
     assert!(with_status(&batch, 429) > 10, "it was a flood");
-    let refusal = batch.iter().find(|answer| answer.status == 429).unwrap();
+    let refusal = batch.iter().find(|response| response.status == 429).unwrap();
     assert!(refusal.header("retry-after-ms").is_some(), "{:?}", refusal.headers);
     let refused = gateway.records("ptu").iter().filter(|it| it.status != Some(200)).count();
     assert_eq!(refused, 0, "provisioned capacity was never full");

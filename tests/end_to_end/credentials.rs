@@ -1,6 +1,6 @@
 //! Whose key goes where: the gateway's to its own backend, the client's nowhere unless told.
 
-use crate::harness::{CHAT, Gateway, Response, Setup, chat_body, key_of};
+use crate::harness::{CHAT, Gateway, Response, Setup, chat_body, everything, key_of};
 use mock_azure::{Fault, MockConfig, Record};
 use serde_json::json;
 
@@ -12,19 +12,9 @@ fn let_everyone_in(mock: MockConfig) -> MockConfig {
 }
 
 async fn chat_with(gateway: &Gateway, headers: &[(&str, &str)]) -> Response {
-    let answer = gateway.client.post_with(CHAT, headers, &chat_body()).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer
-}
-
-/// All that a backend could read: path, headers, body.
-fn everything(record: &Record) -> String {
-    let headers: Vec<String> = record
-        .headers
-        .iter()
-        .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value)))
-        .collect();
-    format!("{}\n{}\n{}", record.path, headers.join("\n"), String::from_utf8_lossy(&record.body))
+    let response = gateway.client.post_with(CHAT, headers, &chat_body()).await;
+    assert_eq!(response.status, 200, "{}", response.text());
+    response
 }
 
 fn credentials(record: &Record) -> (Option<&str>, Option<&str>) {
@@ -91,7 +81,7 @@ async fn what_openai_says_to_a_clients_own_key_concerns_nobody_else() {
         .await;
     let missing = json!({"error": {"code": "model_not_found", "message": "none", "type": "x"}});
     for fault in [
-        Fault::Throttle { retry_after_ms: Some(30_000) },
+        Fault::throttle(30_000),
         Fault::Status { status: 404, headers: vec![], body: Some(missing.to_string()) },
     ] {
         assert_eq!(gateway.chat().await.served_by(), "own");
@@ -119,11 +109,11 @@ async fn a_failover_between_passthrough_and_keyed_backends_leaks_nothing() {
         .start()
         .await;
     for name in ["own", "keyed", "bearer"] {
-        gateway.mock(name).push_fault(Fault::Status { status: 500, headers: vec![], body: None });
+        gateway.mock(name).push_fault(Fault::status(500));
     }
     let headers = [("api-key", CLIENT_KEY), ("authorization", CLIENT_TOKEN)];
-    let answer = chat_with(&gateway, &headers).await;
-    assert_eq!(answer.served_by(), "back");
+    let response = chat_with(&gateway, &headers).await;
+    assert_eq!(response.served_by(), "back");
     assert_eq!(gateway.counts(), [1, 1, 1, 1]);
 
     let clients = (Some(CLIENT_KEY), Some(CLIENT_TOKEN));
@@ -145,30 +135,26 @@ async fn a_clients_wrong_credential_trips_nothing() {
         Setup::new().backend("north", json!({"credential": {"passthrough": {}}})).start().await;
     for _ in 0..20 {
         let headers = [("api-key", "wrong")];
-        let answer = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
-        assert_eq!(answer.status, 401, "{}", answer.text());
+        let response = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
+        assert_eq!(response.status, 401, "{}", response.text());
     }
     let key = key_of("north");
     chat_with(&gateway, &[("api-key", &key)]).await;
 }
 
 #[tokio::test]
-async fn keys_show_in_no_log_statistic_configuration_dump_or_answer() {
-    let gateway = Setup::new()
-        .backend("north", json!({"priority": 1}))
-        .backend("south", json!({"priority": 2}))
-        .start()
-        .await;
+async fn keys_show_in_no_log_statistic_configuration_dump_or_response() {
+    let gateway = Setup::tiers(["north", "south"]).start().await;
     // A refused credential is what the gateway complains about the loudest.
-    gateway.mock("north").push_fault(Fault::Status { status: 401, headers: vec![], body: None });
+    gateway.mock("north").push_fault(Fault::status(401));
     let headers = [("api-key", CLIENT_KEY), ("authorization", CLIENT_TOKEN)];
-    let answer = chat_with(&gateway, &headers).await;
-    assert_eq!(answer.served_by(), "south");
+    let response = chat_with(&gateway, &headers).await;
+    assert_eq!(response.served_by(), "south");
     assert!(gateway.envoy.log().contains("backend north answered 401"), "{}", gateway.envoy.log());
     let stats = gateway.envoy.admin("/stats?format=prometheus").await;
     let configuration = gateway.envoy.admin("/config_dump").await;
     assert!(configuration.contains("KEY_NORTH"), "only the name is there: {configuration}");
-    let answered = format!("{:?} {}", answer.headers, answer.text());
+    let answered = format!("{:?} {}", response.headers, response.text());
     for text in [gateway.envoy.log(), stats, configuration, answered] {
         for secret in [&*key_of("north"), &*key_of("south"), "the-clients-own"] {
             assert!(!text.contains(secret), "{secret} in {text}");

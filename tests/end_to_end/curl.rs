@@ -45,11 +45,11 @@ async fn curl_uploads_a_file() {
     let file = format!("file=@{};type=audio/wav", path.display());
     // More than a mebibyte: curl waits for a 100 before it sends the body.
     let arguments = ["--form", &file, "--form", "model=gpt-4o", "--form", "language=de"];
-    let answer = curl(&gateway, "/v1/audio/transcriptions", &arguments).await;
+    let response = curl(&gateway, "/v1/audio/transcriptions", &arguments).await;
     std::fs::remove_file(&path).unwrap();
-    let Some(answer) = answer else { return };
-    let answer: Value = serde_json::from_str(&answer).unwrap();
-    assert_eq!(answer["text"], format!("north heard it as {}", deployment_of("north")));
+    let Some(response) = response else { return };
+    let response: Value = serde_json::from_str(&response).unwrap();
+    assert_eq!(response["text"], format!("north heard it as {}", deployment_of("north")));
     let record = gateway.records("north").remove(0);
     let has = |part: &[u8]| record.body.windows(part.len()).any(|window| window == part);
     assert!(has(&content), "the file arrived as it was");

@@ -2,69 +2,64 @@
 //! refuse behind the gateway.
 
 use crate::harness::raw::RawBackend;
-use crate::harness::{Gateway, Response, Setup, first_and_second};
+use crate::harness::{Gateway, Response, first_and_second, first_elsewhere};
 use mock_azure::{ErrorShape, Fault};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 /// Puts a filter between Spillway and the router.
 async fn behind(filter: Value) -> Gateway {
     first_and_second()
-        .settings(|settings| {
-            settings.adjust = Some(Arc::new(move |bootstrap| {
-                let filters = &mut bootstrap.manager()["http_filters"];
-                let filters = filters.as_array_mut().unwrap();
-                let router = filters.len() - 1;
-                filters.insert(router, filter.clone());
-            }));
+        .adjust(move |bootstrap| {
+            let filters = &mut bootstrap.manager()["http_filters"];
+            let filters = filters.as_array_mut().unwrap();
+            let router = filters.len() - 1;
+            filters.insert(router, filter.clone());
         })
         .start()
         .await
 }
 
-fn assert_error(answer: &Response, status: u16, r#type: &str) {
-    assert_eq!(answer.status, status, "{}", answer.text());
-    let error = &answer.json()["error"];
-    assert_eq!(error["type"], r#type, "{}", answer.text());
-    assert!(error["message"].is_string() && error["code"].is_string(), "{}", answer.text());
-    assert_eq!(answer.header("x-spillway-retry"), None);
+fn assert_error(response: &Response, status: u16, r#type: &str) {
+    assert_eq!(response.status, status, "{}", response.text());
+    let error = &response.json()["error"];
+    assert_eq!(error["type"], r#type, "{}", response.text());
+    assert!(error["message"].is_string() && error["code"].is_string(), "{}", response.text());
+    assert_eq!(response.header("x-spillway-retry"), None);
 }
 
-fn assert_says_when(answer: &Response) {
-    let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+fn assert_says_when(response: &Response) {
+    let seconds: u64 = response.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=60).contains(&seconds), "{seconds}");
 }
 
 #[tokio::test]
 async fn a_retry_that_envoy_does_not_make_ends_with_the_last_attempts_error() {
     let gateway = first_and_second()
-        .settings(|settings| {
-            settings.adjust = Some(Arc::new(|bootstrap| {
-                bootstrap.routes()[0]["route"]["retry_policy"]["num_retries"] = json!(0);
-            }));
+        .adjust(|bootstrap| {
+            bootstrap.routes()[0]["route"]["retry_policy"]["num_retries"] = json!(0);
         })
         .start()
         .await;
     let own = r#"{"error":{"code":"500","message":"in the backend's own words"}}"#;
     let error = Fault::Status { status: 500, headers: vec![], body: Some(own.to_owned()) };
     gateway.mock("first").push_fault(error);
-    let answer = gateway.chat().await;
-    assert_eq!((answer.status, answer.text()), (500, own.to_owned()));
-    assert_says_when(&answer);
-    assert_eq!(answer.header("x-spillway-retry"), None);
+    let response = gateway.chat().await;
+    assert_eq!((response.status, response.text()), (500, own.to_owned()));
+    assert_says_when(&response);
+    assert_eq!(response.header("x-spillway-retry"), None);
 
     // A refusal within a 200 must not look like a success.
     let shape = ErrorShape::Chat;
     gateway.mock("first").push_fault(Fault::ErrorFirstEvent { shape, code: "x".to_owned() });
-    let answer = gateway.chat_stream().await;
-    assert_error(&answer, 503, "service_unavailable");
-    assert_says_when(&answer);
+    let response = gateway.chat_stream().await;
+    assert_error(&response, 503, "service_unavailable");
+    assert_says_when(&response);
 
     gateway.mock("first").push_fault(Fault::ResetBeforeHeaders);
-    let answer = gateway.chat().await;
-    assert_error(&answer, 503, "service_unavailable");
-    assert_says_when(&answer);
-    assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
+    let response = gateway.chat().await;
+    assert_error(&response, 503, "service_unavailable");
+    assert_says_when(&response);
+    assert_eq!(response.header("x-spillway-attempts"), Some("1"));
     assert_eq!(gateway.counts(), [3, 0]);
 }
 
@@ -77,15 +72,11 @@ async fn an_interim_response_ends_retries_and_the_error_after_it_is_told_as_such
              content-length: 2\r\nconnection: close\r\n\r\n{{}}",
         ))
         .await;
-        let gateway = Setup::new()
-            .backend("second", json!({"priority": 2}))
-            .backend_elsewhere("first", json!({"priority": 1}), backend.port())
-            .start()
-            .await;
-        let answer = gateway.chat().await;
-        assert_eq!((answer.status, answer.text()), (429, "{}".to_owned()), "{interim}");
-        assert_eq!(answer.header("x-spillway-retry"), None);
-        assert_says_when(&answer);
+        let gateway = first_elsewhere(backend.port()).start().await;
+        let response = gateway.chat().await;
+        assert_eq!((response.status, response.text()), (429, "{}".to_owned()), "{interim}");
+        assert_eq!(response.header("x-spillway-retry"), None);
+        assert_says_when(&response);
         assert_eq!(gateway.chat().await.served_by(), "second", "{interim} lost the gate");
     }
 }
@@ -110,12 +101,12 @@ fn rate_limit(headers: &str) -> Value {
 async fn a_rate_limit_of_envoys_own_keeps_its_status_and_its_time() {
     let gateway = behind(rate_limit("DRAFT_VERSION_03")).await;
     assert_eq!(gateway.chat().await.status, 200);
-    let answer = gateway.chat().await;
-    assert_error(&answer, 429, "rate_limit_exceeded");
-    let reset = answer.header("x-ratelimit-reset").unwrap();
-    assert_eq!(answer.header("retry-after"), Some(reset));
-    assert_eq!(answer.header("x-ratelimit-remaining"), Some("0"));
-    assert_eq!(answer.header("x-spillway-attempts"), Some("0"));
+    let response = gateway.chat().await;
+    assert_error(&response, 429, "rate_limit_exceeded");
+    let reset = response.header("x-ratelimit-reset").unwrap();
+    assert_eq!(response.header("retry-after"), Some(reset));
+    assert_eq!(response.header("x-ratelimit-remaining"), Some("0"));
+    assert_eq!(response.header("x-spillway-attempts"), Some("0"));
     assert_eq!(gateway.counts(), [1, 0]);
 }
 
@@ -123,12 +114,12 @@ async fn a_rate_limit_of_envoys_own_keeps_its_status_and_its_time() {
 async fn a_rate_limit_that_names_no_time_gets_one_and_no_trail_that_is_empty() {
     let gateway = behind(rate_limit("OFF")).await;
     assert_eq!(gateway.chat().await.status, 200);
-    let answer = gateway.chat().await;
-    assert_error(&answer, 429, "rate_limit_exceeded");
-    assert_says_when(&answer);
-    assert!(answer.header("retry-after-ms").is_some());
-    assert_eq!(answer.header("x-spillway-attempts"), Some("0"));
-    assert_eq!(answer.header("x-spillway-trail"), None);
+    let response = gateway.chat().await;
+    assert_error(&response, 429, "rate_limit_exceeded");
+    assert_says_when(&response);
+    assert!(response.header("retry-after-ms").is_some());
+    assert_eq!(response.header("x-spillway-attempts"), Some("0"));
+    assert_eq!(response.header("x-spillway-trail"), None);
 }
 
 #[tokio::test]
@@ -152,12 +143,7 @@ async fn a_backend_behind_an_envoy_of_its_own_cannot_forbid_the_failover() {
          content-length: 2\r\nconnection: close\r\n\r\n{}",
     )
     .await;
-    let gateway = Setup::new()
-        .backend("second", json!({"priority": 2}))
-        .backend_elsewhere("first", json!({"priority": 1}), backend.port())
-        .start()
-        .await;
-    let answer = gateway.chat().await;
-    assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
+    let gateway = first_elsewhere(backend.port()).start().await;
+    gateway.chat_served_by("second").await;
     assert_eq!(backend.requests(), 1);
 }

@@ -21,9 +21,7 @@ fn document(backends: &[&str]) -> Value {
 
 /// Two listeners: one with `a`, then `b`, the other with `second`.
 async fn two_listeners(second: Value) -> (Gateway, Client) {
-    let gateway = Setup::new()
-        .backend("a", json!({"priority": 1}))
-        .backend("b", json!({"priority": 2}))
+    let gateway = Setup::tiers(["a", "b"])
         .settings(|settings| settings.more_listeners.push(second))
         .start()
         .await;
@@ -32,13 +30,13 @@ async fn two_listeners(second: Value) -> (Gateway, Client) {
 }
 
 fn throttle() -> Fault {
-    Fault::Throttle { retry_after_ms: Some(60_000) }
+    Fault::throttle(60_000)
 }
 
 async fn served_by(client: &Client) -> String {
-    let answer = client.post(CHAT, &chat_body()).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.served_by().to_owned()
+    let response = client.post(CHAT, &chat_body()).await;
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.served_by().to_owned()
 }
 
 /// The second listener is configured last, so the pool's record would be its own alone.
@@ -72,12 +70,8 @@ async fn listeners_share_what_has_the_same_name_unless_a_namespace_keeps_it_apar
 
 #[tokio::test]
 async fn a_configuration_that_is_replaced_often_keeps_gates_and_still_counts() {
-    let gateway = Setup::new()
-        .backend("a", json!({"priority": 1}))
-        .backend("b", json!({"priority": 2}))
-        .settings(|settings| settings.reloadable = true)
-        .start()
-        .await;
+    let gateway =
+        Setup::tiers(["a", "b"]).settings(|settings| settings.reloadable = true).start().await;
     gateway.mock("a").push_fault(throttle());
     assert_eq!(served_by(&gateway.client).await, "b");
     let updated = "listener_manager.lds.update_success";

@@ -12,21 +12,21 @@ const TRIPS_AT_ONCE: &str =
 #[tokio::test]
 async fn all_throttled_is_a_429_with_the_soonest_recovery() {
     let gateway = pair(json!({})).await;
-    gateway.mock("a").push_fault(throttle(5_000));
-    gateway.mock("b").push_fault(throttle(30_000));
-    let answer = gateway.chat().await;
-    assert_eq!(answer.header("x-spillway-attempts"), Some("2"));
-    assert_exhausted(&answer, 429, 4_500..=5_500);
-    assert_eq!(answer.json()["error"]["type"], "rate_limit_exceeded");
+    gateway.mock("a").push_fault(Fault::throttle(5_000));
+    gateway.mock("b").push_fault(Fault::throttle(30_000));
+    let response = gateway.chat().await;
+    assert_eq!(response.header("x-spillway-attempts"), Some("2"));
+    assert_exhausted(&response, 429, 4_500..=5_500);
+    assert_eq!(response.json()["error"]["type"], "rate_limit_exceeded");
     assert_eq!(gateway.counts(), [1, 1]);
 
     // From now on nobody is asked, and each client is told the time that is left.
-    let answer = gateway.chat().await;
-    assert_exhausted(&answer, 429, 3_500..=5_500);
-    assert_eq!(answer.header("x-spillway-attempts"), Some("0"));
-    let trail = answer.header("x-spillway-trail").unwrap();
+    let response = gateway.chat().await;
+    assert_exhausted(&response, 429, 3_500..=5_500);
+    assert_eq!(response.header("x-spillway-attempts"), Some("0"));
+    let trail = response.header("x-spillway-trail").unwrap();
     assert!(trail.contains("a;skip=gate;gate=") && trail.contains("b;skip=gate;gate="), "{trail}");
-    assert!(answer.header("x-served-by").is_none());
+    assert!(response.header("x-served-by").is_none());
     assert_eq!(gateway.counts(), [1, 1]);
     let exhausted = "wasmcustom.spillway_exhausted_total.pool.gpt";
     assert_eq!(gateway.envoy.stat(exhausted).await, 2);
@@ -36,8 +36,8 @@ async fn all_throttled_is_a_429_with_the_soonest_recovery() {
 async fn one_backend_out_for_faults_makes_it_a_503() {
     let breaker: Value = serde_json::from_str(TRIPS_AT_ONCE).unwrap();
     let gateway = pair(json!({"circuit_breaker": breaker})).await;
-    gateway.mock("a").set_fault(Some(Fault::Status { status: 500, headers: vec![], body: None }));
-    gateway.mock("b").push_fault(throttle(30_000));
+    gateway.mock("a").set_fault(Some(Fault::status(500)));
+    gateway.mock("b").push_fault(Fault::throttle(30_000));
     let first = gateway.chat().await;
     assert_exhausted(&first, 503, 18_000..=33_000);
     assert_eq!(first.json()["error"]["type"], "service_unavailable");
@@ -55,12 +55,11 @@ async fn one_backend_out_for_faults_makes_it_a_503() {
 async fn when_nobody_else_can_serve_a_healed_backend_is_back_within_a_second() {
     let breaker: Value = serde_json::from_str(TRIPS_AT_ONCE).unwrap();
     let gateway = pair(json!({"circuit_breaker": breaker})).await;
-    gateway.mock("a").push_fault(Fault::Status { status: 500, headers: vec![], body: None });
-    gateway.mock("b").push_fault(throttle(30_000));
+    gateway.mock("a").push_fault(Fault::status(500));
+    gateway.mock("b").push_fault(Fault::throttle(30_000));
     assert_exhausted(&gateway.chat().await, 503, 18_000..=33_000);
     for _ in 0..5 {
-        let answer = gateway.chat().await;
-        assert_eq!((answer.status, answer.served_by()), (200, "a"));
+        gateway.chat_served_by("a").await;
     }
     let trail = gateway.chat().await.header("x-spillway-trail").unwrap_or_default().to_owned();
     assert!(!trail.contains("breaker"), "it is closed again: {trail}");
@@ -72,10 +71,10 @@ async fn backends_that_cannot_be_reached_make_it_a_503() {
     let gateway = pair(json!({"circuit_breaker": breaker})).await;
     gateway.mock("a").stop().await.unwrap();
     gateway.mock("b").stop().await.unwrap();
-    let answer = gateway.chat().await;
-    assert_exhausted(&answer, 503, 18_000..=22_000);
-    assert_eq!(answer.header("x-spillway-attempts"), Some("2"));
-    let trail = answer.header("x-spillway-trail").unwrap();
+    let response = gateway.chat().await;
+    assert_exhausted(&response, 503, 18_000..=22_000);
+    assert_eq!(response.header("x-spillway-attempts"), Some("2"));
+    let trail = response.header("x-spillway-trail").unwrap();
     assert!(trail.contains("a;connect") && trail.contains("b;connect"), "{trail}");
 }
 
@@ -83,21 +82,21 @@ async fn backends_that_cannot_be_reached_make_it_a_503() {
 async fn a_client_is_told_one_second_at_least_and_a_minute_at_most() {
     let throttle_settings = json!({"max_retry_after": "1h"});
     let gateway = pair(json!({"throttle": throttle_settings})).await;
-    gateway.mock("a").push_fault(throttle(200));
-    gateway.mock("b").push_fault(throttle(1_000_000));
+    gateway.mock("a").push_fault(Fault::throttle(200));
+    gateway.mock("b").push_fault(Fault::throttle(1_000_000));
     assert_exhausted(&gateway.chat().await, 429, 1_000..=1_100);
 
     let gateway = pair(json!({"throttle": throttle_settings})).await;
-    gateway.mock("a").push_fault(throttle(500_000));
-    gateway.mock("b").push_fault(throttle(1_000_000));
+    gateway.mock("a").push_fault(Fault::throttle(500_000));
+    gateway.mock("b").push_fault(Fault::throttle(1_000_000));
     assert_exhausted(&gateway.chat().await, 429, 60_000..=60_000);
 }
 
 #[tokio::test]
 async fn the_delays_that_clients_are_told_differ() {
     let gateway = pair(json!({})).await;
-    gateway.mock("a").push_fault(throttle(50_000));
-    gateway.mock("b").push_fault(throttle(50_000));
+    gateway.mock("a").push_fault(Fault::throttle(50_000));
+    gateway.mock("b").push_fault(Fault::throttle(50_000));
     let mut delays = Vec::new();
     for _ in 0..10 {
         delays.push(delay_ms(&gateway.chat().await));
@@ -117,13 +116,13 @@ async fn a_pool_with_one_backend_passes_its_429_on_and_keeps_asking() {
         body: Some(body.to_owned()),
     }));
     for _ in 0..3 {
-        let answer = gateway.chat().await;
-        assert_eq!((answer.status, answer.text().as_str()), (429, body));
+        let response = gateway.chat().await;
+        assert_eq!((response.status, response.text().as_str()), (429, body));
         for (name, value) in headers {
-            assert_eq!(answer.header(name), Some(value));
+            assert_eq!(response.header(name), Some(value));
         }
-        assert_eq!(answer.served_by(), "only");
-        assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
+        assert_eq!(response.served_by(), "only");
+        assert_eq!(response.header("x-spillway-attempts"), Some("1"));
     }
     gateway.mock("only").clear_faults();
     assert_eq!(gateway.chat().await.status, 200);
@@ -138,9 +137,9 @@ async fn an_unknown_model_is_a_404_and_touches_no_backend() {
     let by_body = gateway.client.post(CHAT, &body).await;
     let path = "/openai/deployments/gpt-99/chat/completions?api-version=2024-10-21";
     let by_path = gateway.client.post(path, &chat_body()).await;
-    for answer in [by_body, by_path] {
-        assert_error(&answer, 404, "invalid_request_error", "model_not_found");
-        assert!(answer.header("retry-after").is_none());
+    for response in [by_body, by_path] {
+        assert_error(&response, 404, "invalid_request_error", "model_not_found");
+        assert!(response.header("retry-after").is_none());
     }
     assert_eq!(gateway.counts(), [0, 0]);
 }
@@ -149,10 +148,10 @@ async fn an_unknown_model_is_a_404_and_touches_no_backend() {
 async fn a_body_that_is_not_json_is_a_400_and_touches_no_backend() {
     let gateway = pair(json!({})).await;
     for body in ["{\"model\": \"gpt-4o\", ", "", "nothing", "[]", "{\"messages\": []}"] {
-        let answer = post_text(&gateway.client, body).await;
-        assert_eq!(answer.status, 400, "{body}: {}", answer.text());
-        assert_eq!(answer.json()["error"]["type"], "invalid_request_error");
-        assert_eq!(answer.json()["error"].as_object().unwrap().len(), 4);
+        let response = post_text(&gateway.client, body).await;
+        assert_eq!(response.status, 400, "{body}: {}", response.text());
+        assert_eq!(response.json()["error"]["type"], "invalid_request_error");
+        assert_eq!(response.json()["error"].as_object().unwrap().len(), 4);
     }
     assert_eq!(gateway.counts(), [0, 0]);
 }
@@ -166,31 +165,27 @@ async fn pair(pool: Value) -> Gateway {
     Setup::new().backend("a", json!({})).backend("b", json!({})).pool(pool).start().await
 }
 
-fn throttle(delay_ms: u64) -> Fault {
-    Fault::Throttle { retry_after_ms: Some(delay_ms) }
+fn delay_ms(response: &Response) -> u64 {
+    response.header("retry-after-ms").unwrap().parse().unwrap()
 }
 
-fn delay_ms(answer: &Response) -> u64 {
-    answer.header("retry-after-ms").unwrap().parse().unwrap()
-}
-
-fn assert_exhausted(answer: &Response, status: u16, delay: std::ops::RangeInclusive<u64>) {
+fn assert_exhausted(response: &Response, status: u16, delay: std::ops::RangeInclusive<u64>) {
     assert_error(
-        answer,
+        response,
         status,
-        answer.json()["error"]["type"].as_str().unwrap(),
+        response.json()["error"]["type"].as_str().unwrap(),
         &status.to_string(),
     );
-    let told = delay_ms(answer);
+    let told = delay_ms(response);
     assert!(delay.contains(&told), "{told} ms is not within {delay:?}");
     let seconds = told.div_ceil(1_000).to_string();
-    assert_eq!(answer.header("retry-after"), Some(seconds.as_str()));
+    assert_eq!(response.header("retry-after"), Some(seconds.as_str()));
 }
 
-fn assert_error(answer: &Response, status: u16, kind: &str, code: &str) {
-    assert_eq!(answer.status, status, "{}", answer.text());
-    assert_eq!(answer.header("content-type"), Some("application/json"));
-    let error = answer.json()["error"].clone();
+fn assert_error(response: &Response, status: u16, kind: &str, code: &str) {
+    assert_eq!(response.status, status, "{}", response.text());
+    assert_eq!(response.header("content-type"), Some("application/json"));
+    let error = response.json()["error"].clone();
     assert_eq!(error.as_object().unwrap().len(), 4, "{error}");
     assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()));
     assert!(error.get("param").is_some());

@@ -7,10 +7,6 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-fn status(status: u16) -> Fault {
-    Fault::Status { status, headers: Vec::new(), body: None }
-}
-
 /// A pool with a circuit breaker that opens at the first fault.
 fn touchy(first: Value) -> Setup {
     let mut first = first;
@@ -32,8 +28,8 @@ async fn outcomes(gateway: &Gateway, outcome: &str) -> u64 {
 }
 
 async fn assert_first_serves(gateway: &Gateway) {
-    let answer = gateway.chat().await;
-    assert_eq!(answer.header("x-spillway-trail"), Some("first;200"));
+    let response = gateway.chat().await;
+    assert_eq!(response.header("x-spillway-trail"), Some("first;200"));
     assert_eq!(outcomes(gateway, "fault").await, 0);
     assert_eq!(outcomes(gateway, "misconfigured").await, 0);
 }
@@ -42,10 +38,10 @@ async fn assert_first_serves(gateway: &Gateway) {
 async fn a_refusal_of_the_content_filter_is_the_clients_affair() {
     for first in [json!({}), provisioned()] {
         let gateway = touchy(first).start().await;
-        for answer in both_ways(&gateway, Fault::ContentFilter400).await {
-            assert_eq!((answer.status, answer.served_by()), (400, "first"));
-            assert_eq!(answer.json()["error"]["code"], "content_filter");
-            assert_eq!(answer.header("x-spillway-trail"), Some("first;400"));
+        for response in both_ways(&gateway, Fault::ContentFilter400).await {
+            assert_eq!((response.status, response.served_by()), (400, "first"));
+            assert_eq!(response.json()["error"]["code"], "content_filter");
+            assert_eq!(response.header("x-spillway-trail"), Some("first;400"));
         }
         assert_eq!(gateway.counts(), [2, 0]);
         assert_eq!(outcomes(&gateway, "client_error").await, 2);
@@ -56,9 +52,9 @@ async fn a_refusal_of_the_content_filter_is_the_clients_affair() {
 #[tokio::test]
 async fn a_prompt_too_long_for_provisioned_capacity_goes_elsewhere_and_trips_nothing() {
     let gateway = touchy(provisioned()).start().await;
-    for answer in both_ways(&gateway, Fault::ContextLength400).await {
-        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
-        assert_eq!(answer.header("x-spillway-trail"), Some("first;400, second;200"));
+    for response in both_ways(&gateway, Fault::ContextLength400).await {
+        assert_eq!((response.status, response.served_by()), (200, "second"), "{}", response.text());
+        assert_eq!(response.header("x-spillway-trail"), Some("first;400, second;200"));
     }
     assert_eq!(outcomes(&gateway, "elsewhere").await, 2);
     assert_first_serves(&gateway).await;
@@ -67,9 +63,9 @@ async fn a_prompt_too_long_for_provisioned_capacity_goes_elsewhere_and_trips_not
 #[tokio::test]
 async fn a_prompt_too_long_for_the_model_is_the_clients_affair() {
     let gateway = touchy(json!({})).start().await;
-    for answer in both_ways(&gateway, Fault::ContextLength400).await {
-        assert_eq!((answer.status, answer.served_by()), (400, "first"));
-        assert_eq!(answer.json()["error"]["code"], "context_length_exceeded");
+    for response in both_ways(&gateway, Fault::ContextLength400).await {
+        assert_eq!((response.status, response.served_by()), (400, "first"));
+        assert_eq!(response.json()["error"]["code"], "context_length_exceeded");
     }
     assert_eq!(gateway.counts(), [2, 0]);
     assert_first_serves(&gateway).await;
@@ -83,17 +79,16 @@ async fn both_ways(gateway: &Gateway, fault: Fault) -> [Response; 2] {
     [whole, gateway.chat_stream().await]
 }
 
-/// Asserts that a backend that refuses what the gateway chose is left alone after so many requests that
+/// Asserts that a backend that refuses what the gateway chose is left alone after this many requests that
 /// another backend served, and that this is said in the log.
 async fn is_shouted(gateway: &Gateway, status: u16, requests: usize, outcome: &str, what: &str) {
     for _ in 0..requests {
-        let answer = gateway.chat().await;
-        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
+        let response = gateway.chat_served_by("second").await;
         let trail = format!("first;{status}, second;200");
-        assert_eq!(answer.header("x-spillway-trail"), Some(&*trail));
+        assert_eq!(response.header("x-spillway-trail"), Some(&*trail));
     }
-    let answer = gateway.chat().await;
-    let trail = answer.header("x-spillway-trail").unwrap();
+    let response = gateway.chat().await;
+    let trail = response.header("x-spillway-trail").unwrap();
     assert!(trail.starts_with("first;skip=breaker;breaker="), "{trail}");
     assert_eq!(gateway.counts(), [requests, requests + 1]);
     assert_eq!(outcomes(gateway, outcome).await, u64::try_from(requests).unwrap());
@@ -147,7 +142,7 @@ async fn a_deployment_that_is_not_there_is_a_fault_of_the_backend() {
 #[tokio::test]
 async fn a_network_rule_of_the_resource_is_a_fault_of_the_backend() {
     let gateway = with_first(|mock| mock).await;
-    gateway.mock("first").set_fault(Some(status(403)));
+    gateway.mock("first").set_fault(Some(Fault::status(403)));
     is_shouted(&gateway, 403, 3, "denied", "credential").await;
 }
 
@@ -169,8 +164,8 @@ async fn all_fail_over_at_once(fault: Fault, count: usize, workers: usize) {
         let client = gateway.client.clone();
         requests.spawn(async move { client.post(CHAT, &chat_body()).await });
     }
-    for answer in requests.join_all().await {
-        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
+    for response in requests.join_all().await {
+        assert_eq!((response.status, response.served_by()), (200, "second"), "{}", response.text());
     }
     assert_eq!(gateway.counts(), [count, count]);
     let mut retries = 0;
@@ -186,8 +181,8 @@ async fn all_fail_over_at_once(fault: Fault, count: usize, workers: usize) {
 
 #[tokio::test]
 async fn fifty_parallel_requests_that_all_fail_over_all_succeed() {
-    all_fail_over_at_once(status(503), 50, 1).await;
-    all_fail_over_at_once(Fault::Throttle { retry_after_ms: Some(30_000) }, 50, 2).await;
+    all_fail_over_at_once(Fault::status(503), 50, 1).await;
+    all_fail_over_at_once(Fault::throttle(30_000), 50, 2).await;
     all_fail_over_at_once(Fault::ResetBeforeHeaders, 50, 1).await;
 }
 
@@ -196,7 +191,7 @@ async fn a_failover_adds_less_than_three_milliseconds_at_the_median() {
     const ROUNDS: usize = 100;
     const LIMIT: f64 = 3.0;
     let failing_over = first_and_second().start().await;
-    failing_over.mock("first").set_fault(Some(status(503)));
+    failing_over.mock("first").set_fault(Some(Fault::status(503)));
     let alone = Setup::new().backend("second", json!({})).start().await;
     let direct = Client::new(failing_over.mock("first").port());
     // Other work on the machine makes a median worse, never better: the best of three counts.
@@ -209,7 +204,7 @@ async fn a_failover_adds_less_than_three_milliseconds_at_the_median() {
             let both = failing_over.chat().await;
             assert_eq!([failed.status, served.status, both.status], [503, 200, 200]);
             assert_eq!(both.header("x-spillway-attempts"), Some("2"));
-            let ms = |answer: &Response| answer.took.as_secs_f64() * 1_000.0;
+            let ms = |response: &Response| response.took.as_secs_f64() * 1_000.0;
             added.push(ms(&both) - ms(&served) - ms(&failed));
         }
         added.sort_by(f64::total_cmp);

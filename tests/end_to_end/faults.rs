@@ -9,10 +9,6 @@ use std::time::Duration;
 const ALL: [Asking; 3] = [Asking::Chat, Asking::ChatStream, Asking::ResponsesStream];
 const STREAMS: [Asking; 2] = [Asking::ChatStream, Asking::ResponsesStream];
 
-fn status(status: u16) -> Fault {
-    Fault::Status { status, headers: Vec::new(), body: None }
-}
-
 fn error_first(shape: ErrorShape, code: &str) -> Fault {
     Fault::ErrorFirstEvent { shape, code: code.to_owned() }
 }
@@ -23,11 +19,11 @@ async fn fails_over(gateway: &Gateway, asking: Asking, fault: Fault, result: &st
     let what = format!("{asking:?} with {fault:?}");
     let before = gateway.counts();
     gateway.mock("first").push_fault(fault);
-    let answer = asking.send(gateway).await;
-    asking.assert_answered(&answer, &what);
-    assert_eq!(answer.served_by(), "second", "{what}");
-    assert_eq!(answer.header("x-spillway-attempts"), Some("2"), "{what}");
-    assert_trail(answer.header("x-spillway-trail").unwrap(), result, &what);
+    let response = asking.send(gateway).await;
+    asking.assert_answered(&response, &what);
+    assert_eq!(response.served_by(), "second", "{what}");
+    assert_eq!(response.header("x-spillway-attempts"), Some("2"), "{what}");
+    assert_trail(response.header("x-spillway-trail").unwrap(), result, &what);
     let after = gateway.counts();
     assert_eq!(after, [before[0] + 1, before[1] + 1], "{what}");
     for name in ["first", "second"] {
@@ -54,7 +50,7 @@ async fn every_status_of_a_backend_that_cannot_serve_fails_over() {
     let gateway = first_and_second().start().await;
     for asking in ALL {
         for number in [408, 429, 500, 501, 502, 503, 504, 529] {
-            fails_over(&gateway, asking, status(number), &number.to_string()).await;
+            fails_over(&gateway, asking, Fault::status(number), &number.to_string()).await;
             until_the_gate_is_open().await;
         }
         for retry_after_ms in [None, Some(0), Some(1), Some(40_000)] {
@@ -77,7 +73,7 @@ async fn an_error_that_is_not_json_fails_over_by_its_status() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_before_the_answer_fails_over() {
+async fn a_connection_that_breaks_before_the_response_fails_over() {
     let gateway = first_and_second().start().await;
     for asking in ALL {
         for fault in [Fault::ResetBeforeHeaders, Fault::CloseBeforeHeaders, Fault::GarbageBytes] {
@@ -99,9 +95,9 @@ async fn a_refused_connection_fails_over() {
             assert_eq!(asking.send(&gateway).await.served_by(), "first");
             gateway.mock("first").stop().await.unwrap();
             for _ in 0..2 {
-                let answer = asking.send(&gateway).await;
-                asking.assert_answered(&answer, "connection refused");
-                assert_eq!(answer.header("x-spillway-trail"), Some("first;connect, second;200"));
+                let response = asking.send(&gateway).await;
+                asking.assert_answered(&response, "connection refused");
+                assert_eq!(response.header("x-spillway-trail"), Some("first;connect, second;200"));
                 assert_for(&gateway.records("second").pop().unwrap(), "second", "refused");
             }
             gateway.mock("first").restart().await.unwrap();
@@ -110,7 +106,7 @@ async fn a_refused_connection_fails_over() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_late_for_envoys_limit_fails_over() {
+async fn a_response_that_is_late_for_envoys_limit_fails_over() {
     let gateway = first_and_second()
         .settings(|settings| settings.per_try_timeout = Duration::from_millis(500))
         .start()
@@ -125,7 +121,7 @@ async fn an_answer_that_is_late_for_envoys_limit_fails_over() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_late_for_the_pools_own_limit_is_a_timeout_and_fails_over() {
+async fn a_response_that_is_late_for_the_pools_own_limit_is_a_timeout_and_fails_over() {
     let limit = Duration::from_millis(400);
     let gateway =
         first_and_second().pool(json!({"failover": {"first_byte_timeout": "400ms"}})).start().await;
@@ -139,8 +135,7 @@ async fn an_answer_that_is_late_for_the_pools_own_limit_is_a_timeout_and_fails_o
             assert!(started.elapsed() >= limit * 9 / 10, "{:?}", started.elapsed());
         }
     }
-    let outcome = "wasmcustom.spillway_attempts_total.pool.gpt.backend.first.outcome.fault";
-    assert_eq!(gateway.envoy.stat(outcome).await, 6);
+    assert_eq!(gateway.attempts("first", "fault").await, 6);
 }
 
 #[tokio::test]
@@ -198,7 +193,7 @@ async fn a_stream_that_ends_before_its_first_event_fails_over() {
         }
         let reset = Fault::ResetAfterHeaders { after_events: 0 };
         fails_over(&gateway, asking, reset, "reset").await;
-        // The first event of either stream says only that there will be an answer.
+        // The first event of either stream says only that there will be a response.
         let reset = Fault::ResetAfterHeaders { after_events: 1 };
         fails_over(&gateway, asking, reset, "reset").await;
         let error = Fault::MidStreamError { after_events: 1 };
@@ -214,18 +209,17 @@ async fn a_long_announcement_is_held_up_to_the_configured_length() {
     fails_over(&gateway, asking, huge(40_000, true), "stream-error").await;
     for bytes in [40_000, 400_000, 2_000_000] {
         gateway.mock("first").push_fault(huge(bytes, false));
-        let answer = asking.send(&gateway).await;
-        asking.assert_answered(&answer, "a huge first event");
-        assert_eq!(answer.served_by(), "first");
-        assert!(answer.body.len() > bytes);
+        let response = asking.send(&gateway).await;
+        asking.assert_answered(&response, "a huge first event");
+        assert_eq!(response.served_by(), "first");
+        assert!(response.body.len() > bytes);
     }
     // Beyond what is held the error reaches the client, and is recorded.
     gateway.mock("first").push_fault(huge(4_000_000, true));
-    let answer = asking.send(&gateway).await;
-    assert_eq!((answer.status, answer.served_by()), (200, "first"));
-    assert_eq!(answer.events().last().unwrap().name.as_deref(), Some("error"));
-    let outcome = "wasmcustom.spillway_attempts_total.pool.gpt.backend.first.outcome.fault";
-    assert_eq!(gateway.envoy.stat(outcome).await, 2);
+    let response = asking.send(&gateway).await;
+    assert_eq!((response.status, response.served_by()), (200, "first"));
+    assert_eq!(response.events().last().unwrap().name.as_deref(), Some("error"));
+    assert_eq!(gateway.attempts("first", "fault").await, 2);
 
     let holding_more = json!({"failover": {"hold": {"bytes": 1_048_576, "time": "5s"}}});
     let gateway = first_and_second().pool(holding_more).start().await;
@@ -234,15 +228,15 @@ async fn a_long_announcement_is_held_up_to_the_configured_length() {
 
 #[tokio::test]
 async fn a_page_of_html_with_status_200_passes_as_it_is() {
-    // It is an answer by its status, and a gateway that judged contents would have to understand
+    // It is a response by its status, and a gateway that judged contents would have to understand
     // all that may ever be asked for.
     let gateway = first_and_second().start().await;
     for asking in ALL {
         gateway.mock("first").push_fault(Fault::GarbageHtml);
-        let answer = asking.send(&gateway).await;
-        assert_eq!((answer.status, answer.served_by()), (200, "first"));
-        assert_eq!(answer.header("content-type"), Some("text/html"));
-        assert!(answer.text().starts_with("<!DOCTYPE html>"));
+        let response = asking.send(&gateway).await;
+        assert_eq!((response.status, response.served_by()), (200, "first"));
+        assert_eq!(response.header("content-type"), Some("text/html"));
+        assert!(response.text().starts_with("<!DOCTYPE html>"));
     }
     assert_eq!(gateway.counts(), [3, 0]);
 }

@@ -33,10 +33,10 @@ async fn behind(filter: Value) -> Gateway {
 }
 
 async fn refused(gateway: &Gateway, status: u16, headers: &[(&str, &str)]) -> Value {
-    let answer = gateway.client.post_with(CHAT, headers, &chat_body()).await;
-    assert_eq!(answer.status, status, "{}", answer.text());
-    assert_eq!(answer.header("content-type"), Some("application/json"));
-    answer.json()["error"].clone()
+    let response = gateway.client.post_with(CHAT, headers, &chat_body()).await;
+    assert_eq!(response.status, status, "{}", response.text());
+    assert_eq!(response.header("content-type"), Some("application/json"));
+    response.json()["error"].clone()
 }
 
 #[tokio::test]
@@ -54,10 +54,9 @@ async fn a_refusal_of_the_rate_limit_filter_has_the_shape_of_openai_and_a_time_t
     }))
     .await;
     assert_eq!(gateway.chat().await.status, 200);
-    let answer = gateway.chat().await;
-    assert_eq!(answer.status, 429, "{}", answer.text());
-    assert_eq!(answer.header("retry-after"), Some("60"));
-    assert_eq!(answer.json()["error"]["code"], "rate_limit_exceeded");
+    let response = gateway.chat_with_status(429).await;
+    assert_eq!(response.header("retry-after"), Some("60"));
+    assert_eq!(response.json()["error"]["code"], "rate_limit_exceeded");
     assert_eq!(gateway.counts(), [1]);
 }
 
@@ -79,8 +78,8 @@ async fn refusals_of_authentication_have_the_shape_of_openai_and_the_gateways_ow
     // The gateway's own replies are not those of the mappers. What a consumer takes counts when it was answered.
     for consumer in ["poor", "spent"] {
         let headers = [("x-consumer", consumer)];
-        let answer = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
+        let response = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
+        assert_eq!(response.status, 200, "{}", response.text());
     }
     let error = refused(&gateway, 429, &[("x-consumer", "poor")]).await;
     assert_eq!(error["type"], "tokens", "{error}");
@@ -91,7 +90,7 @@ async fn refusals_of_authentication_have_the_shape_of_openai_and_the_gateways_ow
 }
 
 #[tokio::test]
-async fn without_a_key_the_answer_has_the_shape_of_openai() {
+async fn without_a_key_the_response_has_the_shape_of_openai() {
     let gateway = behind(json!({
         "name": "envoy.filters.http.api_key_auth",
         "typed_config": {
@@ -102,9 +101,9 @@ async fn without_a_key_the_answer_has_the_shape_of_openai() {
     }))
     .await;
     assert_eq!(refused(&gateway, 401, &[]).await["code"], "invalid_api_key");
-    let answer =
+    let response =
         gateway.client.post_with(CHAT, &[("api-key", "the-key-of-web")], &chat_body()).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(response.status, 200, "{}", response.text());
 }
 
 /// How often the rate limit filter before Spillway asked a service that is not there.
@@ -137,8 +136,8 @@ async fn questions(has_catch_all: bool) -> u64 {
         })
         .start()
         .await;
-    let answer = gateway.client.post_with(CHAT, &[("x-consumer", "web")], &chat_body()).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    let response = gateway.client.post_with(CHAT, &[("x-consumer", "web")], &chat_body()).await;
+    assert_eq!(response.status, 200, "{}", response.text());
     gateway.envoy.stat("cluster.ratelimit.upstream_rq_total").await
         + gateway.envoy.stat("cluster.ratelimit.upstream_cx_connect_fail").await
 }

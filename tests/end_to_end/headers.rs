@@ -22,11 +22,7 @@ fn without_lengths(trail: &str, at_most_ms: u64) -> String {
 }
 
 async fn two() -> Gateway {
-    Setup::new()
-        .backend("first", json!({"priority": 1}))
-        .backend("second", json!({"priority": 2}))
-        .start()
-        .await
+    Setup::tiers(["first", "second"]).start().await
 }
 
 /// Asserts what a request is told that the second backend served after `fault` at the first, and
@@ -35,19 +31,19 @@ async fn tells(fault: Fault, own: &str, next: &str) {
     let gateway = two().await;
     gateway.mock("first").push_fault(fault);
     for (attempts, trail) in [("2", own), ("1", next)] {
-        let answer = gateway.chat_stream().await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        assert_eq!(answer.header("x-spillway-attempts"), Some(attempts), "{trail}");
-        let told = answer.header("x-spillway-trail").unwrap();
+        let response = gateway.chat_stream().await;
+        assert_eq!(response.status, 200, "{}", response.text());
+        assert_eq!(response.header("x-spillway-attempts"), Some(attempts), "{trail}");
+        let told = response.header("x-spillway-trail").unwrap();
         assert_eq!(without_lengths(told, 30_000), trail, "{told}");
         let served_by = trail.rsplit(", ").next().unwrap().split(';').next();
-        assert_eq!(Some(answer.served_by()), served_by);
+        assert_eq!(Some(response.served_by()), served_by);
     }
 }
 
 #[tokio::test]
 async fn the_trail_tells_of_a_throttle_and_of_the_closed_gate_after_it() {
-    let throttled = Fault::Throttle { retry_after_ms: Some(30_000) };
+    let throttled = Fault::throttle(30_000);
     tells(throttled, "first;429;gate=_, second;200", "first;skip=gate;gate=_, second;200").await;
     let in_band = Fault::InBandThrottle { retry_after_ms: 30_000 };
     tells(in_band, "first;in-band;gate=_, second;200", "first;skip=gate;gate=_, second;200").await;
@@ -55,12 +51,12 @@ async fn the_trail_tells_of_a_throttle_and_of_the_closed_gate_after_it() {
 
 #[tokio::test]
 async fn the_trail_tells_of_faults() {
-    let broken = Fault::Status { status: 502, headers: Vec::new(), body: None };
+    let broken = Fault::status(502);
     tells(broken, "first;502, second;200", "first;200").await;
     tells(Fault::ResetBeforeHeaders, "first;reset, second;200", "first;200").await;
     tells(Fault::EmptyStream, "first;stream-error, second;200", "first;200").await;
     // One refused credential may be the request's doing.
-    let denied = Fault::Status { status: 401, headers: Vec::new(), body: None };
+    let denied = Fault::status(401);
     tells(denied, "first;401, second;200", "first;200").await;
 }
 
@@ -68,10 +64,10 @@ async fn the_trail_tells_of_faults() {
 async fn the_trail_tells_of_a_refused_connection() {
     let gateway = two().await;
     gateway.mock("first").stop().await.unwrap();
-    let answer = gateway.chat().await;
-    assert_eq!(answer.served_by(), "second");
-    assert_eq!(answer.header("x-spillway-attempts"), Some("2"));
-    assert_eq!(answer.header("x-spillway-trail"), Some("first;connect, second;200"));
+    let response = gateway.chat().await;
+    assert_eq!(response.served_by(), "second");
+    assert_eq!(response.header("x-spillway-attempts"), Some("2"));
+    assert_eq!(response.header("x-spillway-trail"), Some("first;connect, second;200"));
 }
 
 #[tokio::test]
@@ -113,15 +109,14 @@ async fn limited(response: serde_json::Value) -> Gateway {
 async fn the_rate_limits_of_one_member_are_not_told() {
     let gateway = limited(json!({})).await;
     for _ in 0..2 {
-        let answer = gateway.chat().await;
-        assert_eq!(answer.status, 200);
-        for name in answer.headers.keys() {
-            assert!(!name.as_str().starts_with("x-ratelimit-"), "{:?}", answer.headers);
+        let response = gateway.chat_with_status(200).await;
+        for name in response.headers.keys() {
+            assert!(!name.as_str().starts_with("x-ratelimit-"), "{:?}", response.headers);
             assert_ne!(name.as_str(), UTILISATION);
         }
         // What Azure's support asks for passes.
         for name in ["apim-request-id", "x-ms-region", "x-request-id"] {
-            assert!(answer.header(name).is_some(), "{name}: {:?}", answer.headers);
+            assert!(response.header(name).is_some(), "{name}: {:?}", response.headers);
         }
     }
     assert_eq!(gateway.counts(), [1, 1]);
@@ -131,12 +126,12 @@ async fn the_rate_limits_of_one_member_are_not_told() {
 async fn the_rate_limits_of_one_member_are_told_when_asked_for() {
     let gateway = limited(json!({"backend_rate_limits": "on"})).await;
     for _ in 0..2 {
-        let answer = gateway.chat().await;
-        match answer.served_by() {
-            "first" => assert!(answer.header(UTILISATION).is_some(), "{:?}", answer.headers),
+        let response = gateway.chat().await;
+        match response.served_by() {
+            "first" => assert!(response.header(UTILISATION).is_some(), "{:?}", response.headers),
             _ => {
                 for name in RATE_LIMITS {
-                    assert!(answer.header(name).is_some(), "{name}: {:?}", answer.headers);
+                    assert!(response.header(name).is_some(), "{name}: {:?}", response.headers);
                 }
             }
         }
@@ -160,9 +155,10 @@ async fn what_only_the_gateway_may_say_is_not_taken_from_a_backend() {
     let forged_400 = Fault::Status { status: 400, headers, body: Some("{}".to_owned()) };
     for (fault, status) in [(forged_200.clone(), 200), (forged_200, 200), (forged_400, 400)] {
         gateway.mock("first").push_fault(fault);
-        let answer = if status == 200 { gateway.chat_stream().await } else { gateway.chat().await };
-        assert_eq!((answer.status, answer.served_by()), (status, "first"));
-        let own: Vec<_> = answer
+        let response =
+            if status == 200 { gateway.chat_stream().await } else { gateway.chat().await };
+        assert_eq!((response.status, response.served_by()), (status, "first"));
+        let own: Vec<_> = response
             .headers
             .iter()
             .filter(|(name, _)| name.as_str().starts_with("x-spillway-"))
@@ -172,7 +168,7 @@ async fn what_only_the_gateway_may_say_is_not_taken_from_a_backend() {
         assert_eq!(own.len(), 2, "{own:?}");
         assert!(own.contains(&("x-spillway-attempts", "1")), "{own:?}");
         assert!(own.contains(&("x-spillway-trail", &trail)), "{own:?}");
-        assert_eq!(answer.headers.get_all("x-served-by").iter().count(), 1);
+        assert_eq!(response.headers.get_all("x-served-by").iter().count(), 1);
     }
     assert_eq!(gateway.counts(), [3, 0]);
 }
@@ -186,9 +182,9 @@ async fn what_only_the_gateway_may_say_is_not_taken_from_a_client() {
         ("x-spillway-anything", "second"),
         ("X-Spillway-Target", "second"),
     ];
-    let answer = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
-    assert_eq!(answer.header("x-spillway-trail"), Some("first;200"));
-    assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
+    let response = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
+    assert_eq!(response.header("x-spillway-trail"), Some("first;200"));
+    assert_eq!(response.header("x-spillway-attempts"), Some("1"));
     let record = gateway.records("first").pop().unwrap();
     assert!(record.headers.iter().all(|(name, _)| !name.starts_with("x-spillway-")));
 }
@@ -199,7 +195,7 @@ async fn a_client_hears_nothing_of_other_ways_to_a_backend_nor_gets_its_cookies(
     let headers = [("alt-svc", "h3=\":443\""), ("set-cookie", "a=b"), ("x-ms-region", "here")];
     let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     gateway.mock("first").push_fault(Fault::Status { status: 422, headers, body: None });
-    let answer = gateway.chat().await;
-    assert_eq!((answer.status, answer.header("x-ms-region")), (422, Some("here")));
-    assert_eq!((answer.header("alt-svc"), answer.header("set-cookie")), (None, None));
+    let response = gateway.chat().await;
+    assert_eq!((response.status, response.header("x-ms-region")), (422, Some("here")));
+    assert_eq!((response.header("alt-svc"), response.header("set-cookie")), (None, None));
 }

@@ -1,6 +1,6 @@
 //! Nobody outside can take a pool down: whatever one client sends, all others are served by the first tier.
 //!
-//! Requests come from seeds; the mocks answer them as Azure and OpenAI answer wrong things. A seed that
+//! Requests come from seeds; the mocks respond to them as Azure and OpenAI respond to wrong requests. A seed that
 //! failed runs alone with `SPILLWAY_HOSTILE_SEED=<seed> SPILLWAY_HOSTILE_REQUESTS=1`.
 
 mod bodies;

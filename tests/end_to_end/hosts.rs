@@ -9,19 +9,22 @@ use std::time::{Duration, Instant};
 
 /// A first backend whose cluster has these hosts, and a second one.
 fn first_at(hosts: Hosts) -> Setup {
-    Setup::new()
-        .backend("first", json!({"priority": 1}))
-        .backend("second", json!({"priority": 2}))
+    Setup::tiers(["first", "second"])
         .pool(forgetful())
         .settings(|settings| settings.cluster("first", |cluster| cluster.hosts = hosts))
 }
 
 async fn assert_second_serves(gateway: &Gateway) {
     for _ in 0..4 {
-        for answer in [gateway.chat().await, gateway.chat_stream().await] {
-            assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
-            assert_eq!(answer.header("x-spillway-attempts"), Some("2"));
-            assert_eq!(answer.header("x-spillway-trail"), Some("first;no-host, second;200"));
+        for response in [gateway.chat().await, gateway.chat_stream().await] {
+            assert_eq!(
+                (response.status, response.served_by()),
+                (200, "second"),
+                "{}",
+                response.text()
+            );
+            assert_eq!(response.header("x-spillway-attempts"), Some("2"));
+            assert_eq!(response.header("x-spillway-trail"), Some("first;no-host, second;200"));
         }
     }
     assert_eq!(gateway.counts(), [0, 8]);
@@ -47,9 +50,7 @@ async fn a_name_that_does_not_resolve_is_a_failed_attempt() {
 #[tokio::test]
 async fn names_that_resolve_late_open_no_breaker() {
     let names = NameServer::start().await;
-    let gateway = Setup::new()
-        .backend("first", json!({"priority": 1}))
-        .backend("second", json!({"priority": 2}))
+    let gateway = Setup::tiers(["first", "second"])
         .settings(|settings| {
             settings.name_server = Some(names.port());
             settings.cluster("first", |it| it.hosts = Hosts::Name("first.test".into()));
@@ -58,11 +59,10 @@ async fn names_that_resolve_late_open_no_breaker() {
         .start()
         .await;
     for _ in 0..12 {
-        let answer = gateway.chat().await;
-        assert_eq!(answer.status, 503, "{}", answer.text());
-        assert_eq!(answer.header("x-spillway-trail"), Some("first;no-host, second;no-host"));
+        let response = gateway.chat_with_status(503).await;
+        assert_eq!(response.header("x-spillway-trail"), Some("first;no-host, second;no-host"));
         // Soon: the names may resolve at any moment.
-        let delay_ms: u64 = answer.header("retry-after-ms").unwrap().parse().unwrap();
+        let delay_ms: u64 = response.header("retry-after-ms").unwrap().parse().unwrap();
         assert!(delay_ms < 2_000, "{delay_ms}");
     }
     assert!(gateway.envoy.log().contains("backend first: its cluster has no host"), "not told");
@@ -78,9 +78,8 @@ async fn a_list_of_endpoints_that_is_empty_is_a_failed_attempt() {
     first_comes_back(&gateway).await;
     gateway.set_hosts("first", None);
     eventually("the second backend serves", async || {
-        let answer = gateway.chat().await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        answer.served_by() == "second"
+        let response = gateway.chat_with_status(200).await;
+        response.served_by() == "second"
     })
     .await;
 }
@@ -91,16 +90,15 @@ async fn a_cluster_without_hosts_is_a_failed_attempt() {
 }
 
 #[tokio::test]
-async fn when_no_backend_has_a_host_the_answer_says_when_to_come_back() {
+async fn when_no_backend_has_a_host_the_response_says_when_to_come_back() {
     let gateway = first_at(Hosts::None)
         .settings(|settings| settings.cluster("second", |cluster| cluster.hosts = Hosts::None))
         .start()
         .await;
-    let answer = gateway.chat().await;
-    assert_eq!(answer.status, 503, "{}", answer.text());
-    assert_eq!(answer.header("x-spillway-trail"), Some("first;no-host, second;no-host"));
-    assert!(answer.header("retry-after").is_some());
-    let message = answer.json()["error"]["message"].to_string();
+    let response = gateway.chat_with_status(503).await;
+    assert_eq!(response.header("x-spillway-trail"), Some("first;no-host, second;no-host"));
+    assert!(response.header("retry-after").is_some());
+    let message = response.json()["error"]["message"].to_string();
     assert!(message.contains("All backends are unavailable."), "{message}");
 }
 

@@ -17,7 +17,7 @@ const AWAY: Duration = Duration::from_millis(20);
 const CLIENTS: usize = 20;
 /// As many as the breaker's rules ask for, in a closing that shows anything.
 const RESETS_MIN: usize = 5;
-/// How many closings must meet so many requests, and how many are tried: a busy machine has clients wait.
+/// How many closings must meet this many requests, and how many are tried: a busy machine has clients wait.
 const CLOSINGS: usize = 3;
 const CLOSINGS_MAX: usize = 30;
 
@@ -101,8 +101,8 @@ async fn serve(mut stream: TcpStream, connection: Arc<Connection>, resets: Arc<A
         sleep(AWAY).await;
         let body = r#"{"object":"chat.completion","choices":[]}"#;
         let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json";
-        let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-        if stream.write_all(answer.as_bytes()).await.is_err() {
+        let response = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        if stream.write_all(response.as_bytes()).await.is_err() {
             return;
         }
         connection.is_busy.store(false, Ordering::SeqCst);
@@ -156,9 +156,9 @@ async fn is_not_left_alone(farewell: &'static str) {
             (gateway.another_client(), Arc::clone(&is_over), Arc::clone(&served));
         clients.spawn(async move {
             while !is_over.load(Ordering::SeqCst) {
-                let answer = client.post(CHAT, &chat_body()).await;
-                assert_eq!(answer.status, 200, "{}", answer.text());
-                served.fetch_add(usize::from(answer.served_by() == "distant"), Ordering::SeqCst);
+                let response = client.post(CHAT, &chat_body()).await;
+                assert_eq!(response.status, 200, "{}", response.text());
+                served.fetch_add(usize::from(response.served_by() == "distant"), Ordering::SeqCst);
             }
         });
     }

@@ -27,20 +27,25 @@ async fn a_prompt_that_no_backend_takes_is_the_requests_fault() {
             })
             .start()
             .await;
-        let answer = gateway.client.post(CHAT, &prompt(5_000)).await;
-        assert_eq!(answer.status, 400, "{api}: {}", answer.text());
-        let error = &answer.json()["error"];
+        let response = gateway.client.post(CHAT, &prompt(5_000)).await;
+        assert_eq!(response.status, 400, "{api}: {}", response.text());
+        let error = &response.json()["error"];
         assert_eq!(error["code"], "context_length_exceeded", "{error}");
         assert_eq!(error["type"], "invalid_request_error", "{error}");
         assert!(error["message"].as_str().unwrap().contains("1000"), "{error}");
-        assert_eq!(answer.header("retry-after"), None, "{api}");
+        assert_eq!(response.header("retry-after"), None, "{api}");
         assert_eq!(gateway.counts(), [0, 0], "{api}");
         // The one that takes longer prompts does not take this operation.
         let input = json!({"model": "gpt-4o", "input": "word".repeat(500)});
-        let answer = gateway.client.post(RESPONSES, &input).await;
-        assert_eq!(answer.json()["error"]["code"], "context_length_exceeded", "{}", answer.text());
-        let answer = gateway.client.post(CHAT, &prompt(500)).await;
-        assert_eq!((answer.status, answer.served_by()), (200, "long"), "{}", answer.text());
+        let response = gateway.client.post(RESPONSES, &input).await;
+        assert_eq!(
+            response.json()["error"]["code"],
+            "context_length_exceeded",
+            "{}",
+            response.text()
+        );
+        let response = gateway.client.post(CHAT, &prompt(500)).await;
+        assert_eq!((response.status, response.served_by()), (200, "long"), "{}", response.text());
         assert_eq!(gateway.chat().await.status, 200);
     }
 }
@@ -52,11 +57,11 @@ async fn a_prompt_that_a_throttled_backend_would_take_is_to_be_repeated() {
         .backend("long", json!({"priority": 2}))
         .start()
         .await;
-    gateway.mock("long").push_fault(Fault::Throttle { retry_after_ms: Some(20_000) });
+    gateway.mock("long").push_fault(Fault::throttle(20_000));
     for _ in 0..2 {
-        let answer = gateway.client.post(CHAT, &prompt(5_000)).await;
-        assert_eq!(answer.status, 429, "{}", answer.text());
-        assert!(answer.header("retry-after").is_some());
+        let response = gateway.client.post(CHAT, &prompt(5_000)).await;
+        assert_eq!(response.status, 429, "{}", response.text());
+        assert!(response.header("retry-after").is_some());
     }
     assert_eq!(gateway.counts(), [0, 1]);
     assert_eq!(gateway.chat().await.served_by(), "short");

@@ -33,7 +33,7 @@ mod failover;
 mod faults;
 mod filters_before;
 mod headers;
-mod held_answers;
+mod held_responses;
 mod hostile_clients;
 mod hosts;
 mod idle_connections;

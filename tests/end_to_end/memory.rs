@@ -52,8 +52,8 @@ async fn twenty_prompts_of_twenty_mebibytes_leave_no_memory_behind() {
     let send = async || {
         let headers = [("content-type", "application/json")];
         let body = body.clone().into();
-        let answer = gateway.client.send(Method::POST, CHAT, &headers, body).await.unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.text());
+        let response = gateway.client.send(Method::POST, CHAT, &headers, body).await.unwrap();
+        assert_eq!(response.status, 200, "{}", response.text());
         gateway.mock("north").clear_records();
     };
     assert_eq!(gateway.chat().await.status, 200);
@@ -95,10 +95,10 @@ async fn images_of_twenty_mebibytes_leave_no_memory_behind_and_count_as_images()
     let (fresh, _) = memory_bytes(&gateway);
     // Each reserves about three thousand tokens, four images among them, and uses far fewer.
     for _ in 0..20 {
-        let answer = gateway.client.post(CHAT, &body).await;
-        let trail = answer.header("x-spillway-trail").unwrap_or_default().to_owned();
-        assert_eq!(answer.status, 200, "{trail}: {}", answer.text());
-        assert!(answer.text().ends_with("data: [DONE]\n\n"), "{}", answer.text());
+        let response = gateway.client.post(CHAT, &body).await;
+        let trail = response.header("x-spillway-trail").unwrap_or_default().to_owned();
+        assert_eq!(response.status, 200, "{trail}: {}", response.text());
+        assert!(response.text().ends_with("data: [DONE]\n\n"), "{}", response.text());
         gateway.mock("north").clear_records();
     }
     let (after, _) = memory_bytes(&gateway);

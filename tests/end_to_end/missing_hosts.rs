@@ -2,18 +2,16 @@
 
 use crate::harness::{Gateway, Hosts, Setup, first_and_second, host_of};
 use serde_json::json;
-use std::sync::Arc;
-use testbed::bootstrap::{Bootstrap, matcher};
+use testbed::bootstrap::matcher;
 
 const MISROUTED: &str =
     "wasmcustom.spillway_attempts_total.pool.gpt.backend.first.outcome.misrouted";
 
 async fn assert_second_serves_alone(gateway: &Gateway) {
     for _ in 0..5 {
-        let answer = gateway.chat().await;
-        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
-        assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
-        let trail = answer.header("x-spillway-trail").unwrap();
+        let response = gateway.chat_served_by("second").await;
+        assert_eq!(response.header("x-spillway-attempts"), Some("1"));
+        let trail = response.header("x-spillway-trail").unwrap();
         assert!(trail.starts_with("first;skip=breaker;breaker="), "{trail}");
     }
     assert_eq!(gateway.envoy.stat(MISROUTED).await, 1);
@@ -27,10 +25,9 @@ async fn a_backend_that_the_matcher_lacks_fails_over_and_its_key_goes_nowhere() 
         .settings(|settings| settings.cluster("first", |cluster| cluster.is_in_matcher = false))
         .start()
         .await;
-    let answer = gateway.chat().await;
-    assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
-    assert_eq!(answer.header("x-spillway-attempts"), Some("2"));
-    assert_eq!(answer.header("x-spillway-trail"), Some("first;no-route, second;200"));
+    let response = gateway.chat_served_by("second").await;
+    assert_eq!(response.header("x-spillway-attempts"), Some("2"));
+    assert_eq!(response.header("x-spillway-trail"), Some("first;no-route, second;200"));
     assert_second_serves_alone(&gateway).await;
     assert_eq!(gateway.counts(), [0, 6]);
 }
@@ -38,15 +35,14 @@ async fn a_backend_that_the_matcher_lacks_fails_over_and_its_key_goes_nowhere() 
 /// Envoy answers by itself, so one request is told to come back at once, as SDKs do by themselves.
 async fn costs_one_request(setup: Setup, word: &str) {
     let gateway = setup.start().await;
-    let answer = gateway.chat().await;
-    assert_eq!(answer.status, 503, "{}", answer.text());
-    assert_eq!(answer.header("retry-after"), Some("1"));
-    assert_eq!(answer.header("retry-after-ms"), Some("100"));
-    assert_eq!(answer.header("x-should-retry"), Some("true"));
-    let message = answer.json()["error"]["message"].to_string();
+    let response = gateway.chat_with_status(503).await;
+    assert_eq!(response.header("retry-after"), Some("1"));
+    assert_eq!(response.header("retry-after-ms"), Some("100"));
+    assert_eq!(response.header("x-should-retry"), Some("true"));
+    let message = response.json()["error"]["message"].to_string();
     assert!(message.contains("could not reach the backend that it chose"), "{message}");
-    assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
-    assert_eq!(answer.header("x-spillway-trail"), Some(&*format!("first;{word}")));
+    assert_eq!(response.header("x-spillway-attempts"), Some("1"));
+    assert_eq!(response.header("x-spillway-trail"), Some(&*format!("first;{word}")));
     assert_second_serves_alone(&gateway).await;
     assert_eq!(gateway.counts(), [0, 5]);
 }
@@ -71,11 +67,9 @@ async fn a_cluster_without_any_endpoint_costs_one_request() {
 
 #[tokio::test]
 async fn a_route_that_confuses_two_backends_costs_one_request_and_shows_no_key() {
-    let setup = first_and_second().settings(|settings| {
-        settings.adjust = Some(Arc::new(|bootstrap: &mut Bootstrap| {
-            let matcher = matcher(&mut bootstrap.routes()[0]);
-            matcher["first"] = matcher["second"].clone();
-        }));
+    let setup = first_and_second().adjust(|bootstrap| {
+        let matcher = matcher(&mut bootstrap.routes()[0]);
+        matcher["first"] = matcher["second"].clone();
     });
     costs_one_request(setup, "wrong-cluster").await;
 }
@@ -89,30 +83,24 @@ async fn a_target_of_nobody_is_answered_when_the_catch_all_cluster_exists_and_wh
             .start()
             .await;
         gateway.mock("first").stop().await.unwrap();
-        let answer = gateway.chat().await;
-        assert_eq!(answer.status, 503, "{}", answer.text());
-        assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
-        assert!(answer.header("retry-after-ms").is_some());
-        assert!(answer.json()["error"]["message"].is_string());
+        let response = gateway.chat_with_status(503).await;
+        assert_eq!(response.header("x-spillway-attempts"), Some("1"));
+        assert!(response.header("retry-after-ms").is_some());
+        assert!(response.json()["error"]["message"].is_string());
     }
 }
 
 #[tokio::test]
 async fn a_cluster_without_the_attempt_filter_is_asked_once() {
-    let gateway = Setup::new()
-        .backend("first", json!({"priority": 1}))
-        .backend("second", json!({"priority": 2}))
-        .settings(|settings| {
-            settings.adjust = Some(Arc::new(|whole| {
-                let first = whole.cluster("first");
-                first.as_object_mut().unwrap().remove("typed_extension_protocol_options");
-            }));
+    let gateway = Setup::tiers(["first", "second"])
+        .adjust(|whole| {
+            let first = whole.cluster("first");
+            first.as_object_mut().unwrap().remove("typed_extension_protocol_options");
         })
         .start()
         .await;
-    let answer = gateway.chat().await;
-    assert_eq!(answer.status, 503, "{}", answer.text());
-    assert_eq!(answer.header("x-spillway-trail"), Some("first;no-filter"));
+    let response = gateway.chat_with_status(503).await;
+    assert_eq!(response.header("x-spillway-trail"), Some("first;no-filter"));
     for _ in 0..3 {
         assert_eq!(gateway.chat().await.served_by(), "second");
     }

@@ -17,10 +17,10 @@ async fn gateway() -> Gateway {
 async fn models_are_listed_in_every_shape_without_a_backend() {
     let gateway = gateway().await;
     for path in ["/v1/models", "/openai/v1/models", "/openai/models?api-version=2024-10-21"] {
-        let answer = gateway.client.get(path, &[]).await;
-        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
-        assert_eq!(answer.header("content-type"), Some("application/json"));
-        let list = answer.json();
+        let response = gateway.client.get(path, &[]).await;
+        assert_eq!(response.status, 200, "{path}: {}", response.text());
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        let list = response.json();
         assert_eq!(list["object"], "list");
         let ids: Vec<&str> =
             list["data"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap()).collect();
@@ -40,9 +40,9 @@ async fn one_model_is_shown_as_the_list_shows_it() {
     for path in
         ["/v1/models/gpt-4o", "/openai/v1/models/gpt%2D4o", "/openai/models/gpt-4o?api-version=x"]
     {
-        let answer = gateway.client.get(path, &[]).await;
-        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
-        assert_eq!(answer.json(), list["data"][0], "{path}");
+        let response = gateway.client.get(path, &[]).await;
+        assert_eq!(response.status, 200, "{path}: {}", response.text());
+        assert_eq!(response.json(), list["data"][0], "{path}");
     }
     assert_eq!(gateway.counts(), [0, 0]);
 }
@@ -65,9 +65,9 @@ async fn an_unknown_model_is_not_found_wherever_it_is_named() {
     ];
     for (method, path, body) in requests {
         let case = format!("{method} {path} {body}");
-        let answer = gateway.client.send(method, path, &[], body.into()).await.unwrap();
-        assert_eq!(answer.status, 404, "{case}: {}", answer.text());
-        let error = &answer.json()["error"];
+        let response = gateway.client.send(method, path, &[], body.into()).await.unwrap();
+        assert_eq!(response.status, 404, "{case}: {}", response.text());
+        let error = &response.json()["error"];
         assert_eq!(error["code"], "model_not_found", "{case}");
         assert_eq!(error["type"], "invalid_request_error", "{case}");
         assert_eq!(error["param"], "model", "{case}");
@@ -80,8 +80,8 @@ async fn an_unknown_model_is_not_found_wherever_it_is_named() {
 async fn a_client_that_asks_for_models_needs_no_body_and_no_credential() {
     let gateway = gateway().await;
     let headers = [("authorization", "Bearer nonsense"), ("api-key", "nonsense")];
-    let answer = gateway.client.get("/v1/models", &headers).await;
-    assert_eq!(answer.status, 200);
+    let response = gateway.client.get("/v1/models", &headers).await;
+    assert_eq!(response.status, 200);
     let head = gateway.client.send(Method::HEAD, "/v1/models", &[], "".into()).await.unwrap();
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert_eq!(gateway.counts(), [0, 0]);

@@ -2,7 +2,9 @@
 //! backend serves, and no client is sent past the gateway.
 
 use crate::harness::raw::{Connection, RawBackend};
-use crate::harness::{CHAT, Gateway, Setup, chat_body, eventually, first_and_second};
+use crate::harness::{
+    CHAT, Gateway, Setup, chat_body, eventually, first_and_second, first_elsewhere,
+};
 use mock_azure::Fault;
 use serde_json::json;
 
@@ -11,29 +13,24 @@ const REDIRECTS: [u16; 6] = [300, 301, 302, 303, 307, 308];
 const OF_ONE: [u16; 9] = [402, 405, 407, 410, 418, 421, 423, 451, 499];
 
 fn answers(status: u16, headers: &[(&str, &str)]) -> Fault {
-    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Fault::Status { status, headers: headers.collect(), body: Some(r#"{"error":{}}"#.to_owned()) }
+    Fault::status_with(status, headers, Some(r#"{"error":{}}"#))
 }
 
 fn redirect(status: u16) -> Fault {
     answers(status, &[("location", "https://first.openai.azure.com/elsewhere")])
 }
 
-/// A raw backend before a mock. Its one answer is `answer`.
-async fn raw_first(answer: &str) -> (RawBackend, Gateway) {
-    raw_first_with(answer, |setup| setup).await
+/// A raw backend before a mock. Its one response is `answer`.
+async fn raw_first(response: &str) -> (RawBackend, Gateway) {
+    raw_first_with(response, |setup| setup).await
 }
 
 async fn raw_first_with(
-    answer: &str,
+    response: &str,
     change: impl FnOnce(Setup) -> Setup,
 ) -> (RawBackend, Gateway) {
-    let backend = RawBackend::start(answer).await;
-    let setup = Setup::new().backend("second", json!({"priority": 2})).backend_elsewhere(
-        "first",
-        json!({"priority": 1}),
-        backend.port(),
-    );
+    let backend = RawBackend::start(response).await;
+    let setup = first_elsewhere(backend.port());
     (backend, change(setup).start().await)
 }
 
@@ -52,11 +49,11 @@ async fn a_redirect_or_a_status_of_one_backend_alone_fails_over() {
     let gateway = first_and_second().start().await;
     for status in REDIRECTS.into_iter().chain([304]).chain(OF_ONE) {
         gateway.mock("first").push_fault(redirect(status));
-        let answer = gateway.chat().await;
-        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{status}");
+        let response = gateway.chat().await;
+        assert_eq!((response.status, response.served_by()), (200, "second"), "{status}");
         let trail = format!("first;{status}, second;200");
-        assert_eq!(answer.header("x-spillway-trail"), Some(&*trail));
-        assert_eq!(answer.header("location"), None);
+        assert_eq!(response.header("x-spillway-trail"), Some(&*trail));
+        assert_eq!(response.header("location"), None);
         assert_eq!(gateway.chat().await.served_by(), "first", "after {status}");
     }
 }
@@ -70,15 +67,15 @@ async fn a_redirect_of_every_backend_is_an_error_of_the_gateway() {
             for name in names {
                 gateway.mock(name).push_fault(redirect(status));
             }
-            let answer = gateway.chat().await;
-            assert_eq!(answer.status, 502, "{status}: {}", answer.text());
-            assert_eq!(answer.header("location"), None);
-            let error = &answer.json()["error"];
+            let response = gateway.chat().await;
+            assert_eq!(response.status, 502, "{status}: {}", response.text());
+            assert_eq!(response.header("location"), None);
+            let error = &response.json()["error"];
             assert!(error["message"].as_str().unwrap().contains("redirect"), "{error}");
-            assert_eq!(answer.header("x-spillway-attempts"), Some(&*names.len().to_string()));
+            assert_eq!(response.header("x-spillway-attempts"), Some(&*names.len().to_string()));
         }
-        let answer = gateway.chat().await;
-        assert_eq!(answer.status, 200, "redirects of all opened a breaker: {}", answer.text());
+        let response = gateway.chat().await;
+        assert_eq!(response.status, 200, "redirects of all opened a breaker: {}", response.text());
     }
 }
 
@@ -90,9 +87,9 @@ async fn a_status_that_every_backend_agrees_on_is_passed_on() {
         for name in ["first", "second"] {
             gateway.mock(name).push_fault(answers(status, &[]));
         }
-        let answer = gateway.chat().await;
-        assert_eq!(answer.status, status, "{}", answer.text());
-        assert_eq!(answer.text(), r#"{"error":{}}"#);
+        let response = gateway.chat().await;
+        assert_eq!(response.status, status, "{}", response.text());
+        assert_eq!(response.text(), r#"{"error":{}}"#);
     }
 }
 
@@ -103,28 +100,23 @@ async fn a_backend_that_redirects_all_is_left_alone_after_some() {
          connection: close\r\n\r\n",
     )
     .await;
-    let gateway = Setup::new()
-        .backend("second", json!({"priority": 2}))
-        .backend_elsewhere("first", json!({"priority": 1}), backend.port())
-        .start()
-        .await;
+    let gateway = first_elsewhere(backend.port()).start().await;
     for _ in 0..10 {
-        let answer = gateway.chat().await;
-        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
+        gateway.chat_served_by("second").await;
     }
     assert_eq!(backend.requests(), 3);
     assert!(gateway.envoy.log().contains("first answered 302"), "nobody was told");
 }
 
 #[tokio::test]
-async fn another_protocol_that_nobody_asked_for_is_no_answer() {
+async fn another_protocol_that_nobody_asked_for_is_no_response() {
     let (backend, gateway) = raw_first(
         "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
     )
     .await;
     for _ in 0..2 {
-        let answer = gateway.client.post(CHAT, &chat_body()).await;
-        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
+        let response = gateway.client.post(CHAT, &chat_body()).await;
+        assert_eq!((response.status, response.served_by()), (200, "second"), "{}", response.text());
     }
     assert_eq!(backend.requests(), 2);
 }
@@ -171,13 +163,13 @@ async fn an_error_of_a_partner_model_is_what_the_model_says() {
     let model_says = |status: &str| answers(424, &[("ms-azureml-model-error-statuscode", status)]);
     for status in ["400", "422"] {
         gateway.mock("first").push_fault(model_says(status));
-        let answer = gateway.chat().await;
-        assert_eq!((answer.status, answer.served_by()), (424, "first"), "{status}");
+        let response = gateway.chat().await;
+        assert_eq!((response.status, response.served_by()), (424, "first"), "{status}");
     }
     for status in ["429", "500", "503"] {
         gateway.mock("first").push_fault(model_says(status));
-        let answer = gateway.chat().await;
-        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{status}");
+        let response = gateway.chat().await;
+        assert_eq!((response.status, response.served_by()), (200, "second"), "{status}");
         eventually("the gate is open", async || gateway.chat().await.served_by() == "first").await;
     }
 }
@@ -190,8 +182,8 @@ async fn an_upload_that_was_not_received_goes_to_another_backend() {
             |setup| setup.whole(json!({"allow_operations": ["files"]})),
         )
         .await;
-        let answer = gateway.client.post("/v1/files", &json!({"purpose": "batch"})).await;
-        assert_eq!(answer.header("x-spillway-attempts"), Some(attempts), "{}", answer.text());
+        let response = gateway.client.post("/v1/files", &json!({"purpose": "batch"})).await;
+        assert_eq!(response.header("x-spillway-attempts"), Some(attempts), "{}", response.text());
         assert_eq!(backend.requests(), 1);
     }
 }
@@ -206,14 +198,14 @@ async fn nothing_that_is_kept_at_a_backend_is_had_by_a_redirect() {
             gateway.mock(name).push_fault(redirect(307));
         }
         let method = method.parse().unwrap();
-        let answer = gateway.client.send(method, path, &[], bytes::Bytes::new()).await.unwrap();
-        assert_eq!((answer.status, answer.header("location")), (502, None), "{path}");
-        assert_eq!(answer.header("x-spillway-attempts"), Some("2"), "{path}");
+        let response = gateway.client.send(method, path, &[], bytes::Bytes::new()).await.unwrap();
+        assert_eq!((response.status, response.header("location")), (502, None), "{path}");
+        assert_eq!(response.header("x-spillway-attempts"), Some("2"), "{path}");
     }
 }
 
 #[tokio::test]
-async fn a_success_without_an_answer_fails_over() {
+async fn a_success_without_a_response_fails_over() {
     for (status, length) in [
         ("200 OK", "content-length: 0\r\n"),
         ("204 No Content", ""),
@@ -221,9 +213,9 @@ async fn a_success_without_an_answer_fails_over() {
     ] {
         let (backend, gateway) =
             raw_first(&format!("HTTP/1.1 {status}\r\n{length}connection: close\r\n\r\n")).await;
-        let answer = gateway.chat().await;
-        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{status}");
-        assert_eq!(answer.header("x-spillway-trail"), Some("first;empty, second;200"));
+        let response = gateway.chat().await;
+        assert_eq!((response.status, response.served_by()), (200, "second"), "{status}");
+        assert_eq!(response.header("x-spillway-trail"), Some("first;empty, second;200"));
         assert_eq!(backend.requests(), 1);
     }
 }

@@ -20,28 +20,32 @@ async fn a_stored_response_is_found_at_whichever_backend_has_it() {
     let create = json!({"model": "gpt-4o", "input": "Remember this."});
     let mut ids = Vec::new();
     for _ in 0..4 {
-        let answer = gateway.client.post("/v1/responses", &create).await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        ids.push((answer.json()["id"].as_str().unwrap().to_owned(), answer.served_by().to_owned()));
+        let response = gateway.client.post("/v1/responses", &create).await;
+        assert_eq!(response.status, 200, "{}", response.text());
+        ids.push((
+            response.json()["id"].as_str().unwrap().to_owned(),
+            response.served_by().to_owned(),
+        ));
     }
     assert!(ids.iter().any(|(_, at)| at == "north") && ids.iter().any(|(_, at)| at == "south"));
     for method in [Method::GET, Method::DELETE] {
         for (id, at) in &ids {
             let path = format!("/v1/responses/{id}?include=x");
-            let answer = gateway.client.send(method.clone(), &path, &[], "".into()).await.unwrap();
-            assert_eq!(answer.status, 200, "{method} {id}: {}", answer.text());
-            assert_eq!(answer.served_by(), at);
+            let response =
+                gateway.client.send(method.clone(), &path, &[], "".into()).await.unwrap();
+            assert_eq!(response.status, 200, "{method} {id}: {}", response.text());
+            assert_eq!(response.served_by(), at);
             let record = gateway.records(at).pop().unwrap();
             assert_eq!(record.path, format!("/openai/v1/responses/{id}?include=x"));
             assert_eq!(record.method, method.as_str());
         }
     }
-    // Once deleted it is nowhere: the backend's own 404 is the answer, and no backend is blamed.
+    // Once deleted it is nowhere: the backend's own 404 is the response, and no backend is blamed.
     let (id, _) = &ids[0];
-    let answer = gateway.client.get(&format!("/v1/responses/{id}"), &[]).await;
-    assert_eq!(answer.status, 404, "{}", answer.text());
-    assert!(answer.text().contains(id), "{}", answer.text());
-    assert_eq!(answer.header("x-spillway-attempts"), Some("2"));
+    let response = gateway.client.get(&format!("/v1/responses/{id}"), &[]).await;
+    assert_eq!(response.status, 404, "{}", response.text());
+    assert!(response.text().contains(id), "{}", response.text());
+    assert_eq!(response.header("x-spillway-attempts"), Some("2"));
     gateway.assert_alive("a response that is nowhere").await;
 }
 
@@ -63,19 +67,19 @@ async fn a_response_is_continued_at_the_backend_that_has_the_one_before() {
 #[tokio::test]
 async fn files_go_to_the_default_pool_as_they_are() {
     let gateway = two_equal_backends().await;
-    let answer = gateway.client.get("/openai/v1/files?purpose=batch&limit=2", &[]).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let served_by = answer.served_by().to_owned();
+    let response = gateway.client.get("/openai/v1/files?purpose=batch&limit=2", &[]).await;
+    assert_eq!(response.status, 200, "{}", response.text());
+    let served_by = response.served_by().to_owned();
     assert_eq!(gateway.records(&served_by)[0].path, "/openai/v1/files?purpose=batch&limit=2");
 
     let form = "--x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nkeep\r\n--x--\r\n";
     let headers = [("content-type", "multipart/form-data; boundary=x")];
-    let answer =
+    let response =
         gateway.client.send(Method::POST, "/v1/files", &headers, form.into()).await.unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let record = gateway.records(answer.served_by()).pop().unwrap();
+    assert_eq!(response.status, 200, "{}", response.text());
+    let record = gateway.records(response.served_by()).pop().unwrap();
     assert_eq!((&*record.path, &*record.body), ("/openai/v1/files", form.as_bytes()));
-    assert_eq!(record.header("api-key"), Some(&*key_of(answer.served_by())));
+    assert_eq!(record.header("api-key"), Some(&*key_of(response.served_by())));
 }
 
 #[tokio::test]
@@ -95,8 +99,8 @@ async fn the_default_pool_takes_what_names_no_model() {
         .start()
         .await;
     assert_eq!(gateway.chat().await.served_by(), "north");
-    let answer = gateway.client.get("/v1/files", &[]).await;
-    assert_eq!((answer.status, answer.served_by()), (200, "south"));
+    let response = gateway.client.get("/v1/files", &[]).await;
+    assert_eq!((response.status, response.served_by()), (200, "south"));
 }
 
 #[tokio::test]
@@ -121,8 +125,8 @@ async fn a_large_upload_of_a_file_is_streamed_and_not_held() {
     for _ in 1..8 {
         connection.send(&part).await;
     }
-    let answer = connection.read_to_end().await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let response = connection.read_to_end().await;
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     assert_eq!(gateway.records("north")[0].body_length, 8 * 1024 * 1024);
 }
 
@@ -133,8 +137,8 @@ async fn a_stream_that_is_asked_for_in_an_unread_body_flows() {
     let body = r#"{"stream": true, "messages": []}"#;
     // A form without a boundary cannot be read; the deployment in the path is enough.
     let headers = [("content-type", "multipart/form-data")];
-    let answer = gateway.client.send(Method::POST, path, &headers, body.into()).await.unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(answer.events().last().unwrap().data, "[DONE]");
+    let response = gateway.client.send(Method::POST, path, &headers, body.into()).await.unwrap();
+    assert_eq!(response.status, 200, "{}", response.text());
+    assert_eq!(response.events().last().unwrap().data, "[DONE]");
     assert_eq!(gateway.records("north")[0].body, body);
 }

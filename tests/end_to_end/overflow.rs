@@ -3,17 +3,13 @@
 
 use crate::harness::{Gateway, Setup, eventually};
 use serde_json::{Value, json};
-use std::sync::Arc;
-use testbed::Bootstrap;
 
 async fn start(limits: Value) -> Gateway {
     Setup::new()
         .backend("first", json!({"priority": 1, "quota_group": "all"}))
         .backend("second", json!({"priority": 2, "quota_group": "all"}))
-        .settings(|settings| {
-            settings.adjust = Some(Arc::new(move |bootstrap: &mut Bootstrap| {
-                bootstrap.cluster("first")["circuit_breakers"]["thresholds"][0] = limits.clone();
-            }));
+        .adjust(move |bootstrap| {
+            bootstrap.cluster("first")["circuit_breakers"]["thresholds"][0] = limits.clone();
         })
         .start()
         .await
@@ -29,15 +25,15 @@ async fn what_envoy_does_not_send_for_limits_of_its_own_is_sent_elsewhere_soon()
         let gateway = start(limits.clone()).await;
         let mut refused = 0;
         eventually("the second backend serves", async || {
-            let answer = gateway.chat().await;
-            if answer.status == 200 {
-                assert_eq!(answer.served_by(), "second");
-                assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
+            let response = gateway.chat().await;
+            if response.status == 200 {
+                assert_eq!(response.served_by(), "second");
+                assert_eq!(response.header("x-spillway-attempts"), Some("1"));
                 return true;
             }
             refused += 1;
-            assert_eq!(answer.status, 503, "{limits}: {}", answer.text());
-            assert!(answer.header("retry-after").is_some());
+            assert_eq!(response.status, 503, "{limits}: {}", response.text());
+            assert!(response.header("retry-after").is_some());
             false
         })
         .await;
@@ -51,11 +47,10 @@ async fn what_envoy_does_not_send_for_limits_of_its_own_is_sent_elsewhere_soon()
 #[tokio::test]
 async fn a_request_that_envoy_did_not_send_is_told_to_come_back_at_once() {
     let gateway = start(json!({"max_pending_requests": 0})).await;
-    let answer = gateway.chat().await;
-    assert_eq!(answer.status, 503, "{}", answer.text());
-    assert_eq!(answer.header("x-spillway-trail"), Some("first;overflow;gate=1000ms"));
-    assert_eq!(answer.header("x-should-retry"), Some("true"));
-    assert_eq!(answer.header("retry-after-ms"), Some("100"));
+    let response = gateway.chat_with_status(503).await;
+    assert_eq!(response.header("x-spillway-trail"), Some("first;overflow;gate=1000ms"));
+    assert_eq!(response.header("x-should-retry"), Some("true"));
+    assert_eq!(response.header("retry-after-ms"), Some("100"));
     assert_eq!(gateway.chat().await.served_by(), "second");
     assert_eq!(gateway.counts(), [0, 1]);
 }

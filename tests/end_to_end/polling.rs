@@ -33,8 +33,9 @@ async fn send(gateway: &Gateway, method: Method, path: &str, body: &Value) -> Re
     gateway.client.send(method, path, &headers, body.into()).await.unwrap()
 }
 
-fn number(answer: &Response, name: &str) -> u64 {
-    let value = answer.header(name).unwrap_or_else(|| panic!("no {name}: {:?}", answer.headers));
+fn number(response: &Response, name: &str) -> u64 {
+    let value =
+        response.header(name).unwrap_or_else(|| panic!("no {name}: {:?}", response.headers));
     value.parse().unwrap()
 }
 

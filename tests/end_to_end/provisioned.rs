@@ -16,7 +16,7 @@ const TOKENS_PER_MINUTE: u64 = 60 * TOKENS_PER_SECOND;
 const BURST_TOKENS: u64 = 4 * TOKENS_PER_SECOND;
 /// What is offered, in hundredths of what drains.
 const LOAD_PERCENT: u64 = 150;
-/// What an answer has that no maximum cuts short.
+/// What a response has that no maximum cuts short.
 const COMPLETION_TOKENS: u64 = 24;
 /// How long it is offered.
 const LENGTH: Duration = Duration::from_secs(30);
@@ -100,7 +100,7 @@ async fn gateway(knows_its_bucket: bool) -> Gateway {
         .await
 }
 
-/// Offers the load for so long, and waits for all answers.
+/// Offers the load for so long, and waits for all responses.
 async fn offer(gateway: &Gateway, form: Form, length: Duration) -> Run {
     let clients: Vec<Client> = (0..CONNECTIONS).map(|_| gateway.another_client()).collect();
     let kinds = KINDS.len() as u64;
@@ -120,7 +120,7 @@ async fn offer(gateway: &Gateway, form: Form, length: Duration) -> Run {
     }
     let offered_for = started.elapsed();
     let client_errors =
-        running.join_all().await.iter().filter(|answer| !is_whole(answer, form)).count();
+        running.join_all().await.iter().filter(|response| !is_whole(response, form)).count();
     let stats = gateway.mock("ptu").stats();
     let count = |name: &str| stats[name].as_u64().unwrap();
     let drained = u64::try_from(offered_for.as_millis()).unwrap() * TOKENS_PER_SECOND / 1_000;
@@ -134,12 +134,12 @@ async fn offer(gateway: &Gateway, form: Form, length: Duration) -> Run {
     }
 }
 
-fn is_whole(answer: &Response, form: Form) -> bool {
+fn is_whole(response: &Response, form: Form) -> bool {
     let ends_well = match form {
-        Form::Whole => answer.complete,
-        Form::Streamed => answer.text().ends_with("data: [DONE]\n\n"),
+        Form::Whole => response.complete,
+        Form::Streamed => response.text().ends_with("data: [DONE]\n\n"),
     };
-    answer.status == 200 && ends_well
+    response.status == 200 && ends_well
 }
 
 /// Both settings side by side. Only with `provisioned` are there promises to keep; nobody sees a

@@ -10,7 +10,7 @@ const FINAL_BINARY: u8 = 0x82;
 const FINAL_CLOSE: u8 = 0x88;
 const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
 
-/// Asks for an upgrade; returns the connection and the head of the answer.
+/// Asks for an upgrade; returns the connection and the head of the response.
 async fn upgrade(gateway: &Gateway, path: &str) -> (Connection, String) {
     let mut connection = Connection::open(gateway.envoy.port).await;
     let request = format!(
@@ -131,12 +131,8 @@ async fn frames_of_any_size_go_both_ways_untouched() {
 
 #[tokio::test]
 async fn a_refused_upgrade_fails_over_and_closes_the_gate() {
-    let gateway = Setup::new()
-        .backend("ptu", json!({"priority": 1}))
-        .backend("sweden", json!({"priority": 2}))
-        .start()
-        .await;
-    gateway.mock("ptu").push_fault(Fault::Throttle { retry_after_ms: Some(60_000) });
+    let gateway = Setup::tiers(["ptu", "sweden"]).start().await;
+    gateway.mock("ptu").push_fault(Fault::throttle(60_000));
     for attempts in [2, 1] {
         let (mut connection, head) = upgrade(&gateway, "/v1/realtime?model=gpt-4o").await;
         assert!(head.starts_with("http/1.1 101 "), "{head}");
@@ -161,7 +157,7 @@ async fn an_upgrade_that_every_backend_refuses_is_answered_in_the_clients_words(
     let gateway =
         Setup::new().backend("north", json!({})).backend("south", json!({})).start().await;
     for name in ["north", "south"] {
-        gateway.mock(name).push_fault(Fault::Throttle { retry_after_ms: Some(30_000) });
+        gateway.mock(name).push_fault(Fault::throttle(30_000));
     }
     let (mut connection, head) = upgrade(&gateway, "/v1/realtime?model=gpt-4o").await;
     assert!(head.starts_with("http/1.1 429 "), "{head}");

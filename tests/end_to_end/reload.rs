@@ -1,9 +1,10 @@
 //! Replacing the configuration while requests run, and what Envoy does with a bad one.
 
-use crate::harness::{CHAT, Client, Gateway, Setup, chat_body, eventually};
+use crate::harness::{CHAT, Gateway, Response, Setup, chat_body, eventually};
 use mock_azure::Fault;
 use serde_json::{Value, json};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 #[tokio::test]
 async fn a_new_configuration_takes_effect_and_a_running_stream_ends_under_the_old_one() {
@@ -25,44 +26,41 @@ async fn a_new_configuration_takes_effect_and_a_running_stream_ends_under_the_ol
     takes_effect(&gateway, "x-backend", "b").await;
     let before = gateway.records("a").len();
     assert!(!stream.is_finished(), "the stream must outlast the change");
-    let answer = stream.await.unwrap();
-    assert_eq!((answer.status, answer.complete), (200, true));
-    assert_eq!(answer.served_by(), "a");
-    assert_eq!(answer.events().last().unwrap().data, "[DONE]");
+    let response = stream.await.unwrap();
+    assert_eq!((response.status, response.complete), (200, true));
+    assert_eq!(response.served_by(), "a");
+    assert_eq!(response.events().last().unwrap().data, "[DONE]");
     assert_eq!(gateway.records("a").len(), before, "it is not in the new configuration");
     // What ended under the old configuration was counted.
-    let done = "wasmcustom.spillway_attempts_total.pool.gpt.backend.a.outcome.success";
-    assert_eq!(gateway.envoy.stat(done).await, u64::try_from(before).unwrap());
+    assert_eq!(gateway.attempts("a", "success").await, u64::try_from(before).unwrap());
 }
 
 #[tokio::test]
 async fn a_request_that_waits_while_the_configuration_changes_is_served() {
     let gateway = reloadable(json!({"failover": {"max_wait": "5s"}})).await;
-    gateway.mock("a").push_fault(throttle(2_500));
-    gateway.mock("b").push_fault(throttle(60_000));
+    gateway.mock("a").push_fault(Fault::throttle(2_500));
+    gateway.mock("b").push_fault(Fault::throttle(60_000));
     let throttled = "wasmcustom.spillway_attempts_total.pool.gpt.backend.b.outcome.throttled";
-    let (in_attempt, in_gateway) = (spawn_chat(&gateway), {
+    let (in_attempt, in_gateway) = (gateway.spawn_chat(), {
         eventually("both are closed", async || gateway.envoy.stat(throttled).await == 1).await;
-        spawn_chat(&gateway)
+        gateway.spawn_chat()
     });
     let mut changed = gateway.configuration.clone();
     changed["response"]["served_by_header"] = json!("x-backend");
     gateway.replace(&changed);
     // A request under the new configuration waits for the same gate.
     eventually("it is replaced", async || gateway.envoy.stat(UPDATED).await == 2).await;
-    let under_new = spawn_chat(&gateway);
+    let under_new = gateway.spawn_chat();
     for request in [in_attempt, in_gateway, under_new] {
-        let answer = request.await.unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.text());
+        let response = request.await.unwrap();
+        assert_eq!(response.status, 200, "{}", response.text());
     }
     takes_effect(&gateway, "x-backend", "a").await;
 }
 
 #[tokio::test]
 async fn waiting_works_after_the_configuration_of_one_who_waited_is_gone() {
-    let gateway = Setup::new()
-        .backend("a", json!({"priority": 1}))
-        .backend("b", json!({"priority": 2}))
+    let gateway = Setup::tiers(["a", "b"])
         .pool(json!({"failover": {"max_wait": "5s"}}))
         .settings(|settings| {
             settings.reloadable = true;
@@ -70,12 +68,12 @@ async fn waiting_works_after_the_configuration_of_one_who_waited_is_gone() {
         })
         .start()
         .await;
-    gateway.mock("a").push_fault(throttle(60_000));
-    gateway.mock("b").push_fault(throttle(6_500));
+    gateway.mock("a").push_fault(Fault::throttle(60_000));
+    gateway.mock("b").push_fault(Fault::throttle(6_500));
     assert_eq!(gateway.chat().await.status, 429);
     // From here on the wait is short enough, and it is the gateway's filter that wants to be woken.
     tokio::time::sleep(Duration::from_millis(1_600)).await;
-    let left = spawn_chat(&gateway);
+    let left = gateway.spawn_chat();
     eventually("it waits", async || gateway.envoy.stat(ACTIVE).await == 1).await;
     let mut changed = gateway.configuration.clone();
     changed["pools"][0]["backends"].as_array_mut().unwrap().remove(0);
@@ -89,27 +87,24 @@ async fn waiting_works_after_the_configuration_of_one_who_waited_is_gone() {
     .await;
     // The pool has one backend now, whose gate is not enforced; a further 429 closes it for longer
     // than the request waited that left.
-    gateway.mock("b").push_fault(throttle(4_500));
-    let answer = tokio::time::timeout(Duration::from_secs(20), spawn_chat(&gateway)).await;
-    let answer = answer.expect("nobody woke it").unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(answer.header("x-spillway-attempts"), Some("2"));
+    gateway.mock("b").push_fault(Fault::throttle(4_500));
+    let response = tokio::time::timeout(Duration::from_secs(20), gateway.spawn_chat()).await;
+    let response = response.expect("nobody woke it").unwrap();
+    assert_eq!(response.status, 200, "{}", response.text());
+    assert_eq!(response.header("x-spillway-attempts"), Some("2"));
 }
 
 #[tokio::test]
 async fn gates_and_breakers_of_backends_whose_name_stays_are_kept() {
     let rule = json!({"failure_condition": {"count": 2}, "trip_duration": "60s"});
-    let gateway = Setup::new()
-        .backend("a", json!({"priority": 1}))
-        .backend("b", json!({"priority": 2}))
-        .backend("c", json!({"priority": 3}))
+    let gateway = Setup::tiers(["a", "b", "c"])
         .pool(json!({"circuit_breaker": {"rules": [rule]}}))
         .settings(|settings| settings.reloadable = true)
         .start()
         .await;
-    gateway.mock("a").push_fault(throttle(60_000));
+    gateway.mock("a").push_fault(Fault::throttle(60_000));
     (0..2).for_each(|_| {
-        gateway.mock("b").push_fault(Fault::Status { status: 500, headers: vec![], body: None });
+        gateway.mock("b").push_fault(Fault::status(500));
     });
     for _ in 0..3 {
         assert_eq!(gateway.chat().await.served_by(), "c");
@@ -124,8 +119,8 @@ async fn gates_and_breakers_of_backends_whose_name_stays_are_kept() {
     backends[0]["weight"] = json!(7);
     gateway.replace(&changed);
     takes_effect(&gateway, "x-backend", "c").await;
-    let answer = gateway.another_client().post(CHAT, &chat_body()).await;
-    let trail = answer.header("x-spillway-trail").unwrap();
+    let response = gateway.another_client().post(CHAT, &chat_body()).await;
+    let trail = response.header("x-spillway-trail").unwrap();
     assert!(trail.contains("a;skip=gate;") && trail.contains("b;skip=breaker;"), "{trail}");
     assert_eq!(gateway.counts()[..2], [1, 2]);
 }
@@ -147,8 +142,8 @@ async fn a_bad_configuration_is_refused_and_the_old_one_goes_on() {
     ] {
         assert!(gateway.envoy.log().contains(problem), "not in the log: {problem}");
     }
-    let answer = gateway.another_client().post(CHAT, &chat_body()).await;
-    assert_eq!((answer.status, answer.served_by()), (200, "a"));
+    let response = gateway.another_client().post(CHAT, &chat_body()).await;
+    assert_eq!((response.status, response.served_by()), (200, "a"));
 
     // A good one after it is taken.
     let mut good = gateway.configuration.clone();
@@ -194,11 +189,10 @@ async fn a_struct_means_the_same_as_the_text() {
         .settings(|settings| settings.as_struct = true)
         .start()
         .await;
-    gateway.mock("a").set_fault(Some(Fault::Status { status: 500, headers: vec![], body: None }));
+    gateway.mock("a").set_fault(Some(Fault::status(500)));
     for _ in 0..4 {
-        let answer = gateway.chat().await;
-        assert_eq!((answer.status, answer.served_by()), (200, "b"), "{}", answer.text());
-        assert!(answer.header("x-spillway-trail").is_some());
+        let response = gateway.chat_served_by("b").await;
+        assert!(response.header("x-spillway-trail").is_some());
     }
     assert_eq!(gateway.counts(), [2, 4]);
 }
@@ -207,39 +201,25 @@ const ACTIVE: &str = "http.gateway.downstream_rq_active";
 const UPDATED: &str = "listener_manager.lds.update_success";
 
 async fn reloadable(pool: Value) -> Gateway {
-    Setup::new()
-        .backend("a", json!({"priority": 1}))
-        .backend("b", json!({"priority": 2}))
+    Setup::tiers(["a", "b"])
         .pool(pool)
         .settings(|settings| settings.reloadable = true)
         .start()
         .await
 }
 
-fn throttle(delay_ms: u64) -> Fault {
-    Fault::Throttle { retry_after_ms: Some(delay_ms) }
-}
-
 /// Waits until new connections get the configuration with this header, and `backend` serves them.
 async fn takes_effect(gateway: &Gateway, header: &str, backend: &str) {
     eventually("the new configuration takes effect", async || {
-        let answer = gateway.another_client().post(CHAT, &chat_body()).await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        answer.header(header) == Some(backend)
+        let response = gateway.another_client().post(CHAT, &chat_body()).await;
+        assert_eq!(response.status, 200, "{}", response.text());
+        response.header(header) == Some(backend)
     })
     .await;
 }
 
-fn spawn_chat(gateway: &Gateway) -> tokio::task::JoinHandle<crate::harness::Response> {
-    spawn(gateway.another_client(), chat_body())
-}
-
-fn spawn_stream(gateway: &Gateway) -> tokio::task::JoinHandle<crate::harness::Response> {
-    let mut body = chat_body();
+fn spawn_stream(gateway: &Gateway) -> JoinHandle<Response> {
+    let (client, mut body) = (gateway.another_client(), chat_body());
     body["stream"] = json!(true);
-    spawn(gateway.another_client(), body)
-}
-
-fn spawn(client: Client, body: Value) -> tokio::task::JoinHandle<crate::harness::Response> {
     tokio::spawn(async move { client.post(CHAT, &body).await })
 }

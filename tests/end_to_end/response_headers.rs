@@ -73,14 +73,14 @@ fn all_headers() -> Vec<(String, String)> {
     unwanted().into_iter().chain(harmless).collect()
 }
 
-fn assert_clean(answer: &Response, what: &str) {
-    let text = format!("{:?}", answer.headers);
+fn assert_clean(response: &Response, what: &str) {
+    let text = format!("{:?}", response.headers);
     for told in [SECRET, &host_of("north"), &key_of("north"), &deployment_of("north")] {
         assert!(!text.to_lowercase().contains(told), "{what}: {told} in {text}");
     }
-    assert_eq!(answer.served_by(), "north", "{what}");
+    assert_eq!(response.served_by(), "north", "{what}");
     for (name, value) in HARMLESS {
-        assert_eq!(answer.header(name), Some(value), "{what}: {text}");
+        assert_eq!(response.header(name), Some(value), "{what}: {text}");
     }
 }
 
@@ -100,9 +100,9 @@ async fn no_response_header_names_a_member_or_holds_a_credential() {
         for status in [400, 401, 404] {
             let fault = Fault::Status { status, headers: all_headers(), body: None };
             gateway.mock("north").push_fault(fault);
-            let answer = gateway.chat().await;
-            assert_eq!(answer.status, status, "{}", answer.text());
-            assert_clean(&answer, &format!("{api}, {status}"));
+            let response = gateway.chat().await;
+            assert_eq!(response.status, status, "{}", response.text());
+            assert_clean(&response, &format!("{api}, {status}"));
         }
     }
 }
@@ -120,10 +120,10 @@ async fn a_place_at_the_backend_is_told_as_a_path() {
         let headers = ["location", "content-location", "operation-location"];
         let headers = headers.map(|name| (name.to_owned(), sent.clone())).to_vec();
         gateway.mock("north").push_fault(Fault::BackendHeaders { headers });
-        let answer = gateway.chat().await;
+        let response = gateway.chat().await;
         for name in ["location", "content-location", "operation-location"] {
             let expected = told.then_some("/openai/v1/responses/r_1");
-            assert_eq!(answer.header(name), expected, "{sent}: {:?}", answer.headers);
+            assert_eq!(response.header(name), expected, "{sent}: {:?}", response.headers);
         }
     }
 }
@@ -133,6 +133,6 @@ async fn a_challenge_reaches_the_client_whose_own_credential_was_refused() {
     let gateway = one(json!({"credential": "passthrough"})).await;
     let headers = vec![("www-authenticate".to_owned(), "Bearer".to_owned())];
     gateway.mock("north").push_fault(Fault::Status { status: 401, headers, body: None });
-    let answer = gateway.chat().await;
-    assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")));
+    let response = gateway.chat().await;
+    assert_eq!((response.status, response.header("www-authenticate")), (401, Some("Bearer")));
 }

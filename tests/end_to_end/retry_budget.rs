@@ -13,9 +13,9 @@ async fn a_storm_stays_within_the_budget() {
     let started = Instant::now();
     let mut limited_requests = 0;
     for _ in 0..200 {
-        let answer = gateway.chat().await;
-        limited_requests += u64::from(answer.header("x-spillway-attempts") == Some("2"));
-        assert!(answer.status >= 500, "{}", answer.text());
+        let response = gateway.chat().await;
+        limited_requests += u64::from(response.header("x-spillway-attempts") == Some("2"));
+        assert!(response.status >= 500, "{}", response.text());
     }
     assert!(started.elapsed() < Duration::from_secs(9), "this machine is too slow for the test");
     let attempts: usize = gateway.counts().iter().sum();
@@ -30,16 +30,15 @@ async fn a_storm_stays_within_the_budget() {
 #[tokio::test]
 async fn beyond_the_budget_the_client_gets_the_backends_own_error_with_the_pools_delay() {
     let gateway = failing(json!({"retry_budget": {"percent": 0, "min_per_second": 0}})).await;
-    let answer = gateway.chat().await;
-    assert_eq!(answer.status, 502);
-    assert_eq!(answer.text(), r#"{"error":"mine"}"#);
-    assert_eq!(answer.served_by(), "b");
-    assert_eq!(answer.header("x-spillway-attempts"), Some("2"));
-    let delay_ms: u64 = answer.header("retry-after-ms").unwrap().parse().unwrap();
+    let response = gateway.chat_with_status(502).await;
+    assert_eq!(response.text(), r#"{"error":"mine"}"#);
+    assert_eq!(response.served_by(), "b");
+    assert_eq!(response.header("x-spillway-attempts"), Some("2"));
+    let delay_ms: u64 = response.header("retry-after-ms").unwrap().parse().unwrap();
     assert!((1_000..=1_100).contains(&delay_ms), "{delay_ms}, and not the backend's");
     let seconds = delay_ms.div_ceil(1_000).to_string();
-    assert_eq!(answer.header("retry-after"), Some(seconds.as_str()));
-    assert!(answer.header("x-spillway-retry").is_none());
+    assert_eq!(response.header("retry-after"), Some(seconds.as_str()));
+    assert!(response.header("x-spillway-retry").is_none());
     assert_eq!(gateway.counts(), [1, 1, 0]);
     assert_eq!(gateway.envoy.stat(LIMITED).await, 1);
 }
@@ -47,10 +46,9 @@ async fn beyond_the_budget_the_client_gets_the_backends_own_error_with_the_pools
 #[tokio::test]
 async fn a_request_makes_as_many_attempts_as_it_may() {
     let gateway = failing(json!({"max_attempts": 2})).await;
-    let answer = gateway.chat().await;
-    assert_eq!(answer.status, 502);
-    assert_eq!(answer.served_by(), "b");
-    assert_eq!(answer.header("x-spillway-attempts"), Some("2"));
+    let response = gateway.chat_with_status(502).await;
+    assert_eq!(response.served_by(), "b");
+    assert_eq!(response.header("x-spillway-attempts"), Some("2"));
     assert_eq!(gateway.counts(), [1, 1, 0]);
     assert_eq!(gateway.envoy.stat(LIMITED).await, 1);
 }
@@ -75,20 +73,15 @@ async fn without_faults_the_budget_is_not_touched() {
 
 #[tokio::test]
 async fn a_tier_that_fails_with_hundreds_of_requests_in_flight_costs_no_client_an_error() {
-    let gateway = Setup::new()
-        .backend("a", json!({"priority": 1}))
-        .backend("b", json!({"priority": 2}))
-        .start()
-        .await;
-    for shape in [broken(), Fault::Throttle { retry_after_ms: Some(1) }, Fault::ResetBeforeHeaders]
-    {
+    let gateway = Setup::tiers(["a", "b"]).start().await;
+    for shape in [broken(), Fault::throttle(1), Fault::ResetBeforeHeaders] {
         gateway.mock("a").set_fault(Some(shape.clone()));
         let asked = (0..400).map(|_| {
             let client = gateway.client.clone();
             tokio::spawn(async move { client.post(CHAT, &chat_body()).await.status })
         });
-        for answer in asked.collect::<Vec<_>>() {
-            assert_eq!(answer.await.unwrap(), 200, "{shape:?}");
+        for response in asked.collect::<Vec<_>>() {
+            assert_eq!(response.await.unwrap(), 200, "{shape:?}");
         }
     }
     assert_eq!(gateway.envoy.stat(LIMITED).await, 0);
@@ -96,10 +89,7 @@ async fn a_tier_that_fails_with_hundreds_of_requests_in_flight_costs_no_client_a
 
 /// Three backends that fail, and no breaker that would take them out.
 async fn failing(failover: Value) -> Gateway {
-    let gateway = Setup::new()
-        .backend("a", json!({"priority": 1}))
-        .backend("b", json!({"priority": 2}))
-        .backend("c", json!({"priority": 3}))
+    let gateway = Setup::tiers(["a", "b", "c"])
         .pool(json!({"failover": failover, "circuit_breaker": {"rules": []}}))
         .start()
         .await;
@@ -110,9 +100,5 @@ async fn failing(failover: Value) -> Gateway {
 }
 
 fn broken() -> Fault {
-    Fault::Status {
-        status: 502,
-        headers: vec![("retry-after".to_owned(), "7777".to_owned())],
-        body: Some(r#"{"error":"mine"}"#.to_owned()),
-    }
+    Fault::status_with(502, &[("retry-after", "7777")], Some(r#"{"error":"mine"}"#))
 }

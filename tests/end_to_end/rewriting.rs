@@ -23,11 +23,11 @@ const ORDERS: [[&str; 3]; 6] = [
 ];
 
 fn unavailable() -> Fault {
-    Fault::Status { status: 503, headers: Vec::new(), body: None }
+    Fault::status(503)
 }
 
 fn throttled() -> Fault {
-    Fault::Throttle { retry_after_ms: Some(1) }
+    Fault::throttle(1)
 }
 
 /// Three backends, asked in this order, with these API shapes.
@@ -62,9 +62,9 @@ async fn nothing_of_one_backends_rewriting_is_left_at_the_next() {
             let what = format!("{apis:?} {asking:?}");
             gateway.mock("first").push_fault(unavailable());
             gateway.mock("second").push_fault(Fault::ResetBeforeHeaders);
-            let answer = asking.send(&gateway).await;
-            asking.assert_answered(&answer, &what);
-            let trail = answer.header("x-spillway-trail");
+            let response = asking.send(&gateway).await;
+            asking.assert_answered(&response, &what);
+            let trail = response.header("x-spillway-trail");
             assert_eq!(trail, Some("first;503, second;reset, third;200"), "{what}");
             for (name, api) in NAMES.into_iter().zip(apis) {
                 let record = gateway.records(name).pop().unwrap();
@@ -89,9 +89,9 @@ async fn a_client_of_azure_is_served_by_backends_of_every_shape() {
     gateway.mock("first").push_fault(unavailable());
     gateway.mock("second").push_fault(throttled());
     let headers = [("content-type", "application/json"), ("api-key", "key-of-the-client")];
-    let answer =
+    let response =
         gateway.client.send(Method::POST, path, &headers, Bytes::from(body)).await.unwrap();
-    assert_eq!((answer.status, answer.served_by()), (200, "third"), "{}", answer.text());
+    assert_eq!((response.status, response.served_by()), (200, "third"), "{}", response.text());
     let received = NAMES.map(|name| gateway.records(name).pop().unwrap());
     for (record, name) in received.iter().zip(NAMES) {
         assert_for(record, name, name);
@@ -123,8 +123,8 @@ async fn a_body_of_unknown_length_is_edited_for_each_backend() {
         gateway.mock("first").push_fault(unavailable());
         gateway.mock("second").push_fault(Fault::ResetBeforeHeaders);
         let parts: Vec<Bytes> = body.as_bytes().chunks(7).map(Bytes::copy_from_slice).collect();
-        let answer = gateway.client.send_in_parts(asking.path(), parts).await;
-        assert_eq!((answer.status, answer.served_by()), (200, "third"), "{}", answer.text());
+        let response = gateway.client.send_in_parts(asking.path(), parts).await;
+        assert_eq!((response.status, response.served_by()), (200, "third"), "{}", response.text());
         for (name, api) in NAMES.into_iter().zip(["azure_v1", "openai", "azure"]) {
             let record = gateway.records(name).pop().unwrap();
             assert_for(&record, name, name);
@@ -161,8 +161,8 @@ async fn a_body_of_12_mib_fails_over_unchanged() {
         let hash = body_hash(&body);
         gateway.mock("first").push_fault(fault);
         let headers = [("content-type", "application/json")];
-        let answer = gateway.client.send(Method::POST, CHAT, &headers, body).await.unwrap();
-        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
+        let response = gateway.client.send(Method::POST, CHAT, &headers, body).await.unwrap();
+        assert_eq!((response.status, response.served_by()), (200, "second"), "{}", response.text());
         for name in ["first", "second"] {
             let record = gateway.records(name).pop().unwrap();
             assert_for(&record, name, name);
@@ -180,8 +180,8 @@ async fn a_body_of_12_mib_is_edited_for_each_backend_wherever_it_names_the_model
         gateway.mock("second").push_fault(Fault::ResetBeforeHeaders);
         let headers = [("content-type", "application/json")];
         let body = long_body(place, "gpt-4o");
-        let answer = gateway.client.send(Method::POST, CHAT, &headers, body).await.unwrap();
-        assert_eq!((answer.status, answer.served_by()), (200, "third"), "{}", answer.text());
+        let response = gateway.client.send(Method::POST, CHAT, &headers, body).await.unwrap();
+        assert_eq!((response.status, response.served_by()), (200, "third"), "{}", response.text());
         for name in NAMES {
             let record = gateway.records(name).pop().unwrap();
             assert_for(&record, name, &format!("{place:?} {name}"));

@@ -87,7 +87,7 @@ async fn do_not_notice_a_failover(sdk: Sdk) {
         assert!(served.fault.is_none() && served.completed, "{served:?}");
         assert_eq!(failed.header("x-stainless-retry-count"), Some("0"));
         assert_eq!(served.header("x-stainless-retry-count"), Some("0"));
-        // The first is in the classic form, the second in v1; but for the model they are the same.
+        // The first is in the classic form, the second in v1; except for the model they are the same.
         assert_eq!(as_sent(failed, "ptu"), as_sent(served, "sweden"));
         assert!(text_of(served).contains(&deployment_of("sweden")), "{}", text_of(served));
     }
@@ -108,7 +108,7 @@ async fn node_clients_see_a_rate_limit_when_all_are_throttled() {
 async fn see_a_rate_limit_when_all_are_throttled(sdk: Sdk) {
     let gateway = start(json!({})).await;
     for name in ["ptu", "sweden"] {
-        gateway.mock(name).set_fault(Some(Fault::Throttle { retry_after_ms: Some(30_000) }));
+        gateway.mock(name).set_fault(Some(Fault::throttle(30_000)));
     }
     sdk.run(&gateway, "exhausted", Some("throttled")).await;
     assert_eq!(gateway.counts(), [1, 1, 0], "closed gates let nothing through");
@@ -127,7 +127,7 @@ async fn node_clients_see_a_server_error_when_all_fail() {
 async fn see_a_server_error_when_all_fail(sdk: Sdk) {
     let gateway = start(json!({"circuit_breaker": {"rules": []}})).await;
     for name in ["ptu", "sweden"] {
-        let fault = Fault::Status { status: 503, headers: Vec::new(), body: None };
+        let fault = Fault::status(503);
         gateway.mock(name).set_fault(Some(fault));
     }
     sdk.run(&gateway, "exhausted", Some("failing")).await;
@@ -252,8 +252,8 @@ async fn are_denied_when_their_quota_is_used_up(sdk: Sdk) {
     assert_eq!(gateway.counts(), [2 * sdk.clients, 0, 0]);
 }
 
-/// For each kind of client a consumer with tokens for one answer in a minute, one with tokens for
-/// one answer in a month, and one without limits.
+/// For each kind of client a consumer with tokens for one response in a minute, one with tokens for
+/// one response in a month, and one without limits.
 fn of_consumers() -> Value {
     let clients = ["OpenAI", "AzureOpenAI", "AsyncOpenAI", "AsyncAzureOpenAI"];
     let by_name: serde_json::Map<String, Value> = clients
@@ -380,7 +380,7 @@ fn assert_authorised_by_the_gateway(name: &str, records: &[Record]) {
     }
 }
 
-/// The body with the client's model in the place of the backend's deployment.
+/// The body with the client's model instead of the backend's deployment.
 fn as_sent(record: &Record, name: &str) -> String {
     text_of(record).replace(&deployment_of(name), "gpt-4o")
 }

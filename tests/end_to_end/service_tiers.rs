@@ -32,8 +32,8 @@ async fn ask(gateway: &Gateway, path: &str, body: &str) -> Response {
 }
 
 async fn assert_unharmed(gateway: &Gateway, after: &str) {
-    let answer = gateway.chat().await;
-    assert_eq!(answer.header("x-spillway-trail"), Some("a;200"), "{after}: {}", answer.text());
+    let response = gateway.chat().await;
+    assert_eq!(response.header("x-spillway-trail"), Some("a;200"), "{after}: {}", response.text());
     for name in ["a", "b"] {
         for gauge in ["breaker_open_until_ms", "gate_closed_until_ms"] {
             let stat = format!("wasmcustom.spillway_{gauge}.pool.gpt.backend.{name}");
@@ -72,10 +72,10 @@ async fn who_asks_for_a_tier_without_capacity_closes_no_gate_for_others() {
     ] {
         for (path, body) in requests(member) {
             let what = format!("{path}, {} bytes, {member}", body.len());
-            let answer = ask(&gateway, path, &body).await;
-            assert_eq!(answer.status, 429, "{what}: {}", answer.text());
+            let response = ask(&gateway, path, &body).await;
+            assert_eq!(response.status, 429, "{what}: {}", response.text());
             let trail = format!("a;429;tier={tier}, b;429;tier={tier}");
-            assert_eq!(answer.header("x-spillway-trail"), Some(&*trail), "{what}");
+            assert_eq!(response.header("x-spillway-trail"), Some(&*trail), "{what}");
             assert_unharmed(&gateway, &what).await;
         }
     }
@@ -86,10 +86,10 @@ async fn who_asks_for_a_tier_without_capacity_closes_no_gate_for_others() {
 async fn who_asks_for_no_tier_closes_the_gate() {
     let gateway = refusing_tiers(json!({}), json!({})).await;
     for (path, body) in requests(r#""service_tier":"default""#) {
-        gateway.mock("a").push_fault(mock_azure::Fault::Throttle { retry_after_ms: Some(50) });
-        let answer = ask(&gateway, path, &body).await;
-        assert_eq!((answer.status, answer.served_by()), (200, "b"), "{}", answer.text());
-        let trail = answer.header("x-spillway-trail").unwrap();
+        gateway.mock("a").push_fault(mock_azure::Fault::throttle(50));
+        let response = ask(&gateway, path, &body).await;
+        assert_eq!((response.status, response.served_by()), (200, "b"), "{}", response.text());
+        let trail = response.header("x-spillway-trail").unwrap();
         let is_closed = trail.starts_with("a;429;gate=") || trail.starts_with("a;skip=gate");
         assert!(is_closed, "{path}, {} bytes: {trail}", body.len());
         gateway.mock("a").clear_faults();
@@ -108,10 +108,15 @@ async fn a_flex_request_falls_back_to_the_default_tier_where_the_pool_allows_it(
     let count = requests.len();
     for (path, body) in requests {
         gateway.mock("a").clear_records();
-        let answer = ask(&gateway, path, &body).await;
+        let response = ask(&gateway, path, &body).await;
         let what = format!("{path}, {} bytes", body.len());
-        assert_eq!((answer.status, answer.served_by()), (200, "a"), "{what}: {}", answer.text());
-        let trail = answer.header("x-spillway-trail").unwrap();
+        assert_eq!(
+            (response.status, response.served_by()),
+            (200, "a"),
+            "{what}: {}",
+            response.text()
+        );
+        let trail = response.header("x-spillway-trail").unwrap();
         assert_eq!(trail, "a;429;tier=flex, a;200;tier=default", "{what}");
         let sent: Vec<String> = gateway
             .records("a")

@@ -1,6 +1,6 @@
 //! What a request reserved is settled to what it used, exactly once, however it ended.
 //!
-//! A budget cannot be seen from outside, but what it admits can: a bucket into which so many requests
+//! A budget cannot be seen from outside, but what it admits can: a bucket into which this many requests
 //! fit by what they use, and far fewer (or more) by what they were expected to use. And one of a single
 //! token admits nothing while anything at all is counted. A limit of tokens per minute gives nothing
 //! back that was used by less than expected, because Azure does not.
@@ -36,7 +36,7 @@ fn first_with(mut keys: Value) -> Setup {
         .pool(forgetful())
 }
 
-/// A backend whose bucket holds so many tokens, of which one drains in a second.
+/// A backend whose bucket holds this many tokens, of which one drains in a second.
 fn bucket(burst_tokens: u64) -> Setup {
     first_with(json!({"provisioned": {
         "ptus": 1,
@@ -74,10 +74,10 @@ fn limit_for(counted: std::ops::Range<u64>) -> Setup {
 /// How many of these requests, one after the other, the first backend serves in a row.
 async fn fitting(gateway: &Gateway, path: &str, body: &Value) -> u64 {
     for served in 0..5 * REQUESTS {
-        let answer = gateway.client.post(path, body).await;
-        assert_eq!((answer.status, answer.complete), (200, true), "{}", answer.text());
-        if answer.served_by() == "second" {
-            let trail = answer.header("x-spillway-trail").unwrap();
+        let response = gateway.client.post(path, body).await;
+        assert_eq!((response.status, response.complete), (200, true), "{}", response.text());
+        if response.served_by() == "second" {
+            let trail = response.header("x-spillway-trail").unwrap();
             assert!(trail.starts_with("first;skip=budget;budget="), "{trail}");
             return served;
         }
@@ -115,10 +115,10 @@ async fn what_was_reserved_too_much_of_provisioned_throughput_is_given_back() {
 #[tokio::test]
 async fn a_limit_of_tokens_per_minute_gives_back_nothing_of_what_was_served_or_lost() {
     let gateway = limit_for(reserved(MAX_TOKENS)).start().await;
-    let fault = Fault::Status { status: 500, headers: Vec::new(), body: None };
+    let fault = Fault::status(500);
     gateway.mock("first").push_fault(fault);
     assert_eq!(gateway.client.post(CHAT, &chat(MAX_TOKENS)).await.served_by(), "second");
-    gateway.mock("first").push_fault(Fault::Throttle { retry_after_ms: Some(1) });
+    gateway.mock("first").push_fault(Fault::throttle(1));
     assert_eq!(gateway.client.post(CHAT, &chat(MAX_TOKENS)).await.served_by(), "second");
     // The first one counts, the refused one does not.
     assert_eq!(fitting(&gateway, CHAT, &chat(MAX_TOKENS)).await, REQUESTS - 1);
@@ -171,7 +171,7 @@ async fn a_request_that_brought_no_tokens_gives_all_back() {
         .settings(|settings| settings.per_try_idle_timeout = Duration::from_millis(300))
         .start()
         .await;
-    let status = |status| Fault::Status { status, headers: Vec::new(), body: None };
+    let status = Fault::status;
     let first_event = |shape, code: &str| Fault::ErrorFirstEvent { shape, code: code.to_owned() };
     let cases = [
         (Asking::Chat, status(500), 200),
@@ -179,7 +179,7 @@ async fn a_request_that_brought_no_tokens_gives_all_back() {
         (Asking::Chat, status(400), 400),
         (Asking::Chat, Fault::ContentFilter400, 400),
         (Asking::ChatStream, Fault::ContentFilter400, 400),
-        (Asking::Chat, Fault::Throttle { retry_after_ms: Some(1) }, 200),
+        (Asking::Chat, Fault::throttle(1), 200),
         (Asking::Chat, Fault::ResetBeforeHeaders, 200),
         (Asking::ChatStream, Fault::CloseBeforeHeaders, 200),
         (Asking::ChatStream, Fault::EmptyStream, 200),
@@ -191,9 +191,9 @@ async fn a_request_that_brought_no_tokens_gives_all_back() {
     ];
     for (asked, (asking, fault, expected)) in (1..).zip(cases) {
         gateway.mock("first").push_fault(fault.clone());
-        let answer = send_whole(&gateway, asking).await;
-        let trail = answer.header("x-spillway-trail").unwrap().to_owned();
-        assert_eq!(answer.status, expected, "{fault:?}: {trail}");
+        let response = send_whole(&gateway, asking).await;
+        let trail = response.header("x-spillway-trail").unwrap().to_owned();
+        assert_eq!(response.status, expected, "{fault:?}: {trail}");
         assert_eq!(gateway.counts()[0], asked, "{fault:?}: {trail}");
     }
     // What succeeds is counted: so the table could have failed.
@@ -202,7 +202,7 @@ async fn a_request_that_brought_no_tokens_gives_all_back() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_an_answer_came_gives_all_back() {
+async fn a_client_that_leaves_before_a_response_came_gives_all_back() {
     let gateway = bucket(1).start().await;
     for (cancelled, asking) in (1..).zip([Asking::Chat, Asking::ChatStream]) {
         let fault = Fault::DelayFirstByte { delay: Duration::from_secs(60) };
@@ -213,7 +213,7 @@ async fn a_client_that_leaves_before_an_answer_came_gives_all_back() {
                 && records.last().is_some_and(|record| record.fault.is_some())
         });
         tokio::select! {
-            answer = gateway.client.post(path, &body) => panic!("{answer:?}"),
+            response = gateway.client.post(path, &body) => panic!("{response:?}"),
             _ = arrived => {}
         }
         until_outcome(&gateway, "cancelled", cancelled as u64).await;
@@ -234,9 +234,9 @@ const EVENTS: usize = 32;
 
 /// Asserts that what is counted is about the prompt and [`CAME`] tokens, by the time until they are drained.
 async fn assert_counted_by_output(gateway: &Gateway) {
-    let answer = gateway.client.post(CHAT, &chat(1)).await;
-    assert_eq!(answer.served_by(), "second");
-    let trail = answer.header("x-spillway-trail").unwrap();
+    let response = gateway.client.post(CHAT, &chat(1)).await;
+    assert_eq!(response.served_by(), "second");
+    let trail = response.header("x-spillway-trail").unwrap();
     let (_, time) = trail.split_once(";budget=").unwrap();
     let (ms, _) = time.split_once("ms").unwrap();
     let tokens = ms.parse::<u64>().unwrap() / 1_000;
@@ -271,9 +271,9 @@ async fn a_stream_that_breaks_is_settled_by_what_came() {
     ] {
         let gateway = bucket(1).start().await;
         gateway.mock("first").push_fault(fault);
-        let answer = send_whole(&gateway, Asking::ChatStream).await;
-        assert_eq!(answer.served_by(), "first");
-        assert!(!answer.text().contains("[DONE]"), "{}", answer.text());
+        let response = send_whole(&gateway, Asking::ChatStream).await;
+        assert_eq!(response.served_by(), "first");
+        assert!(!response.text().contains("[DONE]"), "{}", response.text());
         until_outcome(&gateway, "fault", 1).await;
         assert_counted_by_output(&gateway).await;
     }

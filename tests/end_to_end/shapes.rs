@@ -136,9 +136,9 @@ async fn received(
     gateway.mock("north").clear_records();
     let path = operation.client_path(client_shape);
     let headers = [("content-type", operation.content_type())];
-    let answer = gateway.client.send(Method::POST, &path, &headers, body.into()).await.unwrap();
-    assert_eq!(answer.status, 200, "{path}: {}", answer.text());
-    assert_eq!(answer.served_by(), "north", "{path}");
+    let response = gateway.client.send(Method::POST, &path, &headers, body.into()).await.unwrap();
+    assert_eq!(response.status, 200, "{path}: {}", response.text());
+    assert_eq!(response.served_by(), "north", "{path}");
     let mut records = gateway.records("north");
     assert_eq!(records.len(), 1, "{path}");
     records.remove(0)
@@ -237,13 +237,13 @@ async fn speech_comes_back_byte_for_byte() {
     let expected = [b"\xff\xfb\x90\x00north".to_vec(), b"\x00\xff\xfe\x80".repeat(256)].concat();
     for shape in SHAPES {
         let gateway = gateway(shape).await;
-        let answer = gateway
+        let response = gateway
             .client
             .post("/v1/audio/speech", &json!({"model": "gpt-4o", "input": "hi", "voice": "alloy"}))
             .await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.header("content-type"), Some("audio/mpeg"));
-        assert!(answer.body == expected, "{shape}");
+        assert_eq!(response.status, 200);
+        assert_eq!(response.header("content-type"), Some("audio/mpeg"));
+        assert!(response.body == expected, "{shape}");
     }
 }
 
@@ -264,8 +264,8 @@ async fn a_backend_has_the_api_version_and_base_path_of_its_configuration() {
             let path = chat.client_path(client_shape);
             let headers = [("content-type", "application/json")];
             let body = json_body("gpt-4o").into();
-            let answer = gateway.client.send(Method::POST, &path, &headers, body).await.unwrap();
-            assert_eq!(answer.status, 200, "{}", answer.text());
+            let response = gateway.client.send(Method::POST, &path, &headers, body).await.unwrap();
+            assert_eq!(response.status, 200, "{}", response.text());
         }
         let path = |name| gateway.records(name)[0].path.clone();
         let suffix = "chat/completions";
@@ -289,14 +289,14 @@ async fn a_failover_between_shapes_starts_from_what_the_client_sent() {
         .start()
         .await;
     for name in ["one", "two"] {
-        gateway.mock(name).push_fault(mock_azure::Fault::Throttle { retry_after_ms: Some(60_000) });
+        gateway.mock(name).push_fault(mock_azure::Fault::throttle(60_000));
     }
     let chat = json_operation("chat/completions");
     let headers = [("content-type", "application/json")];
     let path = chat.client_path("openai");
     let body = json_body("gpt-4o").into();
-    let answer = gateway.client.send(Method::POST, &path, &headers, body).await.unwrap();
-    assert_eq!((answer.status, answer.served_by()), (200, "three"));
+    let response = gateway.client.send(Method::POST, &path, &headers, body).await.unwrap();
+    assert_eq!((response.status, response.served_by()), (200, "three"));
     for (name, shape) in [("one", "azure_v1"), ("two", "azure"), ("three", "openai")] {
         let record = gateway.records(name).remove(0);
         assert_eq!(record.path, chat.backend_path(shape, name, "openai"));

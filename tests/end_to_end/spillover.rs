@@ -1,4 +1,4 @@
-//! Azure's own spillover: another deployment of the resource answers for the provisioned one, and says so
+//! Azure's own spillover: another deployment of the resource serves instead of the provisioned one, and says so
 //! in headers. What it says of itself is not the provisioned deployment's.
 
 use crate::harness::{Gateway, Setup};
@@ -34,14 +34,17 @@ async fn a_429_of_the_deployment_that_was_spilled_to_closes_no_gate_of_the_ptu()
         let delays = [("retry-after", "30"), ("retry-after-ms", "30000")];
         let headers = spilled(spelling, "429", &delays);
         gateway.mock("ptu").push_fault(Fault::Status { status: 429, headers, body: None });
-        let answer = gateway.chat().await;
-        assert_eq!((answer.status, answer.served_by()), (200, "standard"));
-        assert_eq!(answer.header("x-spillway-trail"), Some("ptu;429, standard;200"), "{spelling}");
+        let response = gateway.chat_served_by("standard").await;
+        assert_eq!(
+            response.header("x-spillway-trail"),
+            Some("ptu;429, standard;200"),
+            "{spelling}"
+        );
         assert_eq!(gauge(&gateway, "gate_closed_until_ms").await, 0, "{spelling}");
         assert_eq!(gateway.chat().await.served_by(), "ptu", "{spelling}");
     }
-    // Without the header the same answer is the PTU's own.
-    gateway.mock("ptu").push_fault(Fault::Throttle { retry_after_ms: Some(30_000) });
+    // Without the header the same response is the PTU's own.
+    gateway.mock("ptu").push_fault(Fault::throttle(30_000));
     assert_eq!(gateway.chat().await.served_by(), "standard");
     assert_ne!(gauge(&gateway, "gate_closed_until_ms").await, 0);
 }
@@ -58,16 +61,16 @@ async fn what_was_spilled_over_is_told_and_not_counted_in_the_bucket() {
         let headers = spilled(spelling, "429", &[]);
         gateway.mock("ptu").push_fault(Fault::BackendHeaders { headers });
         let streams = count % 2 == 0;
-        let answer = if streams { gateway.chat_stream().await } else { gateway.chat().await };
-        assert_eq!((answer.status, answer.served_by()), (200, "ptu"), "{count}");
-        assert_eq!(answer.header("x-spillway-trail"), Some("ptu;spilled"), "{count}");
+        let response = if streams { gateway.chat_stream().await } else { gateway.chat().await };
+        assert_eq!((response.status, response.served_by()), (200, "ptu"), "{count}");
+        assert_eq!(response.header("x-spillway-trail"), Some("ptu;spilled"), "{count}");
         let stat = format!("wasmcustom.spillway_{outcome}");
         assert_eq!(gateway.envoy.stat(&stat).await, count, "{count}");
     }
-    // The PTU's own answer is counted: so the loop could have failed.
+    // The PTU's own response is counted: so the loop could have failed.
     assert_eq!(gateway.chat().await.header("x-spillway-trail"), Some("ptu;200"));
-    let answer = gateway.chat().await;
-    let trail = answer.header("x-spillway-trail").unwrap();
+    let response = gateway.chat().await;
+    let trail = response.header("x-spillway-trail").unwrap();
     assert!(trail.starts_with("ptu;skip=budget"), "{trail}");
 }
 
@@ -78,12 +81,12 @@ async fn an_error_for_which_it_was_spilled_over_is_a_fault_of_the_ptu() {
         for _ in 0..5 {
             let headers = spilled(SPELLINGS[0], error, &[]);
             gateway.mock("ptu").push_fault(Fault::BackendHeaders { headers });
-            let answer = gateway.chat().await;
-            assert_eq!((answer.status, answer.served_by()), (200, "ptu"), "{error}");
+            let response = gateway.chat().await;
+            assert_eq!((response.status, response.served_by()), (200, "ptu"), "{error}");
         }
-        let answer = gateway.chat().await;
+        let response = gateway.chat().await;
         let expected = if is_fault { "standard" } else { "ptu" };
-        assert_eq!(answer.served_by(), expected, "{error}");
+        assert_eq!(response.served_by(), expected, "{error}");
         assert_eq!(gauge(&gateway, "breaker_open_until_ms").await != 0, is_fault, "{error}");
     }
 }

@@ -1,6 +1,6 @@
-//! Answers that stop in the middle: whose doing that is, and how long a head is held for what follows.
+//! Responses that stop in the middle: whose doing that is, and how long a head is held for what follows.
 
-use crate::harness::{CHAT, Gateway, Setup, chat_body, eventually};
+use crate::harness::{CHAT, Gateway, Setup, chat_body, eventually, first_elsewhere};
 use bytes::Bytes;
 use hyper::Method;
 use mock_azure::Fault;
@@ -17,10 +17,10 @@ const HEAD: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
 const EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n";
 
-/// What a backend does after the head of its answer.
+/// What a backend does after the head of its response.
 #[derive(Clone)]
 enum Then {
-    /// Sends more than anything on the way can take, and goes on when it is taken.
+    /// Sends more than anything on the way can take, and continues when it is taken.
     Pours,
     /// Waits for this before the body.
     WaitsFor(Arc<Notify>),
@@ -60,13 +60,10 @@ async fn backend(then: Then) -> u16 {
 }
 
 fn setup(port: u16) -> Setup {
-    Setup::new()
-        .backend("second", json!({"priority": 2}))
-        .backend_elsewhere("first", json!({"priority": 1}), port)
-        .pool(json!({
-            "circuit_breaker": {"rules": [{"failure_condition": {"count": 1, "interval": "60s"}}]},
-            "failover": {"hold": {"time": "200ms"}}
-        }))
+    first_elsewhere(port).pool(json!({
+        "circuit_breaker": {"rules": [{"failure_condition": {"count": 1, "interval": "60s"}}]},
+        "failover": {"hold": {"time": "200ms"}}
+    }))
 }
 
 /// Asks for a stream and returns when its head is there.
@@ -130,9 +127,7 @@ async fn a_stream_that_stalls_ends_after_the_idle_time() {
 
 #[tokio::test]
 async fn a_limit_of_the_whole_request_is_not_held_against_the_backend_that_was_asked_last() {
-    let gateway = Setup::new()
-        .backend("first", json!({"priority": 1}))
-        .backend("second", json!({"priority": 2}))
+    let gateway = Setup::tiers(["first", "second"])
         .settings(|settings| {
             settings.per_try_timeout = Duration::from_secs(2);
             settings.adjust = Some(Arc::new(|bootstrap: &mut Bootstrap| {
@@ -145,8 +140,8 @@ async fn a_limit_of_the_whole_request_is_not_held_against_the_backend_that_was_a
     gateway
         .mock("second")
         .push_fault(Fault::DelayFirstByte { delay: Duration::from_millis(1_800) });
-    let answer = gateway.chat().await;
-    assert!(answer.status >= 500, "{}", answer.text());
+    let response = gateway.chat().await;
+    assert!(response.status >= 500, "{}", response.text());
     let outcome = |outcome: &str| {
         format!("wasmcustom.spillway_attempts_total.pool.gpt.backend.second.outcome.{outcome}")
     };

@@ -23,10 +23,7 @@ fn breaker_of(count: u32) -> Value {
 }
 
 fn first_and_second_with_breaker(count: u32) -> Setup {
-    Setup::new()
-        .backend("first", json!({"priority": 1}))
-        .backend("second", json!({"priority": 2}))
-        .pool(breaker_of(count))
+    Setup::tiers(["first", "second"]).pool(breaker_of(count))
 }
 
 async fn outcomes(gateway: &Gateway, outcome: &str) -> u64 {
@@ -44,21 +41,21 @@ async fn is_not_retried(asking: Asking, fault: Fault, ends_in_order: bool) {
         .await;
     for round in 1..=2 {
         gateway.mock("first").push_fault(fault.clone());
-        let answer = asking.send(&gateway).await;
-        assert_eq!((answer.status, answer.served_by()), (200, "first"), "{what}");
-        assert_eq!(answer.header("x-spillway-attempts"), Some("1"), "{what}");
-        assert_eq!(answer.complete, ends_in_order, "{what}: {}", answer.text());
-        assert!(!answer.text().contains("[DONE]"), "{what}: {}", answer.text());
-        assert!(!answer.text().contains("response.completed"), "{what}: {}", answer.text());
+        let response = asking.send(&gateway).await;
+        assert_eq!((response.status, response.served_by()), (200, "first"), "{what}");
+        assert_eq!(response.header("x-spillway-attempts"), Some("1"), "{what}");
+        assert_eq!(response.complete, ends_in_order, "{what}: {}", response.text());
+        assert!(!response.text().contains("[DONE]"), "{what}: {}", response.text());
+        assert!(!response.text().contains("response.completed"), "{what}: {}", response.text());
         assert_eq!(gateway.counts(), [round, 0], "{what}");
         eventually(&format!("a fault is counted: {what}"), async || {
             outcomes(&gateway, "fault").await == round as u64
         })
         .await;
     }
-    let answer = asking.send(&gateway).await;
-    asking.assert_answered(&answer, &what);
-    let trail = answer.header("x-spillway-trail").unwrap();
+    let response = asking.send(&gateway).await;
+    asking.assert_answered(&response, &what);
+    let trail = response.header("x-spillway-trail").unwrap();
     assert!(trail.starts_with("first;skip=breaker;breaker="), "{what}: {trail}");
     assert!(trail.ends_with(", second;200"), "{what}: {trail}");
     assert_eq!(gateway.counts(), [2, 1], "{what}");
@@ -73,12 +70,12 @@ async fn ends_without_blame(asking: Asking, after_events: usize) {
         .start()
         .await;
     gateway.mock("first").push_fault(Fault::StallMidStream { after_events });
-    let answer = asking.send(&gateway).await;
-    assert_eq!((answer.status, answer.served_by()), (200, "first"), "{what}");
-    assert!(!answer.complete, "{what}: {}", answer.text());
+    let response = asking.send(&gateway).await;
+    assert_eq!((response.status, response.served_by()), (200, "first"), "{what}");
+    assert!(!response.complete, "{what}: {}", response.text());
     assert_eq!(gateway.counts(), [1, 0], "{what}");
-    let answer = asking.send(&gateway).await;
-    asking.assert_answered(&answer, &what);
+    let response = asking.send(&gateway).await;
+    asking.assert_answered(&response, &what);
     assert_eq!(gateway.counts(), [2, 0], "{what}");
     assert_eq!(outcomes(&gateway, "fault").await, 0, "{what}");
 }
@@ -112,7 +109,7 @@ async fn an_error_in_a_running_stream_reaches_the_client_and_is_not_retried() {
 }
 
 #[tokio::test]
-async fn a_whole_answer_that_breaks_after_its_headers_is_not_retried() {
+async fn a_whole_response_that_breaks_after_its_headers_is_not_retried() {
     let reset = Fault::ResetAfterHeaders { after_events: 0 };
     let half = Fault::HalfEvent { after_events: 0, ending: Ending::Close };
     for fault in [reset, half] {
@@ -171,9 +168,9 @@ async fn a_client_that_goes_away_trips_nothing() {
         let what = format!("{asking:?} {fault:?}");
         give_up(&gateway, asking, fault, wait_for_answer).await;
         eventually(&what, async || outcomes(&gateway, "cancelled").await == cancelled).await;
-        let answer = asking.send(&gateway).await;
-        asking.assert_answered(&answer, &what);
-        assert_eq!(answer.header("x-spillway-trail"), Some("first;200"), "{what}");
+        let response = asking.send(&gateway).await;
+        asking.assert_answered(&response, &what);
+        assert_eq!(response.header("x-spillway-trail"), Some("first;200"), "{what}");
         assert_eq!(outcomes(&gateway, "fault").await, 0, "{what}");
     }
     assert_eq!(gateway.counts()[1], 0);
@@ -232,9 +229,7 @@ async fn a_stream_that_is_slow_to_begin_is_let_go_after_the_hold_time() {
 
 #[tokio::test]
 async fn streams_that_break_in_a_row_open_a_breaker_that_counts_in_a_row() {
-    let gateway = Setup::new()
-        .backend("first", json!({"priority": 1}))
-        .backend("second", json!({"priority": 2}))
+    let gateway = Setup::tiers(["first", "second"])
         .pool(json!({"circuit_breaker": {"rules": [
             {"failure_condition": {"consecutive": 2, "interval": "60s"}, "trip_duration": "60s"}
         ]}}))

@@ -2,7 +2,7 @@
 //!
 //! The gate opens by the gateway's clock, which starts with the 429; the mock's record of the request
 //! that it refused is a little earlier. So the time between two records is never shorter than the
-//! delay, but for the millisecond that clocks are read in.
+//! delay, except for the millisecond that clocks are read in.
 
 use crate::harness::{Gateway, Setup};
 use mock_azure::Fault;
@@ -21,7 +21,7 @@ async fn the_ptu_is_used_again_within_50_ms_of_the_end_of_its_300_ms() {
     let delay = Duration::from_millis(300);
     let mut late = Vec::new();
     for _ in 0..5 {
-        let gap = closed_for(&gateway, Fault::Throttle { retry_after_ms: Some(300) }).await;
+        let gap = closed_for(&gateway, Fault::throttle(300)).await;
         assert!(gap >= delay - ROUNDING, "used again after {gap:?}");
         late.push(gap.saturating_sub(delay));
     }
@@ -33,9 +33,8 @@ async fn the_ptu_is_used_again_within_50_ms_of_the_end_of_its_300_ms() {
 #[tokio::test]
 async fn requests_spill_while_the_ptu_is_throttled() {
     let gateway = spilling(json!({})).await;
-    gateway.mock("ptu").push_fault(Fault::Throttle { retry_after_ms: Some(30_000) });
-    let first = gateway.chat().await;
-    assert_eq!(first.status, 200);
+    gateway.mock("ptu").push_fault(Fault::throttle(30_000));
+    let first = gateway.chat_with_status(200).await;
     assert_eq!(first.served_by(), "sweden");
     assert_eq!(first.header("x-spillway-attempts"), Some("2"));
     let trail = first.header("x-spillway-trail").unwrap();
@@ -43,10 +42,10 @@ async fn requests_spill_while_the_ptu_is_throttled() {
     let closed_ms = number_after(trail, "gate=");
     assert!((29_900..=30_000).contains(&closed_ms), "{trail}");
     for _ in 0..5 {
-        let answer = gateway.chat().await;
-        assert_eq!(answer.served_by(), "sweden");
-        assert_eq!(answer.header("x-spillway-attempts"), Some("1"));
-        let trail = answer.header("x-spillway-trail").unwrap();
+        let response = gateway.chat().await;
+        assert_eq!(response.served_by(), "sweden");
+        assert_eq!(response.header("x-spillway-attempts"), Some("1"));
+        let trail = response.header("x-spillway-trail").unwrap();
         assert!(trail.starts_with("ptu;skip=gate;gate="), "{trail}");
     }
     assert_eq!(gateway.counts(), [1, 6]);
@@ -67,22 +66,22 @@ async fn a_429_closes_the_gates_of_the_whole_quota_group_in_every_pool() {
         .await;
     let mut mini = crate::harness::chat_body();
     mini["model"] = json!("gpt-mini");
-    let answer = gateway.client.post(crate::harness::CHAT, &mini).await;
-    assert_eq!(answer.served_by(), "mini-a");
+    let response = gateway.client.post(crate::harness::CHAT, &mini).await;
+    assert_eq!(response.served_by(), "mini-a");
 
-    gateway.mock("a").push_fault(Fault::Throttle { retry_after_ms: Some(700) });
+    gateway.mock("a").push_fault(Fault::throttle(700));
     assert_eq!(gateway.chat().await.served_by(), "c");
-    let answer = gateway.client.post(crate::harness::CHAT, &mini).await;
-    assert_eq!(answer.served_by(), "mini-c");
-    let trail = answer.header("x-spillway-trail").unwrap();
+    let response = gateway.client.post(crate::harness::CHAT, &mini).await;
+    assert_eq!(response.served_by(), "mini-c");
+    let trail = response.header("x-spillway-trail").unwrap();
     assert!(trail.starts_with("mini-a;skip=gate;gate="), "{trail}");
     assert_eq!(gateway.counts(), [1, 0, 1, 1, 1]);
 
     // All of them come back together.
     crate::harness::eventually("a serves again", async || gateway.chat().await.served_by() == "a")
         .await;
-    let answer = gateway.client.post(crate::harness::CHAT, &mini).await;
-    assert_eq!(answer.served_by(), "mini-a");
+    let response = gateway.client.post(crate::harness::CHAT, &mini).await;
+    assert_eq!(response.served_by(), "mini-a");
     assert!(gateway.records("b").is_empty());
 }
 
@@ -136,12 +135,7 @@ async fn milliseconds_count_before_seconds() {
 }
 
 async fn spilling(throttle: Value) -> Gateway {
-    Setup::new()
-        .backend("ptu", json!({"priority": 1}))
-        .backend("sweden", json!({"priority": 2}))
-        .pool(json!({"throttle": throttle}))
-        .start()
-        .await
+    Setup::tiers(["ptu", "sweden"]).pool(json!({"throttle": throttle})).start().await
 }
 
 fn throttled(headers: &[(&str, &str)]) -> Fault {
@@ -158,12 +152,11 @@ async fn closed_for(gateway: &Gateway, fault: Fault) -> Duration {
     let started = Instant::now();
     loop {
         assert!(started.elapsed() < Duration::from_secs(20), "it is never used again");
-        let answer = gateway.chat().await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        if answer.served_by() == "ptu" {
+        let response = gateway.chat_with_status(200).await;
+        if response.served_by() == "ptu" {
             break;
         }
-        assert_eq!(answer.served_by(), "sweden");
+        assert_eq!(response.served_by(), "sweden");
     }
     let records = gateway.records("ptu");
     assert_eq!((records[0].status, records[1].status), (Some(429), Some(200)));

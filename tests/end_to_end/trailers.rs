@@ -7,7 +7,7 @@ use hyper::{HeaderMap, Request, Response};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
-use testbed::bootstrap::{Bootstrap, protocol_options};
+use testbed::bootstrap::protocol_options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -19,7 +19,7 @@ const JSON: &str =
 type Received = Arc<Mutex<Vec<(HeaderMap, Vec<u8>, Option<HeaderMap>)>>>;
 
 /// A backend that speaks HTTP/2 and ends every answer with trailers. The request's `x-answer` chooses
-/// the answer.
+/// the response.
 async fn backend() -> (u16, Received) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -110,7 +110,7 @@ async fn gateway(port: u16) -> Gateway {
 }
 
 #[tokio::test]
-async fn trailers_over_http2_end_requests_and_answers_like_any_other_end() {
+async fn trailers_over_http2_end_requests_and_responses_like_any_other_end() {
     let (port, received) = backend().await;
     let gateway = gateway(port).await;
     let kinds = [
@@ -160,12 +160,12 @@ async fn chunked_backend() -> (u16, Arc<Mutex<Vec<String>>>) {
                     }
                 }
                 all.lock().unwrap().push(String::from_utf8(request).unwrap());
-                let answer = format!(
+                let response = format!(
                     "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\
                      transfer-encoding: chunked\r\n\r\n{:x}\r\n{JSON}\r\n0\r\nx-checksum: 7\r\n\r\n",
                     JSON.len()
                 );
-                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.write_all(response.as_bytes()).await;
                 let _ = stream.shutdown().await;
             });
         }
@@ -181,17 +181,15 @@ fn is_complete(request: &[u8]) -> bool {
 }
 
 #[tokio::test]
-async fn trailers_of_chunks_end_requests_and_answers_like_any_other_end() {
+async fn trailers_of_chunks_end_requests_and_responses_like_any_other_end() {
     let (port, received) = chunked_backend().await;
     let gateway = Setup::new()
         .backend_elsewhere("first", json!({}), port)
-        .settings(|settings| {
-            settings.adjust = Some(Arc::new(|bootstrap: &mut Bootstrap| {
-                let trailers = json!({"enable_trailers": true});
-                bootstrap.manager()["http_protocol_options"] = trailers.clone();
-                let options = protocol_options(&mut bootstrap.clusters()[0]);
-                options["explicit_http_config"]["http_protocol_options"] = trailers;
-            }));
+        .adjust(|bootstrap| {
+            let trailers = json!({"enable_trailers": true});
+            bootstrap.manager()["http_protocol_options"] = trailers.clone();
+            let options = protocol_options(&mut bootstrap.clusters()[0]);
+            options["explicit_http_config"]["http_protocol_options"] = trailers;
         })
         .start()
         .await;
@@ -205,9 +203,9 @@ async fn trailers_of_chunks_end_requests_and_answers_like_any_other_end() {
             body.len()
         );
         client.send(request.as_bytes()).await;
-        let answer = client.read_to_end().await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        assert!(answer.contains(JSON) && answer.contains("x-checksum: 7"), "{answer}");
+        let response = client.read_to_end().await;
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+        assert!(response.contains(JSON) && response.contains("x-checksum: 7"), "{response}");
     }
     let received = received.lock().unwrap();
     assert_eq!(received.len(), 6);

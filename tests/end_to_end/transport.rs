@@ -1,38 +1,31 @@
 //! Why a connection was not made is told in the trail and in the log.
 
-use crate::harness::{Gateway, Setup, eventually, forgetful};
+use crate::harness::{Gateway, eventually, first_elsewhere, forgetful};
 use serde_json::json;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use testbed::Bootstrap;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 /// A first backend that is spoken to in TLS, and a second one.
 async fn start(port: u16) -> Gateway {
-    Setup::new()
-        .backend("second", json!({"priority": 2}))
-        .backend_elsewhere("first", json!({"priority": 1}), port)
+    first_elsewhere(port)
         .pool(forgetful())
-        .settings(|settings| {
-            settings.adjust = Some(Arc::new(|bootstrap: &mut Bootstrap| {
+        .adjust(|bootstrap| {
                 bootstrap.cluster("first")["transport_socket"] = json!({
                     "name": "tls",
                     "typed_config": {
                         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
                     }
                 });
-            }));
-        })
+            })
         .start()
         .await
 }
 
 async fn fails_over(gateway: &Gateway, trail: &str, log: &str) {
     for _ in 0..3 {
-        let answer = gateway.chat().await;
-        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
-        assert_eq!(answer.header("x-spillway-trail"), Some(trail));
+        let response = gateway.chat_served_by("second").await;
+        assert_eq!(response.header("x-spillway-trail"), Some(trail));
     }
     eventually("the log says why", async || gateway.envoy.log().contains(log)).await;
     assert_eq!(gateway.envoy.log().matches(log).count(), 1, "{}", gateway.envoy.log());

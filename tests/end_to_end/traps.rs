@@ -1,4 +1,4 @@
-//! After a trap the roles are loaded anew, each by itself. What others lose meanwhile depends on how soon
+//! After a trap the roles are loaded again, each by itself. What others lose meanwhile depends on how soon
 //! Envoy does that.
 
 use crate::harness::{CHAT, chat_body, first_and_second};
@@ -28,10 +28,10 @@ async fn what_others_lose_while_requests_trap() {
                         continue;
                     }
                     asked += 1;
-                    let answer = client.post(CHAT, &chat_body()).await;
-                    if answer.status == 200 {
+                    let response = client.post(CHAT, &chat_body()).await;
+                    if response.status == 200 {
                         served += 1;
-                    } else if answer.header("retry-after").is_some() {
+                    } else if response.header("retry-after").is_some() {
                         shaped += 1;
                     }
                     tokio::time::sleep(Duration::from_millis(8)).await;

@@ -12,9 +12,9 @@ use tokio::task::JoinHandle;
 /// What follows the head of an error.
 #[derive(Clone, Copy, Debug)]
 enum Rest {
-    /// Nothing, for ever.
+    /// Nothing, forever.
     Silence,
-    /// A byte of the body every so often, for ever.
+    /// A byte of the body every so often, forever.
     Drip,
     /// The connection is closed before the body is complete.
     Close,
@@ -95,10 +95,10 @@ async fn an_error_that_another_backend_need_not_give_fails_over_in_time() {
             let backend = Unfinished::start(head, r#"{"error":{"#, rest).await;
             let gateway = gateway(&backend, json!({}), true, forgetful()).await;
             let started = Instant::now();
-            let answer = gateway.chat().await;
+            let response = gateway.chat().await;
             let what = format!("{head}, {rest:?}");
-            assert_eq!((answer.status, answer.served_by()), (200, "second"), "{what}");
-            let trail = answer.header("x-spillway-trail").unwrap();
+            assert_eq!((response.status, response.served_by()), (200, "second"), "{what}");
+            let trail = response.header("x-spillway-trail").unwrap();
             assert!(trail.starts_with(&format!("first;{word}")), "{what}: {trail}");
             assert!(started.elapsed() < HOLD * 10, "{what}: {:?}", started.elapsed());
         }
@@ -128,10 +128,10 @@ async fn the_status_line_of_the_clients_error_comes_in_time() {
                     body.len()
                 );
                 connection.send(request.as_bytes()).await;
-                let answer = connection.read_until("\r\n\r\n").await;
+                let response = connection.read_until("\r\n\r\n").await;
                 assert!(
-                    answer.starts_with(&format!("HTTP/1.1 {}", &head[..3])),
-                    "{what}: {answer}"
+                    response.starts_with(&format!("HTTP/1.1 {}", &head[..3])),
+                    "{what}: {response}"
                 );
                 assert!(started.elapsed() < HOLD * 10, "{what}: {:?}", started.elapsed());
             }
@@ -146,9 +146,9 @@ async fn a_throttle_that_breaks_off_is_a_throttle() {
         let backend = Unfinished::start(head, "{", rest).await;
         let gateway = gateway(&backend, json!({}), true, json!({})).await;
         for trail in ["first;429;gate=", "first;skip=gate;gate="] {
-            let answer = gateway.chat().await;
-            assert_eq!((answer.status, answer.served_by()), (200, "second"), "{rest:?}");
-            let told = answer.header("x-spillway-trail").unwrap();
+            let response = gateway.chat().await;
+            assert_eq!((response.status, response.served_by()), (200, "second"), "{rest:?}");
+            let told = response.header("x-spillway-trail").unwrap();
             assert!(told.starts_with(trail), "{rest:?}: {told}");
         }
     }
@@ -160,9 +160,9 @@ async fn an_error_of_the_only_backend_that_breaks_off_is_told_as_such() {
     {
         let backend = Unfinished::start(head, "{", Rest::Close).await;
         let gateway = gateway(&backend, json!({}), false, json!({})).await;
-        let answer = gateway.chat().await;
-        assert_eq!(answer.status, status, "{}", answer.text());
-        assert!(answer.json()["error"]["message"].is_string());
-        assert!(answer.header("retry-after").is_some());
+        let response = gateway.chat().await;
+        assert_eq!(response.status, status, "{}", response.text());
+        assert!(response.json()["error"]["message"].is_string());
+        assert!(response.header("retry-after").is_some());
     }
 }

@@ -30,9 +30,9 @@ fn body(members: &str) -> String {
 async fn send(gateway: &Gateway, path: &str, body: &str) -> Response {
     let headers = [("content-type", "application/json")];
     let body = Bytes::from(body.to_owned());
-    let answer = gateway.client.send(Method::POST, path, &headers, body).await.unwrap();
-    assert_eq!((answer.status, answer.complete), (200, true), "{}", answer.text());
-    answer
+    let response = gateway.client.send(Method::POST, path, &headers, body).await.unwrap();
+    assert_eq!((response.status, response.complete), (200, true), "{}", response.text());
+    response
 }
 
 /// What the backend itself answers when it is asked for the usage, its usage chunk apart.
@@ -43,16 +43,16 @@ async fn direct(gateway: &Gateway, members: &str) -> (Vec<String>, String) {
     let key = crate::harness::key_of("first");
     let headers = [("content-type", "application/json"), ("api-key", &key)];
     let body = Bytes::from(body(members));
-    let answer = client.send(Method::POST, &path, &headers, body).await.unwrap();
-    let mut events = events(&answer);
+    let response = client.send(Method::POST, &path, &headers, body).await.unwrap();
+    let mut events = events(&response);
     let usage = events.iter().position(|event| is_usage_chunk(event)).unwrap();
     let usage = events.remove(usage);
     (events, usage)
 }
 
 /// The events with what differs each time made equal.
-fn events(answer: &Response) -> Vec<String> {
-    let text = answer.text();
+fn events(response: &Response) -> Vec<String> {
+    let text = response.text();
     assert!(text.ends_with("\n\n"), "{text}");
     text.split_inclusive("\n\n").map(without_ids).collect()
 }
@@ -96,8 +96,8 @@ async fn the_usage_is_asked_for_and_the_client_does_not_see_it() {
             || STREAMING.to_owned(),
             |options| format!(r#"{STREAMING},"stream_options": {options}"#),
         );
-        let answer = send(&gateway, CHAT, &body(&members)).await;
-        assert_eq!(events(&answer), expected, "{members}");
+        let response = send(&gateway, CHAT, &body(&members)).await;
+        assert_eq!(events(&response), expected, "{members}");
         let received = received(&gateway);
         let mut asked: Value = serde_json::from_str(&body(&members)).unwrap();
         if !asked["stream_options"].is_object() {
@@ -112,10 +112,10 @@ async fn the_usage_is_asked_for_and_the_client_does_not_see_it() {
 async fn legacy_completions_are_asked_for_their_usage_too() {
     let gateway = metered().start().await;
     let body = r#"{"model":"gpt-4o","prompt":"Say hello.","stream":true}"#;
-    let answer = send(&gateway, "/v1/completions", body).await;
+    let response = send(&gateway, "/v1/completions", body).await;
     assert_eq!(received(&gateway)["stream_options"], json!({"include_usage": true}));
-    assert!(!answer.text().contains(r#""usage":{"#), "{}", answer.text());
-    assert!(answer.text().ends_with("data: [DONE]\n\n"), "{}", answer.text());
+    assert!(!response.text().contains(r#""usage":{"#), "{}", response.text());
+    assert!(response.text().ends_with("data: [DONE]\n\n"), "{}", response.text());
 }
 
 #[tokio::test]
@@ -124,8 +124,8 @@ async fn a_client_that_asked_sees_the_usage_once() {
     let members = format!("{STREAMING},{ASKED}");
     let (mut expected, usage) = direct(&gateway, &members).await;
     expected.insert(expected.len() - 1, usage);
-    let answer = send(&gateway, CHAT, &body(&members)).await;
-    assert_eq!(events(&answer), expected);
+    let response = send(&gateway, CHAT, &body(&members)).await;
+    assert_eq!(events(&response), expected);
     assert_eq!(gateway.records("first").last().unwrap().body, body(&members));
 }
 
@@ -139,10 +139,10 @@ async fn who_must_not_be_asked_is_not() {
         (CHAT, body(r#""stream":false"#)),
         ("/v1/responses", responses.to_owned()),
     ] {
-        let answer = send(&gateway, path, &body).await;
+        let response = send(&gateway, path, &body).await;
         let expected = body.replace(r#""gpt-4o","input"#, r#""gpt-4o-first","input"#);
         assert_eq!(gateway.records("first").last().unwrap().body, expected, "{path}");
-        assert!(!answer.text().is_empty());
+        assert!(!response.text().is_empty());
     }
     let recent = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-09-01-preview";
     send(&gateway, recent, &body(STREAMING)).await;
@@ -152,9 +152,9 @@ async fn who_must_not_be_asked_is_not() {
 #[tokio::test]
 async fn where_nothing_is_counted_nothing_is_asked() {
     let gateway = Setup::new().backend("first", json!({})).start().await;
-    let answer = send(&gateway, CHAT, &body(STREAMING)).await;
+    let response = send(&gateway, CHAT, &body(STREAMING)).await;
     assert_eq!(gateway.records("first")[0].body, body(STREAMING));
-    assert!(!answer.text().contains("usage"), "{}", answer.text());
+    assert!(!response.text().contains("usage"), "{}", response.text());
 }
 
 /// A stream as Azure sends it, with a comment and other line ends in between.
@@ -179,11 +179,11 @@ async fn however_a_stream_is_cut_only_the_usage_chunk_goes() {
             .settings(|settings| settings.access_log = LOG.to_vec())
             .start()
             .await;
-        let answer = send(&gateway, CHAT, &body(STREAMING)).await;
+        let response = send(&gateway, CHAT, &body(STREAMING)).await;
         let parts: Vec<&str> = STREAM.split('|').collect();
-        assert_eq!(answer.text(), [parts[0], parts[2]].concat(), "pieces of {piece}");
-        let answer = send(&gateway, CHAT, &body(&format!("{STREAMING},{ASKED}"))).await;
-        assert_eq!(answer.text(), stream, "pieces of {piece}");
+        assert_eq!(response.text(), [parts[0], parts[2]].concat(), "pieces of {piece}");
+        let response = send(&gateway, CHAT, &body(&format!("{STREAMING},{ASKED}"))).await;
+        assert_eq!(response.text(), stream, "pieces of {piece}");
         for line in logged(&gateway, 2).await {
             assert_eq!(line["total"], "12", "pieces of {piece}: {line}");
         }
@@ -212,8 +212,8 @@ async fn json_is_read_under_whatever_name_it_comes() {
             .settings(|settings| settings.access_log = LOG.to_vec())
             .start()
             .await;
-        let answer = send(&gateway, CHAT, &body(r#""max_tokens":77"#)).await;
-        assert_eq!(answer.text(), json, "{name}");
+        let response = send(&gateway, CHAT, &body(r#""max_tokens":77"#)).await;
+        assert_eq!(response.text(), json, "{name}");
         assert_eq!(logged(&gateway, 1).await[0]["total"], "12", "{name}");
     }
 }
@@ -230,13 +230,13 @@ async fn a_preamble_that_is_held_for_long_is_neither_lost_nor_doubled() {
         .await;
     let asked = format!("{STREAMING},{ASKED}");
     let (expected, usage) = direct(&gateway, &asked).await;
-    let answer = send(&gateway, CHAT, &body(STREAMING)).await;
-    assert_eq!(events(&answer), expected);
-    let answer = send(&gateway, CHAT, &body(&asked)).await;
+    let response = send(&gateway, CHAT, &body(STREAMING)).await;
+    assert_eq!(events(&response), expected);
+    let response = send(&gateway, CHAT, &body(&asked)).await;
     let seen: Vec<String> =
-        events(&answer).into_iter().filter(|event| !is_usage_chunk(event)).collect();
+        events(&response).into_iter().filter(|event| !is_usage_chunk(event)).collect();
     assert_eq!(seen, expected);
-    assert!(answer.text().contains(&usage[usage.find("\"usage\"").unwrap()..]));
+    assert!(response.text().contains(&usage[usage.find("\"usage\"").unwrap()..]));
 }
 
 #[tokio::test]
@@ -267,7 +267,7 @@ const LOG: [(&str, &str); 7] = [
     ("addend", "%FILTER_STATE(envoy.ratelimit.hits_addend:PLAIN)%"),
 ];
 
-/// The access log once it has so many lines.
+/// The access log once it has this many lines.
 async fn logged(gateway: &Gateway, lines: usize) -> Vec<Value> {
     eventually("it is logged", async || gateway.envoy.access_log().len() >= lines).await;
     gateway.envoy.access_log()

@@ -1,32 +1,28 @@
-//! Settings of Envoy without which the two roles do not work together: the answer and the log say which.
+//! Settings of Envoy without which the two roles do not work together: the response and the log say which.
 
 use crate::harness::first_and_second;
 use serde_json::json;
-use std::sync::Arc;
-use testbed::bootstrap::{Bootstrap, protocol_options};
+use testbed::bootstrap::protocol_options;
 
 #[tokio::test]
-async fn roles_in_different_vms_are_told_in_answer_and_log() {
+async fn roles_in_different_vms_are_told_in_response_and_log() {
     let gateway = first_and_second()
-        .settings(|settings| {
-            settings.adjust = Some(Arc::new(|bootstrap: &mut Bootstrap| {
-                for cluster in bootstrap.clusters() {
-                    let filters = &mut protocol_options(cluster)["http_filters"];
-                    filters[0]["typed_config"]["config"]["vm_config"]["configuration"] = json!({
-                        "@type": "type.googleapis.com/google.protobuf.StringValue",
-                        "value": "another"
-                    });
-                }
-            }));
+        .adjust(|bootstrap| {
+            for cluster in bootstrap.clusters() {
+                let filters = &mut protocol_options(cluster)["http_filters"];
+                filters[0]["typed_config"]["config"]["vm_config"]["configuration"] = json!({
+                    "@type": "type.googleapis.com/google.protobuf.StringValue",
+                    "value": "another"
+                });
+            }
         })
         .start()
         .await;
     for _ in 0..3 {
-        let answer = gateway.chat().await;
-        assert_eq!(answer.status, 503, "{}", answer.text());
-        let message = answer.json()["error"]["message"].to_string();
+        let response = gateway.chat_with_status(503).await;
+        let message = response.json()["error"]["message"].to_string();
         assert!(message.contains("vm_config"), "{message}");
-        assert!(answer.header("retry-after").is_some());
+        assert!(response.header("retry-after").is_some());
     }
     let log = gateway.envoy.log();
     assert_eq!(log.matches("give them the same vm_config").count(), 1, "{log}");
@@ -34,20 +30,17 @@ async fn roles_in_different_vms_are_told_in_answer_and_log() {
 }
 
 #[tokio::test]
-async fn bodies_that_envoy_does_not_show_are_told_in_answer_and_log() {
+async fn bodies_that_envoy_does_not_show_are_told_in_response_and_log() {
     let gateway = first_and_second()
-        .settings(|settings| {
-            settings.adjust = Some(Arc::new(|bootstrap: &mut Bootstrap| {
-                let filter = &mut bootstrap.manager()["http_filters"][0]["typed_config"]["config"];
-                filter.as_object_mut().unwrap().remove("allow_on_headers_stop_iteration").unwrap();
-            }));
+        .adjust(|bootstrap| {
+            let filter = &mut bootstrap.manager()["http_filters"][0]["typed_config"]["config"];
+            filter.as_object_mut().unwrap().remove("allow_on_headers_stop_iteration").unwrap();
         })
         .start()
         .await;
     for _ in 0..2 {
-        let answer = gateway.chat().await;
-        assert_eq!(answer.status, 503, "{}", answer.text());
-        let message = answer.json()["error"]["message"].to_string();
+        let response = gateway.chat_with_status(503).await;
+        let message = response.json()["error"]["message"].to_string();
         assert!(message.contains("allow_on_headers_stop_iteration"), "{message}");
     }
     let log = gateway.envoy.log();
@@ -61,21 +54,19 @@ async fn responses_that_envoy_does_not_show_to_the_attempt_are_told_and_reach_th
         "default": {"tokens_per_minute": 100_000}});
     let gateway = first_and_second()
         .whole(json!({"consumers": consumers}))
-        .settings(|settings| {
-            settings.adjust = Some(Arc::new(|bootstrap: &mut Bootstrap| {
-                for cluster in bootstrap.clusters() {
-                    let filters = &mut protocol_options(cluster)["http_filters"];
-                    let Some(filter) = filters.get_mut(0) else { continue };
-                    let filter = filter["typed_config"]["config"].as_object_mut().unwrap();
-                    filter.remove("allow_on_headers_stop_iteration").unwrap();
-                }
-            }));
+        .adjust(|bootstrap| {
+            for cluster in bootstrap.clusters() {
+                let filters = &mut protocol_options(cluster)["http_filters"];
+                let Some(filter) = filters.get_mut(0) else { continue };
+                let filter = filter["typed_config"]["config"].as_object_mut().unwrap();
+                filter.remove("allow_on_headers_stop_iteration").unwrap();
+            }
         })
         .start()
         .await;
     for _ in 0..2 {
-        let answer = gateway.chat().await;
-        assert_eq!((answer.status, answer.complete), (200, true), "{}", answer.text());
+        let response = gateway.chat().await;
+        assert_eq!((response.status, response.complete), (200, true), "{}", response.text());
     }
     let log = gateway.envoy.log();
     assert_eq!(log.matches("responses are hidden from the attempt's filter").count(), 1, "{log}");

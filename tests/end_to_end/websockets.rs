@@ -65,8 +65,8 @@ async fn no_other_operation_is_upgraded_and_to_no_other_protocol() {
     assert_eq!(gateway.counts(), [0]);
     // Without an upgrade there is nothing at this path.
     let plain = b"GET /v1/responses HTTP/1.1\r\nhost: g\r\nconnection: close\r\n\r\n";
-    let answer = exchange(gateway.envoy.port, plain).await;
-    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    let response = exchange(gateway.envoy.port, plain).await;
+    assert!(response.starts_with("HTTP/1.1 404 "), "{response}");
 }
 
 #[tokio::test]

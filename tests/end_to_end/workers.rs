@@ -13,7 +13,7 @@ async fn a_429_that_one_worker_saw_closes_the_gate_for_both() {
     let gateway = two_workers(json!({})).await;
     let clients = clients(&gateway).await;
     gateway.mock("a").clear_records();
-    gateway.mock("a").push_fault(Fault::Throttle { retry_after_ms: Some(700) });
+    gateway.mock("a").push_fault(Fault::throttle(700));
     assert_eq!(served_by(&clients[0]).await, "b");
     let all: Vec<_> = clients
         .into_iter()
@@ -37,7 +37,7 @@ async fn faults_that_both_workers_saw_open_the_breaker_for_both() {
     .await;
     let clients = clients(&gateway).await;
     gateway.mock("a").clear_records();
-    gateway.mock("a").set_fault(Some(Fault::Status { status: 500, headers: vec![], body: None }));
+    gateway.mock("a").set_fault(Some(Fault::status(500)));
     for client in clients.iter().cycle().take(24) {
         assert_eq!(served_by(client).await, "b");
     }
@@ -53,7 +53,7 @@ async fn both_workers_together_send_exactly_one_probe() {
     .await;
     let clients = clients(&gateway).await;
     gateway.mock("a").clear_records();
-    gateway.mock("a").push_fault(Fault::Status { status: 500, headers: vec![], body: None });
+    gateway.mock("a").push_fault(Fault::status(500));
     gateway.mock("a").push_fault(Fault::DelayFirstByte { delay: Duration::from_millis(800) });
     assert_eq!(served_by(&clients[0]).await, "b");
     let half_open = Instant::now() + Duration::from_millis(410);
@@ -73,13 +73,7 @@ async fn both_workers_together_send_exactly_one_probe() {
 }
 
 async fn two_workers(pool: Value) -> Gateway {
-    Setup::new()
-        .backend("a", json!({"priority": 1}))
-        .backend("b", json!({"priority": 2}))
-        .pool(pool)
-        .settings(|settings| settings.workers = 2)
-        .start()
-        .await
+    Setup::tiers(["a", "b"]).pool(pool).settings(|settings| settings.workers = 2).start().await
 }
 
 /// Twelve clients with an open connection each, six of each worker.
@@ -99,7 +93,7 @@ async fn clients(gateway: &Gateway) -> Vec<Client> {
 }
 
 async fn served_by(client: &Client) -> String {
-    let answer = client.post(CHAT, &chat_body()).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.served_by().to_owned()
+    let response = client.post(CHAT, &chat_body()).await;
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.served_by().to_owned()
 }

@@ -9,7 +9,7 @@ use hyper::Method;
 use mock_azure::Record;
 use serde_json::json;
 
-/// What is asked for, and how the answer is to come.
+/// What is asked for, and how the response is to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asking {
     /// A chat completion in one piece.
@@ -20,7 +20,7 @@ pub(crate) enum Asking {
     ResponsesStream,
 }
 
-/// What a client has no business to send on: its own credentials, and what steers the gateway.
+/// What a client must not send on: its own credentials, and what steers the gateway.
 /// The address is one that Envoy trusts with its own headers.
 const MEDDLING: [(&str, &str); 9] = [
     ("x-forwarded-for", "10.0.0.1"),
@@ -83,30 +83,30 @@ impl Asking {
         }
     }
 
-    /// Sends it, with headers that a client has no business to send.
+    /// Sends it, with headers that a client must not send.
     pub(crate) async fn send(self, gateway: &Gateway) -> Response {
         let body = Bytes::from(self.body());
         gateway.client.send(Method::POST, self.path(), &MEDDLING, body).await.unwrap()
     }
 
-    /// Asserts that the answer is a whole one.
-    pub(crate) fn assert_answered(self, answer: &Response, what: &str) {
-        let text = answer.text();
-        assert_eq!(answer.status, 200, "{what}: {text}\n{:?}", answer.headers);
-        assert!(answer.complete, "{what}: {text}");
+    /// Asserts that the response is a whole one.
+    pub(crate) fn assert_answered(self, response: &Response, what: &str) {
+        let text = response.text();
+        assert_eq!(response.status, 200, "{what}: {text}\n{:?}", response.headers);
+        assert!(response.complete, "{what}: {text}");
         match self {
             Self::Chat => {
-                let content = &answer.json()["choices"][0]["message"]["content"];
+                let content = &response.json()["choices"][0]["message"]["content"];
                 let content = content.as_str().unwrap_or_else(|| panic!("{what}: {text}"));
                 assert!(content.contains(" answers as "), "{what}: {text}");
             }
             Self::ChatStream => {
-                let events = answer.events();
+                let events = response.events();
                 assert_eq!(events.last().unwrap().data, "[DONE]", "{what}: {text}");
                 assert!(!text.contains("\"error\""), "{what}: {text}");
             }
             Self::ResponsesStream => {
-                let events = answer.events();
+                let events = response.events();
                 let name = |event: Option<&super::Event>| event.unwrap().name.clone().unwrap();
                 assert_eq!(name(events.first()), "response.created", "{what}: {text}");
                 assert_eq!(name(events.last()), "response.completed", "{what}: {text}");
@@ -115,13 +115,29 @@ impl Asking {
     }
 }
 
-/// Two backends, the second for what the first cannot serve: `first` is asked anew each time,
+/// Two backends, the second for what the first cannot serve: `first` is asked again each time,
 /// whatever it answered before. So a table of faults needs one gateway only.
 pub(crate) fn first_and_second() -> Setup {
-    Setup::new()
-        .backend("first", json!({"priority": 1}))
-        .backend("second", json!({"priority": 2}))
-        .pool(forgetful())
+    Setup::tiers(["first", "second"]).pool(forgetful())
+}
+
+/// The same with the shipped rules, and `first` is whatever listens on this port.
+pub(crate) fn first_elsewhere(port: u16) -> Setup {
+    Setup::new().backend("second", json!({"priority": 2})).backend_elsewhere(
+        "first",
+        json!({"priority": 1}),
+        port,
+    )
+}
+
+/// All that a backend could read: path, headers, body.
+pub(crate) fn everything(record: &Record) -> String {
+    let headers: Vec<String> = record
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value)))
+        .collect();
+    format!("{}\n{}\n{}", record.path, headers.join("\n"), String::from_utf8_lossy(&record.body))
 }
 
 /// Keys of a pool that remembers nothing of what went wrong.

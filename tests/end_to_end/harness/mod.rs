@@ -9,7 +9,9 @@ mod setup;
 pub(crate) mod shipped;
 mod watched;
 
-pub(crate) use asking::{Asking, assert_for, first_and_second, forgetful};
+pub(crate) use asking::{
+    Asking, assert_for, everything, first_and_second, first_elsewhere, forgetful,
+};
 pub(crate) use clusters::Hosts;
 pub(crate) use names::{Name, NameServer};
 pub(crate) use settings::Settings;

@@ -56,14 +56,14 @@ async fn serve(socket: UdpSocket, names: Arc<Mutex<HashMap<String, Name>>>) {
     let mut question = [0; 1024];
     while let Ok((length, peer)) = socket.recv_from(&mut question).await {
         let known = |host: &str| names.lock().unwrap().get(host).cloned();
-        if let Some(answer) = answer(&question[..length], known) {
-            send(&socket, &answer, peer).await;
+        if let Some(response) = answer(&question[..length], known) {
+            send(&socket, &response, peer).await;
         }
     }
 }
 
-async fn send(socket: &UdpSocket, answer: &[u8], peer: SocketAddr) {
-    let _ = socket.send_to(answer, peer).await;
+async fn send(socket: &UdpSocket, response: &[u8], peer: SocketAddr) {
+    let _ = socket.send_to(response, peer).await;
 }
 
 /// The answer to a message with one question (RFC 1035, section 4), if there is to be one.
@@ -89,14 +89,14 @@ fn answer(message: &[u8], known: impl Fn(&str) -> Option<Name>) -> Option<Vec<u8
             _ => None,
         })
         .collect();
-    let mut answer = message[..2].to_vec();
-    answer.extend([0x81, 0x80 | code, 0, 1, 0, u8::try_from(records.len()).unwrap(), 0, 0, 0, 0]);
-    answer.extend(question);
+    let mut response = message[..2].to_vec();
+    response.extend([0x81, 0x80 | code, 0, 1, 0, u8::try_from(records.len()).unwrap(), 0, 0, 0, 0]);
+    response.extend(question);
     for record in records {
         // The name of the question, a class, and a time to live of one second.
-        answer.extend([0xc0, 12, kind[0], kind[1], 0, 1, 0, 0, 0, 1]);
-        answer.extend([0, u8::try_from(record.len()).unwrap()]);
-        answer.extend(record);
+        response.extend([0xc0, 12, kind[0], kind[1], 0, 1, 0, 0, 0, 1]);
+        response.extend([0, u8::try_from(record.len()).unwrap()]);
+        response.extend(record);
     }
-    Some(answer)
+    Some(response)
 }

@@ -41,7 +41,7 @@ impl Connection {
         }
     }
 
-    /// Reads exactly so many bytes.
+    /// Reads exactly this many bytes.
     pub(crate) async fn read_bytes(&mut self, count: usize) -> Vec<u8> {
         while self.received.len() < count {
             self.receive("waits for more bytes").await;
@@ -52,7 +52,7 @@ impl Connection {
     /// Reads until the peer closes.
     pub(crate) async fn read_to_end(&mut self) -> String {
         let read = timeout(PATIENCE, self.stream.read_to_end(&mut self.received)).await;
-        // A reset after the answer ends it as well.
+        // A reset after the response ends it as well.
         let _ = read.unwrap_or_else(|_| panic!("no end of: {}", self.text()));
         let text = self.text();
         self.received.clear();
@@ -88,19 +88,19 @@ pub(crate) struct RawBackend {
 }
 
 impl RawBackend {
-    pub(crate) async fn start(answer: impl Into<Vec<u8>>) -> Self {
-        Self::start_in_pieces(answer, usize::MAX).await
+    pub(crate) async fn start(response: impl Into<Vec<u8>>) -> Self {
+        Self::start_in_pieces(response, usize::MAX).await
     }
 
-    /// The same, in pieces of so many bytes that arrive one by one.
-    pub(crate) async fn start_in_pieces(answer: impl Into<Vec<u8>>, piece: usize) -> Self {
+    /// The same, in pieces of this many bytes that arrive one by one.
+    pub(crate) async fn start_in_pieces(response: impl Into<Vec<u8>>, piece: usize) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let requests = Arc::new(AtomicUsize::new(0));
-        let (counter, answer) = (Arc::clone(&requests), Arc::new(answer.into()));
+        let (counter, response) = (Arc::clone(&requests), Arc::new(response.into()));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&counter), Arc::clone(&answer), piece));
+                tokio::spawn(serve(stream, Arc::clone(&counter), Arc::clone(&response), piece));
             }
         });
         Self { port, requests, task }
@@ -124,7 +124,7 @@ impl Drop for RawBackend {
 async fn serve(
     mut stream: TcpStream,
     requests: Arc<AtomicUsize>,
-    answer: Arc<Vec<u8>>,
+    response: Arc<Vec<u8>>,
     piece: usize,
 ) {
     let mut received = Vec::new();
@@ -137,9 +137,9 @@ async fn serve(
     }
     requests.fetch_add(1, Ordering::SeqCst);
     let _ = stream.set_nodelay(true);
-    for piece in answer.chunks(piece) {
+    for piece in response.chunks(piece) {
         let _ = stream.write_all(piece).await;
-        if piece.len() < answer.len() {
+        if piece.len() < response.len() {
             // Time for the peer to read it by itself.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

@@ -31,7 +31,7 @@ pub(crate) struct Settings {
     pub(crate) environment: Vec<(String, String)>,
     /// The filters before Spillway.
     pub(crate) filters_before: Vec<Value>,
-    /// How long Envoy waits after a fault of the filter until it loads it anew.
+    /// How long Envoy waits after a fault of the filter until it loads it again.
     pub(crate) reload_interval: Duration,
     /// The clusters that differ from the usual, by their backends' names.
     pub(crate) clusters: BTreeMap<String, Cluster>,

@@ -6,9 +6,11 @@
 use super::{Client, Response, Settings, watched};
 use mock_azure::{Mock, MockConfig, Record};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
-use testbed::bootstrap::configure;
+use testbed::bootstrap::{Bootstrap, configure};
 use testbed::{Envoy, Folder};
+use tokio::task::JoinHandle;
 
 /// The file with the listener, of a gateway whose configuration is replaced.
 const LISTENER: (&str, &str) = ("listener", "listener.v3.Listener");
@@ -48,6 +50,13 @@ impl Setup {
             whole: json!({}),
             settings: Settings::default(),
         }
+    }
+
+    /// Backends of these names, each in a tier of its own: the first is asked first.
+    pub(crate) fn tiers<const N: usize>(names: [&str; N]) -> Self {
+        let tiers = names.into_iter().zip(1..);
+        tiers
+            .fold(Self::new(), |setup, (name, tier)| setup.backend(name, json!({"priority": tier})))
     }
 
     /// With a backend of this name; `keys` are added to its configuration, instead of the
@@ -97,6 +106,15 @@ impl Setup {
     /// With Envoy set up differently.
     pub(crate) fn settings(mut self, change: impl FnOnce(&mut Settings)) -> Self {
         change(&mut self.settings);
+        self
+    }
+
+    /// With a change of Envoy's whole configuration.
+    pub(crate) fn adjust(
+        mut self,
+        change: impl Fn(&mut Bootstrap) + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.adjust = Some(Arc::new(change));
         self
     }
 
@@ -216,13 +234,45 @@ impl Gateway {
         }
         let log = self.envoy.log();
         assert!(!log.contains("panicked"), "after {after}: {log}");
-        let answer = self.chat().await;
-        assert_eq!(answer.status, 200, "after {after}: {}", answer.text());
+        let response = self.chat().await;
+        assert_eq!(response.status, 200, "after {after}: {}", response.text());
     }
 
     /// Sends a small chat request.
     pub(crate) async fn chat(&self) -> Response {
         self.client.post(CHAT, &chat_body()).await
+    }
+
+    /// Sends a small chat request, and asserts that this backend served it.
+    pub(crate) async fn chat_served_by(&self, name: &str) -> Response {
+        let response = self.chat().await;
+        assert_eq!((response.status, response.served_by()), (200, name), "{}", response.text());
+        response
+    }
+
+    /// Sends a small chat request, and asserts that the response has this status.
+    pub(crate) async fn chat_with_status(&self, status: u16) -> Response {
+        let response = self.chat().await;
+        assert_eq!(response.status, status, "{}", response.text());
+        response
+    }
+
+    /// Sends a small chat request on a connection of its own, which ends with the task.
+    pub(crate) fn spawn_chat(&self) -> JoinHandle<Response> {
+        let client = self.another_client();
+        tokio::spawn(async move { client.post(CHAT, &chat_body()).await })
+    }
+
+    /// How many attempts at a backend had this outcome, by the gateway's metrics.
+    pub(crate) async fn attempts(&self, backend: &str, outcome: &str) -> u64 {
+        let name = "wasmcustom.spillway_attempts_total.pool.gpt.backend";
+        self.envoy.stat(&format!("{name}.{backend}.outcome.{outcome}")).await
+    }
+
+    /// Until when the circuit breaker of a backend is open, by the gateway's metrics; 0: it is closed.
+    pub(crate) async fn breaker_open_until_ms(&self, backend: &str) -> u64 {
+        let name = "wasmcustom.spillway_breaker_open_until_ms.pool.gpt.backend";
+        self.envoy.stat(&format!("{name}.{backend}")).await
     }
 
     /// A client with connections of its own.

@@ -61,7 +61,7 @@ pub(crate) async fn run_azure(text: &str, names: &[(&str, Name)]) -> Shipped {
     let tls = start_tls(&tls_ports, &mocks).await;
     whole.json["typed_dns_resolver_config"] = name_server(server.port());
     let gateway = start(whole, mocks).await;
-    // A request that comes before the name server's first answer finds no host, and counts as a fault.
+    // A request that comes before the name server's first response finds no host, and counts as a fault.
     for name in resolved {
         let hosts = format!("cluster.{name}.membership_total");
         eventually("a host and the dead one", async || gateway.envoy.stat(&hosts).await == 2).await;

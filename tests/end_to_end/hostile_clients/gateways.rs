@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Longer than any answer takes, a hanging backend's included.
+/// Longer than any response takes, a hanging backend's included.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What backends take of one request, as Azure's smallest deployments do.
@@ -74,7 +74,7 @@ impl Gateways {
             settings.workers = 2;
             // Only answers that never come run into it.
             settings.per_try_timeout = Duration::from_secs(5);
-            // Envoy forgets this limit when the other one passes while an answer is on its way.
+            // Envoy forgets this limit when the other one passes while a response is on its way.
             settings.per_try_idle_timeout = Duration::from_secs(3);
         });
         let gateway = setup.start().await;
@@ -83,7 +83,7 @@ impl Gateways {
         Self { name, gateway, backends, pools, allows_more: false }
     }
 
-    /// Sends it, and says what is wrong with the answer.
+    /// Sends it, and says what is wrong with the response.
     pub(super) async fn suffer(&self, hostile: &Hostile) -> Option<String> {
         let port = self.gateway.envoy.port;
         let mut wrong = None;
@@ -124,8 +124,8 @@ impl Gateways {
         let mut asked = 0;
         while goes_on() {
             let (model, _) = self.pools[asked % self.pools.len()];
-            let answer = innocent(&client, model, asked.is_multiple_of(4)).await;
-            if let Some(wrong) = answer.map_or_else(Some, |answer| not_served(&answer)) {
+            let response = innocent(&client, model, asked.is_multiple_of(4)).await;
+            if let Some(wrong) = response.map_or_else(Some, |response| not_served(&response)) {
                 findings.add("an innocent request failed", || {
                     format!("{}, {model}: {wrong}", self.name)
                 });
@@ -162,11 +162,11 @@ async fn innocent(client: &Client, model: &str, streams: bool) -> Result<Respons
         "stream": streams
     });
     let headers = [("content-type", "application/json"), ("x-consumer", "innocent")];
-    let answer = client.send(Method::POST, CHAT, &headers, Bytes::from(body.to_string()));
-    timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+    let response = client.send(Method::POST, CHAT, &headers, Bytes::from(body.to_string()));
+    timeout(PATIENCE, response).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
 }
 
-/// Asks a pool, and says what is wrong with the answer.
+/// Asks a pool, and says what is wrong with the response.
 async fn not_served_by_first(
     client: &Client,
     (model, first): &(&str, Vec<&str>),
@@ -174,23 +174,23 @@ async fn not_served_by_first(
 ) -> Option<String> {
     match innocent(client, model, streams).await {
         Err(error) => Some(error),
-        Ok(answer) => not_served(&answer).or_else(|| not_first(&answer, first)),
+        Ok(response) => not_served(&response).or_else(|| not_first(&response, first)),
     }
 }
 
-fn not_served(answer: &Response) -> Option<String> {
-    let text = answer.text();
-    let fine = answer.status == 200 && answer.complete && !text.contains("\"error\"");
-    (!fine).then(|| format!("{} {:?}\n{text}", answer.status, answer.headers))
+fn not_served(response: &Response) -> Option<String> {
+    let text = response.text();
+    let fine = response.status == 200 && response.complete && !text.contains("\"error\"");
+    (!fine).then(|| format!("{} {:?}\n{text}", response.status, response.headers))
 }
 
-fn not_first(answer: &Response, first: &[&str]) -> Option<String> {
-    let is_first = first.contains(&answer.served_by());
-    let fine = is_first && answer.header("x-spillway-attempts") == Some("1");
-    (!fine).then(|| format!("{:?}", answer.headers))
+fn not_first(response: &Response, first: &[&str]) -> Option<String> {
+    let is_first = first.contains(&response.served_by());
+    let fine = is_first && response.header("x-spillway-attempts") == Some("1");
+    (!fine).then(|| format!("{:?}", response.headers))
 }
 
-/// Sends it on a connection of its own; says what is wrong with the answer.
+/// Sends it on a connection of its own; says what is wrong with the response.
 async fn send(port: u16, hostile: &Hostile) -> Option<String> {
     /// More than any socket holds: such a request may be answered and cut off before it is sent.
     const LARGE_BYTES: usize = 60_000;

@@ -16,7 +16,7 @@ pub(super) struct Hostile {
     pub(super) bytes: Vec<u8>,
     /// How often it is sent before anybody else is served.
     pub(super) times: usize,
-    /// When the client leaves without waiting for the end of the answer.
+    /// When the client leaves without waiting for the end of the response.
     pub(super) leaves_after: Option<Duration>,
 }
 

@@ -1,8 +1,8 @@
-//! Answers that are held because headers say what they took: one that breaks off meanwhile is another
+//! Responses that are held because headers say what they took: one that breaks off meanwhile is another
 //! backend's to give, and costs nothing; one whose client leaves was given all the same.
 
 use crate::harness::raw::RawBackend;
-use crate::harness::{CHAT, Gateway, Response, Setup, chat_body, eventually, forgetful};
+use crate::harness::{CHAT, Gateway, Response, chat_body, eventually, first_elsewhere, forgetful};
 use bytes::Bytes;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -19,23 +19,17 @@ async fn start(headers: &[&str], port: u16) -> Gateway {
     for header in headers {
         consumers[header] = json!("on");
     }
-    Setup::new()
-        .backend("second", json!({"priority": 2}))
-        .backend_elsewhere("first", json!({"priority": 1}), port)
-        .pool(forgetful())
-        .whole(json!({"consumers": consumers}))
-        .start()
-        .await
+    first_elsewhere(port).pool(forgetful()).whole(json!({"consumers": consumers})).start().await
 }
 
 const HEADERS: [&str; 2] = ["remaining_tokens_header", "consumed_tokens_header"];
 
-fn number(answer: &Response, header: &str) -> u64 {
-    answer.header(header).unwrap_or_else(|| panic!("{:?}", answer.headers)).parse().unwrap()
+fn number(response: &Response, header: &str) -> u64 {
+    response.header(header).unwrap_or_else(|| panic!("{:?}", response.headers)).parse().unwrap()
 }
 
 /// Answers every request with these bytes and keeps the connection open.
-async fn stalling(answer: String) -> (u16, JoinHandle<()>) {
+async fn stalling(response: String) -> (u16, JoinHandle<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let task = tokio::spawn(async move {
@@ -43,7 +37,7 @@ async fn stalling(answer: String) -> (u16, JoinHandle<()>) {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut received = [0; 4096];
             let _ = stream.read(&mut received).await;
-            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.write_all(response.as_bytes()).await;
             open.push(stream);
         }
     });
@@ -57,7 +51,7 @@ fn limited_chat() -> Value {
     body
 }
 
-/// What a client is charged that leaves while the answer stalls after `body`.
+/// What a client is charged that leaves while the response stalls after `body`.
 async fn charged_when_left(headers: &[&str], body: &str) -> u64 {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5000";
     let (port, backend) = stalling(format!("{head}\r\n\r\n{body}")).await;
@@ -68,7 +62,7 @@ async fn charged_when_left(headers: &[&str], body: &str) -> u64 {
     let client = gateway.another_client();
     let received = "cluster.first.upstream_cx_rx_bytes_total";
     tokio::select! {
-        answer = client.send(Method::POST, CHAT, &json, request) => panic!("{answer:?}"),
+        response = client.send(Method::POST, CHAT, &json, request) => panic!("{response:?}"),
         () = eventually(received, async || gateway.envoy.stat(received).await > 0) => {}
     }
     drop(client);
@@ -76,21 +70,21 @@ async fn charged_when_left(headers: &[&str], body: &str) -> u64 {
     eventually(cancelled, async || gateway.envoy.stat(cancelled).await == 1).await;
     backend.abort();
     // Now nobody listens there, so the other one serves.
-    let answer = gateway.client.post(CHAT, &limited_chat()).await;
-    assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
-    let used = answer.json()["usage"]["total_tokens"].as_u64().unwrap();
-    LIMIT - number(&answer, "remaining-tokens") - used
+    let response = gateway.client.post(CHAT, &limited_chat()).await;
+    assert_eq!((response.status, response.served_by()), (200, "second"), "{}", response.text());
+    let used = response.json()["usage"]["total_tokens"].as_u64().unwrap();
+    LIMIT - number(&response, "remaining-tokens") - used
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_its_answer_is_held_is_charged() {
+async fn a_client_that_leaves_while_its_response_is_held_is_charged() {
     let stated = r#"{"usage":{"prompt_tokens":321,"completion_tokens":45},"choices":["#;
     assert_eq!(charged_when_left(&HEADERS[1..], stated).await, 366);
     let estimated = charged_when_left(&HEADERS[1..], r#"{"choices":["#).await;
     assert!((501..=530).contains(&estimated), "{estimated}");
 }
 
-/// What one answer costs that the first backend gives with this head and body.
+/// What one response costs that the first backend gives with this head and body.
 async fn charged(head: &str, body: &str) -> u64 {
     let length = body.len();
     let backend = RawBackend::start(format!(
@@ -98,16 +92,16 @@ async fn charged(head: &str, body: &str) -> u64 {
     ))
     .await;
     let gateway = start(&HEADERS, backend.port()).await;
-    let answer = gateway.client.post(CHAT, &limited_chat()).await;
-    assert_eq!((answer.status, answer.served_by()), (200, "first"), "{}", answer.text());
+    let response = gateway.client.post(CHAT, &limited_chat()).await;
+    assert_eq!((response.status, response.served_by()), (200, "first"), "{}", response.text());
     drop(backend);
-    let answer = gateway.client.post(CHAT, &limited_chat()).await;
-    assert_eq!(answer.served_by(), "second", "{}", answer.text());
-    LIMIT - number(&answer, "remaining-tokens") - number(&answer, "consumed-tokens")
+    let response = gateway.client.post(CHAT, &limited_chat()).await;
+    assert_eq!(response.served_by(), "second", "{}", response.text());
+    LIMIT - number(&response, "remaining-tokens") - number(&response, "consumed-tokens")
 }
 
 #[tokio::test]
-async fn what_an_answer_states_is_believed_without_a_content_type_but_not_when_it_is_absurd() {
+async fn what_a_response_states_is_believed_without_a_content_type_but_not_when_it_is_absurd() {
     let body = |prompt: &str| {
         format!(r#"{{"choices":[],"usage":{{"prompt_tokens":{prompt},"completion_tokens":45}}}}"#)
     };
@@ -121,7 +115,7 @@ async fn what_an_answer_states_is_believed_without_a_content_type_but_not_when_i
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_while_it_is_held_fails_over_and_costs_nothing() {
+async fn a_response_that_breaks_while_it_is_held_fails_over_and_costs_nothing() {
     let broken = RawBackend::start(
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n{\"choices\":",
     )
@@ -129,14 +123,14 @@ async fn an_answer_that_breaks_while_it_is_held_fails_over_and_costs_nothing() {
     let gateway = start(&HEADERS, broken.port()).await;
     let mut left = LIMIT;
     for asked in 1..=3 {
-        let answer = gateway.client.post(CHAT, &chat_body()).await;
-        assert_eq!((answer.status, answer.served_by()), (200, "second"), "{}", answer.text());
-        assert!(answer.complete);
-        assert_eq!(answer.header("x-spillway-trail"), Some("first;reset, second;200"));
-        let used = answer.json()["usage"]["total_tokens"].as_u64().unwrap();
+        let response = gateway.client.post(CHAT, &chat_body()).await;
+        assert_eq!((response.status, response.served_by()), (200, "second"), "{}", response.text());
+        assert!(response.complete);
+        assert_eq!(response.header("x-spillway-trail"), Some("first;reset, second;200"));
+        let used = response.json()["usage"]["total_tokens"].as_u64().unwrap();
         left -= used;
-        assert_eq!(answer.header("consumed-tokens"), Some(&*used.to_string()));
-        assert_eq!(answer.header("remaining-tokens"), Some(&*left.to_string()));
+        assert_eq!(response.header("consumed-tokens"), Some(&*used.to_string()));
+        assert_eq!(response.header("remaining-tokens"), Some(&*left.to_string()));
         assert_eq!(broken.requests(), asked);
     }
 }
