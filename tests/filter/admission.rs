@@ -73,8 +73,8 @@ fn races_lost_beyond_the_bound_admit_and_are_counted() {
             let process = Process::new(&format!("{conflicts} races lost, {name}"));
             worker(&process, settings, |envoy| {
                 process.shared().conflicts = conflicts;
-                let answer = envoy.ask(Request::new("POST", CHAT).body("{}"));
-                assert_eq!((answer.status(), answer.served_by()), (200, "a".to_owned()));
+                let response = envoy.ask(Request::new("POST", CHAT).body("{}"));
+                assert_eq!((response.status(), response.served_by()), (200, "a".to_owned()));
             });
             assert_eq!(process.metric("unbudgeted_total"), counted, "{}", process.scenario);
         }
@@ -95,9 +95,9 @@ fn a_consumer_that_is_denied_makes_no_attempt() {
             process.script("a", [Script::ok()]);
             assert_eq!(envoy.ask(large.clone()).status(), 200, "an empty minute takes anything");
             process.take_clusters();
-            let answer = envoy.ask(large);
-            assert_eq!(answer.status(), status, "{answer:?}");
-            assert_eq!(answer.header("x-served-by"), None);
+            let response = envoy.ask(large);
+            assert_eq!(response.status(), status, "{response:?}");
+            assert_eq!(response.header("x-served-by"), None);
         }
     });
     assert!(process.take_clusters().is_empty());

@@ -44,18 +44,7 @@ impl Chaos {
         let stream = if role == Role::Gateway { self.last } else { self.some_context() };
         let cluster = self.random.pick(&["a", "b", "x"]).as_bytes().to_vec();
         let properties = BTreeMap::from([("xds\0cluster_name".to_owned(), cluster)]);
-        let context = Context {
-            root,
-            stream,
-            role,
-            request_headers: None,
-            response_headers: None,
-            request_trailers: None,
-            response_trailers: None,
-            request_body: None,
-            response_body: None,
-            properties,
-        };
+        let context = Context { properties, ..Context::new(root, stream, role) };
         with(|state| state.contexts.insert(self.last, context));
         Module::create(self.last, root);
         self.contexts.push(self.last);
@@ -158,7 +147,7 @@ fn no_order_of_callbacks_panics() {
     }
 }
 
-/// SDKs of other filters met these in production, behind filters that answer in the router's place. For a stream that
+/// SDKs of other filters met these in production, behind filters that reply instead of the router. For a stream that
 /// is not known, nothing is held, and Envoy is asked for nothing.
 #[test]
 fn callbacks_of_contexts_that_are_not_known_are_let_through() {

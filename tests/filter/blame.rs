@@ -14,7 +14,7 @@ fn open_until(process: &Process, backend: &str) -> u64 {
     process.metric(&format!("breaker_open_until_ms.pool.gpt.backend.{backend}"))
 }
 
-/// Asks once, with what the first and the second backend answer, and returns whose breakers are open.
+/// Asks once, with what the first and the second backend send, and returns whose breakers are open.
 fn opened(scenario: &str, first: Script, second: Script) -> [bool; 2] {
     let process = Process::new(scenario);
     process.script("a", [first]);
@@ -185,8 +185,8 @@ fn a_request_that_nobody_else_can_serve_probes_early() {
         let refused = envoy.ask(Request::chat());
         assert_eq!((refused.status(), process.take_clusters()), (503, vec!["b".to_owned()]));
         envoy.pass(100);
-        let answer = envoy.ask(Request::chat());
-        assert_eq!((answer.status(), answer.served_by()), (200, "a".to_owned()));
+        let response = envoy.ask(Request::chat());
+        assert_eq!((response.status(), response.served_by()), (200, "a".to_owned()));
         assert_eq!(open_until(&process, "a"), 0);
     });
 }
@@ -323,8 +323,8 @@ fn a_flex_request_that_is_refused_closes_no_gate() {
     let settings = two_tiers(r#""affinity": {"body": true}"#);
     worker(&process, &settings, |envoy| {
         let flex = || Request::new("POST", "/v1/chat/completions").body(FLEX);
-        let answer = envoy.ask(flex());
-        let trail = answer.header("x-spillway-trail").unwrap();
+        let response = envoy.ask(flex());
+        let trail = response.header("x-spillway-trail").unwrap();
         assert_eq!(trail, "a;429;tier=flex, b;200;tier=flex");
         assert_eq!(envoy.ask(Request::chat()).served_by(), "a");
     });
@@ -409,9 +409,9 @@ fn a_flex_request_falls_back_to_the_default_tier_at_the_same_backend_where_the_p
     {
         process.script("a", [no_capacity()]);
         worker(&process, &settings, |envoy| {
-            let answer = envoy.ask(Request::new("POST", "/v1/chat/completions").body(FLEX));
-            assert_eq!((answer.status(), answer.served_by()), (200, "a".to_owned()), "{name}");
-            let trail = answer.header("x-spillway-trail").unwrap();
+            let response = envoy.ask(Request::new("POST", "/v1/chat/completions").body(FLEX));
+            assert_eq!((response.status(), response.served_by()), (200, "a".to_owned()), "{name}");
+            let trail = response.header("x-spillway-trail").unwrap();
             assert_eq!(trail, "a;429;tier=flex, a;200;tier=default");
         });
         let seen = process.seen();

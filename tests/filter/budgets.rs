@@ -1,17 +1,15 @@
-//! Whatever workers, backends, clients and clocks do: every budget is what a list of all that was
-//! used says it is.
+//! Every budget equals the sum of a list of all uses, whatever workers, backends, clients and clocks do.
 //!
-//! The list is the reference. An entry is what one request used, known from the script that its last
-//! backend followed and from how much of it came before the client left; and the second in which it
-//! was reserved. A record is right when it has the sum of the entries of its last sixty-one seconds. The
-//! workers agree on when the clock moves, so within a round it stands still and their order does not
-//! matter.
+//! The list is the reference. An entry is what one request used, and the second in which it was reserved. The use is
+//! known from the script of its last backend and from how much of it came before the client left. A record is right
+//! when it has the sum of the entries of its last sixty-one seconds. The workers agree on when the clock moves, so
+//! within a round it stands still and their order does not matter.
 
 mod books;
-mod deeds;
+mod scripts;
 
 use self::books::{Books, Entry, Kept, Made};
-use self::deeds::{Does, Era};
+use self::scripts::{Behaviour, Phase};
 use crate::envoy::{Envoy, Request, Script, worker};
 use crate::host::{Process, Seen};
 use crate::random::Random;
@@ -65,7 +63,7 @@ pub(crate) const SETTINGS: &str = r#"{
             "free": {}}}}"#;
 const CONSUMERS: [&str; 6] = ["minute", "quota", "free", "free", "who", "anyone"];
 
-/// Sixty times what a token has: then the thousandths of a bucket of one token count exactly.
+/// Sixty times the unit of a token, so that the thousandths of a bucket of one token count exactly.
 const EXACT: ProvisionedSettings = ProvisionedSettings {
     tokens_per_minute: NonZeroU64::MIN,
     burst_tokens: 1,
@@ -110,14 +108,12 @@ struct World {
     is_honest: AtomicBool,
 }
 
-fn minute_settings() -> BudgetSettings {
-    BudgetSettings { tokens_per_minute: Some(NonZeroU32::MAX), ..BudgetSettings::default() }
-}
-
 /// The tokens in the minute of a backend's record.
 fn minute_tokens(record: Option<&[u8]>, now_ms: u64) -> u64 {
+    let limit = Some(NonZeroU32::MAX);
+    let settings = BudgetSettings { tokens_per_minute: limit, ..BudgetSettings::default() };
     let now = Timestamp::from_ms(now_ms);
-    u64::from(u32::MAX) - budget::remaining_tokens(record, &minute_settings(), now).unwrap()
+    u64::from(u32::MAX) - budget::remaining_tokens(record, &settings, now).unwrap()
 }
 
 /// The thousandths of tokens in the bucket of a backend's record.
@@ -168,7 +164,7 @@ impl World {
             }
         }));
         world.process.respond(move |seen| {
-            responding.upgrade().map_or_else(Script::ok, |world| world.answer(seen))
+            responding.upgrade().map_or_else(Script::ok, |world| world.response(seen))
         });
         world
     }
@@ -215,15 +211,15 @@ impl World {
     }
 
     /// What a backend does follows from the request and the backend, not from who came first.
-    fn answer(&self, seen: &Seen) -> Script {
+    fn response(&self, seen: &Seen) -> Script {
         let number =
             |name: &str| seen.header(name).and_then(|text| text.parse::<u64>().ok()).unwrap();
         let (id, epoch) = (number("x-id"), number("x-epoch"));
         let kind = &self.kinds[usize::try_from(number("x-kind")).unwrap()];
         let salt = u64::from(seen.cluster.as_bytes()[0]) << 40;
         let mut random = Random::new(self.seed ^ id ^ salt);
-        let era = Era::of(epoch);
-        let does = Does::random(&mut random, kind.estimate, era, &seen.cluster);
+        let phase = Phase::of(epoch);
+        let does = Behaviour::random(&mut random, kind.estimate, phase, &seen.cluster);
         let mut books = self.books();
         let number = books.number(&Keys::new(None).budget(&seen.cluster));
         books.made.entry(id).or_default().push(Made {
@@ -232,7 +228,7 @@ impl World {
             number,
         });
         let script = does.script();
-        if era == Era::Steps {
+        if phase == Phase::Steps {
             script.after_ms(random.pick(&[0, 0, 1, 700])).every_ms(random.pick(&[0, 0, 1, 9_000]))
         } else {
             script
@@ -261,7 +257,7 @@ struct Traffic<'w> {
 impl Traffic<'_> {
     fn send(&mut self, envoy: &mut Envoy, epoch: u64) {
         // The first four are larger than any limit.
-        let first = if Era::of(epoch) == Era::Honest { 4 } else { 0 };
+        let first = if Phase::of(epoch) == Phase::Honest { 4 } else { 0 };
         let kind = first + self.random.below(self.world.kinds.len() - first);
         let consumer = self.random.pick(&CONSUMERS);
         self.last_id += 1;
@@ -293,13 +289,13 @@ impl Traffic<'_> {
             }
             self.land(envoy);
         }
-        if Era::of(epoch) == Era::Steps {
+        if Phase::of(epoch) == Phase::Steps {
             envoy.pass(0);
             self.land(envoy);
         }
     }
 
-    /// Notes what the requests used that ended.
+    /// Notes what the ended requests used.
     fn land(&mut self, envoy: &mut Envoy) {
         let (landed, flying) =
             std::mem::take(&mut self.flights).into_iter().partition(|it| !envoy.is_open(it.stream));
@@ -310,7 +306,7 @@ impl Traffic<'_> {
             let mut books = self.world.books();
             let estimate = self.world.kinds[flight.kind].estimate;
             let mut made = books.made.remove(&flight.id).unwrap_or_default();
-            // Without this status nothing of a backend's answer reached the client.
+            // Without this status nothing of a backend's response reached the client.
             let served = made.pop_if(|_| status == 200);
             let left = made.pop_if(|_| status == 0);
             // One that is larger than the limit counts as the limit.
@@ -351,9 +347,10 @@ impl World {
         let books = self.books();
         let mut compare = |key: &str, is: u64, should: u64| {
             if is != should {
-                let era = Era::of(epoch);
-                wrong
-                    .push(format!("epoch {epoch} ({era:?}): {key} has {is}, should have {should}"));
+                let phase = Phase::of(epoch);
+                wrong.push(format!(
+                    "epoch {epoch} ({phase:?}): {key} has {is}, should have {should}"
+                ));
             }
         };
         for backend in ["b", "c"] {
@@ -363,7 +360,7 @@ impl World {
             let is = minute_tokens(read(&key).as_deref(), now_ms);
             compare(&key, is, is.clamp(kept.least, kept.most));
         }
-        if Era::of(epoch) != Era::Steps {
+        if Phase::of(epoch) != Phase::Steps {
             let key = Keys::new(None).budget("a");
             let permille = |Entry { usage, .. }: Entry| {
                 let input = usage.prompt_tokens - usage.cached_tokens;
@@ -377,7 +374,7 @@ impl World {
             let should = books.minute(&key, now_ms).map(|entry| entry.usage.total()).sum();
             compare(&key, consumer_tokens(read(&key).as_deref(), now_ms).0, should);
         }
-        if Era::of(epoch) != Era::Steps {
+        if Phase::of(epoch) != Phase::Steps {
             let key = key_of_consumer("quota");
             let entries = books.entries.get(&key).into_iter().flatten();
             let should = quota_before + entries.map(|entry| entry.usage.total()).sum::<u64>();
@@ -468,18 +465,18 @@ fn run(world: &World, number: u64, envoy: &mut Envoy, barrier: &Barrier) {
     let mut clock = Random::new(!world.seed);
     for epoch in 0..EPOCHS {
         let is_first = number == 0;
-        let era = Era::of(epoch);
+        let phase = Phase::of(epoch);
         let wall_before = world.process.wall_ms();
         let mut quota_before = 0;
         if is_first {
-            world.is_honest.store(era == Era::Honest, Ordering::SeqCst);
+            world.is_honest.store(phase == Phase::Honest, Ordering::SeqCst);
             quota_before = world.quota_used();
         }
         barrier.wait();
         for _ in 0..ROUNDS {
             traffic.round(envoy, epoch);
             barrier.wait();
-            if is_first && era == Era::Steps {
+            if is_first && phase == Phase::Steps {
                 world.move_clock(&mut clock);
             }
             barrier.wait();
@@ -488,8 +485,8 @@ fn run(world: &World, number: u64, envoy: &mut Envoy, barrier: &Barrier) {
         barrier.wait();
         if is_first {
             world.audit(epoch, quota_before);
-            if era == Era::Steps {
-                // Past all that it ever was, so that the next epoch begins with nothing.
+            if phase == Phase::Steps {
+                // Later than the clock ever was, so that the next epoch begins with nothing.
                 let behind = wall_before.saturating_sub(world.process.wall_ms());
                 world.process.step_clock(i64::try_from(behind).unwrap() + 400_000_000);
             }

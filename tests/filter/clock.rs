@@ -18,9 +18,9 @@ fn a_held_head_is_let_go_in_time_whatever_the_wall_clock_does() {
             envoy.pass(500);
             process.step_clock(step);
             envoy.pass(499);
-            assert_eq!(envoy.answer(id).status(), 0, "{step}");
+            assert_eq!(envoy.response(id).status(), 0, "{step}");
             envoy.pass(2);
-            assert_eq!(envoy.answer(id).status(), 200, "{step}");
+            assert_eq!(envoy.response(id).status(), 200, "{step}");
         });
     }
 }
@@ -37,7 +37,7 @@ fn a_waiting_request_ends_in_time_whatever_the_wall_clock_does() {
             envoy.pass(500);
             process.step_clock(step);
             envoy.pass(490);
-            assert_eq!(envoy.answer(id).status(), 0, "{step}: it waits for the gate");
+            assert_eq!(envoy.response(id).status(), 0, "{step}: it waits for the gate");
             envoy.pass(1_520);
             assert!(!envoy.is_open(id), "{step}: it hangs");
         });

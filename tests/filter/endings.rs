@@ -1,7 +1,7 @@
 //! Responses that no attempt let through: what Envoy did not do though it was told to, and what it did
 //! unasked.
 
-use crate::envoy::{Answer, End, Request, Script, worker};
+use crate::envoy::{End, Request, Response, Script, worker};
 use crate::failover::{TWO_TIERS, two_tiers};
 use crate::host::Process;
 
@@ -9,10 +9,10 @@ const TRIPS_AT_ONCE: &str =
     r#""circuit_breaker": {"rules": [{"failure_condition": {"count": 1, "interval": "30s"}}]}"#;
 
 /// Asserts that this is an error that says when to come back, in the shape that SDKs read.
-fn assert_says_when(answer: &Answer, what: &str) {
-    assert!(answer.status() >= 400, "{what}: {answer:?}");
-    assert!(answer.header("retry-after-ms").is_some(), "{what}: {answer:?}");
-    assert!(answer.header("x-spillway-retry").is_none(), "{what}: {answer:?}");
+fn assert_says_when(response: &Response, what: &str) {
+    assert!(response.status() >= 400, "{what}: {response:?}");
+    assert!(response.header("retry-after-ms").is_some(), "{what}: {response:?}");
+    assert!(response.header("x-spillway-retry").is_none(), "{what}: {response:?}");
 }
 
 #[test]
@@ -32,11 +32,11 @@ fn a_retry_that_envoy_does_not_make_ends_with_the_last_attempts_error() {
         process.script("a", [script]);
         worker(&process, TWO_TIERS, |envoy| {
             envoy.retries_max = 0;
-            let answer = envoy.ask(Request::chat());
-            assert_eq!(answer.status(), status, "{what}");
-            assert_says_when(&answer, &what);
-            assert_eq!(answer.text() == "{}", is_passed_on, "{what}: {}", answer.text());
-            assert_eq!(answer.header("x-spillway-attempts").as_deref(), Some("1"), "{what}");
+            let response = envoy.ask(Request::chat());
+            assert_eq!(response.status(), status, "{what}");
+            assert_says_when(&response, &what);
+            assert_eq!(response.text() == "{}", is_passed_on, "{what}: {}", response.text());
+            assert_eq!(response.header("x-spillway-attempts").as_deref(), Some("1"), "{what}");
         });
         assert_eq!(process.take_clusters(), ["a"]);
         assert_eq!(process.metric("failovers_limited"), 1, "{what}");
@@ -51,12 +51,12 @@ fn a_backend_to_which_envoy_has_no_way_is_left_alone_from_the_first_sight_on() {
         worker(&process, TWO_TIERS, |envoy| {
             envoy.no_cluster = details;
             let way = envoy.clusters.remove("a").unwrap();
-            let answer = envoy.ask(Request::chat());
-            assert_eq!(answer.status(), 503);
-            assert_says_when(&answer, details);
-            assert_eq!(answer.header("retry-after").as_deref().map(|it| it.len()), Some(1));
-            assert_eq!(answer.header("x-spillway-attempts").as_deref(), Some("1"));
-            assert_eq!(answer.header("x-spillway-trail"), Some(format!("a;{word}")));
+            let response = envoy.ask(Request::chat());
+            assert_eq!(response.status(), 503);
+            assert_says_when(&response, details);
+            assert_eq!(response.header("retry-after").as_deref().map(|it| it.len()), Some(1));
+            assert_eq!(response.header("x-spillway-attempts").as_deref(), Some("1"));
+            assert_eq!(response.header("x-spillway-trail"), Some(format!("a;{word}")));
             for _ in 0..5 {
                 assert_eq!(envoy.ask(Request::chat()).served_by(), "b", "{}", process.logged());
             }
@@ -77,9 +77,9 @@ fn what_the_matcher_does_not_know_fails_over_without_a_key() {
         envoy.clusters.insert("a".to_owned(), "spillway_exhausted".to_owned());
         process.script("spillway_exhausted", [Script::connect_failure()]);
         for attempts in ["2", "1", "1"] {
-            let answer = envoy.ask(Request::chat_v1());
-            assert_eq!((answer.status(), answer.served_by()), (200, "b".to_owned()));
-            assert_eq!(answer.header("x-spillway-attempts").as_deref(), Some(attempts));
+            let response = envoy.ask(Request::chat_v1());
+            assert_eq!((response.status(), response.served_by()), (200, "b".to_owned()));
+            assert_eq!(response.header("x-spillway-attempts").as_deref(), Some(attempts));
         }
         assert!(process.logged().contains("has no entry for it"), "{}", process.logged());
     });
@@ -96,8 +96,8 @@ fn what_answers_for_the_unknown_is_not_believed() {
     worker(&process, TWO_TIERS, |envoy| {
         envoy.clusters.insert("a".to_owned(), "spillway_exhausted".to_owned());
         process.script("spillway_exhausted", [Script::ok().body("who?")]);
-        let answer = envoy.ask(Request::chat());
-        assert_eq!((answer.served_by(), answer.text()), ("b".to_owned(), "{}".to_owned()));
+        let response = envoy.ask(Request::chat());
+        assert_eq!((response.served_by(), response.text()), ("b".to_owned(), "{}".to_owned()));
     });
 }
 
@@ -106,10 +106,10 @@ fn a_route_to_another_backends_cluster_opens_the_breaker_and_sends_nothing() {
     let process = Process::new("a wrong cluster");
     worker(&process, TWO_TIERS, |envoy| {
         envoy.clusters.insert("a".to_owned(), "b".to_owned());
-        let answer = envoy.ask(Request::chat());
-        assert_eq!(answer.status(), 503);
-        assert_says_when(&answer, "wrong cluster");
-        assert_eq!(answer.header("x-spillway-trail").as_deref(), Some("a;wrong-cluster"));
+        let response = envoy.ask(Request::chat());
+        assert_eq!(response.status(), 503);
+        assert_says_when(&response, "wrong cluster");
+        assert_eq!(response.header("x-spillway-trail").as_deref(), Some("a;wrong-cluster"));
         assert!(process.seen().is_empty());
         assert_eq!(envoy.ask(Request::chat()).served_by(), "b");
     });
@@ -122,35 +122,42 @@ fn what_envoys_own_filters_refuse_keeps_what_a_client_needs() {
     worker(&process, &settings, |envoy| {
         let mut refused = |status, headers: &[(&'static str, &'static str)]| {
             envoy.filter_behind = Some((status, headers.to_vec()));
-            let answer = envoy.ask(Request::chat());
-            assert_eq!(answer.status(), status);
-            assert!(answer.text().starts_with(r#"{"error":{"message":"#), "{}", answer.text());
-            answer
+            let response = envoy.ask(Request::chat());
+            assert_eq!(response.status(), status);
+            assert!(response.text().starts_with(r#"{"error":{"message":"#), "{}", response.text());
+            response
         };
         let limits = [("x-ratelimit-limit", "10"), ("x-ratelimit-reset", "7")];
-        let answer = refused(429, &limits);
-        assert!(answer.text().contains(r#""type":"rate_limit_exceeded""#), "{}", answer.text());
-        assert_eq!(answer.header("x-ratelimit-limit").as_deref(), Some("10"));
-        assert_eq!(answer.header("retry-after").as_deref(), Some("7"));
-        let answer = refused(429, &[("retry-after", "3"), ("x-ratelimit-reset", "7")]);
-        assert_eq!(answer.header("retry-after").as_deref(), Some("3"));
+        let response = refused(429, &limits);
+        assert!(response.text().contains(r#""type":"rate_limit_exceeded""#), "{}", response.text());
+        assert_eq!(response.header("x-ratelimit-limit").as_deref(), Some("10"));
+        assert_eq!(response.header("retry-after").as_deref(), Some("7"));
+        let response = refused(429, &[("retry-after", "3"), ("x-ratelimit-reset", "7")]);
+        assert_eq!(response.header("retry-after").as_deref(), Some("3"));
         // When nobody says when, it is as soon as for any other 429.
         for headers in [&[][..], &[("x-ratelimit-reset", "0")]] {
-            let answer = refused(429, headers);
+            let response = refused(429, headers);
             assert!(
-                matches!(answer.header("retry-after").as_deref(), Some("1" | "2")),
-                "{answer:?}"
+                matches!(response.header("retry-after").as_deref(), Some("1" | "2")),
+                "{response:?}"
             );
-            assert_eq!(answer.header("x-spillway-trail"), None, "it would be empty");
+            assert_eq!(response.header("x-spillway-trail"), None, "it would be empty");
         }
-        let answer = refused(401, &[("www-authenticate", "Bearer")]);
-        assert!(answer.text().contains(r#""type":"authentication_error""#), "{}", answer.text());
-        assert_eq!(answer.header("www-authenticate").as_deref(), Some("Bearer"));
+        let response = refused(401, &[("www-authenticate", "Bearer")]);
+        assert!(
+            response.text().contains(r#""type":"authentication_error""#),
+            "{}",
+            response.text()
+        );
+        assert_eq!(response.header("www-authenticate").as_deref(), Some("Bearer"));
         assert!(refused(403, &[]).text().contains(r#""type":"permission_error""#));
         // A page or a redirect of the route's own is no refusal.
         envoy.filter_behind = Some((301, vec![("location", "/elsewhere")]));
-        let answer = envoy.ask(Request::chat());
-        assert_eq!((answer.status(), answer.header("location")), (301, Some("/elsewhere".into())));
+        let response = envoy.ask(Request::chat());
+        assert_eq!(
+            (response.status(), response.header("location")),
+            (301, Some("/elsewhere".into()))
+        );
         assert_eq!(envoy.ask(Request::chat()).served_by(), "a", "nothing of it was the backend's");
     });
     assert_eq!(process.take_clusters(), ["a"]);

@@ -19,11 +19,15 @@ fn a_429_goes_to_the_next_tier_and_the_client_sees_nothing_of_it() {
     let process = Process::new("429");
     process.script("a", [Script::throttled(300)]);
     worker(&process, TWO_TIERS, |envoy| {
-        let answer = envoy.ask(Request::chat());
-        assert_eq!((answer.status(), answer.served_by()), (200, "b".to_owned()), "{answer:?}");
-        assert_eq!(answer.header("x-spillway-attempts").as_deref(), Some("2"));
-        assert_eq!(answer.header("x-spillway-trail").as_deref(), Some("a;429;gate=300ms, b;200"));
-        assert_eq!(answer.header("x-spillway-retry"), None);
+        let response = envoy.ask(Request::chat());
+        assert_eq!(
+            (response.status(), response.served_by()),
+            (200, "b".to_owned()),
+            "{response:?}"
+        );
+        assert_eq!(response.header("x-spillway-attempts").as_deref(), Some("2"));
+        assert_eq!(response.header("x-spillway-trail").as_deref(), Some("a;429;gate=300ms, b;200"));
+        assert_eq!(response.header("x-spillway-retry"), None);
     });
     let seen = process.seen();
     assert_eq!(process.take_clusters(), ["a", "b"]);
@@ -62,10 +66,12 @@ fn whatever_keeps_an_attempt_from_answering_leads_to_the_next_backend() {
         let process = Process::new(&format!("{script:?}"));
         process.script("a", [script]);
         worker(&process, &settings, |envoy| {
-            let answer = envoy.ask(Request::chat_v1());
-            assert_eq!(answer.status(), 200, "{}: {answer:?}", process.scenario);
-            let told =
-                answer.header("x-spillway-trail").unwrap().replace("stream_error", "stream-error");
+            let response = envoy.ask(Request::chat_v1());
+            assert_eq!(response.status(), 200, "{}: {response:?}", process.scenario);
+            let told = response
+                .header("x-spillway-trail")
+                .unwrap()
+                .replace("stream_error", "stream-error");
             assert_eq!(told, trail, "{}", process.scenario);
         });
         assert_eq!(process.take_clusters(), ["a", "b"], "{}", process.scenario);
@@ -142,8 +148,8 @@ fn with_max_wait_a_request_waits_for_the_gate_and_then_goes() {
         envoy.pass(1);
         assert_eq!(process.monotonic_ms() - start_ms, 200);
         for request in [in_response, in_request] {
-            let answer = envoy.take(request);
-            assert_eq!((answer.status(), answer.served_by()), (200, "a".to_owned()));
+            let response = envoy.take(request);
+            assert_eq!((response.status(), response.served_by()), (200, "a".to_owned()));
         }
     });
     assert_eq!(process.take_clusters(), ["a", "b", "a", "a"]);
@@ -194,12 +200,12 @@ fn an_exhausted_pool_answers_for_itself() {
     process.script("b", [Script::throttled(5_000)]);
     worker(&process, TWO_TIERS, |envoy| {
         for attempts in ["2", "0"] {
-            let answer = envoy.ask(Request::chat());
-            assert_eq!(answer.status(), 429, "{answer:?}");
-            assert_eq!(answer.header("x-spillway-attempts").as_deref(), Some(attempts));
-            let after_ms: u64 = answer.header("retry-after-ms").unwrap().parse().unwrap();
+            let response = envoy.ask(Request::chat());
+            assert_eq!(response.status(), 429, "{response:?}");
+            assert_eq!(response.header("x-spillway-attempts").as_deref(), Some(attempts));
+            let after_ms: u64 = response.header("retry-after-ms").unwrap().parse().unwrap();
             assert!((5_000..=5_500).contains(&after_ms), "the soonest, jittered: {after_ms}");
-            assert!(answer.text().contains("\"error\""), "{}", answer.text());
+            assert!(response.text().contains("\"error\""), "{}", response.text());
         }
     });
     assert_eq!(process.metric("exhausted_total"), 2);
@@ -224,7 +230,7 @@ fn a_prompt_too_long_for_provisioned_capacity_goes_elsewhere_and_counts_nowhere(
     );
     worker(&process, &settings, |envoy| {
         let answers = [(); 4].map(|()| envoy.ask(Request::chat()));
-        let seen = answers.map(|answer| (answer.status(), answer.served_by()));
+        let seen = answers.map(|response| (response.status(), response.served_by()));
         let of = |status, backend: &str| (status, backend.to_owned());
         assert_eq!(seen, [of(200, "b"), of(400, "a"), of(400, "a"), of(200, "a")]);
     });

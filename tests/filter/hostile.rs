@@ -35,11 +35,11 @@ fn header_bytes_that_are_not_utf_8_are_bytes() {
         for name in requests {
             let mut request = Request::chat().without(name);
             request.headers.insert(0, (name.as_bytes().to_vec(), NOISE.to_vec()));
-            let answer = envoy.ask(request);
-            assert_ne!(answer.status(), 0, "{name}: an answer came");
+            let response = envoy.ask(request);
+            assert_ne!(response.status(), 0, "{name}: an answer came");
         }
-        let answer = envoy.ask(Request::chat().raw_header(NOISE, NOISE));
-        assert_eq!(answer.status(), 200, "{answer:?}");
+        let response = envoy.ask(Request::chat().raw_header(NOISE, NOISE));
+        assert_eq!(response.status(), 200, "{response:?}");
         for name in answers {
             for script in [Script::ok(), Script::throttled(1), Script::events(&["data: 1\n\n"])] {
                 let script = script.without(name).raw_header(name.as_bytes(), NOISE);
@@ -58,12 +58,12 @@ fn what_every_message_has_may_be_missing() {
     let process = Process::new("missing");
     worker(&process, TWO_TIERS, |envoy| {
         for name in [":path", ":method", ":authority", "content-type", "content-length"] {
-            let answer = envoy.ask(Request::chat().without(name));
-            assert_ne!(answer.status(), 0, "{name}");
+            let response = envoy.ask(Request::chat().without(name));
+            assert_ne!(response.status(), 0, "{name}");
         }
         process.script("a", [Script::ok().without(":status"), Script::ok()]);
-        let answer = envoy.ask(Request::chat());
-        assert_ne!(answer.served_by(), "", "{answer:?}");
+        let response = envoy.ask(Request::chat());
+        assert_ne!(response.served_by(), "", "{response:?}");
         let mut request = Request::chat();
         request.headers.clear();
         assert_eq!(envoy.ask(request).status(), 404);
@@ -79,17 +79,17 @@ fn an_absurd_content_length_changes_nothing() {
     worker(&process, TWO_TIERS, |envoy| {
         for length in ["18446744073709551615", "99999999999999999999", "-1", "0", "1e9", "", "+5"] {
             for request in [Request::chat(), Request::chat_v1()] {
-                let answer = envoy.ask(request.header("content-length", length));
+                let response = envoy.ask(request.header("content-length", length));
                 // What says that it is too long is not waited for.
                 let status = if length.starts_with("18") { 413 } else { 200 };
-                assert_eq!(answer.status(), status, "{length:?}: {answer:?}");
+                assert_eq!(response.status(), status, "{length:?}: {response:?}");
             }
         }
     });
 }
 
 #[test]
-fn bodies_that_are_no_json_get_an_answer() {
+fn bodies_that_are_no_json_get_a_response() {
     let process = Process::new("bodies");
     let deep = "[".repeat(200_000);
     let spaced = format!(r#"{{"model": "gpt", "x": "{}"}}"#, "y".repeat(300_000));
@@ -98,9 +98,9 @@ fn bodies_that_are_no_json_get_an_answer() {
     worker(&process, TWO_TIERS, |envoy| {
         for body in bodies {
             for request in [Request::chat(), Request::chat_v1()] {
-                let answer = envoy.ask(request.body(body));
+                let response = envoy.ask(request.body(body));
                 let head: String = body.chars().take(20).collect();
-                assert!(matches!(answer.status(), 200 | 400), "{head}: {answer:?}");
+                assert!(matches!(response.status(), 200 | 400), "{head}: {response:?}");
             }
         }
         let slow: Vec<String> = spaced.chars().map(String::from).take(2_000).collect();
@@ -139,8 +139,8 @@ fn clients_cannot_steer_the_gateway() {
             .header("authorization", "Bearer client-secret");
         assert_eq!(envoy.ask(request).served_by(), "a");
         process.script("a", [Script::ok().header("x-spillway-retry", "1")]);
-        let answer = envoy.ask(Request::chat());
-        assert_eq!((answer.served_by(), answer.header("x-spillway-retry")), ("a".into(), None));
+        let response = envoy.ask(Request::chat());
+        assert_eq!((response.served_by(), response.header("x-spillway-retry")), ("a".into(), None));
     });
     let seen = process.seen();
     let names = seen[0].headers.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned());
@@ -179,8 +179,8 @@ fn an_attempt_at_a_cluster_that_is_not_its_backends_never_goes_out() {
     let process = Process::new("a confused route");
     worker(&process, TWO_TIERS, |envoy| {
         envoy.clusters.insert("a".to_owned(), "b".to_owned());
-        let answer = envoy.ask(Request::chat());
-        assert_eq!(answer.status(), 503, "{answer:?}");
+        let response = envoy.ask(Request::chat());
+        assert_eq!(response.status(), 503, "{response:?}");
         envoy.clusters.clear();
         assert_eq!(envoy.ask(Request::chat()).status(), 503);
     });
@@ -217,8 +217,8 @@ fn the_clock_may_step_by_hours_in_the_middle_of_everything() {
                 // Within their own lengths gates and breakers have recovered.
                 envoy.pass(400_000);
                 process.take_clusters();
-                let answer = envoy.ask(Request::chat());
-                assert_eq!(answer.served_by(), "a", "{}: {answer:?}", process.scenario);
+                let response = envoy.ask(Request::chat());
+                assert_eq!(response.served_by(), "a", "{}: {response:?}", process.scenario);
             });
         }
     }

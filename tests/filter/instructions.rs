@@ -61,8 +61,8 @@ fn ask(name: &str, configuration: &str) {
         for _ in 0..times() {
             let request = Request::chat_v1().header("x-consumer", "team-a");
             let request = SDK.into_iter().fold(request, |it, (name, value)| it.header(name, value));
-            let answer = envoy.ask(request);
-            assert_eq!(answer.status(), 200, "{answer:?}");
+            let response = envoy.ask(request);
+            assert_eq!(response.status(), 200, "{response:?}");
             envoy.pass(1);
         }
     });
@@ -78,7 +78,7 @@ fn small_requests_with_budgets() {
     ask("budgets", BUDGETS);
 }
 
-/// One stream with so many events, each of which comes by itself.
+/// One stream with this many events, each of which comes by itself.
 fn stream(name: &str, configuration: &str, event: &str) {
     let process = Process::new(name);
     for backend in ["a", "b", "c"] {
@@ -86,9 +86,9 @@ fn stream(name: &str, configuration: &str, event: &str) {
     }
     let body = r#"{"model":"gpt","messages":[{"role":"user","content":"hi"}],"stream":true}"#;
     worker(&process, configuration, |envoy| {
-        let answer = envoy.ask(Request::chat_v1().header("x-consumer", "team-a").body(body));
-        assert_eq!(answer.status(), 200);
-        assert_eq!(answer.text().len(), event.len() * times());
+        let response = envoy.ask(Request::chat_v1().header("x-consumer", "team-a").body(body));
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.text().len(), event.len() * times());
     });
 }
 

@@ -11,11 +11,11 @@ fn a_body_that_does_not_come_within_a_minute_is_answered_408() {
         let id = envoy.send_head_of(Request::chat());
         envoy.pass(59_999);
         assert!(envoy.is_open(id));
-        assert_eq!(envoy.answer(id).status(), 0);
+        assert_eq!(envoy.response(id).status(), 0);
         envoy.pass(1_001);
-        let answer = envoy.take(id);
-        assert_eq!(answer.status(), 408, "{answer:?}");
-        assert!(answer.text().contains("\"invalid_request_error\""), "{answer:?}");
+        let response = envoy.take(id);
+        assert_eq!(response.status(), 408, "{response:?}");
+        assert!(response.text().contains("\"invalid_request_error\""), "{response:?}");
         // Those who are in time are not concerned.
         assert_eq!(envoy.ask(Request::chat()).status(), 200);
     });

@@ -30,7 +30,7 @@ mod endings;
 mod equal_names;
 mod estimates;
 mod failover;
-mod held_answers;
+mod held_responses;
 mod hostile;
 mod instructions;
 mod late_bodies;

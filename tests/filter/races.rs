@@ -65,7 +65,7 @@ fn results_from_before_the_trip_leave_the_present_counts_alone() {
     });
 }
 
-/// As when a record was made anew: the counts that are left are of an epoch that never comes.
+/// As when a record was made again: the counts that are left are of an epoch that never comes.
 #[test]
 fn counts_that_an_earlier_breaker_left_do_not_keep_a_new_one_from_opening() {
     let process = Process::new("a pool's record is lost");

@@ -67,11 +67,11 @@ fn a_glance_at_a_large_body_finds_its_model() {
 fn a_large_body_that_names_no_model_is_read_and_refused() {
     let process = Process::new("no model");
     worker(&process, TWO_TIERS, |envoy| {
-        let answer = envoy.ask(large("", ""));
-        assert_eq!(answer.status(), 400, "{answer:?}");
-        assert!(answer.text().contains("model"), "{answer:?}");
-        let answer = envoy.ask(large("", r#","model":"unknown""#));
-        assert_eq!(answer.status(), 404, "{answer:?}");
+        let response = envoy.ask(large("", ""));
+        assert_eq!(response.status(), 400, "{response:?}");
+        assert!(response.text().contains("model"), "{response:?}");
+        let response = envoy.ask(large("", r#","model":"unknown""#));
+        assert_eq!(response.status(), 404, "{response:?}");
         assert!(process.seen().is_empty());
     });
 }

@@ -28,8 +28,8 @@ fn damaged_records_read_as_fresh_and_requests_are_served() {
             let (whole, _) = process.shared().read(&key).unwrap();
             for damage in damages(&whole) {
                 process.corrupt(&key, &damage);
-                let answer = envoy.ask(Request::chat());
-                assert_eq!(answer.status(), 200, "{key} {damage:?}: {answer:?}");
+                let response = envoy.ask(Request::chat());
+                assert_eq!(response.status(), 200, "{key} {damage:?}: {response:?}");
             }
             process.corrupt(&key, &whole);
         }

@@ -1,4 +1,4 @@
-//! A host that refuses: each call of a whole request once. The request gets an answer or is sent on,
+//! A host that refuses: each call of a whole request once. The request gets a response or is sent on,
 //! nothing panics, and no credential goes where it does not belong (the driver looks at each
 //! attempt).
 
@@ -34,8 +34,8 @@ fn ask(process: &Process, envoy: &mut Envoy, request: Request) {
     envoy.run();
     let refused = with(|state| state.refused);
     assert!(!envoy.is_open(id), "{} ({refused:?}): it hangs", process.scenario);
-    let answer = envoy.take(id);
-    assert_ne!(answer.status(), 0, "{} ({refused:?}): {answer:?}", process.scenario);
+    let response = envoy.take(id);
+    assert_ne!(response.status(), 0, "{} ({refused:?}): {response:?}", process.scenario);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::envoy::{Envoy, Request, Script, worker};
 use crate::failover::TWO_TIERS;
 use crate::host::Process;
 use memchr::memmem;
-use mock_azure::{RefusalAnswer, refusal_answers};
+use mock_azure::{RefusalResponse, refusal_responses};
 use std::sync::Arc;
 
 const ONE_BACKEND: &str = r#"{"pools": [{"name": "gpt", "backends": [{"name": "a", "host": "a.example"}]}],
@@ -14,7 +14,7 @@ const ONE_BACKEND: &str = r#"{"pools": [{"name": "gpt", "backends": [{"name": "a
 /// More than any rule of the breaker asks for.
 const TIMES: usize = 6;
 
-fn script(refusal: &RefusalAnswer) -> Script {
+fn script(refusal: &RefusalResponse) -> Script {
     if refusal.status == 0 {
         return Script::reset();
     }
@@ -34,7 +34,7 @@ fn odd(operation: &str) -> Request {
 }
 
 /// A process in which these backends refuse odd requests, and serve all others.
-fn refusing(backends: &'static [&'static str], refusal: &RefusalAnswer) -> Arc<Process> {
+fn refusing(backends: &'static [&'static str], refusal: &RefusalResponse) -> Arc<Process> {
     let process = Process::new(refusal.name);
     let refusal = refusal.clone();
     process.respond(move |seen| {
@@ -47,13 +47,13 @@ fn refusing(backends: &'static [&'static str], refusal: &RefusalAnswer) -> Arc<P
 
 /// What keeps the first tier from serving the next request, if anything does.
 fn harm(envoy: &mut Envoy, process: &Process) -> Option<String> {
-    let answer = envoy.ask(Request::chat());
-    let trail = answer.header("x-spillway-trail").unwrap_or_default();
-    if (answer.status(), trail.as_str()) != (200, "a;200") {
+    let response = envoy.ask(Request::chat());
+    let trail = response.header("x-spillway-trail").unwrap_or_default();
+    if (response.status(), trail.as_str()) != (200, "a;200") {
         return Some(format!(
             "{}: the next is answered {} by {trail}",
             process.scenario,
-            answer.status()
+            response.status()
         ));
     }
     ["gate_closed_until_ms", "breaker_open_until_ms"]
@@ -68,10 +68,10 @@ fn harms(
     configuration: &str,
     backends: &'static [&'static str],
     operation: &str,
-    counts: impl Fn(&RefusalAnswer) -> bool,
+    counts: impl Fn(&RefusalResponse) -> bool,
 ) -> Vec<String> {
     let mut harms = Vec::new();
-    for refusal in refusal_answers().filter(counts) {
+    for refusal in refusal_responses().filter(counts) {
         let process = refusing(backends, &refusal);
         let harm = worker(&process, configuration, |envoy| {
             assert_eq!(harm(envoy, &process), None);
@@ -127,7 +127,7 @@ fn a_redirect_is_no_service_that_convicts_others() {
 
 #[test]
 fn an_operation_that_only_the_next_backend_has_is_not_held_against_the_first() {
-    let counts = |refusal: &RefusalAnswer| matches!(refusal.status, 400..=407);
+    let counts = |refusal: &RefusalResponse| matches!(refusal.status, 400..=407);
     let harms = harms(TWO_TIERS, &["a"], "embeddings", counts);
     assert!(harms.is_empty(), "{harms:#?}");
 }

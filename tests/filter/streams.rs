@@ -14,13 +14,16 @@ fn a_stream_flows_chunk_by_chunk_and_byte_for_byte() {
     worker(&process, TWO_TIERS, |envoy| {
         let id = envoy.send(Request::chat());
         envoy.pass(99);
-        assert_eq!(envoy.answer(id).status(), 0, "the head is held");
+        assert_eq!(envoy.response(id).status(), 0, "the head is held");
         envoy.pass(1);
-        assert_eq!((envoy.answer(id).status(), envoy.answer(id).text()), (200, FIRST.to_owned()));
+        assert_eq!(
+            (envoy.response(id).status(), envoy.response(id).text()),
+            (200, FIRST.to_owned())
+        );
         envoy.run();
-        let answer = envoy.take(id);
-        assert_eq!((answer.end, answer.text()), (End::Complete, format!("{FIRST}{SECOND}")));
-        assert_eq!(answer.served_by(), "a");
+        let response = envoy.take(id);
+        assert_eq!((response.end, response.text()), (End::Complete, format!("{FIRST}{SECOND}")));
+        assert_eq!(response.served_by(), "a");
     });
 }
 
@@ -32,10 +35,10 @@ fn a_head_that_shows_nothing_is_held_no_longer_than_the_hold_time() {
     worker(&process, &settings, |envoy| {
         let id = envoy.send(Request::chat());
         envoy.pass(299);
-        assert_eq!(envoy.answer(id).status(), 0);
+        assert_eq!(envoy.response(id).status(), 0);
         envoy.pass(1);
-        let answer = envoy.answer(id);
-        assert_eq!((answer.status(), answer.text()), (200, "data: {\"cho".to_owned()));
+        let response = envoy.response(id);
+        assert_eq!((response.status(), response.text()), (200, "data: {\"cho".to_owned()));
     });
 }
 
@@ -47,13 +50,13 @@ fn a_head_without_a_byte_is_held_no_longer_than_the_hold_time() {
     worker(&process, &settings, |envoy| {
         let id = envoy.send(Request::chat());
         envoy.pass(299);
-        assert_eq!(envoy.answer(id).status(), 0);
+        assert_eq!(envoy.response(id).status(), 0);
         envoy.pass(1);
-        assert_eq!((envoy.answer(id).status(), envoy.answer(id).text()), (200, String::new()));
+        assert_eq!((envoy.response(id).status(), envoy.response(id).text()), (200, String::new()));
         envoy.run();
-        let answer = envoy.take(id);
-        assert_eq!((answer.end, answer.text()), (End::Complete, FIRST.to_owned()));
-        assert_eq!(answer.served_by(), "a");
+        let response = envoy.take(id);
+        assert_eq!((response.end, response.text()), (End::Complete, FIRST.to_owned()));
+        assert_eq!(response.served_by(), "a");
     });
 }
 
@@ -66,8 +69,8 @@ fn after_the_first_byte_nothing_is_retried_and_the_fault_counts() {
     );
     process.script("a", [Script::events(&[FIRST]).then_reset()]);
     worker(&process, &settings, |envoy| {
-        let answer = envoy.ask(Request::chat());
-        assert_eq!((answer.end, answer.text()), (End::Reset, FIRST.to_owned()));
+        let response = envoy.ask(Request::chat());
+        assert_eq!((response.end, response.text()), (End::Reset, FIRST.to_owned()));
         assert_eq!(envoy.ask(Request::chat()).served_by(), "b", "the breaker is open");
     });
     assert_eq!(process.take_clusters(), ["a", "b"]);
@@ -78,8 +81,8 @@ fn an_in_band_refusal_closes_the_gate_and_is_retried() {
     let process = Process::new("in-band");
     process.script("a", [Script::events(&[]).header("retry-after-ms", "400")]);
     worker(&process, TWO_TIERS, |envoy| {
-        let answer = envoy.ask(Request::chat());
-        assert_eq!((answer.status(), answer.served_by()), (200, "b".to_owned()));
+        let response = envoy.ask(Request::chat());
+        assert_eq!((response.status(), response.served_by()), (200, "b".to_owned()));
         envoy.pass(399);
         assert_eq!(envoy.ask(Request::chat()).served_by(), "b");
         envoy.pass(1);
@@ -118,8 +121,8 @@ fn an_error_later_in_the_stream_counts_and_flows() {
     let error = "data: {\"error\":{\"message\":\"m\",\"code\":\"server_error\"}}\n\n";
     process.script("a", [Script::events(&[FIRST, &error[..9], &error[9..]])]);
     worker(&process, &settings, |envoy| {
-        let answer = envoy.ask(Request::chat());
-        assert_eq!(answer.text(), format!("{FIRST}{error}"));
+        let response = envoy.ask(Request::chat());
+        assert_eq!(response.text(), format!("{FIRST}{error}"));
     });
     assert_eq!(process.metric("outcome.fault"), 1, "{}", process.logged());
 }

@@ -1,14 +1,14 @@
 //! Messages that end with trailers, as HTTP/2 and chunked bodies may: no part of the body says that
 //! it is the last one.
 
-use crate::envoy::{Answer, End, Request, Script, worker};
+use crate::envoy::{End, Request, Response, Script, worker};
 use crate::failover::{TWO_TIERS, two_tiers};
 use crate::host::Process;
 
 const EVENT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
 
-fn names(answer: &Answer) -> Vec<String> {
-    answer.trailers.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect()
+fn names(response: &Response) -> Vec<String> {
+    response.trailers.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect()
 }
 
 #[test]
@@ -22,21 +22,21 @@ fn a_request_that_ends_with_trailers_is_routed_and_none_of_them_goes_on() {
             Request::chat_v1().chunked(&[r#"{"model":"#, r#""gpt""#, r#","messages":[]}"#]),
             Request::new("GET", "/openai/v1/responses/resp_1?model=gpt"),
         ] {
-            let answer = envoy.ask(request.trailer("api-key", "client-secret"));
-            assert_eq!((answer.status(), answer.served_by()), (200, "a".to_owned()));
+            let response = envoy.ask(request.trailer("api-key", "client-secret"));
+            assert_eq!((response.status(), response.served_by()), (200, "a".to_owned()));
         }
         // Also when it has to wait.
         process.script("a", [Script::throttled(300)]);
         process.script("b", [Script::throttled(60_000)]);
         envoy.ask(Request::chat());
         process.script("a", [Script::throttled(300)]);
-        let answer = envoy.ask(Request::chat().trailer("x-checksum", "1"));
-        assert_eq!((answer.status(), answer.served_by()), (200, "a".to_owned()));
+        let response = envoy.ask(Request::chat().trailer("x-checksum", "1"));
+        assert_eq!((response.status(), response.served_by()), (200, "a".to_owned()));
     });
 }
 
 #[test]
-fn a_request_that_is_refused_at_its_trailers_gets_its_answer() {
+fn a_request_that_is_refused_at_its_trailers_gets_its_response() {
     let process = Process::new("a malformed body with trailers");
     worker(&process, TWO_TIERS, |envoy| {
         let request = Request::chat_v1().chunked(&["{"]).trailer("x-checksum", "1");
@@ -46,16 +46,16 @@ fn a_request_that_is_refused_at_its_trailers_gets_its_answer() {
 }
 
 #[test]
-fn an_answer_that_ends_with_trailers_is_complete() {
+fn a_response_that_ends_with_trailers_is_complete() {
     let process = Process::new("trailers of answers");
     let breaker = r#""circuit_breaker": {"rules": [{"failure_condition": {"count": 1}}]}"#;
     worker(&process, &two_tiers(breaker), |envoy| {
         for script in [Script::ok(), Script::events(&[EVENT]), Script::ok().no_body()] {
             let script = script.trailer("x-checksum", "1").trailer("x-envoy-ratelimited", "true");
             process.script("a", [script]);
-            let answer = envoy.ask(Request::chat());
-            assert_eq!((answer.status(), answer.end), (200, End::Complete));
-            assert_eq!(names(&answer), ["x-checksum"]);
+            let response = envoy.ask(Request::chat());
+            assert_eq!((response.status(), response.end), (200, End::Complete));
+            assert_eq!(names(&response), ["x-checksum"]);
         }
         // Its breaker, which one fault would have opened, is closed.
         assert_eq!(envoy.ask(Request::chat()).served_by(), "a");
@@ -64,7 +64,7 @@ fn an_answer_that_ends_with_trailers_is_complete() {
 }
 
 #[test]
-fn a_held_answer_that_ends_with_trailers_shows_what_it_is() {
+fn a_held_response_that_ends_with_trailers_shows_what_it_is() {
     let process = Process::new("trailers of held answers");
     let stored = || Request::new("GET", "/openai/v1/responses/resp_1?model=gpt");
     worker(&process, TWO_TIERS, |envoy| {
@@ -74,9 +74,9 @@ fn a_held_answer_that_ends_with_trailers_shows_what_it_is() {
 
         let refusal = r#"{"error":{"code":"unsupported_parameter","message":"m"}}"#;
         process.script("a", [Script::status(400).body(refusal).trailer("x-checksum", "1")]);
-        let answer = envoy.ask(stored());
-        assert_eq!((answer.status(), answer.text()), (400, refusal.to_owned()));
-        assert_eq!(names(&answer), ["x-checksum"]);
+        let response = envoy.ask(stored());
+        assert_eq!((response.status(), response.text()), (400, refusal.to_owned()));
+        assert_eq!(names(&response), ["x-checksum"]);
     });
 }
 
@@ -88,8 +88,8 @@ fn headers_with_which_a_backend_would_steer_the_router_are_removed() {
         let steered =
             steering.iter().fold(Script::ok(), |script, name| script.header(name, "true"));
         process.script("a", [steered]);
-        let answer = envoy.ask(Request::chat());
-        assert_eq!(answer.status(), 200);
-        assert!(steering.iter().all(|name| answer.header(name).is_none()), "{answer:?}");
+        let response = envoy.ask(Request::chat());
+        assert_eq!(response.status(), 200);
+        assert!(steering.iter().all(|name| response.header(name).is_none()), "{response:?}");
     });
 }

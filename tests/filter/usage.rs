@@ -128,7 +128,7 @@ fn content_events(part: &[u8]) -> (u64, u64) {
     count(&String::from_utf8_lossy(part))
 }
 
-/// Whether what a cut stream settled is what it should: the usage where that is whole, else the
+/// Whether what a cut stream settled is what it should: the usage where that is whole, otherwise the
 /// estimated prompt and the events with content.
 fn is_right(part: &[u8], prompt: u64, settled: u64) -> bool {
     let text = String::from_utf8_lossy(part);
@@ -159,12 +159,12 @@ fn cut_off(
     let id = envoy.send(request.clone());
     assert_eq!(used(process, "a", LIMIT) - before, estimate, "reserved");
     envoy.pass(0);
-    let flows = envoy.answer(id).status() == 200 && (is_reset || envoy.is_open(id));
+    let flows = envoy.response(id).status() == 200 && (is_reset || envoy.is_open(id));
     envoy.cancel(id);
     envoy.pass(0);
-    let answer = envoy.take(id);
-    assert_ne!(answer.end, End::Open);
-    let is_served_by_a = flows && answer.served_by() == "a";
+    let response = envoy.take(id);
+    assert_ne!(response.end, End::Open);
+    let is_served_by_a = flows && response.served_by() == "a";
     let settled = is_served_by_a.then(|| used_by_alice(process) - before_of_alice);
     let kept = settled.unwrap_or(0).max(estimate);
     assert_eq!(used(process, "a", LIMIT) - before, kept, "{}: {settled:?}", process.scenario);
@@ -222,7 +222,7 @@ const JSON_USAGE: &str =
     r#"{"choices":[],"usage":{"prompt_tokens":321,"completion_tokens":45,"total_tokens":366}}"#;
 
 #[test]
-fn an_answer_whose_content_type_says_nothing_is_json_when_it_looks_so() {
+fn a_response_whose_content_type_says_nothing_is_json_when_it_looks_so() {
     let names = ["application/json", "text/json", "application/problem+json", "text/plain"];
     for content_type in names.into_iter().map(Some).chain([None]) {
         let (took, _) = settled("usage", content_type, JSON_USAGE);
@@ -293,9 +293,9 @@ fn chunked(
     process.script("a", [script(chunks)]);
     let id = envoy.send(request.clone());
     envoy.pass(0);
-    let answer = envoy.take(id);
-    assert_eq!((answer.status(), answer.end), (200, End::Complete), "{}", process.scenario);
-    (answer.body, used_by_alice(process) - before)
+    let response = envoy.take(id);
+    assert_eq!((response.status(), response.end), (200, End::Complete), "{}", process.scenario);
+    (response.body, used_by_alice(process) - before)
 }
 
 #[test]
@@ -360,7 +360,7 @@ fn any_chunking_of_a_stream_gives_the_same_bytes_and_the_same_usage() {
 }
 
 #[test]
-fn any_chunking_of_a_whole_answer_gives_the_same_usage() {
+fn any_chunking_of_a_whole_response_gives_the_same_usage() {
     const BODY: &str = r#"{"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":9}"}}],
         "usage":{"prompt_tokens":321,"completion_tokens":45,"total_tokens":366}}"#;
     let process = Process::new("a whole answer");
@@ -385,9 +385,9 @@ fn a_stream_that_is_shortened_does_not_state_its_length() {
         [script(&[whole.as_bytes()]).header("content-length", &whole.len().to_string())],
     );
     worker(&process, SETTINGS, |envoy| {
-        let answer = envoy.ask(chat());
-        assert_eq!(answer.text(), format!("{CHAT}{DONE}"));
-        assert_eq!(answer.header("content-length"), None);
+        let response = envoy.ask(chat());
+        assert_eq!(response.text(), format!("{CHAT}{DONE}"));
+        assert_eq!(response.header("content-length"), None);
     });
 }
 

@@ -26,7 +26,7 @@ fn on_all(
     });
 }
 
-/// A panic between two barriers would leave the other workers waiting for ever, so what each sees
+/// A panic between two barriers would leave the other workers waiting forever, so what each sees
 /// is collected and judged at the end.
 fn count(process: &Process, cluster: &str) -> usize {
     process.seen().iter().filter(|seen| seen.cluster == cluster).count()

@@ -1,6 +1,6 @@
 //! The reference: what every request used of every record, and when.
 
-use super::deeds::Does;
+use super::scripts::Behaviour;
 use spillway::policy::tokens::estimate::UsedTokens;
 use std::collections::{BTreeMap, HashMap};
 
@@ -27,7 +27,7 @@ impl Seconds {
 /// An attempt that a backend received.
 pub(super) struct Made {
     pub(super) cluster: String,
-    pub(super) does: Does,
+    pub(super) does: Behaviour,
     /// The second in which it was reserved.
     pub(super) number: u64,
 }

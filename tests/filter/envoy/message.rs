@@ -80,10 +80,11 @@ impl Request {
     }
 }
 
-/// How an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a response ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum End {
     /// It is still on its way.
+    #[default]
     Open,
     Complete,
     /// It broke in the middle.
@@ -93,19 +94,15 @@ pub(crate) enum End {
 }
 
 /// What the client got.
-#[derive(Clone, Debug)]
-pub(crate) struct Answer {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Response {
     pub(crate) headers: HeaderList,
     pub(crate) body: Vec<u8>,
     pub(crate) trailers: HeaderList,
     pub(crate) end: End,
 }
 
-impl Answer {
-    pub(crate) fn nothing() -> Self {
-        Self { headers: Vec::new(), body: Vec::new(), trailers: Vec::new(), end: End::Open }
-    }
-
+impl Response {
     pub(crate) fn status(&self) -> u16 {
         self.header(":status").and_then(|status| status.parse().ok()).unwrap_or(0)
     }

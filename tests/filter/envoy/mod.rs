@@ -1,16 +1,19 @@
 //! One worker of Envoy: connection manager and router, in virtual time.
 
 mod message;
+mod request_path;
+mod response_path;
 mod router;
 mod script;
+mod stream;
 
-pub(crate) use message::{Answer, CLIENT_SECRET, End, Request};
+pub(crate) use message::{CLIENT_SECRET, End, Request, Response};
 pub(crate) use script::{Event, Script};
 
 use crate::host::{Module, Process, Root, install, with};
-use router::Stream;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use stream::Stream;
 
 /// More ticks and events than any scenario has: the filter is in a loop.
 const STEPS_MAX: u32 = 1_000_000;
@@ -27,7 +30,7 @@ pub(crate) struct Envoy {
     last_number: u64,
     /// `num_retries` of the route.
     pub(crate) retries_max: u32,
-    /// A filter behind the gateway answers the next request in the router's place, with this status and
+    /// A filter behind the gateway replies to the next request instead of the router, with this status and
     /// these headers.
     pub(crate) filter_behind: Option<(u16, Vec<(&'static str, &'static str)>)>,
     /// What Envoy says of a target without a cluster.
@@ -77,7 +80,7 @@ impl Envoy {
         envoy
     }
 
-    /// Configures the gateway, or configures it anew: requests in flight keep the old root, which
+    /// Configures the gateway, or configures it again: requests in flight keep the old root, which
     /// is deleted when the last of them ended. Whether the configuration was accepted.
     pub(crate) fn configure(&mut self, configuration: &str) -> bool {
         let Some(root) = self.plugin(configuration) else { return false };
@@ -130,7 +133,7 @@ impl Envoy {
 
     /// Sends a request and waits until it is answered, or nothing happens any more. A timer that is left
     /// over does not make time pass.
-    pub(crate) fn ask(&mut self, request: Request) -> Answer {
+    pub(crate) fn ask(&mut self, request: Request) -> Response {
         let id = self.send(request);
         self.run_while(u64::MAX, |envoy| envoy.is_open(id));
         self.run_while(self.process.monotonic_ms(), |_| true);
@@ -138,19 +141,19 @@ impl Envoy {
     }
 
     /// What the client of a request got; forgets the request.
-    pub(crate) fn take(&mut self, id: u32) -> Answer {
+    pub(crate) fn take(&mut self, id: u32) -> Response {
         let stream = self.streams.remove(&id).expect("no such request");
         if !stream.is_done() {
-            let answer = stream.answer.clone();
+            let response = stream.response.clone();
             self.streams.insert(id, stream);
-            return answer;
+            return response;
         }
-        stream.answer
+        stream.response
     }
 
     /// What the client of a request got so far.
-    pub(crate) fn answer(&self, id: u32) -> &Answer {
-        &self.streams[&id].answer
+    pub(crate) fn response(&self, id: u32) -> &Response {
+        &self.streams[&id].response
     }
 
     /// Whether a request is still running.

@@ -16,7 +16,7 @@ pub(crate) struct Script {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
-    Answer,
+    Response,
     ConnectFailure,
     Reset,
     Silence,
@@ -52,7 +52,7 @@ pub(crate) enum Event {
 impl Script {
     pub(crate) fn status(status: u16) -> Self {
         Self {
-            start: Start::Answer,
+            start: Start::Response,
             headers: vec![(b":status".to_vec(), status.to_string().into_bytes())],
             chunks: vec![b"{}".to_vec()],
             trailers: Vec::new(),
@@ -153,7 +153,7 @@ impl Script {
             Start::ConnectFailure => return vec![(at, Event::ConnectFailure)],
             Start::Reset => return vec![(at, Event::Reset)],
             Start::Silence => return Vec::new(),
-            Start::Answer => {}
+            Start::Response => {}
         }
         let completes = self.ending == Ending::Complete && self.trailers.is_empty();
         let end = completes && self.chunks.is_empty();

@@ -17,7 +17,7 @@ pub(crate) struct SharedData {
     pub(crate) lost_races: u64,
     pub(crate) writes: u64,
     pub(crate) watch: Option<Watch>,
-    /// So many reads pass before one lets another worker run; on a busy machine that takes long.
+    /// This many reads pass before one lets another worker run; on a busy machine that takes long.
     pub(crate) reads_between_yields: u32,
     reads: u32,
 }

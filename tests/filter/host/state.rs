@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// Headers in their order; names and values are bytes.
 pub(crate) type HeaderList = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// A filter's answer to a callback: it keeps what it was shown.
+/// A filter's response to a callback: it keeps what it was shown.
 pub(crate) const PAUSE: u32 = 1;
 
 pub(crate) const OK: u32 = 0;
@@ -59,6 +59,22 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// A context of which nothing can be touched yet.
+    pub(crate) fn new(root: u32, stream: u32, role: Role) -> Self {
+        Self {
+            root,
+            stream,
+            role,
+            request_headers: None,
+            response_headers: None,
+            request_trailers: None,
+            response_trailers: None,
+            request_body: None,
+            response_body: None,
+            properties: BTreeMap::new(),
+        }
+    }
+
     fn map(&mut self, map: u32) -> Option<&mut HeaderList> {
         match map {
             0 => self.request_headers.as_mut(),

@@ -1,4 +1,4 @@
-//! Answers that are held because headers say what they took: what they cost when they do not reach the
+//! Responses that are held because headers say what they took: what they cost when they do not reach the
 //! client.
 
 use crate::envoy::{Request, Script, worker};
@@ -7,7 +7,7 @@ use crate::usage::{first_estimate, used};
 
 const LIMIT: u32 = 1_000_000_000;
 
-/// What the answers state.
+/// What the responses state.
 const STATED: u64 = 366;
 const USAGE: &str =
     r#"{"usage":{"prompt_tokens":321,"completion_tokens":45,"total_tokens":366},"choices":["#;
@@ -32,7 +32,7 @@ fn chat() -> Request {
         .header("x-consumer", "alice")
 }
 
-/// What backend `a` and the consumer were charged for an answer of `body` that stalls there, when the
+/// What backend `a` and the consumer were charged for a response of `body` that stalls there, when the
 /// client then leaves.
 fn charged_when_left(name: &str, headers: &str, body: &str) -> (u64, u64) {
     let process = Process::new(name);
@@ -56,7 +56,7 @@ fn charged_when_left(name: &str, headers: &str, body: &str) -> (u64, u64) {
 }
 
 #[test]
-fn a_client_that_leaves_while_its_answer_is_held_is_charged_as_when_it_flows() {
+fn a_client_that_leaves_while_its_response_is_held_is_charged_as_when_it_flows() {
     // A backend with a limit counts at least what was expected.
     let estimate = first_estimate(&chat()).total();
     for (body, expected) in [
@@ -86,9 +86,9 @@ fn what_breaks_while_it_is_held_costs_the_consumer_nothing_also_when_the_client_
         let estimate = first_estimate(&chat()).total();
         let counted = ["a", "b"].map(|backend| used(&process, backend, LIMIT));
         assert_eq!(counted, [estimate; 2], "both got it");
-        let answer = envoy.ask(chat());
-        assert_eq!(answer.header("remaining-tokens"), {
-            let taken: u64 = answer.header("consumed-tokens").unwrap().parse().unwrap();
+        let response = envoy.ask(chat());
+        assert_eq!(response.header("remaining-tokens"), {
+            let taken: u64 = response.header("consumed-tokens").unwrap().parse().unwrap();
             Some((u64::from(LIMIT) - taken).to_string())
         });
     });

@@ -6,10 +6,10 @@ use spillway::policy::tokens::estimate::{Estimate, UsedTokens};
 
 /// What a backend does with an attempt.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Does {
-    /// A whole answer in two parts; the second one has the usage, if it is stated.
+pub(super) enum Behaviour {
+    /// A whole response in two parts; the second one has the usage, if it is stated.
     Json { usage: Option<UsedTokens> },
-    /// So many events with content and then the usage, if it is stated.
+    /// This many events with content and then the usage, if it is stated.
     Stream { events: usize, usage: Option<UsedTokens>, ends: Ends },
     /// Nothing reaches the client.
     Fails(Failure),
@@ -41,9 +41,14 @@ fn usage_text(usage: UsedTokens) -> String {
     )
 }
 
-impl Does {
-    pub(super) fn random(random: &mut Random, estimate: Estimate, era: Era, cluster: &str) -> Self {
-        let factor = if era == Era::Lying { 3 } else { 1 };
+impl Behaviour {
+    pub(super) fn random(
+        random: &mut Random,
+        estimate: Estimate,
+        phase: Phase,
+        cluster: &str,
+    ) -> Self {
+        let factor = if phase == Phase::Lying { 3 } else { 1 };
         let mut up_to = |tokens: u64| random.next() % (factor * tokens + 1);
         let (prompt_tokens, completion_tokens) =
             (up_to(estimate.prompt_tokens), up_to(estimate.completion_tokens.min(2_000)));
@@ -51,9 +56,9 @@ impl Does {
         let usage = UsedTokens { prompt_tokens, cached_tokens, completion_tokens };
         let usage = (random.below(3) > 0).then_some(usage);
         // What a 429 does to the level of a bucket depends on the order of requests.
-        let first = if cluster == "a" && era != Era::Steps { 1 } else { 0 };
+        let first = if cluster == "a" && phase != Phase::Steps { 1 } else { 0 };
         // Without limits and faults they take all that others deny, so that nothing passes a limit.
-        let highest = if matches!(cluster, "d" | "e") && era != Era::Steps { 82 } else { 100 };
+        let highest = if matches!(cluster, "d" | "e") && phase != Phase::Steps { 82 } else { 100 };
         match random.below(highest) {
             0..30 => Self::Json { usage },
             30..78 => {
@@ -109,7 +114,7 @@ impl Does {
         !matches!(self, Self::Fails(Failure::Throttled | Failure::NoConnection) | Self::Refuses)
     }
 
-    /// What it took when so many parts of it came: what was stated, or else the best guess.
+    /// What it cost when this many parts of it came: what was stated, otherwise the best guess.
     pub(super) fn used(self, estimate: Estimate, parts: usize) -> UsedTokens {
         match self {
             Self::Json { usage: Some(usage) } if parts == 2 => usage,
@@ -130,7 +135,7 @@ impl Does {
 
 /// What the time of an epoch is like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Era {
+pub(super) enum Phase {
     /// The clock stands, and nobody uses more than was expected.
     Honest,
     /// The clock stands.
@@ -139,7 +144,7 @@ pub(super) enum Era {
     Steps,
 }
 
-impl Era {
+impl Phase {
     pub(super) fn of(epoch: u64) -> Self {
         [Self::Honest, Self::Lying, Self::Honest, Self::Steps][usize::try_from(epoch % 4).unwrap()]
     }
