@@ -2,7 +2,7 @@
 //! reference in `docs/configuration.md`, which must know every key and show only what works.
 //!
 //! `tests/config/bad` has a refused configuration per rule (`*.json`) and, beside it, exactly what
-//! its author is told (`*.txt`). `WRITE_MESSAGES=1 cargo test --locked --test config` writes these anew;
+//! its author is told (`*.txt`). `WRITE_MESSAGES=1 cargo test --locked --test config` writes these again;
 //! read the difference before committing it.
 
 #![cfg(not(target_arch = "wasm32"))]

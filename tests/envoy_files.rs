@@ -23,7 +23,7 @@ const LOCAL: &str = "envoy/envoy.yaml";
 const AZURE: &str = "envoy/azure.yaml";
 const CONSUMERS: &str = "envoy/consumers.yaml";
 const MODULE: &str = "target/wasm32-wasip1/release/spillway.wasm";
-/// How long OpenAI's SDKs wait for an answer, in seconds.
+/// How long OpenAI's SDKs wait for a response, in seconds.
 const PATIENCE_OF_SDKS: f64 = 600.0;
 /// The largest `max_attempts`.
 const ATTEMPTS_MAX: u64 = 16;
@@ -170,15 +170,15 @@ fn refusal(path: &str) -> Option<String> {
     let copy = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::write(&copy, shipped.replace(MODULE, module)).unwrap();
 
-    let answer = Command::new(envoy_binary())
+    let response = Command::new(envoy_binary())
         .args(["--mode", "validate", "--log-level", "warning", "-c"])
         .arg(&copy)
         .envs(KEYS.map(|key| (key, "not-a-key")))
         .current_dir(root())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&answer.stderr).into_owned();
-    (!answer.status.success()).then_some(said)
+    let said = String::from_utf8_lossy(&response.stderr).into_owned();
+    (!response.status.success()).then_some(said)
 }
 
 /// The settings that the configuration lacks, each in a sentence.

@@ -1,4 +1,4 @@
-//! Clients that each ask, wait for the whole answer, and ask again.
+//! Clients that each ask, wait for the whole response, and ask again.
 
 use crate::gateway::Gateway;
 use crate::peers::CLIENT_KEY;
@@ -38,7 +38,7 @@ pub(crate) struct Question {
     pub(crate) flavour: Flavour,
     /// The size of the request's body.
     pub(crate) body_bytes: usize,
-    /// How many events the answer has; `None`: it is a document.
+    /// How many events the response has; `None`: it is a document.
     pub(crate) events: Option<u32>,
 }
 
@@ -46,10 +46,10 @@ pub(crate) struct Question {
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) answers: u64,
-    /// The reads that brought the answers' bodies: with a pace, one for each event.
+    /// The reads that brought the responses' bodies: with a pace, one for each event.
     pub(crate) reads: u64,
     pub(crate) elapsed: Duration,
-    /// The time to each answer's first byte.
+    /// The time to each response's first byte.
     pub(crate) latencies: Vec<Duration>,
 }
 
@@ -82,10 +82,10 @@ impl Plan {
     }
 }
 
-/// Asks the questions in turn over `connections` connections; each last answer is waited for.
+/// Asks the questions in turn over `connections` connections; it waits for each last response.
 ///
 /// # Errors
-/// When an answer is not 200, or there is none.
+/// When a response is not 200, or there is none.
 pub(crate) async fn ask(
     gateway: &Gateway,
     questions: &[Question],
@@ -126,15 +126,15 @@ async fn client(plan: Arc<Plan>) -> io::Result<Seen> {
             stream.write_all(request).await?;
             reader.message(&mut stream).await
         };
-        let Some(answer) = tokio::time::timeout(PATIENCE, answered).await?? else {
+        let Some(response) = tokio::time::timeout(PATIENCE, answered).await?? else {
             return Err(io::ErrorKind::UnexpectedEof.into());
         };
-        if answer.status() != 200 {
-            return Err(io::Error::other(answer.head));
+        if response.status() != 200 {
+            return Err(io::Error::other(response.head));
         }
         seen.answers += 1;
-        seen.reads += u64::from(answer.reads);
-        seen.latencies.push(answer.first_byte_at - begun_at);
+        seen.reads += u64::from(response.reads);
+        seen.latencies.push(response.first_byte_at - begun_at);
     }
 }
 

@@ -143,7 +143,7 @@ async fn round(
     match case.work {
         Work::Requests(questions) => {
             let spell = spend(case, length, questions, gateway).await?;
-            Ok(Round::of(spell.per_answer_us(), spell))
+            Ok(Round::of(spell.per_response_us(), spell))
         }
         Work::Events { few, many } => {
             let short = spend(case, length / 2, &[streams_of(few)], gateway).await?;
@@ -155,7 +155,7 @@ async fn round(
                 let trouble = format!("{name}: the events never arrived one at a time");
                 return Err(io::Error::other(trouble));
             }
-            let difference = long.per_answer_us() - short.per_answer_us();
+            let difference = long.per_response_us() - short.per_response_us();
             Ok(Round::of(difference / f64::from(many - few), long))
         }
     }
@@ -203,7 +203,7 @@ async fn spend(
 
 impl Spell {
     #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark are small")]
-    fn per_answer_us(&self) -> f64 {
+    fn per_response_us(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / self.seen.answers.max(1) as f64
     }
 }

@@ -20,7 +20,7 @@ const EVENTS: u32 = 10;
 
 const SMALL: Question = Question { flavour: Flavour::OpenAi, body_bytes: 1024, events: None };
 
-/// Sends so many requests of all sizes and reports the memory of each VM before and after.
+/// Sends this many requests of all sizes and reports the memory of each VM before and after.
 ///
 /// # Errors
 /// When a VM holds more than it may, or a request fails.

@@ -36,7 +36,7 @@ pub(crate) fn table(figures: &[Figures]) -> String {
 ///
 /// With load and upstream on the same CPUs, there may be no CPU left for a second worker to use. What can be
 /// told then is whether its requests cost more CPU time, as they do when workers are in each other's way:
-/// twice the answers per second of CPU time is what two workers answer that have a CPU each.
+/// twice the responses per second of CPU time is what two workers answer that have a CPU each.
 pub(crate) fn scaling(figures: &[Figures]) -> Option<String> {
     let lines: Vec<String> = figures.windows(2).filter_map(scaled).collect();
     let head = "| 2 workers beside 1 | answers/s | with a CPU for each | Envoy's CPUs | idle CPUs, % |\n\
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_worker_is_told_by_answers_and_by_what_they_cost() {
+    fn a_second_worker_is_told_by_responses_and_by_what_they_cost() {
         let one = CASES[0].kinds[0];
         let two = Kind { workers: 2, ..one };
         let scaling = scaling(&[figures(one, 1.0, 1000.0), figures(two, 1.25, 1500.0)]).unwrap();

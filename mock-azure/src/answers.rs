@@ -1,4 +1,4 @@
-//! What the backend answers when nothing is wrong: one module per family of operations.
+//! What the backend sends when nothing is wrong: one module per family of operations.
 //!
 //! Answers have the real shape down to the fields that clients read, and every text begins with the name of
 //! the mock, so that whoever reads it knows who served.
@@ -20,7 +20,7 @@ use crate::script::Script;
 pub(crate) use responses::StoredResponses;
 pub(crate) use responses::{created_event, error_event, failed_event};
 
-/// An answer, not yet played.
+/// A response, not yet played.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -89,7 +89,7 @@ pub(crate) fn answer(question: Question<'_>, stored: &mut StoredResponses) -> An
     outcome.unwrap_or_else(Answer::problem)
 }
 
-/// The generated text of an answer, a token at a time.
+/// The generated text of a response, a token at a time.
 struct Text {
     tokens: Vec<String>,
     /// The caller's maximum cut it short.

@@ -92,7 +92,7 @@ impl MockConfig {
     }
 
     /// The same, refusing what is wrong in itself, with exactly these operations (none: all) and
-    /// requests of at most so many tokens.
+    /// requests of at most this many tokens.
     pub fn with_refusals<S: Into<String>>(
         self,
         operations: impl IntoIterator<Item = S>,

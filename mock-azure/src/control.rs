@@ -24,7 +24,7 @@ use crate::problems::Problem;
 use crate::record::RecordView;
 use crate::state::State;
 
-/// Leaves time for the answer to a request that shuts the port.
+/// Leaves time for the response to a request that shuts the port.
 const BEFORE_SHUT: Duration = Duration::from_millis(20);
 /// Faults queued by one order at most.
 const TIMES_MAX: u32 = 100_000;

@@ -39,4 +39,4 @@ pub use config::{Kind, Latency, MockConfig};
 pub use faults::{Ending, ErrorShape, Fault};
 pub use mock::Mock;
 pub use record::{Record, body_hash};
-pub use refusals::{REFUSAL_MARKER, RefusalAnswer, refusal_answers, refusal_names};
+pub use refusals::{REFUSAL_MARKER, RefusalResponse, refusal_names, refusal_responses};

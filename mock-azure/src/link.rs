@@ -33,7 +33,7 @@ enum Order {
     Reset,
     /// Write these bytes in their place, then close.
     Replace(Bytes),
-    /// Write the next so many bytes one by one, then pass.
+    /// Write this many bytes one by one, then pass.
     Dribble { bytes: usize, pause: Duration },
 }
 
@@ -145,7 +145,7 @@ impl Write for Socket {
 }
 
 impl Drop for Socket {
-    /// The kernel sends a reset in place of an orderly close when the linger time is zero.
+    /// The kernel sends a reset instead of an orderly close when the linger time is zero.
     fn drop(&mut self) {
         if self.link.order.with(|order| matches!(order, Order::Reset)) {
             let _ = self.stream.inner().set_zero_linger();

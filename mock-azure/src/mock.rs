@@ -69,7 +69,7 @@ impl Mock {
         self.state.records.when(enough).await
     }
 
-    /// Forgets all records; numbering goes on.
+    /// Forgets all records; numbering continues.
     pub fn clear_records(&self) {
         self.state.records.clear();
     }

@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-/// An answer that refuses.
+/// A response that refuses.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Problem {
     pub(crate) status: u16,

@@ -46,7 +46,7 @@ pub struct Record {
     /// The fault that was applied, by its name in JSON.
     pub fault: Option<String>,
     /// The answer was handed to the client to its end. Stays false when the client went away, and
-    /// when a fault cut the answer.
+    /// when a fault cut the response.
     pub completed: bool,
     /// Nothing will change in this record any more.
     pub ended: bool,

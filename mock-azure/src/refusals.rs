@@ -75,10 +75,10 @@ pub fn refusal_names() -> impl Iterator<Item = &'static str> {
 
 /// A refusal as it goes over the wire, for tests that play the backend themselves.
 #[derive(Debug, Clone)]
-pub struct RefusalAnswer {
+pub struct RefusalResponse {
     /// Its name in the catalogue.
     pub name: &'static str,
-    /// The status; 0 means that the connection ends without an answer.
+    /// The status; 0 means that the connection ends without a response.
     pub status: u16,
     /// Names and values, `content-type` included.
     pub headers: Vec<(String, String)>,
@@ -87,7 +87,7 @@ pub struct RefusalAnswer {
 }
 
 /// All refusals of [`refusal_names`].
-pub fn refusal_answers() -> impl Iterator<Item = RefusalAnswer> {
+pub fn refusal_responses() -> impl Iterator<Item = RefusalResponse> {
     quick().map(Refusal::over_the_wire)
 }
 
@@ -122,7 +122,7 @@ enum Body {
     Text { content_type: String, text: String },
     /// A stream of these events.
     Stream(String),
-    /// An answer that begins and falls silent.
+    /// A response that begins and falls silent.
     Stall(String),
     /// These bytes instead of HTTP's own framing.
     Bytes(Vec<u8>),
@@ -137,10 +137,10 @@ fn most_frequent_type() -> String {
 }
 
 impl Refusal {
-    fn over_the_wire(&'static self) -> RefusalAnswer {
+    fn over_the_wire(&'static self) -> RefusalResponse {
         let name = &*self.name;
         let Effect::Answer(answer) = self.effect() else {
-            return RefusalAnswer { name, status: 0, headers: Vec::new(), body: Vec::new() };
+            return RefusalResponse { name, status: 0, headers: Vec::new(), body: Vec::new() };
         };
         let mut headers = answer.headers;
         if !answer.content_type.is_empty() {
@@ -151,7 +151,7 @@ impl Refusal {
             _ => Vec::new(),
         };
         let body = answer.script.0.iter().flat_map(chunk).collect();
-        RefusalAnswer { name, status: self.status, headers, body }
+        RefusalResponse { name, status: self.status, headers, body }
     }
 
     pub(crate) fn effect(&'static self) -> Effect {
@@ -195,7 +195,7 @@ fn named(name: &str) -> Option<&'static Refusal> {
     catalogue().find(|refusal| refusal.name == name)
 }
 
-/// The entry that the request names: in the body, else in the path, else in a header.
+/// The entry that the request names: in the body, otherwise in the path, otherwise in a header.
 fn wanted(head: &Parts, body: &[u8]) -> Option<&'static Refusal> {
     let path = head.uri.path_and_query().map_or("", |path| path.as_str());
     let headers = head.headers.values().map(hyper::header::HeaderValue::as_bytes);
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn no_refusal_is_an_answer_that_a_client_wants() {
+    fn no_refusal_is_a_response_that_a_client_wants() {
         for refusal in catalogue() {
             if let Effect::Answer(answer) = refusal.effect() {
                 let fine = answer.status == 200 && !answer.streams;

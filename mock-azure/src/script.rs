@@ -1,4 +1,4 @@
-//! The body of an answer as a list of steps, so that a fault can rewrite it before it is played.
+//! The body of a response as a list of steps, so that a fault can rewrite it before it is played.
 //!
 //! Every answer is built whole: chunks and pauses. "Stall after two events" or "half an event, then a
 //! reset" are then edits of a list instead of special cases in the code that makes answers.

@@ -1,4 +1,4 @@
-//! One request from its headers to the end of its answer.
+//! One request from its headers to the end of its response.
 
 use std::io;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::state::State;
 use crate::websocket::{self, Session};
 use crate::{control, ids};
 
-/// Answers one request, or fails so that the connection ends without an answer.
+/// Answers one request, or fails so that the connection ends without a response.
 pub(crate) async fn handle(
     request: Request<Incoming>,
     state: Arc<State>,
@@ -116,7 +116,7 @@ impl Call {
         self.route.as_ref().map(|route| &route.operation)
     }
 
-    /// From the path, else from the body.
+    /// From the path, otherwise from the body.
     fn deployment(&self) -> Option<&str> {
         let from_path = self.route.as_ref().and_then(|route| route.deployment.as_deref());
         let from_body = || self.facts.as_ref().ok().and_then(|facts| facts.model.as_deref());
@@ -305,7 +305,7 @@ fn known_deployment<'a>(
     }
 }
 
-/// What Azure adds to every answer.
+/// What Azure adds to every response.
 fn backend_headers(head: &Parts, config: &MockConfig, deployment: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut add = |name: &'static str, value: &str| {

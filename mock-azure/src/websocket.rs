@@ -65,7 +65,7 @@ pub(crate) fn accept(
         header("upgrade", "websocket"),
         header("sec-websocket-accept", &base64(&digest)),
     ];
-    // The official clients offer their key as a subprotocol beside this one and insist on an answer.
+    // The official clients offer their key as a subprotocol beside this one and insist on a response.
     let offered = headers.get("sec-websocket-protocol").and_then(|value| value.to_str().ok());
     if offered.is_some_and(|offered| offered.split(',').any(|one| one.trim() == "realtime")) {
         answer.headers.push(header("sec-websocket-protocol", "realtime"));

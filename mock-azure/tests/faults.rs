@@ -59,7 +59,7 @@ async fn a_throttle_carries_both_headers_or_none() {
 }
 
 #[tokio::test]
-async fn a_delayed_answer_is_late_and_normal() {
+async fn a_delayed_response_is_late_and_normal() {
     let asked = Instant::now();
     let (reply, _) = chat_with(Fault::DelayFirstByte { delay: Duration::from_millis(150) }).await;
     assert!(asked.elapsed() >= Duration::from_millis(150));
@@ -84,14 +84,14 @@ async fn a_stalled_stream_sends_its_events_and_then_nothing() {
 }
 
 #[tokio::test]
-async fn a_reset_in_place_of_an_answer_is_a_reset() {
+async fn a_reset_instead_of_a_response_is_a_reset() {
     let (reply, record) = chat_with(Fault::ResetBeforeHeaders).await;
     assert_eq!((reply.raw.len(), reply.error), (0, Some(ErrorKind::ConnectionReset)));
     assert_eq!((record.status, record.completed), (None, false));
 }
 
 #[tokio::test]
-async fn a_close_in_place_of_an_answer_is_no_reset() {
+async fn a_close_instead_of_a_response_is_no_reset() {
     let (reply, _) = chat_with(Fault::CloseBeforeHeaders).await;
     assert_eq!((reply.raw.len(), reply.error), (0, None));
 }
@@ -120,7 +120,7 @@ async fn half_an_event_ends_in_each_of_three_ways() {
 }
 
 #[tokio::test]
-async fn half_a_json_answer_is_shorter_than_it_announced() {
+async fn half_a_json_response_is_shorter_than_it_announced() {
     let mock = mock().await;
     mock.push_fault(Fault::HalfEvent { after_events: 0, ending: Ending::Close });
     let reply = post(&mock, "/v1/chat/completions", CHAT).await;

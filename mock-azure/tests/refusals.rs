@@ -23,7 +23,7 @@ async fn every_refusal_can_be_asked_for_and_is_no_success() {
             200 => {
                 assert!(reply.header("content-type").unwrap().starts_with("text/event"), "{name}")
             }
-            // Connections that end without an answer.
+            // Connections that end without a response.
             0 => assert!(name.starts_with("poison-"), "{name}"),
             status => assert!(status >= 300, "{name}: {status}"),
         }

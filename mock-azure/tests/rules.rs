@@ -14,7 +14,7 @@ async fn mock() -> Mock {
 }
 
 #[tokio::test]
-async fn a_chat_answer_names_the_mock_and_accounts_for_its_tokens() {
+async fn a_chat_response_names_the_mock_and_accounts_for_its_tokens() {
     let mock = mock().await;
     for path in
         [&*classic("chat/completions"), "/openai/v1/chat/completions", "/v1/chat/completions"]
@@ -36,7 +36,7 @@ async fn a_chat_answer_names_the_mock_and_accounts_for_its_tokens() {
 }
 
 #[tokio::test]
-async fn a_callers_maximum_cuts_the_answer_short() {
+async fn a_callers_maximum_cuts_the_response_short() {
     let mock = mock().await;
     let body = r#"{"messages":[{"content":"x"}],"max_tokens":3}"#;
     let json = post(&mock, &classic("chat/completions"), body).await.json();
@@ -241,7 +241,7 @@ async fn a_realtime_session_introduces_itself_and_echoes() {
     use tokio::io::AsyncReadExt;
     let mock = mock().await;
     let mut stream = tokio::net::TcpStream::connect(mock.address()).await.unwrap();
-    // The key and the expected answer are those of RFC 6455.
+    // The key and the expected response are those of RFC 6455.
     let hello = "GET /openai/realtime?api-version=2024-10-01-preview&deployment=rt HTTP/1.1\r\n\
         host: mock\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";

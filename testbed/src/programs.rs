@@ -21,31 +21,31 @@ pub fn text_of(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Envoy: `SPILLWAY_ENVOY`, else what `tools/envoy` finds or installs.
+/// Envoy: `SPILLWAY_ENVOY`, otherwise what `tools/envoy` finds or installs.
 pub fn envoy_binary() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| named("SPILLWAY_ENVOY").unwrap_or_else(|| told_by("tools/envoy")))
 }
 
-/// The filter's module: `SPILLWAY_WASM`, else what `make wasm` builds.
+/// The filter's module: `SPILLWAY_WASM`, otherwise what `make wasm` builds.
 pub fn module_path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| named("SPILLWAY_WASM").unwrap_or_else(built_module))
 }
 
-/// Node: `SPILLWAY_NODE`, else what `tools/node` finds or installs.
+/// Node: `SPILLWAY_NODE`, otherwise what `tools/node` finds or installs.
 pub fn node_binary() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| named("SPILLWAY_NODE").unwrap_or_else(|| told_by("tools/node")))
 }
 
-/// Python 3: `SPILLWAY_PYTHON`, else the one on PATH.
+/// Python 3: `SPILLWAY_PYTHON`, otherwise the one on PATH.
 pub fn python_binary() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| named("SPILLWAY_PYTHON").unwrap_or_else(|| PathBuf::from("python3")))
 }
 
-/// What `PYTHONPATH` needs for the OpenAI SDK: `SPILLWAY_PYTHON_SDK`, else what `tools/python-sdk`
+/// What `PYTHONPATH` needs for the OpenAI SDK: `SPILLWAY_PYTHON_SDK`, otherwise what `tools/python-sdk`
 /// installs for [`python_binary`].
 pub fn python_sdk() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
@@ -54,7 +54,7 @@ pub fn python_sdk() -> &'static Path {
     PATH.get_or_init(|| named("SPILLWAY_PYTHON_SDK").unwrap_or_else(install))
 }
 
-/// The folder whose `node_modules` has the OpenAI SDK: `SPILLWAY_NODE_SDK`, else what
+/// The folder whose `node_modules` has the OpenAI SDK: `SPILLWAY_NODE_SDK`, otherwise what
 /// `tools/node-sdk` installs.
 pub fn node_sdk() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
@@ -70,18 +70,18 @@ fn told_by(tool: &str) -> PathBuf {
 }
 
 fn answer_of(tool: &str, command: &mut Command) -> PathBuf {
-    let answer = command.current_dir(root()).stderr(Stdio::inherit()).output().unwrap();
-    assert!(answer.status.success(), "{tool} failed");
-    PathBuf::from(String::from_utf8(answer.stdout).unwrap().trim_end())
+    let response = command.current_dir(root()).stderr(Stdio::inherit()).output().unwrap();
+    assert!(response.status.success(), "{tool} failed");
+    PathBuf::from(String::from_utf8(response.stdout).unwrap().trim_end())
 }
 
 fn built_module() -> PathBuf {
     // What it prints belongs to the test's output, not to that of the test runner.
-    let answer = Command::new("make").arg("wasm").current_dir(root()).output().unwrap();
+    let response = Command::new("make").arg("wasm").current_dir(root()).output().unwrap();
     assert!(
-        answer.status.success(),
+        response.status.success(),
         "make wasm failed:\n{}",
-        String::from_utf8_lossy(&answer.stderr)
+        String::from_utf8_lossy(&response.stderr)
     );
     let target = named("CARGO_TARGET_DIR").unwrap_or_else(|| PathBuf::from("target"));
     root().join(target).join("wasm32-wasip1/release/spillway.wasm")

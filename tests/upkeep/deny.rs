@@ -18,21 +18,21 @@ fn with_a_network_advisories_are_checked_with_the_rest() {
 fn without_a_network_the_advisories_of_last_time_are_checked_and_that_is_said() {
     let place = Place::new("old", NO_NETWORK, "exit 0");
     fs::create_dir_all(place.0.join("target/advisory-db/advisory-db-1/crates")).unwrap();
-    let answer = place.deny();
-    assert!(answer.status.success());
+    let response = place.deny();
+    assert!(response.status.success());
     assert!(place.checks().ends_with("advisories licenses bans sources"), "{}", place.checks());
-    assert!(said(&answer).contains("of the last fetch"), "{}", said(&answer));
+    assert!(said(&response).contains("of the last fetch"), "{}", said(&response));
 }
 
 #[test]
 fn advisories_that_cannot_be_had_are_never_left_out_in_silence() {
     let place = Place::new("offline", NO_NETWORK, "exit 0");
-    let answer = place.deny();
-    assert!(answer.status.success());
+    let response = place.deny();
+    assert!(response.status.success());
     assert!(place.checks().ends_with("licenses bans sources"), "{}", place.checks());
     assert!(!place.checks().contains("advisories "), "{}", place.checks());
     let line = "ADVISORIES ARE NOT CHECKED, as the database cannot be had: fatal: no network";
-    assert!(said(&answer).lines().any(|said| said == line), "{}", said(&answer));
+    assert!(said(&response).lines().any(|said| said == line), "{}", said(&response));
 }
 
 #[test]

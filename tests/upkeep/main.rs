@@ -22,16 +22,16 @@ use std::process::{Command, Output};
 /// Python itself, which needs nothing of PATH, as a script that looks for it would.
 fn python() -> PathBuf {
     let mut ask = Command::new("python3");
-    let answer = ask.args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
-    PathBuf::from(printed(&answer))
+    let response = ask.args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
+    PathBuf::from(printed(&response))
 }
 
-fn printed(answer: &Output) -> String {
-    String::from_utf8_lossy(&answer.stdout).trim_end().to_owned()
+fn printed(response: &Output) -> String {
+    String::from_utf8_lossy(&response.stdout).trim_end().to_owned()
 }
 
-fn said(answer: &Output) -> String {
-    String::from_utf8_lossy(&answer.stderr).into_owned()
+fn said(response: &Output) -> String {
+    String::from_utf8_lossy(&response.stderr).into_owned()
 }
 
 fn root() -> &'static Path {

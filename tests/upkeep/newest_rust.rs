@@ -10,9 +10,9 @@ const TARGET: &str = "wasm32-wasip1";
 #[test]
 fn without_rustup_there_is_no_newest_rust_and_that_is_said() {
     let machine = Machine::new("none");
-    let answer = machine.newest_rust();
-    assert_eq!(printed(&answer), "");
-    assert!(said(&answer).contains("there is no rustup"), "{}", said(&answer));
+    let response = machine.newest_rust();
+    assert_eq!(printed(&response), "");
+    assert!(said(&response).contains("there is no rustup"), "{}", said(&response));
 }
 
 #[test]
@@ -24,8 +24,8 @@ fn where_rustup_may_install_nothing_the_newest_that_is_here_is_taken() {
     machine.has_rust("1.102.0-nightly", TARGET);
     machine.has_rust("1.103.0", "another-target");
     fs::write(machine.path("home/settings.toml"), "auto_install = \"disable\"\n").unwrap();
-    let answer = machine.newest_rust();
-    assert_eq!(printed(&answer), newest.to_str().unwrap());
+    let response = machine.newest_rust();
+    assert_eq!(printed(&response), newest.to_str().unwrap());
     assert!(!machine.log().contains("install"), "{}", machine.log());
 }
 
@@ -34,10 +34,10 @@ fn without_a_network_the_reason_is_said_and_the_pinned_rust_is_no_newest_one() {
     let machine = Machine::new("offline");
     machine.has_rustup("echo 'error: no network' >&2; exit 1");
     machine.has_rust("1.95.0", TARGET);
-    let answer = machine.newest_rust();
-    assert_eq!(printed(&answer), "");
-    assert!(said(&answer).contains("error: no network"), "{}", said(&answer));
-    assert!(said(&answer).contains("newer than the pinned"), "{}", said(&answer));
+    let response = machine.newest_rust();
+    assert_eq!(printed(&response), "");
+    assert!(said(&response).contains("error: no network"), "{}", said(&response));
+    assert!(said(&response).contains("newer than the pinned"), "{}", said(&response));
 }
 
 #[test]
@@ -45,8 +45,8 @@ fn the_newest_rust_is_installed_beside_those_of_the_machine() {
     let machine = Machine::new("install");
     machine.has_rustup("echo 'stable-x86 - update available: 1.95.0 -> 1.101.2'");
     machine.has_rust("1.95.0", TARGET);
-    let answer = machine.newest_rust();
-    assert!(answer.status.success(), "{}", said(&answer));
+    let response = machine.newest_rust();
+    assert!(response.status.success(), "{}", said(&response));
     let install = format!(
         "{}: toolchain install stable --profile minimal --target {TARGET} --no-self-update",
         machine.path("target/rust").display()
@@ -59,8 +59,8 @@ fn a_machine_whose_stable_rust_is_the_newest_needs_no_other() {
     let machine = Machine::new("current");
     machine.has_rustup("echo 'stable-x86 - up to date: 1.101.2 (58cf8f9c3 2026-10-13)'");
     let newest = machine.has_rust("1.101.2", TARGET);
-    let answer = machine.newest_rust();
-    assert_eq!(printed(&answer), newest.to_str().unwrap());
+    let response = machine.newest_rust();
+    assert_eq!(printed(&response), newest.to_str().unwrap());
     assert!(!machine.log().contains("install"), "{}", machine.log());
 }
 
@@ -106,7 +106,7 @@ impl Machine {
     }
 
     fn newest_rust(&self) -> Output {
-        let answer = Command::new(python())
+        let response = Command::new(python())
             .arg(self.path("tools/newest-rust"))
             .env("PATH", self.path("bin"))
             .env("RUSTUP_HOME", self.path("home"))
@@ -114,8 +114,8 @@ impl Machine {
             .env_remove("RUSTUP_AUTO_INSTALL")
             .output()
             .unwrap();
-        assert!(answer.status.success(), "{}", said(&answer));
-        answer
+        assert!(response.status.success(), "{}", said(&response));
+        response
     }
 
     /// What rustup was asked.

@@ -81,15 +81,15 @@ fn refused(name: &str, module: &[u8]) -> String {
     let folder = folder(name);
     fs::write(folder.join("module"), module).unwrap();
     let mut tool = Command::new(python());
-    let answer = tool
+    let response = tool
         .arg(root().join("tools/release"))
         .args([folder.join("module"), folder.join("files")])
         .env("CARGO_HOME", "/home/somebody/.cargo")
         .output()
         .unwrap();
-    assert!(!answer.status.success());
+    assert!(!response.status.success());
     assert!(!folder.join("files").exists());
-    said(&answer)
+    said(&response)
 }
 
 /// The folder that `tools/release` fills.
@@ -98,12 +98,12 @@ fn released(name: &str) -> PathBuf {
     fs::write(folder.join("module"), MODULE).unwrap();
     let files = folder.join("files");
     let mut tool = Command::new(python());
-    let answer = tool
+    let response = tool
         .arg(root().join("tools/release"))
         .args([&folder.join("module"), &files])
         .output()
         .unwrap();
-    assert!(answer.status.success(), "{}", said(&answer));
+    assert!(response.status.success(), "{}", said(&response));
     files
 }
 
@@ -136,9 +136,9 @@ impl Image {
 }
 
 fn tar(arguments: &[&str]) -> Vec<u8> {
-    let answer = Command::new("tar").args(arguments).output().unwrap();
-    assert!(answer.status.success(), "{}", said(&answer));
-    answer.stdout
+    let response = Command::new("tar").args(arguments).output().unwrap();
+    assert!(response.status.success(), "{}", said(&response));
+    response.stdout
 }
 
 fn sha256(path: &str) -> String {

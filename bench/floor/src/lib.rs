@@ -4,7 +4,7 @@
 //! can do two things:
 //!
 //! - nothing but what no filter of this design can do without: the gateway waits for the whole body, names
-//!   a target and has the route chosen anew;
+//!   a target and has the route chosen again;
 //! - when its configuration says so, all calls that Spillway makes to the host for a small request, with
 //!   what it would have worked out written in here.
 

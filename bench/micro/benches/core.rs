@@ -45,7 +45,7 @@ data: {"type":"response.output_text.delta","sequence_number":17,"item_id":"msg_6
 /// A line of a prompt, with an escape or two as most have.
 const LINE: &str = r#"The overflow goes safely downstream; \"nobody\" notices.\n"#;
 
-/// The headers of an answer of Azure.
+/// The headers of a response of Azure.
 const HEADERS: [(&str, &str); 13] = [
     ("content-length", "1024"),
     ("content-type", "application/json"),
@@ -179,11 +179,11 @@ fn bodies(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(tools.len() as u64));
     group.bench_function("tools", |bencher| bencher.iter(|| facts(black_box(&tools))));
     group.finish();
-    let answer = answer();
+    let response = answer();
     criterion.bench_function("usage of an answer of 1 KB", |bencher| {
         bencher.iter(|| {
             let mut usage = JsonUsage::new();
-            usage.push(black_box(&answer));
+            usage.push(black_box(&response));
             usage.usage()
         });
     });

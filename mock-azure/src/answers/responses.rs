@@ -76,7 +76,7 @@ pub(crate) fn created_event(deployment: &str, echoed_bytes: usize) -> String {
     named_event(&json!({ "type": "response.created", "sequence_number": 0, "response": response }))
 }
 
-/// The error event: `nested` as Azure sends it, else flat as documented.
+/// The error event: `nested` as Azure sends it, otherwise flat as documented.
 pub(crate) fn error_event(nested: bool, code: &str, message: &str, number: u64) -> String {
     named_event(&if nested {
         let error = json!({ "type": code, "code": code, "message": message, "param": null });

@@ -62,7 +62,7 @@ const ORGANIZATION: &[&str] =
 
 const INVALID: &[&str] = &["invalid-type", "unsupported-value", "null-code", "bad-request"];
 
-/// Answers to one prompt, at most.
+/// Responses to one prompt, at most.
 const CHOICES_MAX: u64 = 128;
 const MAXIMA: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
 

@@ -11,7 +11,7 @@ const call = (client, options) => () =>
   client.chat.completions.create({ model: CHAT_MODEL, messages: MESSAGES, ...options });
 
 const scenarios = {
-  // Its tokens of this minute are used up after the first answer.
+  // Its tokens of this minute are used up after the first response.
   async limited(original) {
     const client = named(original, "minute");
     const { data, response } = await call(client)().withResponse();
@@ -30,7 +30,7 @@ const scenarios = {
     }
   },
 
-  // Its tokens of this month are used up after the first answer. Trying again is no use, and is not tried.
+  // Its tokens of this month are used up after the first response. Trying again is no use, and is not tried.
   async out_of_quota(original) {
     const client = named(original, "month", { maxRetries: 2 });
     fromBackend("ptu", await chatStreamText(client));
