@@ -178,7 +178,7 @@ fn the_default_breaker_counts_shares_and_faults_in_a_row() {
     let all = Reasons { connect: true, timeout: true, reset: true, stream_error: true, slow: None };
     for rule in &breaker.rules {
         assert_eq!(rule.interval, Millis::from_secs(30));
-        assert_eq!(rule.trip_duration, Millis::from_secs(30));
+        assert_eq!(rule.trip_duration, None, "the kind of fault decides");
         assert!(rule.accept_retry_after);
         let counted: Vec<u16> =
             (100..600).filter(|status| rule.statuses.contains(*status)).collect();
@@ -334,7 +334,7 @@ fn every_setting_of_a_pools_policy_arrives_where_it_belongs() {
     let [slow, dead] = policy.breaker.rules.as_slice() else { panic!() };
     assert_eq!(slow.threshold, Threshold::Percentage { percent: 50, min_requests: 10 });
     assert_eq!(slow.interval, Millis::from_secs(60));
-    assert_eq!(slow.trip_duration, Millis::from_secs(90));
+    assert_eq!(slow.trip_duration, Some(Millis::from_secs(90)));
     assert_eq!(slow.reasons.slow, Some(Millis::from_secs(20)));
     assert!(!slow.reasons.connect && !slow.accept_retry_after);
     assert!(slow.statuses.contains(503) && !slow.statuses.contains(504));
@@ -355,7 +355,7 @@ fn a_pool_of_api_management_carries_over() {
     assert!(!rule.statuses.contains(428) && !rule.statuses.contains(408));
     assert!(!rule.reasons.connect, "the prose reason means statuses");
     // The default of five minutes gives way to the longer trip.
-    assert_eq!(rule.trip_duration, Millis::from_secs(600));
+    assert_eq!(rule.trip_duration, Some(Millis::from_secs(600)));
     assert_eq!(policy.breaker.max_trip_duration, Millis::from_secs(600));
 }
 
@@ -376,7 +376,8 @@ fn a_struct_brings_doubles_and_booleans() {
 fn a_default_gives_way_to_the_setting_that_it_contradicts() {
     let config = good("breaker-defaults");
     let policy = |position: usize| &config.pools[position].policy;
-    assert_eq!(policy(1).breaker.rules[0].trip_duration, Millis::from_secs(10));
+    assert_eq!(policy(1).breaker.rules[0].trip_duration, None);
+    assert_eq!(policy(1).breaker.max_trip_duration, Millis::from_secs(10));
     let percentage = Threshold::Percentage { percent: 10, min_requests: 20 };
     assert_eq!(policy(2).breaker.rules[0].threshold, percentage);
     assert_eq!(policy(3).throttle.default_retry_after, Millis::from_secs(5));

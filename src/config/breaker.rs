@@ -18,7 +18,6 @@ const DEFAULT_PERCENT: u8 = 50;
 const DEFAULT_CONSECUTIVE: u32 = 5;
 const DEFAULT_INTERVAL: Millis = Millis::from_secs(30);
 const DEFAULT_STATUSES: [(u16, u16); 2] = [statuses::SERVER_ERRORS, (408, 408)];
-const DEFAULT_TRIP_DURATION: Millis = Millis::from_secs(30);
 const DEFAULT_MAX_TRIP_DURATION: Millis = Millis::from_secs(300);
 const DEFAULT_PROBE_TIMEOUT: Millis = Millis::from_secs(30);
 const DEFAULT_RAMP_DURATION: Millis = Millis::from_secs(10);
@@ -36,7 +35,7 @@ const TRIP_DURATION_MAX: Millis = Millis::from_secs(86_400);
 /// What a pool without `circuit_breaker` has.
 pub(super) fn default_settings() -> BreakerSettings {
     BreakerSettings {
-        rules: default_rules(DEFAULT_TRIP_DURATION),
+        rules: default_rules(),
         max_trip_duration: DEFAULT_MAX_TRIP_DURATION,
         probe_timeout: DEFAULT_PROBE_TIMEOUT,
         ramp_duration: DEFAULT_RAMP_DURATION,
@@ -47,7 +46,6 @@ pub(super) fn default_settings() -> BreakerSettings {
 pub(super) fn settings(node: &Node<'_>) -> Option<BreakerSettings> {
     node.object(|fields| {
         let longest = fields.optional("max_trip_duration", trip_duration);
-        let default_trip = DEFAULT_TRIP_DURATION.min(longest.unwrap_or(DEFAULT_TRIP_DURATION));
         let probe_timeout = fields
             .optional("probe_timeout", |n| {
                 duration(n, Millis::from_secs(1)..=Millis::from_secs(600))
@@ -57,11 +55,9 @@ pub(super) fn settings(node: &Node<'_>) -> Option<BreakerSettings> {
             .optional("ramp_duration", |n| duration(n, Millis::ZERO..=HOUR))
             .unwrap_or(DEFAULT_RAMP_DURATION);
         let rules = fields
-            .optional("rules", |n| {
-                n.list(0..=MAX_RULES, "rules", |n| rule(n, default_trip, longest))
-            })
-            .unwrap_or_else(|| default_rules(default_trip));
-        let trips = rules.iter().map(|rule| rule.trip_duration);
+            .optional("rules", |n| n.list(0..=MAX_RULES, "rules", |n| rule(n, longest)))
+            .unwrap_or_else(default_rules);
+        let trips = rules.iter().filter_map(|rule| rule.trip_duration);
         let max_trip_duration =
             longest.unwrap_or_else(|| trips.fold(DEFAULT_MAX_TRIP_DURATION, Millis::max));
         Some(BreakerSettings { rules, max_trip_duration, probe_timeout, ramp_duration })
@@ -70,22 +66,22 @@ pub(super) fn settings(node: &Node<'_>) -> Option<BreakerSettings> {
 
 /// A share of the attempts, because a number would open the breaker of a busy backend at a rate of
 /// faults that is no trouble to anybody; and a number in a row, for one with little traffic.
-fn default_rules(trip_duration: Millis) -> Vec<Rule> {
+fn default_rules() -> Vec<Rule> {
     let share =
         Threshold::Percentage { percent: DEFAULT_PERCENT, min_requests: DEFAULT_MIN_REQUESTS };
     [share, Threshold::Consecutive(DEFAULT_CONSECUTIVE)]
-        .map(|threshold| Rule { threshold, ..default_rule(trip_duration) })
+        .map(|threshold| Rule { threshold, ..default_rule() })
         .into()
 }
 
 /// What a rule is where it says nothing else.
-fn default_rule(trip_duration: Millis) -> Rule {
+fn default_rule() -> Rule {
     Rule {
         threshold: Threshold::Count(DEFAULT_COUNT),
         interval: DEFAULT_INTERVAL,
         statuses: StatusSet::new(DEFAULT_STATUSES.to_vec()),
         reasons: DEFAULT_REASONS,
-        trip_duration,
+        trip_duration: None,
         accept_retry_after: true,
     }
 }
@@ -98,15 +94,15 @@ fn trip_duration(node: &Node<'_>) -> Option<Millis> {
 }
 
 /// A rule whose `trip_duration` is at most `longest`.
-fn rule(node: &Node<'_>, default_trip: Millis, longest: Option<Millis>) -> Option<Rule> {
+fn rule(node: &Node<'_>, longest: Option<Millis>) -> Option<Rule> {
     node.object(|fields| {
         // A name is only for the reader of the configuration.
         fields.optional("name", |n| n.text("texts"));
-        let default = default_rule(default_trip);
+        let default = default_rule();
         let rule = fields.optional("failure_condition", |n| condition(n, &default));
         let rule = rule.unwrap_or(default);
-        let trip = fields.optional("trip_duration", trip_duration).unwrap_or(default_trip);
-        if longest.is_some_and(|longest| trip > longest) {
+        let trip = fields.optional("trip_duration", trip_duration);
+        if longest.zip(trip).is_some_and(|(longest, trip)| trip > longest) {
             fields.problem_at("trip_duration", "is longer than max_trip_duration of the breaker");
         }
         let accept_retry_after =

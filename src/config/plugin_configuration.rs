@@ -49,7 +49,12 @@ pub fn role(json: &[u8]) -> Result<Role, &'static str> {
 }
 
 fn object(decoded: Struct) -> Map<String, Value> {
-    decoded.fields.into_iter().map(|(key, value)| (key, json(value))).collect()
+    // To collect them would sort them, with another copy of the standard library's sort in the module.
+    let mut object = Map::new();
+    for (key, value) in decoded.fields {
+        object.insert(key, json(value));
+    }
+    object
 }
 
 fn json(value: ProtobufValue) -> Value {

@@ -59,7 +59,7 @@ pub(super) fn rule(threshold: Threshold) -> Rule {
             stream_error: true,
             slow: None,
         },
-        trip_duration: Millis::from_secs(30),
+        trip_duration: Some(Millis::from_secs(30)),
         accept_retry_after: true,
     }
 }

@@ -147,15 +147,15 @@ impl PoolPolicy {
         let mut tiers: Vec<Tier> = Vec::new();
         for (position, member) in members.iter().enumerate() {
             let Some(backend) = BackendIndex::new(position) else { continue };
-            match tiers.iter_mut().find(|tier| tier.priority == member.priority) {
+            let later = tiers.partition_point(|tier| tier.priority < member.priority);
+            match tiers.get_mut(later).filter(|tier| tier.priority == member.priority) {
                 Some(tier) => tier.members = tier.members.with(backend),
-                None => tiers.push(Tier {
-                    priority: member.priority,
-                    members: BackendSet::EMPTY.with(backend),
-                }),
+                None => {
+                    let members = BackendSet::EMPTY.with(backend);
+                    tiers.insert(later, Tier { priority: member.priority, members });
+                }
             }
         }
-        tiers.sort_by_key(|tier| tier.priority);
         Self { members, tiers, throttle, breaker, failover }
     }
 
@@ -179,11 +179,13 @@ pub struct ThrottleSettings {
 pub struct BreakerSettings {
     /// Each can trip on its own; at most [`MAX_RULES`]. None: the breaker never opens by rule.
     pub rules: Vec<Rule>,
-    /// The longest open time, which doubling and `retry-after` cannot exceed. Default 5 min.
+    /// The longest open time, which doubling and `retry-after` cannot exceed. Default 5 min. Where the kind of
+    /// fault decides, it may name a shorter one.
     pub max_trip_duration: Millis,
     /// How long the half-open probe may take before its lease expires. Default 30 s.
     pub probe_timeout: Millis,
-    /// How long traffic grows after closing: 10, 25, 50 % for a third of it each. Default 10 s.
+    /// How long traffic grows after closing at most: 10, 25, 50 % for a third of it each, sooner with
+    /// successes. Default 10 s.
     pub ramp_duration: Millis,
 }
 
@@ -198,8 +200,8 @@ pub struct Rule {
     pub statuses: StatusSet,
     /// Which other things are faults.
     pub reasons: Reasons,
-    /// How long the breaker stays open at first.
-    pub trip_duration: Millis,
+    /// How long the breaker stays open at first; `None`: the kind of fault decides.
+    pub trip_duration: Option<Millis>,
     /// Whether a `retry-after` on the tripping response replaces `trip_duration`.
     pub accept_retry_after: bool,
 }

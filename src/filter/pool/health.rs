@@ -330,7 +330,7 @@ impl Pool {
         } else {
             RulesMet::default()
         };
-        if is_counted && is_plain && !ends_run() {
+        if is_counted && is_plain && !breaker.grows_by(observed) && !ends_run() {
             return;
         }
         let retry_after = match evidence.outcome {

@@ -104,17 +104,21 @@ pub fn default_tier(facts: &BodyFacts, kind: &BodyKind) -> Option<Splice> {
 impl Splices {
     /// The edits in order. One that overlaps an earlier one is dropped.
     pub fn new(edits: impl IntoIterator<Item = Splice>) -> Self {
-        let mut edits: Vec<Splice> = edits.into_iter().collect();
-        edits.sort_by_key(|edit| (edit.at, edit.remove));
+        // There are three at most, and a sort of the standard library is 3 kB of module.
+        let mut ordered: Vec<Splice> = Vec::new();
+        for edit in edits {
+            let place = |other: &Splice| (other.at, other.remove) <= (edit.at, edit.remove);
+            ordered.insert(ordered.partition_point(place), edit);
+        }
         let mut end = 0;
-        edits.retain(|edit| {
+        ordered.retain(|edit| {
             let is_apart = edit.at >= end;
             if is_apart {
                 end = edit.end();
             }
             is_apart
         });
-        Self { edits }
+        Self { edits: ordered }
     }
 
     /// Whether nothing changes.

@@ -21,9 +21,7 @@
 //! is over, one at a time and one in [`EARLY_PAUSE`]. When it fails, the open time goes on as it was: only
 //! probes that were due lengthen it.
 //!
-//! Each failed probe doubles the open time. Up to 10 % jitter keeps many proxies from returning
-//! together: upwards, but downwards where it would exceed the longest open time. `retry-after` may
-//! lengthen the time. A `retry-after` of zero names no time: the backend has just failed.
+//! How long it stays open is said in `open_time`, how traffic returns in `ramp`.
 //!
 //! # Stale results
 //! Every transition increments the epoch. An attempt carries the epoch in which it began, and its
@@ -40,21 +38,14 @@
 //! caller that writes both under CAS takes two steps: [`RuleWindows::count`] in the one, and with
 //! its result [`Breaker::conclude`] in the other. [`Breaker::observe`] is both steps in one.
 
+mod open_time;
+mod ramp;
+
 pub use super::rules::{Observed, RuleWindows, RulesMet, needs_count};
 
 use super::rules::is_fault;
 use crate::policy::pool::{BreakerSettings, MAX_RULES, Rule, Threshold};
 use crate::policy::time::{Millis, Timestamp};
-
-/// How long a breaker without rules stays open when the gateway's own choice was wrong.
-const TRIP_WITHOUT_RULES: Millis = Millis::from_secs(30);
-
-/// The most jitter of a doubled open time, in thousandths of it.
-const JITTER_PERMILLE_MAX: u64 = 100;
-
-/// The shortest open time that a `retry-after` can name, as for a configured one: it is no pause
-/// below.
-const NAMED_TRIP_MIN: Millis = Millis::new(100);
 
 /// The shortest time between two early probes, unless the earlier one proved nothing.
 pub const EARLY_PAUSE: Millis = Millis::from_secs(1);
@@ -90,6 +81,8 @@ pub enum State {
     Closed {
         /// When traffic began to grow; zero: it is not growing.
         since: Timestamp,
+        /// How many successes it grew by, those of the steps that were left out among them.
+        successes: u8,
     },
     /// One request is on its way to find out, or was given up.
     HalfOpen {
@@ -109,7 +102,7 @@ pub enum State {
 
 impl Default for State {
     fn default() -> Self {
-        Self::Closed { since: Timestamp::ZERO }
+        Self::Closed { since: Timestamp::ZERO, successes: 0 }
     }
 }
 
@@ -205,9 +198,11 @@ impl Breaker {
     #[inline]
     pub fn passage(&self, settings: &BreakerSettings, now: Timestamp) -> Passage {
         let (until, longest) = match self.state {
-            State::Closed { since } => return ramp(since, settings.ramp_duration, now),
+            State::Closed { since, successes } => {
+                return ramp::passage(since, successes, settings.ramp_duration, now);
+            }
             State::HalfOpen { lease_until, .. } => (lease_until, settings.probe_timeout),
-            State::Open { until, .. } => (until, longest_trip(settings)),
+            State::Open { until, .. } => (until, open_time::longest(settings)),
         };
         if until <= now || until > now.plus(longest) {
             Passage::Probe
@@ -265,10 +260,18 @@ impl Breaker {
             State::Open { .. } => false,
             State::Closed { .. } => {
                 observed == Observed::Misconfigured
+                    || self.grows_by(observed)
                     || needs_count(settings, observed, elapsed)
                     || self.counts_in_row_change(settings, observed, elapsed)
             }
         }
+    }
+
+    /// Whether a result makes traffic grow.
+    pub fn grows_by(&self, observed: Observed) -> bool {
+        let is_growing =
+            matches!(self.state, State::Closed { since, .. } if since != Timestamp::ZERO);
+        is_growing && observed == Observed::Success
     }
 
     /// Whether a result changes how many faults there were in a row.
@@ -345,9 +348,10 @@ impl Breaker {
         now: Timestamp,
     ) -> Option<Transition> {
         if observation.observed == Observed::Misconfigured {
-            let until = now.plus(base_trip(None, settings));
+            let until = now.plus(open_time::first(None, observation, settings));
             return Some(self.open(None, until, TripReason::Misconfigured));
         }
+        self.grow(observation.observed);
         self.consecutive = self.counts_in_row(settings, observation.observed, observation.elapsed);
         let in_row = settings.rules.iter().zip(self.consecutive);
         let (position, open_for) = in_row
@@ -359,7 +363,9 @@ impl Breaker {
                 (reached && is_fault(rule, observation.observed, observation.elapsed))
                     || met.contains(*position)
             })
-            .map(|(position, (rule, _))| (position, first_trip(rule, observation, settings)))
+            .map(|(position, (rule, _))| {
+                (position, open_time::first(Some(rule), observation, settings))
+            })
             .max_by_key(|(position, open_for)| (*open_for, std::cmp::Reverse(*position)))?;
         let rule = u8::try_from(position).ok();
         Some(self.open(rule, now.plus(open_for), TripReason::Rule(position)))
@@ -391,13 +397,16 @@ impl Breaker {
             Proven::Works => {
                 let since =
                     if settings.ramp_duration == Millis::ZERO { Timestamp::ZERO } else { now };
-                self.enter(State::Closed { since });
+                let successes = self.left_out(failed_probes, settings);
+                self.enter(State::Closed { since, successes });
                 self.rule = None;
                 Some(Transition::Closed)
             }
             Proven::Fails => {
                 let failed_probes = failed_probes.saturating_add(1);
-                let until = now.plus(self.next_trip(failed_probes, observation, settings, roll));
+                let rule = self.tripped_by(settings);
+                let open_for = open_time::next(rule, failed_probes, observation, settings, roll);
+                let until = now.plus(open_for);
                 self.enter(State::Open { until, failed_probes });
                 self.early.from = now.plus(EARLY_PAUSE);
                 Some(Transition::Reopened { until, failed_probes })
@@ -427,6 +436,35 @@ impl Breaker {
         }
     }
 
+    /// Counts a success while traffic grows. After the last step it is not growing any more.
+    fn grow(&mut self, observed: Observed) {
+        if !self.grows_by(observed) {
+            return;
+        }
+        if let State::Closed { since, successes } = &mut self.state {
+            *successes = successes.saturating_add(1);
+            if ramp::is_over(*successes) {
+                (*since, *successes) = (Timestamp::ZERO, 0);
+            }
+        }
+    }
+
+    /// With how many successes a ramp begins after so many failed probes. Their number says how long the outage
+    /// was only where no open time is configured.
+    fn left_out(&self, failed_probes: u8, settings: &BreakerSettings) -> u8 {
+        let by_fault = |rule: &Rule| rule.trip_duration.is_none();
+        if self.tripped_by(settings).is_some_and(by_fault) {
+            ramp::left_out(failed_probes)
+        } else {
+            0
+        }
+    }
+
+    /// The rule that opened it.
+    fn tripped_by<'a>(&self, settings: &'a BreakerSettings) -> Option<&'a Rule> {
+        self.rule.and_then(|position| settings.rules.get(usize::from(position)))
+    }
+
     /// The faults in a row of each rule after a result.
     fn counts_in_row(
         &self,
@@ -446,25 +484,6 @@ impl Breaker {
             }
         }
         counts
-    }
-
-    /// The open time after a failed probe: the first one doubled each time, or what the backend
-    /// named when that is longer and the rule accepts it.
-    fn next_trip(
-        &self,
-        failed_probes: u8,
-        observation: &Observation,
-        settings: &BreakerSettings,
-        roll: u64,
-    ) -> Millis {
-        let rule = self.rule.and_then(|position| settings.rules.get(usize::from(position)));
-        let base = base_trip(rule, settings);
-        let factor = 1u64.checked_shl(u32::from(failed_probes)).unwrap_or(u64::MAX);
-        let named = rule.and_then(|rule| named_trip(rule, observation)).unwrap_or(Millis::ZERO);
-        let longest = settings.max_trip_duration.max(base);
-        let length = spread(base.scale(factor, 1).max(named), longest, roll);
-        // What the backend named is kept, where that is possible at all.
-        if named < longest { length.max(named) } else { length }
     }
 }
 
@@ -486,51 +505,4 @@ impl Proven {
             Observed::Success | Observed::Fault(_) | Observed::Misconfigured => Self::Fails,
         }
     }
-}
-
-/// `length` with up to 10 % of jitter: upwards where even the most stays within `longest`, else
-/// downwards from `longest`.
-fn spread(length: Millis, longest: Millis, roll: u64) -> Millis {
-    let jitter_permille = roll.checked_rem(JITTER_PERMILLE_MAX.saturating_add(1)).unwrap_or(0);
-    if length.plus(length.scale(JITTER_PERMILLE_MAX, 1_000)) <= longest {
-        length.plus(length.scale(jitter_permille, 1_000))
-    } else {
-        longest.scale(1_000_u64.saturating_sub(jitter_permille), 1_000)
-    }
-}
-
-fn ramp(since: Timestamp, duration: Millis, now: Timestamp) -> Passage {
-    let growing = since != Timestamp::ZERO && since <= now && now.since(since) < duration;
-    if !growing {
-        return Passage::Closed;
-    }
-    let thirds = now.since(since).as_ms().saturating_mul(3).checked_div(duration.as_ms());
-    let percent = match thirds {
-        Some(0) => 10,
-        Some(1) => 25,
-        _ => 50,
-    };
-    Passage::Ramp { percent }
-}
-
-fn first_trip(rule: &Rule, observation: &Observation, settings: &BreakerSettings) -> Millis {
-    named_trip(rule, observation)
-        .map_or(rule.trip_duration, |named| named.min(settings.max_trip_duration))
-}
-
-/// The open time that the backend named, if the rule accepts it. Zero says "now", which is what the
-/// backend has just failed at, so it names nothing.
-fn named_trip(rule: &Rule, observation: &Observation) -> Option<Millis> {
-    let named = observation.retry_after.filter(|_| rule.accept_retry_after)?;
-    (named > Millis::ZERO).then(|| named.max(NAMED_TRIP_MIN))
-}
-
-/// The open time that doubling starts from. Without a rule: that of the slowest one.
-fn base_trip(rule: Option<&Rule>, settings: &BreakerSettings) -> Millis {
-    let slowest = || settings.rules.iter().map(|rule| rule.trip_duration).max();
-    rule.map(|rule| rule.trip_duration).or_else(slowest).unwrap_or(TRIP_WITHOUT_RULES)
-}
-
-fn longest_trip(settings: &BreakerSettings) -> Millis {
-    settings.max_trip_duration.max(base_trip(None, settings))
 }

@@ -72,7 +72,7 @@ impl BackendRecord {
     /// Whether forgetting it changes nothing that is decided at `now`.
     fn is_idle(&self, now: Timestamp) -> bool {
         let is_closed = match self.breaker.state {
-            State::Closed { since } => since.plus(LONGEST_RAMP) <= now,
+            State::Closed { since, .. } => since.plus(LONGEST_RAMP) <= now,
             State::Open { .. } | State::HalfOpen { .. } => false,
         };
         is_closed && self.gate.until <= now && self.breaker.consecutive == [0; MAX_RULES]
@@ -342,13 +342,13 @@ fn find(entries: &[Entry], key: u64, position: usize) -> Option<BackendRecord> {
 
 fn encode_backend(record: &BackendRecord, bytes: &mut Vec<u8>) {
     let breaker = &record.breaker;
-    let (tag, failed_probes, time) = match breaker.state {
-        State::Closed { since } => (0, 0, since),
+    let (tag, number, time) = match breaker.state {
+        State::Closed { since, successes } => (0, successes, since),
         State::Open { until, failed_probes } => (1, failed_probes, until),
         State::HalfOpen { lease_until, failed_probes } => (2, failed_probes, lease_until),
     };
     bytes.extend(record.gate.until.as_ms().to_le_bytes());
-    bytes.extend([tag, failed_probes, breaker.rule.unwrap_or(NO_RULE)]);
+    bytes.extend([tag, number, breaker.rule.unwrap_or(NO_RULE)]);
     bytes.extend(time.as_ms().to_le_bytes());
     bytes.extend(breaker.epoch.to_le_bytes());
     breaker.consecutive.iter().for_each(|count| bytes.extend(count.to_le_bytes()));
@@ -367,12 +367,12 @@ fn encode_backend(record: &BackendRecord, bytes: &mut Vec<u8>) {
 fn decode_backend(bytes: &[u8; BACKEND_BYTES]) -> Option<BackendRecord> {
     let mut reader = Reader::new(bytes);
     let gate = Gate { until: Timestamp::from_ms(reader.u64()?) };
-    let (tag, failed_probes, rule) = (reader.u8()?, reader.u8()?, reader.u8()?);
+    let (tag, number, rule) = (reader.u8()?, reader.u8()?, reader.u8()?);
     let time = Timestamp::from_ms(reader.u64()?);
     let state = match tag {
-        0 => State::Closed { since: time },
-        1 => State::Open { until: time, failed_probes },
-        2 => State::HalfOpen { lease_until: time, failed_probes },
+        0 => State::Closed { since: time, successes: number },
+        1 => State::Open { until: time, failed_probes: number },
+        2 => State::HalfOpen { lease_until: time, failed_probes: number },
         _ => return None,
     };
     let epoch = reader.u32()?;

@@ -35,7 +35,7 @@ fn open(until: u64) -> BackendRecord {
 
 fn ramping() -> BackendRecord {
     let mut record = BackendRecord::default();
-    record.breaker.state = State::Closed { since: NOW };
+    record.breaker.state = State::Closed { since: NOW, successes: 0 };
     record
 }
 

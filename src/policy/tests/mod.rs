@@ -3,6 +3,7 @@
 
 mod early;
 mod model;
+mod recovery;
 mod selection;
 mod shipped;
 mod state;

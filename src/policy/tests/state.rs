@@ -13,37 +13,37 @@ use crate::policy::time::{Millis, Timestamp};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-const FAULT: Observed = Observed::Fault(Fault::Status(503));
-const FAST: Millis = Millis::new(20);
+pub(super) const FAULT: Observed = Observed::Fault(Fault::Status(503));
+pub(super) const FAST: Millis = Millis::new(20);
 /// The time of the trip in most tests.
-const START: u64 = 10_000_000;
+pub(super) const START: u64 = 10_000_000;
 
 /// A breaker with its counts, settings and a clock that the test sets.
-struct Bench {
-    breaker: Breaker,
+pub(super) struct Bench {
+    pub(super) breaker: Breaker,
     windows: RuleWindows,
-    settings: BreakerSettings,
-    now: u64,
+    pub(super) settings: BreakerSettings,
+    pub(super) now: u64,
     roll: u64,
 }
 
 impl Bench {
-    fn new(rules: Vec<Rule>) -> Self {
+    pub(super) fn new(rules: Vec<Rule>) -> Self {
         let (breaker, windows) = <(Breaker, RuleWindows)>::default();
         Self { breaker, windows, settings: self::breaker(rules), now: START, roll: 0 }
     }
 
-    fn with(threshold: Threshold) -> Self {
+    pub(super) fn with(threshold: Threshold) -> Self {
         Self::new(vec![rule(threshold)])
     }
 
-    fn tripped() -> Self {
+    pub(super) fn tripped() -> Self {
         let mut bench = Self::with(Threshold::Count(1));
         bench.see(FAULT).unwrap();
         bench
     }
 
-    fn report(
+    pub(super) fn report(
         &mut self,
         ticket: Ticket,
         observed: Observed,
@@ -68,25 +68,25 @@ impl Bench {
         result
     }
 
-    fn see(&mut self, observed: Observed) -> Option<Transition> {
+    pub(super) fn see(&mut self, observed: Observed) -> Option<Transition> {
         self.report(self.breaker.ticket(), observed, FAST, None)
     }
 
-    fn see_times(&mut self, observed: Observed, times: u32) {
+    pub(super) fn see_times(&mut self, observed: Observed, times: u32) {
         for time in 0..times {
             assert_eq!(self.see(observed), None, "result {time}");
         }
     }
 
-    fn passage(&self) -> Passage {
+    pub(super) fn passage(&self) -> Passage {
         self.breaker.passage(&self.settings, at(self.now))
     }
 
-    fn probe(&mut self) -> Option<Ticket> {
+    pub(super) fn probe(&mut self) -> Option<Ticket> {
         self.breaker.lease_probe(Lease::Due, &self.settings, at(self.now))
     }
 
-    fn fail_probe(&mut self) -> u64 {
+    pub(super) fn fail_probe(&mut self) -> u64 {
         let ticket = self.probe().unwrap();
         match self.report(ticket, FAULT, FAST, None) {
             Some(Transition::Reopened { until, .. }) => until.as_ms() - self.now,
@@ -95,7 +95,7 @@ impl Bench {
     }
 }
 
-fn opened(until: u64) -> Option<Transition> {
+pub(super) fn opened(until: u64) -> Option<Transition> {
     Some(Transition::Opened { until: at(until), reason: TripReason::Rule(0) })
 }
 
@@ -554,7 +554,7 @@ fn a_reload_that_takes_the_tripping_rule_away_leaves_a_usable_breaker() {
     let mut bench = Bench::tripped();
     bench.settings.rules.clear();
     bench.now += 30_000;
-    assert_eq!(bench.fail_probe(), 60_000);
+    assert_eq!(bench.fail_probe(), 2_000);
 }
 
 #[test]
@@ -584,7 +584,7 @@ fn a_clock_put_ahead_ends_what_it_passes() {
 fn no_duration_overflows() {
     let mut bench = Bench::tripped();
     bench.settings.max_trip_duration = ms(u64::MAX);
-    bench.settings.rules[0].trip_duration = ms(u64::MAX / 4);
+    bench.settings.rules[0].trip_duration = Some(ms(u64::MAX / 4));
     bench.roll = u64::MAX;
     for _ in 0..600 {
         bench.breaker.state = match bench.breaker.state {
@@ -654,7 +654,7 @@ fn a_wrong_credential_trips_at_once_even_without_rules() {
 #[test]
 fn of_two_rules_reached_at_once_the_longer_open_time_wins() {
     let mut longer = rule(Threshold::Consecutive(2));
-    longer.trip_duration = Millis::from_secs(40);
+    longer.trip_duration = Some(Millis::from_secs(40));
     let mut bench = Bench::new(vec![rule(Threshold::Count(2)), longer]);
     bench.see_times(FAULT, 1);
     let expected = Transition::Opened { until: at(START + 40_000), reason: TripReason::Rule(1) };

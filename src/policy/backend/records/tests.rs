@@ -8,7 +8,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 fn busy(seed: u64) -> BackendRecord {
     let states = [
-        State::Closed { since: at(seed) },
+        State::Closed { since: at(seed), successes: seed as u8 },
         State::Open { until: at(seed), failed_probes: 3 },
         State::HalfOpen { lease_until: at(seed), failed_probes: 7 },
     ];
