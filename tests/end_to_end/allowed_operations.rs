@@ -1,5 +1,5 @@
-//! Which operations clients may use: what the gateway's keys could do is for nobody but those whom the
-//! configuration allows it.
+//! Which operations clients may use: the gateway's keys could do more, but clients may do only what the
+//! configuration allows.
 
 use crate::harness::raw::exchange;
 use crate::harness::{Gateway, Response, Setup, chat_body};
@@ -166,7 +166,7 @@ async fn what_creates_something_is_not_repeated_when_it_may_have_been_done() {
             assert_eq!(response.json()["error"]["code"], "outcome_unknown", "{case}");
         }
     }
-    // A response of a model is worth the repetition.
+    // A model's response is worth a retry.
     gateway.mock("north").push_fault(Fault::ResetBeforeHeaders);
     let response = gateway.client.post("/v1/chat/completions", &chat_body()).await;
     assert_eq!((response.status, response.served_by()), (200, "south"));

@@ -1,5 +1,5 @@
-//! Input that no decent client or backend sends: there is a response by rule, nothing fails with it,
-//! and the next request is served as if nothing had been.
+//! Input that no correct client or backend sends: it gets a defined response, nothing else fails,
+//! and the next request is served as usual.
 
 use crate::harness::raw::{RawBackend, exchange};
 use crate::harness::{CHAT, Gateway, Response, Setup};

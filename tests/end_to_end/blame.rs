@@ -1,5 +1,5 @@
-//! What a client can make a backend answer takes nothing out: after each such request an innocent one
-//! is served by the first tier, and no breaker is open and no gate is closed.
+//! No response that a client can cause takes a backend out: after each such request the first tier serves
+//! an innocent one, no breaker is open and no gate is closed.
 
 use crate::harness::{CHAT, Gateway, Response, Setup, chat_body};
 use mock_azure::{ErrorShape, Fault};
@@ -56,7 +56,7 @@ async fn assert_unharmed(gateway: &Gateway, names: &[&str], after: &str) {
     }
 }
 
-/// What Azure and OpenAI answer to requests that are wrong, or that only they cannot serve.
+/// What Azure and OpenAI send for requests that are wrong, or that only they cannot serve.
 fn refusals() -> Vec<(&'static str, Value, Fault)> {
     let model = |path: &'static str, fault| {
         let body = match path {

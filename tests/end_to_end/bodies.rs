@@ -1,4 +1,4 @@
-//! Bodies whose model the gateway must read or write: what it cannot be sure of is refused, and no
+//! Bodies whose model the gateway must read or write: a doubtful body is refused, and no
 //! backend ever reads a model that the gateway did not choose.
 
 use crate::harness::raw::{Connection, exchange};
@@ -45,7 +45,7 @@ async fn a_model_that_is_not_sure_is_refused_wherever_it_is_read_or_written() {
                 let response = send(&gateway, path, &[("content-type", JSON)], body).await;
                 assert_refused(&response, 400, "ambiguous_model", body);
             }
-            // Also where a look at both ends of a large body would do.
+            // Also where reading both ends of a large body would be enough.
             let large = body.replace("[]", &format!("[\"{}\"]", "x".repeat(100_000)));
             let response = send(&gateway, CHAT, &[("content-type", JSON)], large).await;
             assert_refused(&response, 400, "ambiguous_model", body);
@@ -64,7 +64,7 @@ async fn where_the_path_names_the_deployment_two_models_change_nothing() {
     let record = gateway.records("north").remove(0);
     assert!(record.path.starts_with("/openai/deployments/gpt-4o-north/"), "{}", record.path);
     assert_eq!(record.body, body);
-    // A model in the body chooses the pool, and even so the deployment in the path is the pool's.
+    // A model in the body chooses the pool, and the deployment in the path is still the pool's.
     let prompt = "x".repeat(100_000);
     let large = format!(r#"{{"model":"other","messages":["{prompt}"],"model":"gpt-4o"}}"#);
     gateway.mock("north").clear_records();

@@ -5,7 +5,7 @@ use mock_azure::{Fault, Record};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// What a gateway on a busy machine may be late by.
+/// How late a gateway on a busy machine may be.
 const LATE: Duration = Duration::from_millis(250);
 
 /// What reading two clocks in whole milliseconds may cost.
@@ -209,7 +209,7 @@ async fn a_retry_after_of_zero_names_no_time() {
     assert!(gap >= Duration::from_secs(2) - ROUNDING, "{gap:?}");
 }
 
-/// Each answer takes longer than the lease of a probe, and somebody asks all the time.
+/// Each response takes longer than the lease of a probe, and requests keep coming.
 #[tokio::test]
 async fn a_backend_that_is_slower_than_the_lease_of_a_probe_comes_back() {
     let rule = json!({"failure_condition": {"count": 1}, "trip_duration": "200ms"});

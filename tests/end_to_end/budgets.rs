@@ -1,4 +1,4 @@
-//! A budget sends a request elsewhere before a backend refuses it. It never turns one away while
+//! A budget sends a request to another backend before its backend refuses it. It never refuses one while
 //! another backend is left; when none is, it says when to come back.
 
 use crate::harness::{CHAT, Client, Gateway, Response, Setup, chat_body};
@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 const COMPLETION_TOKENS: u64 = 20;
-/// What one request of [`asking_for_all`] uses, and about what it reserves.
+/// What one request of [`asking_for_all`] uses, which is about what it reserves.
 const TOKENS: u64 = 100 + COMPLETION_TOKENS;
 const TOKENS_PER_MINUTE: u64 = 100 * TOKENS;
 const UNLIMITED: u64 = 1_000_000_000;
 /// The length of Azure's windows of requests.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Small enough that some windows are seen full.
+/// Small enough to fill some windows.
 const REQUESTS_PER_MINUTE: u64 = 150;
 const REQUESTS_PER_WINDOW: usize = 25;
 
-/// What names as its maximum what it will use.
+/// A request whose maximum is what it will use.
 fn asking_for_all() -> Value {
     json!({
         "model": "gpt-4o",
@@ -47,7 +47,7 @@ fn limits(keys: Value) -> Value {
     json!({"priority": 1, "limits": keys})
 }
 
-/// Sends this many of `body` with some at a time.
+/// Sends `body` this many times, some at a time.
 async fn send_many(gateway: &Gateway, body: &Value, count: usize) -> Vec<Response> {
     const AT_A_TIME: usize = 16;
     let mut running = JoinSet::new();
@@ -152,11 +152,11 @@ async fn requests_are_limited_in_windows_of_ten_seconds() {
     assert!(!france.is_empty());
     assert!(sweden.len() >= 2);
     for window in france.keys() {
-        // One may have been counted at the end of a window and have arrived in the next.
+        // One request may have been counted at the end of a window and have arrived in the next.
         let count = sweden.get(window).copied().unwrap_or(0);
         assert!(count.abs_diff(REQUESTS_PER_WINDOW) <= 1, "{sweden:?} {france:?}");
     }
-    // Azure's windows need not begin when the clock's do: one request in each finds that out.
+    // Azure's windows need not begin with those of the clock: one request in each finds out.
     let refused = refusals(&azure, "sweden");
     println!("{refused} refusals of {} attempts", azure.counts()[0]);
     assert!(refused <= 3, "{refused}");
@@ -286,7 +286,7 @@ async fn what_headers_cannot_mean_changes_nothing() {
     }
 }
 
-/// How many requests fit into the budget of a backend that says this of its limit, a word each time.
+/// How many requests of one word fit into the budget of a backend that states this limit.
 async fn fitting_when_told(limits_said: &[&str]) -> usize {
     let gateway = Setup::new()
         .backend_with("first", limits(json!({"tokens_per_minute": 20 * TOKENS})), long)

@@ -65,7 +65,7 @@ async fn a_member_that_was_throttled_comes_back_to_its_share_without_a_burst() {
     let gateway = Setup::new().backend("a", json!({})).backend("b", json!({})).start().await;
     gateway.mock("a").push_fault(Fault::throttle(400));
     let mut served = Vec::new();
-    // It is back when it served twice; all before is the time without it.
+    // It is back when it has served twice; the time before is the time without it.
     while served.iter().filter(|name| *name == "a").count() < 2 {
         let response = gateway.chat_with_status(200).await;
         served.push(response.served_by().to_owned());

@@ -1,4 +1,4 @@
-//! A client's credentials reach no backend, under whatever name and wherever they stand.
+//! A client's credentials reach no backend, whatever their name and place.
 
 use crate::harness::raw::Connection;
 use crate::harness::{CHAT, Gateway, Setup, chat_body, everything, key_of};
@@ -18,7 +18,7 @@ const HARMLESS: [(&str, &str); 8] = [
     ("idempotency-key", "retry-1"),
 ];
 
-/// All that a backend received, of which nothing may be the client's.
+/// All that a backend received; nothing of it may be the client's.
 fn assert_clean(gateway: &Gateway, what: &str) {
     let records = gateway.records("north");
     assert!(!records.is_empty(), "{what}");

@@ -1,4 +1,4 @@
-//! What those who call may take, and what their responses say of it.
+//! What consumers may use, and what their responses state about it.
 
 use crate::harness::raw::RawBackend;
 use crate::harness::{CHAT, Gateway, Response, Setup};
@@ -36,7 +36,7 @@ async fn ask(gateway: &Gateway, who: &str) -> Response {
     gateway.client.post_with(CHAT, &[(WHO, who)], &chat()).await
 }
 
-/// Asks until the gateway refuses; the responses before, and the refusal.
+/// Sends requests until the gateway refuses one. Returns the responses before it, and the refusal.
 async fn ask_until_refused(gateway: &Gateway, who: &str) -> (Vec<Response>, Response) {
     let mut answers = Vec::new();
     loop {
@@ -49,7 +49,7 @@ async fn ask_until_refused(gateway: &Gateway, who: &str) -> (Vec<Response>, Resp
     }
 }
 
-/// What a response took, by its own account.
+/// What a response cost, as it states itself.
 fn used(response: &Response) -> u64 {
     response.json()["usage"]["total_tokens"].as_u64().unwrap()
 }
@@ -63,7 +63,7 @@ fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
 }
 
-/// Waits until a period of the calendar does not end within seconds, so that a test runs in one.
+/// Waits until no calendar period ends within the next seconds, so that a test runs within one.
 async fn early_in_the_hour() {
     let left = 3_600 - since_epoch().as_secs() % 3_600;
     if left < 20 {
@@ -105,7 +105,7 @@ async fn tokens_per_minute_are_counted_as_used_and_refused_until_the_first_are_a
     let reopens = refused + delay;
     let (soonest, latest) = (began.as_secs() + 61, first_ended.as_secs() + 61);
     let until = format!("{reopens:?} is not from {soonest} to {latest} s");
-    // SDKs heed no longer delay than a minute, so no longer one is told.
+    // SDKs obey no delay above a minute, so the gateway never states a longer one.
     let is_capped = delay == Duration::from_secs(60);
     assert!(is_capped || reopens >= Duration::from_secs(soonest), "{until}");
     assert!(refused.as_secs() < latest, "{until}");
@@ -163,12 +163,12 @@ async fn everyone_has_tokens_of_his_own() {
         "by_name": {"large": {"tokens_per_minute": 200}, "unlimited": {}}
     }))
     .await;
-    // Each of them gets one response: who is not listed has the default's number, not its count.
+    // Each of them gets one response: unlisted consumers share the default's limit, not its count.
     for who in ["alice", "bob", "Large", "carol"] {
         let (answers, refusal) = ask_until_refused(&gateway, who).await;
         assert_eq!((answers.len(), refusal.status), (1, 429), "{who}");
     }
-    // Nobody is someone, too, with and without an empty name.
+    // Requests without a name, or with an empty one, are one consumer.
     let nameless = gateway.client.post(CHAT, &chat()).await;
     assert_eq!(nameless.status, 200);
     assert_eq!(gateway.client.post(CHAT, &chat()).await.status, 429);
@@ -219,7 +219,7 @@ async fn an_event_stream_begins_with_the_estimate_and_is_counted_when_it_ends() 
     let estimate = number(&stream, "consumed-tokens");
     assert!(estimate > 40, "{estimate}");
     assert_eq!(number(&stream, "remaining-tokens"), 10_000 - estimate);
-    // The same question in one piece takes as many tokens: what the stream took is now known.
+    // The same request without a stream costs as many tokens, so the cost of the stream is known.
     let response = ask(&gateway, "alice").await;
     assert_eq!(number(&response, "remaining-tokens"), 10_000 - 2 * used(&response));
 }
@@ -244,7 +244,7 @@ async fn what_no_backend_served_costs_nothing() {
     }
 }
 
-/// A response in chunks, as of a backend that does not say how long it is.
+/// A response in chunks, from a backend that does not state its length.
 fn in_chunks(parts: &[&str]) -> String {
     let chunks: String =
         parts.iter().map(|part| format!("{:x}\r\n{part}\r\n", part.len())).collect();
@@ -317,7 +317,7 @@ async fn a_held_response_that_breaks_off_costs_nothing() {
     }
 }
 
-/// Envoy's own filter that knows callers by their keys, with its name for whoever has `key-of-{who}`.
+/// Envoy's own filter that authenticates callers by key; `key-of-{who}` is the key of `who`.
 fn authentication(names: &[&str]) -> Value {
     let credentials: Vec<Value> =
         names.iter().map(|name| json!({"key": format!("key-of-{name}"), "client": name})).collect();
@@ -346,7 +346,7 @@ async fn who_calls_is_what_the_key_says_and_not_what_the_client_says() {
         assert_eq!(ask(nobody).await.status, 401);
     }
     assert_eq!(gateway.counts(), [0]);
-    // Alice's own tokens, whoever she says that she is, and in whichever header her key is.
+    // These are Alice's tokens, whatever name she claims, and whichever header has her key.
     let response = ask(&[("api-key", "key-of-alice"), (WHO, "rich"), (WHO, "other")]).await;
     assert_eq!(response.status, 200);
     assert_eq!(number(&response, "remaining-tokens"), 60 - used(&response));

@@ -1,4 +1,4 @@
-//! Consumers that want more than there is: each gets what is his, and batch gets what is left.
+//! Consumers that want more than there is: each gets its share, and batch gets the rest.
 
 use crate::harness::{CHAT, Client, Gateway, Response, Setup};
 use mock_azure::{Kind, MockConfig};
@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 const WHO: &str = "x-consumer";
 
-/// What the limited backend takes.
+/// The limit of the limited backend.
 const TOKENS_PER_MINUTE: u64 = 60_000;
 const BURST_TOKENS: u64 = 4_000;
 
@@ -24,7 +24,7 @@ async fn ask(client: &Client, who: &str, tokens: u64) -> Response {
     client.post_with(CHAT, &[(WHO, who)], &chat(tokens)).await
 }
 
-/// Asks as fast as answers come, with as many requests at a time as there are `lanes`, for `time`.
+/// Sends requests for `time`, `lanes` at a time, each as soon as the response before it is there.
 async fn flood(
     gateway: &Gateway,
     who: &'static str,
@@ -64,7 +64,7 @@ fn provisioned(mock: MockConfig) -> MockConfig {
     MockConfig { completion_tokens: 1_000, ..mock.with_kind(kind) }
 }
 
-/// A provisioned backend, and how Spillway knows it.
+/// A provisioned backend, and Spillway's configuration of it.
 fn with_provisioned(setup: Setup) -> Setup {
     let keys = json!({"priority": 1, "provisioned": {
         "ptus": 20,
@@ -112,7 +112,7 @@ async fn a_tenant_that_floods_leaves_another_his_half() {
         .start()
         .await;
     let time = Duration::from_secs(4);
-    // The quiet one uses nearly all of his half, each time after the loud one has used his up.
+    // The quiet consumer uses nearly all of its half, each time after the loud one used up its own.
     let (loud, quiet) =
         tokio::join!(flood(&gateway, "loud", 8, time), stroll(&gateway, "quiet", 600, time));
     let served = with_status(&loud, 200);

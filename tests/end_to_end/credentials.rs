@@ -1,4 +1,4 @@
-//! Whose key goes where: the gateway's to its own backend, the client's nowhere unless told.
+//! Which key goes where: the gateway's to its own backend, the client's nowhere unless configured.
 
 use crate::harness::{CHAT, Gateway, Response, Setup, chat_body, everything, key_of};
 use mock_azure::{Fault, MockConfig, Record};
@@ -145,7 +145,7 @@ async fn a_clients_wrong_credential_trips_nothing() {
 #[tokio::test]
 async fn keys_show_in_no_log_statistic_configuration_dump_or_response() {
     let gateway = Setup::tiers(["north", "south"]).start().await;
-    // A refused credential is what the gateway complains about the loudest.
+    // The gateway logs most about a refused credential.
     gateway.mock("north").push_fault(Fault::status(401));
     let headers = [("api-key", CLIENT_KEY), ("authorization", CLIENT_TOKEN)];
     let response = chat_with(&gateway, &headers).await;

@@ -26,7 +26,7 @@ async fn curl(gateway: &Gateway, path: &str, arguments: &[&str]) -> Option<Strin
 #[tokio::test]
 async fn curl_reads_a_stream() {
     let gateway = Setup::new().backend("north", json!({})).start().await;
-    // Without a content type curl says that it sends a form.
+    // Without a content type curl states that it sends a form.
     let body = r#"{"model": "gpt-4o", "stream": true, "messages": []}"#;
     let arguments = ["--data", body, "--header", "api-key: mine", "--include"];
     let Some(text) = curl(&gateway, "/v1/chat/completions", &arguments).await else { return };

@@ -1,4 +1,4 @@
-//! Responses that no attempt let through: a retry that Envoy did not make, and what its own filters
+//! Responses that no attempt released: a retry that Envoy did not make, and what its own filters
 //! refuse behind the gateway.
 
 use crate::harness::raw::RawBackend;

@@ -1,4 +1,4 @@
-//! What the client is told when no backend can serve, or when no backend is asked.
+//! What the client gets when no backend can serve, or when no backend is asked.
 
 use crate::harness::{CHAT, Client, Gateway, Response, Setup, chat_body};
 use bytes::Bytes;
@@ -20,7 +20,7 @@ async fn all_throttled_is_a_429_with_the_soonest_recovery() {
     assert_eq!(response.json()["error"]["type"], "rate_limit_exceeded");
     assert_eq!(gateway.counts(), [1, 1]);
 
-    // From now on nobody is asked, and each client is told the time that is left.
+    // From now on no backend is asked, and each client gets the remaining time.
     let response = gateway.chat().await;
     assert_exhausted(&response, 429, 3_500..=5_500);
     assert_eq!(response.header("x-spillway-attempts"), Some("0"));

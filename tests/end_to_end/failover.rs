@@ -1,5 +1,5 @@
-//! Who is to blame decides: what goes to another backend, what trips the one, and what is the
-//! client's own affair. And what a failover costs.
+//! Blame decides what goes to another backend, what trips a breaker, and what is the client's own
+//! problem. And what a failover costs.
 
 use crate::harness::{CHAT, Client, Gateway, Response, Setup, chat_body, first_and_second, key_of};
 use mock_azure::{Fault, MockConfig};

@@ -1,4 +1,4 @@
-//! Each way in which a backend can fail before its first byte: another one answers, and the client
+//! Each way in which a backend can fail before its first byte: another one serves, and the client
 //! sees nothing of it but the trail.
 
 use crate::harness::{Asking, Gateway, assert_for, first_and_second};
@@ -90,7 +90,7 @@ async fn a_connection_that_breaks_before_the_response_fails_over() {
 async fn a_refused_connection_fails_over() {
     let gateway = first_and_second().start().await;
     for asking in ALL {
-        // Once a connection of the pool is closed, then there never was one.
+        // First a connection of the pool is closed, then there was none.
         for _ in 0..2 {
             assert_eq!(asking.send(&gateway).await.served_by(), "first");
             gateway.mock("first").stop().await.unwrap();
@@ -131,7 +131,7 @@ async fn a_response_that_is_late_for_the_pools_own_limit_is_a_timeout_and_fails_
         for fault in [&late, &slow] {
             let started = std::time::Instant::now();
             fails_over(&gateway, asking, fault.clone(), "timeout").await;
-            // The clock of Envoy's timers is early by what a turn of its loop takes.
+            // The clock of Envoy's timers is early by one turn of its event loop.
             assert!(started.elapsed() >= limit * 9 / 10, "{:?}", started.elapsed());
         }
     }

@@ -75,7 +75,7 @@ async fn refusals_of_authentication_have_the_shape_of_openai_and_the_gateways_ow
     .await;
     let error = refused(&gateway, 403, &[("x-barred", "1")]).await;
     assert_eq!(error["type"], "permission_error", "{error}");
-    // The gateway's own replies are not those of the mappers. What a consumer takes counts when it was answered.
+    // The mappers do not replace the gateway's own replies. What a consumer uses is counted after the response.
     for consumer in ["poor", "spent"] {
         let headers = [("x-consumer", consumer)];
         let response = gateway.client.post_with(CHAT, &headers, &chat_body()).await;
@@ -106,7 +106,7 @@ async fn without_a_key_the_response_has_the_shape_of_openai() {
     assert_eq!(response.status, 200, "{}", response.text());
 }
 
-/// How often the rate limit filter before Spillway asked a service that is not there.
+/// How often the rate limit filter before Spillway asked a service that does not exist.
 async fn questions(has_catch_all: bool) -> u64 {
     let mut filter = example("- name: envoy.filters.http.ratelimit")[0].clone();
     filter["typed_config"]["timeout"] = json!("5s");

@@ -1,10 +1,10 @@
-//! What the client is told about who served, and what it is not told.
+//! What the client learns about the backend that served it, and what it does not.
 
 use crate::harness::{CHAT, Gateway, Setup, chat_body, first_and_second};
 use mock_azure::{Fault, Kind};
 use serde_json::json;
 
-/// A trail with the lengths of time taken out, which must be at most `at_most_ms`.
+/// A trail without its durations, which must be at most `at_most_ms`.
 fn without_lengths(trail: &str, at_most_ms: u64) -> String {
     let mut plain = Vec::new();
     for field in trail.split(';') {
@@ -25,7 +25,7 @@ async fn two() -> Gateway {
     Setup::tiers(["first", "second"]).start().await
 }
 
-/// Asserts what a request is told that the second backend served after `fault` at the first, and
+/// Asserts the trail of a request that the second backend served after `fault` at the first, and
 /// what the next one is told.
 async fn tells(fault: Fault, own: &str, next: &str) {
     let gateway = two().await;
@@ -55,7 +55,7 @@ async fn the_trail_tells_of_faults() {
     tells(broken, "first;502, second;200", "first;200").await;
     tells(Fault::ResetBeforeHeaders, "first;reset, second;200", "first;200").await;
     tells(Fault::EmptyStream, "first;stream-error, second;200", "first;200").await;
-    // One refused credential may be the request's doing.
+    // The request itself may be the cause of one refused credential.
     let denied = Fault::status(401);
     tells(denied, "first;401, second;200", "first;200").await;
 }
@@ -114,7 +114,7 @@ async fn the_rate_limits_of_one_member_are_not_told() {
             assert!(!name.as_str().starts_with("x-ratelimit-"), "{:?}", response.headers);
             assert_ne!(name.as_str(), UTILISATION);
         }
-        // What Azure's support asks for passes.
+        // The headers that Azure's support asks for pass.
         for name in ["apim-request-id", "x-ms-region", "x-request-id"] {
             assert!(response.header(name).is_some(), "{name}: {:?}", response.headers);
         }

@@ -1,5 +1,5 @@
-//! Responses that are held because headers say what they took: one that breaks off meanwhile is another
-//! backend's to give, and costs nothing; one whose client leaves was given all the same.
+//! Responses that are held because headers state their cost. If one breaks off meanwhile, another backend
+//! serves and it costs nothing. If its client leaves, it is charged.
 
 use crate::harness::raw::RawBackend;
 use crate::harness::{CHAT, Gateway, Response, chat_body, eventually, first_elsewhere, forgetful};
@@ -51,7 +51,7 @@ fn limited_chat() -> Value {
     body
 }
 
-/// What a client is charged that leaves while the response stalls after `body`.
+/// The charge of a client that leaves while the response stalls after `body`.
 async fn charged_when_left(headers: &[&str], body: &str) -> u64 {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5000";
     let (port, backend) = stalling(format!("{head}\r\n\r\n{body}")).await;
@@ -84,7 +84,7 @@ async fn a_client_that_leaves_while_its_response_is_held_is_charged() {
     assert!((501..=530).contains(&estimated), "{estimated}");
 }
 
-/// What one response costs that the first backend gives with this head and body.
+/// The cost of one response of the first backend with this head and body.
 async fn charged(head: &str, body: &str) -> u64 {
     let length = body.len();
     let backend = RawBackend::start(format!(

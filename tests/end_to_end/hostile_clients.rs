@@ -1,4 +1,4 @@
-//! Nobody outside can take a pool down: whatever one client sends, all others are served by the first tier.
+//! No client can take a pool down: whatever one client sends, the first tier serves all others.
 //!
 //! Requests come from seeds; the mocks respond to them as Azure and OpenAI respond to wrong requests. A seed that
 //! failed runs alone with `SPILLWAY_HOSTILE_SEED=<seed> SPILLWAY_HOSTILE_REQUESTS=1`.
@@ -24,7 +24,7 @@ use watch::{Findings, check_backends, check_state};
 /// How many seeds run in `make test`.
 const REQUESTS: u64 = 2_000;
 
-/// Requests before the first finding that are shown, for it may have more than one cause.
+/// How many requests before the first finding are shown, because it may have several causes.
 const RECENT: usize = 10;
 
 /// Clients of each kind that work at the same time.
@@ -42,7 +42,7 @@ fn seeds(default: u64) -> Range<u64> {
     first..first + number("SPILLWAY_HOSTILE_REQUESTS", default)
 }
 
-/// Each gateway gets its share of the seeds; of a single one, each gets it.
+/// Each gateway gets its share of the seeds; a single seed goes to each gateway.
 fn share(seeds: &Range<u64>, gateway: u64, gateways: u64) -> Vec<u64> {
     let alone = seeds.end - seeds.start == 1;
     seeds.clone().filter(|seed| alone || seed % gateways == gateway).collect()

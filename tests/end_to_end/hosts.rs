@@ -111,7 +111,7 @@ async fn a_name_server_that_is_silent_does_not_keep_envoy_from_starting() {
         .settings(|settings| settings.name_server = Some(names.port()))
         .start()
         .await;
-    // Envoy asks four times, for five seconds and longer, before it says that there is no such name.
+    // Envoy asks four times, each time for at least five seconds, before it reports an unknown name.
     assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     assert_second_serves(&gateway).await;
 }

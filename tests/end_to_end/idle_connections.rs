@@ -27,7 +27,7 @@ struct Distant {
     port: u16,
     farewell: &'static str,
     connections: Arc<Mutex<Vec<Arc<Connection>>>>,
-    /// How many requests met a connection that it had closed.
+    /// How many requests arrived on a connection that it had closed.
     resets: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }

@@ -1,4 +1,4 @@
-//! The memory of a VM never shrinks, so it must not grow with what is sent.
+//! The memory of a VM never shrinks, so it must not grow with the size of requests.
 
 use crate::harness::{CHAT, Gateway, Setup};
 use hyper::Method;
@@ -10,7 +10,7 @@ const MIB: usize = 1024 * 1024;
 
 /// The linear memory of each of Envoy's VMs, in bytes, and what Envoy holds in all.
 ///
-/// V8 reserves the address space of a whole 32-bit memory; what the module uses of it is the
+/// V8 reserves the address space of a whole 32-bit memory; the part that the module uses is the
 /// writable mapping in front of the rest of the reservation.
 fn memory_bytes(gateway: &Gateway) -> (Vec<usize>, usize) {
     let process = format!("/proc/{}", gateway.envoy.process_id());

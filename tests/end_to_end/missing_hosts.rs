@@ -1,4 +1,4 @@
-//! A backend to which Envoy has no way: it is told at the first sight, and then left alone.
+//! A backend that Envoy cannot reach: it is reported at once, and then left alone.
 
 use crate::harness::{Gateway, Hosts, Setup, first_and_second, host_of};
 use serde_json::json;
@@ -32,7 +32,7 @@ async fn a_backend_that_the_matcher_lacks_fails_over_and_its_key_goes_nowhere() 
     assert_eq!(gateway.counts(), [0, 6]);
 }
 
-/// Envoy answers by itself, so one request is told to come back at once, as SDKs do by themselves.
+/// Envoy itself replies, so one client is told to retry at once, which SDKs do by themselves.
 async fn costs_one_request(setup: Setup, word: &str) {
     let gateway = setup.start().await;
     let response = gateway.chat_with_status(503).await;

@@ -1,4 +1,4 @@
-//! Which models there are: the gateway answers that itself, from its configuration.
+//! The list of models: the gateway makes it from its configuration.
 
 use crate::harness::{Gateway, Setup};
 use hyper::Method;

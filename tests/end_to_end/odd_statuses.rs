@@ -1,5 +1,5 @@
-//! Statuses that a backend has no business to answer with: a redirect, a bill, another protocol. Another
-//! backend serves, and no client is sent past the gateway.
+//! Statuses that a backend should not send: a redirect, a bill, a switch of protocol. Another
+//! backend serves the request, and no client is sent past the gateway.
 
 use crate::harness::raw::{Connection, RawBackend};
 use crate::harness::{
@@ -9,7 +9,7 @@ use mock_azure::Fault;
 use serde_json::json;
 
 const REDIRECTS: [u16; 6] = [300, 301, 302, 303, 307, 308];
-/// What one backend answers and another one need not.
+/// Statuses that one backend may send although another one serves.
 const OF_ONE: [u16; 9] = [402, 405, 407, 410, 418, 421, 423, 451, 499];
 
 fn answers(status: u16, headers: &[(&str, &str)]) -> Fault {
@@ -135,7 +135,7 @@ async fn an_upgrade_that_is_answered_with_an_error_fails_over() {
     }
 }
 
-/// Envoy answers the client by itself then, so this request cannot be saved, but the next ones.
+/// Envoy itself replies to the client then. So this request is lost, but not the next ones.
 #[tokio::test]
 async fn an_upgrade_that_is_answered_without_one_is_an_error_of_the_gateway_and_a_fault() {
     for status in ["200 OK", "204 No Content", "302 Found"] {

@@ -1,4 +1,4 @@
-//! Reading what is stored costs nobody tokens: the usage in it is that of another request.
+//! Reading stored objects costs no tokens: the usage in them is that of another request.
 
 use crate::harness::{Gateway, Response, Setup};
 use hyper::Method;
@@ -50,7 +50,7 @@ async fn polling_a_stored_response_is_free_for_its_consumer_and_its_backend() {
     let left = number(&created, "remaining-tokens");
     let path = format!("{CREATE}/{}", created.json()["id"].as_str().unwrap());
     for path in [path.clone(), format!("{path}?stream=true")] {
-        // More often than the limits of tokens would take it.
+        // More often than the limits of tokens would allow.
         for _ in 0..40 {
             let polled = send(&gateway, Method::GET, &path, &Value::Null).await;
             assert_eq!(polled.status, 200, "{path}: {}", polled.text());

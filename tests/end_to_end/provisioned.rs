@@ -1,7 +1,7 @@
-//! Provisioned throughput is paid for by the hour: it is to be full whenever there is enough to do,
-//! and what does not fit is to go elsewhere without a refusal first.
+//! Provisioned throughput is paid for by the hour: it must be full whenever there is enough load,
+//! and requests beyond it must go to other backends without being refused first.
 //!
-//! The load is open loop: requests come when they come, whatever became of the ones before.
+//! The load is open loop: requests come on time, whatever happened to earlier ones.
 
 use crate::harness::{CHAT, Client, Gateway, Response, Setup};
 use mock_azure::Kind;
@@ -14,9 +14,9 @@ const TOKENS_PER_SECOND: u64 = 4_000;
 const TOKENS_PER_MINUTE: u64 = 60 * TOKENS_PER_SECOND;
 /// Small enough to be full after eight seconds under this load.
 const BURST_TOKENS: u64 = 4 * TOKENS_PER_SECOND;
-/// What is offered, in hundredths of what drains.
+/// The offered load, in percent of what drains.
 const LOAD_PERCENT: u64 = 150;
-/// What a response has that no maximum cuts short.
+/// The tokens of a response that no maximum limits.
 const COMPLETION_TOKENS: u64 = 24;
 /// How long it is offered.
 const LENGTH: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! A WebSocket goes to a chosen backend like any request, and its frames go both ways untouched.
+//! A WebSocket goes to a chosen backend like any request, and its frames pass unchanged in both directions.
 
 use crate::harness::raw::Connection;
 use crate::harness::{CHAT, Gateway, Setup, chat_body, deployment_of, host_of, key_of};
@@ -52,7 +52,7 @@ async fn read_frame(connection: &mut Connection) -> (u8, Vec<u8>) {
     (head[0], connection.read_bytes(length).await)
 }
 
-/// The first event of a session, which says who serves it as what.
+/// The first event of a session, which states the backend and the deployment.
 async fn created(connection: &mut Connection) -> Value {
     let (first, payload) = read_frame(connection).await;
     assert_eq!(first, FINAL_TEXT);
@@ -119,7 +119,7 @@ async fn frames_of_any_size_go_both_ways_untouched() {
         assert_eq!(first, FINAL_BINARY, "{size}");
         assert!(echoed == payload, "{size}");
     }
-    // What looks like an error to a reader of event streams is just a frame here.
+    // A frame that looks like an error event is just a frame here.
     let text = b"event: error\ndata: {\"error\":{\"code\":\"429\"}}\n\n";
     connection.send(&frame(FINAL_TEXT, text)).await;
     assert_eq!(read_frame(&mut connection).await, (FINAL_TEXT, text.to_vec()));
@@ -148,7 +148,7 @@ async fn a_refused_upgrade_fails_over_and_closes_the_gate() {
     let record = gateway.records("sweden").remove(0);
     assert_eq!(record.header("host"), Some(&*host_of("sweden")));
     assert_eq!(record.header("api-key"), Some(&*key_of("sweden")));
-    // The gate is the deployment's, whatever is asked of it.
+    // The gate belongs to the deployment, whatever the operation.
     assert_eq!(gateway.client.post(CHAT, &chat_body()).await.served_by(), "sweden");
 }
 

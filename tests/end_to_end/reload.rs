@@ -71,7 +71,7 @@ async fn waiting_works_after_the_configuration_of_one_who_waited_is_gone() {
     gateway.mock("a").push_fault(Fault::throttle(60_000));
     gateway.mock("b").push_fault(Fault::throttle(6_500));
     assert_eq!(gateway.chat().await.status, 429);
-    // From here on the wait is short enough, and it is the gateway's filter that wants to be woken.
+    // From here on the wait is short enough, and the gateway's filter needs the timer.
     tokio::time::sleep(Duration::from_millis(1_600)).await;
     let left = gateway.spawn_chat();
     eventually("it waits", async || gateway.envoy.stat(ACTIVE).await == 1).await;

@@ -1,4 +1,4 @@
-//! What a backend says in headers reaches the client unless it names the backend's host, is a credential, or
+//! A backend's response headers reach the client unless they name the backend's host, are a credential, or
 //! would speak for the gateway's own host.
 
 use crate::harness::{Gateway, Response, Setup, deployment_of, host_of, key_of};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const SECRET: &str = "secret-of-the-backend";
 
-/// What must not pass, with values that say what is wrong with it.
+/// Headers that must not pass; each value says why.
 fn unwanted() -> Vec<(String, String)> {
     let host = host_of("north");
     let (key, deployment) = (key_of("north"), deployment_of("north"));

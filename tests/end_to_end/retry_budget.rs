@@ -1,4 +1,4 @@
-//! When everything fails, the gateway does not make it worse.
+//! When everything fails, the gateway does not add to the load.
 
 use crate::harness::{CHAT, Gateway, Setup, chat_body};
 use mock_azure::Fault;

@@ -1,4 +1,4 @@
-//! What each backend is sent: made for it, and apart from that what the client sent, byte for byte.
+//! What each backend receives: made for it, and otherwise what the client sent, byte for byte.
 
 use crate::harness::{
     Asking, CHAT, Gateway, Setup, assert_for, deployment_of, first_and_second, forgetful,
@@ -82,7 +82,7 @@ async fn nothing_of_one_backends_rewriting_is_left_at_the_next() {
 
 #[tokio::test]
 async fn a_client_of_azure_is_served_by_backends_of_every_shape() {
-    // Its path names the model and its body need not.
+    // Its path names the model, so its body need not.
     let path = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-06-01&extra=a%20b";
     let body = r#"{ "messages" : [{"role":"user","content":"Hi \u00fc"}]}"#;
     let gateway = three(["azure", "azure_v1", "openai"]).await;

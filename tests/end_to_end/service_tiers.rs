@@ -1,15 +1,15 @@
-//! A refusal for want of capacity of a service tier concerns only who asked for the tier, wherever the
-//! request says so and however little of it the gateway has to read.
+//! A refusal because a service tier has no capacity affects only requests for that tier, wherever the
+//! request names it and however little of the request the gateway reads.
 
 use crate::harness::{CHAT, Gateway, Response, Setup};
 use bytes::Bytes;
 use hyper::Method;
 use serde_json::json;
 
-/// The deployment stands in the path, so nothing else of the body chooses the pool.
+/// The path names the deployment, so nothing in the body chooses the pool.
 const BELOW: &str = "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21";
 
-/// Two tiers of backends that refuse what asks for flex or priority, as Azure does.
+/// Two tiers of backends that refuse requests for flex or priority, as Azure does.
 async fn refusing_tiers(pool: serde_json::Value, keys: serde_json::Value) -> Gateway {
     let refuses = |mock: mock_azure::MockConfig| mock.with_refusals([] as [&str; 0], 1_000_000);
     let with = |priority: u32| {

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 /// What every completion has.
 const COMPLETION_TOKENS: u64 = 60;
-/// What the mock counts of `Say hello.`
+/// What the mock counts for `Say hello.`
 const PROMPT_TOKENS: u64 = 3;
-/// What requests name, and do not use.
+/// The maximum that requests name, and do not use.
 const MAX_TOKENS: u64 = 500;
 /// What the prompt may be estimated at.
 const ESTIMATED_PROMPT_TOKENS: std::ops::Range<u64> = 3..20;
@@ -196,7 +196,7 @@ async fn a_request_that_brought_no_tokens_gives_all_back() {
         assert_eq!(response.status, expected, "{fault:?}: {trail}");
         assert_eq!(gateway.counts()[0], asked, "{fault:?}: {trail}");
     }
-    // What succeeds is counted: so the table could have failed.
+    // Successes are counted, so the table could have failed.
     assert_eq!(send_whole(&gateway, Asking::Chat).await.served_by(), "first");
     assert_eq!(send_whole(&gateway, Asking::Chat).await.served_by(), "second");
 }

@@ -13,7 +13,7 @@ const SHAPES: [&str; 3] = ["azure", "azure_v1", "openai"];
 const EXTRA_QUERY: &str = "tag=a%2Fb&tag=%20c&flag";
 const CLIENT_API_VERSION: &str = "2025-03-01-preview";
 
-/// A JSON body with everything that a careless rewriting would change: spaces, escapes, numbers
+/// A JSON body with everything that careless rewriting would change: spaces, escapes, numbers
 /// with trailing zeros, an unknown key, a `model` that is not the model.
 const JSON_BEFORE_MODEL: &str = "{ \"metadata\" : {\"model\": \"not this\"},\r\n \"model\"\t:  ";
 const JSON_AFTER_MODEL: &str = " ,\"messages\":[{\"role\":\"user\",\"content\":\"\\u00e9\\/ “x”\"}],\

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use testbed::programs::text_of;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// From the range for documentation: no machine has it.
+/// From the range for documentation: no machine has this address.
 const NOWHERE: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 
 async fn assert_served_by(gateway: &Gateway, backend: &str, attempts: &str) {
@@ -83,7 +83,7 @@ async fn a_host_with_addresses_of_both_kinds_is_reached_where_ipv6_does_not_work
 
 #[tokio::test]
 async fn a_host_that_is_known_later_serves_from_then_on() {
-    // What failed while there was no address must not keep the backend away for longer than this test waits.
+    // Failures from before there was an address must not keep the backend out for longer than this test waits.
     let open = r#""circuit_breaker": {"rules": []}, "models": ["#;
     let azure = text_of("envoy/azure.yaml").replace(r#""models": ["#, open);
     let none = Name::At(Vec::new());

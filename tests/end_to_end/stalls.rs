@@ -1,4 +1,4 @@
-//! Responses that stop in the middle: whose doing that is, and how long a head is held for what follows.
+//! Responses that stop in the middle: who is to blame, and how long a head is held.
 
 use crate::harness::{CHAT, Gateway, Setup, chat_body, eventually, first_elsewhere};
 use bytes::Bytes;
@@ -20,7 +20,7 @@ const EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"h
 /// What a backend does after the head of its response.
 #[derive(Clone)]
 enum Then {
-    /// Sends more than anything on the way can take, and continues when it is taken.
+    /// Sends more than all buffers on the way can hold, and continues when they have room.
     Pours,
     /// Waits for this before the body.
     WaitsFor(Arc<Notify>),

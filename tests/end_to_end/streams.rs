@@ -1,5 +1,5 @@
-//! Streams: what flows by flows at once, what broke is not repaired behind the client's back, and a
-//! client that goes away is nobody's fault.
+//! Streams: every chunk passes at once, a broken stream is not repaired without the client's knowledge, and a
+//! client that leaves counts against no backend.
 
 use crate::harness::{Asking, CHAT, Gateway, Setup, eventually, first_and_second};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const STREAMS: [Asking; 2] = [Asking::ChatStream, Asking::ResponsesStream];
 
-/// More events than any stream begins with before it says something.
+/// More events than any stream has before its first content.
 const SAID_SOMETHING: usize = 6;
 
 /// A circuit breaker that opens at this many faults.
@@ -31,7 +31,7 @@ async fn outcomes(gateway: &Gateway, outcome: &str) -> u64 {
     gateway.envoy.stat(&format!("{name}.{outcome}")).await
 }
 
-/// Asserts that `fault` in mid-answer reaches the client, at one backend and recorded there, and
+/// Asserts that `fault` in mid-response reaches the client, at one backend and recorded there, and
 /// that the breaker opens at the second one.
 async fn is_not_retried(asking: Asking, fault: Fault, ends_in_order: bool) {
     let what = format!("{asking:?} with {fault:?}");
@@ -61,7 +61,7 @@ async fn is_not_retried(asking: Asking, fault: Fault, ends_in_order: bool) {
     assert_eq!(gateway.counts(), [2, 1], "{what}");
 }
 
-/// Asserts that a stall in mid-answer ends at one backend, which it says nothing of: a client that does not
+/// Asserts that a stall in mid-response ends at one backend and does not count against it: a client that does not
 /// read looks the same.
 async fn ends_without_blame(asking: Asking, after_events: usize) {
     let what = format!("{asking:?} after {after_events} events");

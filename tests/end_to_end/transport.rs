@@ -1,4 +1,4 @@
-//! Why a connection was not made is told in the trail and in the log.
+//! Trail and log state why a connection was not made.
 
 use crate::harness::{Gateway, eventually, first_elsewhere, forgetful};
 use serde_json::json;
@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
-/// A first backend that is spoken to in TLS, and a second one.
+/// A first backend that Envoy reaches over TLS, and a second one.
 async fn start(port: u16) -> Gateway {
     first_elsewhere(port)
         .pool(forgetful())

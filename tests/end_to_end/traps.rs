@@ -5,7 +5,7 @@ use crate::harness::{CHAT, chat_body, first_and_second};
 use std::time::{Duration, Instant};
 
 /// Measures, with a module that traps on a header (`--features trap`), what share of the other requests is
-/// served while every fiftieth traps. Its figures stand in `docs/operations.md`.
+/// served while every fiftieth traps. `docs/operations.md` has its figures.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement that needs a module of its own"]
 async fn what_others_lose_while_requests_trap() {

@@ -1,4 +1,4 @@
-//! Errors whose bodies never end, drip, or break off: their heads say enough, and are not kept for long.
+//! Errors whose bodies never end, drip, or break off: their heads are enough, and are not held for long.
 
 use crate::harness::raw::Connection;
 use crate::harness::{CHAT, Gateway, Setup, chat_body, forgetful};
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 enum Rest {
     /// Nothing, forever.
     Silence,
-    /// A byte of the body every so often, forever.
+    /// A byte of the body from time to time, forever.
     Drip,
     /// The connection is closed before the body is complete.
     Close,

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// What reading two clocks in whole milliseconds may cost.
 const ROUNDING: Duration = Duration::from_millis(2);
 
-/// What a gateway on a busy machine may be late by.
+/// How late a gateway on a busy machine may be.
 const LATE: Duration = Duration::from_millis(500);
 
 #[tokio::test]

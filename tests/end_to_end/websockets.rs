@@ -1,5 +1,5 @@
-//! Upgrades: a realtime session is one, responses over a WebSocket only where the pool allows them, and
-//! nothing else becomes another protocol.
+//! Upgrades: realtime sessions are allowed, responses over a WebSocket only where the pool allows them, and
+//! no other request changes the protocol.
 
 use crate::harness::raw::{Connection, exchange};
 use crate::harness::{Setup, key_of};

@@ -1,7 +1,7 @@
-//! What one worker learns, all workers act on at once.
+//! What one worker learns takes effect in all workers at once.
 //!
 //! With `exact_balance`, new connections go to the workers in turn; each client here has a connection
-//! of its own, so half of them are one worker's and half the other's.
+//! of its own, so each worker has half of them.
 
 use crate::harness::{CHAT, Client, Gateway, Setup, chat_body};
 use mock_azure::Fault;

@@ -1,4 +1,4 @@
-//! Who is admitted when a record of tokens is damaged, contended or full, and what that leaves behind.
+//! Who is admitted when a record of tokens is damaged, contended or full, and what the record holds afterwards.
 
 use crate::budgets::SETTINGS;
 use crate::envoy::{Envoy, Request, Script, worker};
@@ -37,7 +37,7 @@ fn a_damaged_record_admits_is_counted_and_mended() {
     });
 }
 
-/// A newer module may run beside this one, or may come back: what it counted is not this one's to drop.
+/// A newer module may run at the same time, or may return: this module must not drop its counts.
 #[test]
 fn a_record_of_a_newer_version_admits_is_counted_and_stays_as_it_is() {
     let process = Process::new("newer budgets");
@@ -122,7 +122,7 @@ fn names_of_consumers_do_not_make_shared_data_grow() {
     });
 }
 
-/// Whoever knows the hash of names could otherwise use up the tokens of another.
+/// A consumer that knew the hash of names could otherwise use up the tokens of another.
 #[test]
 fn unlisted_consumers_share_slots_by_a_secret_that_all_workers_know_and_that_lasts() {
     let mut secrets = std::collections::BTreeSet::new();
@@ -161,7 +161,7 @@ fn the_quota_in_a_record_of_an_older_version_still_counts() {
         assert_eq!(ask(envoy).status(), 403);
     });
     let (record, _) = process.shared().read(&key).unwrap();
-    // As version 2 had it: no sum of the minute, and the quota last.
+    // Version 2: no sum of the minute, and the quota last.
     let older = [&[2], &record[1..17], &record[49..], &record[25..49]].concat();
     process.corrupt(&key, &older);
     worker(&process, &settings, |envoy| assert_eq!(ask(envoy).status(), 403));

@@ -147,8 +147,8 @@ fn no_order_of_callbacks_panics() {
     }
 }
 
-/// SDKs of other filters met these in production, behind filters that reply instead of the router. For a stream that
-/// is not known, nothing is held, and Envoy is asked for nothing.
+/// SDKs of other filters met these in production, behind filters that reply instead of the router. For an unknown
+/// stream the filter holds nothing and calls nothing.
 #[test]
 fn callbacks_of_contexts_that_are_not_known_are_let_through() {
     let process = Process::new("contexts that are not known");
@@ -179,7 +179,7 @@ fn callbacks_of_contexts_that_are_not_known_are_let_through() {
             }
             assert_eq!(with(|state| state.calls.clone()), BTreeMap::new());
             Module::tick(never);
-            // What is made for an unknown or refused root takes every callback, and so does an id that is made twice.
+            // A context of an unknown or refused root accepts every callback, and so does an id that is created twice.
             for id in [rootless, orphan, orphan] {
                 Module::create(id, if id == rootless { 800 } else { 801 });
                 Module::request_headers(id, 1, true);

@@ -1,4 +1,4 @@
-//! Who is to blame for what failed: only a backend that another one, or nobody, contradicts.
+//! Who is to blame for a failure: a backend that another one contradicts, or one that nothing can be compared with.
 
 use crate::envoy::{Envoy, Request, Script, worker};
 use crate::failover::{TWO_TIERS, two_tiers};
@@ -60,7 +60,7 @@ fn a_fault_counts_when_the_other_backend_said_nothing_of_the_request() {
     assert_eq!(both, [true, true]);
 }
 
-/// Takes down the backend, and as an attacker would, asks it for what fails in mid-stream.
+/// Takes down the backend, and sends it, as an attacker would, requests that fail in mid-stream.
 fn break_off(envoy: &mut Envoy, process: &Process) {
     let first = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
     process.script("a", [Script::events(&[first]).then_reset()]);
@@ -92,7 +92,7 @@ fn another_worker_that_completes_requests_is_enough() {
     assert_eq!(open_until(&process, "a"), 0);
 }
 
-/// Requests whose cost nobody sees, or whose refusal is about something that the client named.
+/// Requests of unknown cost, or whose refusal is about something that the client named.
 const HIDDEN: [(&str, &str); 5] = [
     ("/openai/v1/responses", r#"{"model":"gpt","input":[{"content":[{"file_id":"file-1"}]}]}"#),
     (
@@ -331,13 +331,13 @@ fn a_flex_request_that_is_refused_closes_no_gate() {
     assert_eq!(process.metric("served_flex_tier_total"), 1);
 }
 
-/// A 429 that says nothing of what it is about.
+/// A 429 that does not state its reason.
 fn plain_throttle() -> Script {
     Script::status(429).header("retry-after", "30").body(r#"{"error":{"code":"429"}}"#)
 }
 
-/// Requests that backends may take for one that asks for the flex tier, from which a gateway that is
-/// only looking for the model, or for nothing, learns of it, or cannot.
+/// Requests that a backend may read as asking for the flex tier. A gateway that reads only the model, or
+/// nothing, may or may not find that out.
 fn tiers_out_of_sight() -> Vec<(&'static str, Request)> {
     const PATH: &str = "/openai/deployments/gpt/chat/completions?api-version=2024-10-21";
     let prompt = "The overflow goes \\\"safely\\\" downstream.\\n".repeat(10_000);

@@ -1,4 +1,4 @@
-//! Somebody sets the wall clock while requests and answers are held: nobody waits longer for it, and
+//! Setting the wall clock while requests and responses are held: nobody waits longer, and
 //! nobody shorter.
 
 use crate::envoy::{Request, Script, worker};

@@ -1,4 +1,4 @@
-//! Configurations that come, that are refused, and that are replaced while requests run.
+//! Configurations that are accepted, refused, and replaced while requests run.
 
 use crate::envoy::{Envoy, Request, Script, worker};
 use crate::failover::TWO_TIERS;
@@ -76,7 +76,7 @@ fn what_is_known_of_a_backend_outlives_the_vm() {
     });
 }
 
-/// The host's tick belongs to a plugin and goes with it; who still waits must be woken by another.
+/// The host's tick belongs to a plugin and ends with it; another plugin must resume requests that still wait.
 #[test]
 fn a_timer_rings_although_the_plugin_that_armed_the_tick_is_gone() {
     let process = Process::new("the ticking root is gone");

@@ -1,5 +1,5 @@
 //! How many times the filter calls the host: each call crosses the VM's border. The bounds are
-//! today's numbers; who lowers a number lowers its bound.
+//! today's numbers; whoever lowers a number lowers its bound.
 
 use crate::envoy::{Envoy, Request, Script, worker};
 use crate::failover::TWO_TIERS;
@@ -41,9 +41,9 @@ fn host_calls_are_bounded() {
     });
 }
 
-/// With budgets: two reads and two writes more for the backend's record, which is reserved in and
-/// settled, the same for the consumer's, and what is published for access logs. Each part of a stream
-/// is read once, and only the part with the usage is edited.
+/// Budgets add two reads and two writes of the backend's record (reserve and settle), the same for the
+/// consumer's, and the values for access logs. Each part of a stream is read once, and only the part with
+/// the usage is edited.
 #[test]
 fn host_calls_with_budgets_are_bounded() {
     let process = Process::new("costs of budgets");

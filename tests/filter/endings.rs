@@ -1,4 +1,4 @@
-//! Responses that no attempt let through: what Envoy did not do though it was told to, and what it did
+//! Responses that no attempt released: what Envoy did not do although it was told to, and what it did
 //! unasked.
 
 use crate::envoy::{End, Request, Response, Script, worker};
@@ -8,7 +8,7 @@ use crate::host::Process;
 const TRIPS_AT_ONCE: &str =
     r#""circuit_breaker": {"rules": [{"failure_condition": {"count": 1, "interval": "30s"}}]}"#;
 
-/// Asserts that this is an error that says when to come back, in the shape that SDKs read.
+/// Asserts that this is an error with a time to retry, in the format that SDKs read.
 fn assert_says_when(response: &Response, what: &str) {
     assert!(response.status() >= 400, "{what}: {response:?}");
     assert!(response.header("retry-after-ms").is_some(), "{what}: {response:?}");
@@ -62,7 +62,7 @@ fn a_backend_to_which_envoy_has_no_way_is_left_alone_from_the_first_sight_on() {
             }
             assert_eq!(process.metric("backend.a.outcome.misrouted"), 1);
             assert_eq!(process.logged().matches("cannot be reached").count(), 1);
-            // Once there is a way again, a probe finds it.
+            // When the backend can be reached again, a probe finds it.
             envoy.clusters.insert("a".to_owned(), way);
             envoy.pass(60_000);
             assert_eq!(envoy.ask(Request::chat()).served_by(), "a");
@@ -134,7 +134,7 @@ fn what_envoys_own_filters_refuse_keeps_what_a_client_needs() {
         assert_eq!(response.header("retry-after").as_deref(), Some("7"));
         let response = refused(429, &[("retry-after", "3"), ("x-ratelimit-reset", "7")]);
         assert_eq!(response.header("retry-after").as_deref(), Some("3"));
-        // When nobody says when, it is as soon as for any other 429.
+        // Without a stated time, it is the same as for any other 429.
         for headers in [&[][..], &[("x-ratelimit-reset", "0")]] {
             let response = refused(429, headers);
             assert!(
@@ -151,7 +151,7 @@ fn what_envoys_own_filters_refuse_keeps_what_a_client_needs() {
         );
         assert_eq!(response.header("www-authenticate").as_deref(), Some("Bearer"));
         assert!(refused(403, &[]).text().contains(r#""type":"permission_error""#));
-        // A page or a redirect of the route's own is no refusal.
+        // A page or a redirect of the route itself is no refusal.
         envoy.filter_behind = Some((301, vec![("location", "/elsewhere")]));
         let response = envoy.ask(Request::chat());
         assert_eq!(

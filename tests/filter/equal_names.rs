@@ -1,4 +1,4 @@
-//! Several configurations in one process: what has the same name is the same thing, and loses nothing by it.
+//! Several configurations in one process: things with the same name are the same thing, and share their state.
 
 use crate::envoy::{Envoy, Request, Script, worker};
 use crate::host::{Process, with};

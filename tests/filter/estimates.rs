@@ -1,4 +1,4 @@
-//! How well the tokens of real texts are expected once a worker saw requests of their kind.
+//! How good the estimates for real texts are, once a worker saw requests of their kind.
 
 use crate::envoy::{Request, Script, worker};
 use crate::host::Process;
@@ -10,7 +10,7 @@ use std::path::Path;
 
 const LIMIT: u32 = 1_000_000_000;
 const KINDS: [&str; 5] = ["chinese", "code", "english", "json", "russian"];
-/// What a chat with one message has beside its text (OpenAI's cookbook).
+/// The tokens of a chat with one message in addition to its text (OpenAI's cookbook).
 const TOKENS_OF_CHAT: u64 = 7;
 const COMPLETION_TOKENS: u64 = 1;
 
@@ -58,7 +58,7 @@ fn reserved_by_the_filter(kind: &str, chats: &[(String, u64)]) -> Vec<u64> {
     reserved
 }
 
-/// What the core expects of each of the chats, one after the other.
+/// What the core estimates for each of the chats, one after the other.
 fn expected_by_the_core(chats: &[(String, u64)]) -> Vec<u64> {
     let mut estimator = Estimator::default();
     let mut expected = Vec::new();
@@ -78,7 +78,7 @@ fn expected_by_the_core(chats: &[(String, u64)]) -> Vec<u64> {
     expected
 }
 
-/// The median of how far each is from what a tokenizer counted, in percent.
+/// The median deviation from what a tokenizer counted, in percent.
 fn median_error_percent(expected: &[u64], chats: &[(String, u64)]) -> f64 {
     let error = |(expected, (_, tokens)): (&u64, &(String, u64))| {
         expected.abs_diff(*tokens) as f64 * 100.0 / *tokens as f64

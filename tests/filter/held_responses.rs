@@ -1,4 +1,4 @@
-//! Responses that are held because headers say what they took: what they cost when they do not reach the
+//! Responses that are held because headers state their cost: what they cost when they do not reach the
 //! client.
 
 use crate::envoy::{Request, Script, worker};
@@ -23,7 +23,7 @@ fn settings(headers: &str) -> String {
     )
 }
 
-/// Maxima are named and images are part of it, so that nothing is learned.
+/// It names maxima and has images, so that the filter learns nothing.
 fn chat() -> Request {
     const BODY: &str = r#"{"messages":[{"role":"user","content":[{"type":"text","text":"hi"},
         {"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}]}],"max_tokens":500}"#;

@@ -1,4 +1,4 @@
-//! Input that no honest client or backend sends, and clocks that nobody should set.
+//! Input that no honest client or backend sends, and steps of the clock.
 
 use crate::envoy::{Request, Script, worker};
 use crate::failover::{TWO_TIERS, two_tiers};
@@ -80,7 +80,7 @@ fn an_absurd_content_length_changes_nothing() {
         for length in ["18446744073709551615", "99999999999999999999", "-1", "0", "1e9", "", "+5"] {
             for request in [Request::chat(), Request::chat_v1()] {
                 let response = envoy.ask(request.header("content-length", length));
-                // What says that it is too long is not waited for.
+                // The filter does not wait for a body that states that it is too long.
                 let status = if length.starts_with("18") { 413 } else { 200 };
                 assert_eq!(response.status(), status, "{length:?}: {response:?}");
             }
@@ -109,7 +109,7 @@ fn bodies_that_are_no_json_get_a_response() {
     });
 }
 
-/// The splice is beyond the slice that is edited at the front, so the buffer is turned around.
+/// The splice is beyond the slice at the front that can be edited, so the buffer is rotated.
 #[test]
 fn a_model_far_inside_a_large_body_is_replaced_and_nothing_else() {
     let process = Process::new("a large body");
@@ -214,7 +214,7 @@ fn the_clock_may_step_by_hours_in_the_middle_of_everything() {
                 envoy.run();
                 envoy.cancel(id);
                 envoy.cancel(other);
-                // Within their own lengths gates and breakers have recovered.
+                // Gates and breakers have recovered within their own lengths.
                 envoy.pass(400_000);
                 process.take_clusters();
                 let response = envoy.ask(Request::chat());

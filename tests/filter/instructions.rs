@@ -19,13 +19,13 @@ const BUDGETS: &str = r#"{"consumers": {"header": "x-consumer", "default": {"tok
     {"name": "c", "host": "c.example", "limits": {"tokens_per_minute": 1000000000}}
 ]}]}"#;
 
-/// How many times that is done of which the instructions are counted.
+/// How often the measured request is repeated.
 fn times() -> usize {
     let times = std::env::var("SPILLWAY_REQUESTS").ok().and_then(|count| count.parse().ok());
     times.unwrap_or(3)
 }
 
-/// The headers with which the official Python SDK asks, beside those of every request.
+/// The headers that the official Python SDK adds to those of every request.
 const SDK: [(&str, &str); 12] = [
     ("accept", "application/json"),
     ("accept-encoding", "gzip, deflate"),
@@ -41,7 +41,7 @@ const SDK: [(&str, &str); 12] = [
     ("x-stainless-read-timeout", "600"),
 ];
 
-/// The headers with which Azure answers, beside those of every response.
+/// The headers that Azure adds to those of every response.
 const AZURE: [(&str, &str); 7] = [
     ("apim-request-id", "6c6a1b1e-7d5c-4d5e-9e0a-0f7d1f6f5a11"),
     ("x-request-id", "0a7a1d0e-3b0e-4c7e-8f1e-6e6f2f0d7c22"),

@@ -16,7 +16,7 @@ fn a_body_that_does_not_come_within_a_minute_is_answered_408() {
         let response = envoy.take(id);
         assert_eq!(response.status(), 408, "{response:?}");
         assert!(response.text().contains("\"invalid_request_error\""), "{response:?}");
-        // Those who are in time are not concerned.
+        // Clients that are in time are not affected.
         assert_eq!(envoy.ask(Request::chat()).status(), 200);
     });
     assert_eq!(process.take_clusters().len(), 1);

@@ -1,5 +1,5 @@
-//! Nothing stays of a request that ended: neither its entry in the table of requests in flight, nor
-//! its timers. They cannot be seen from outside, so the memory that a worker holds is counted.
+//! Nothing remains of a request that ended: neither its entry in the table of requests in flight, nor
+//! its timers. Neither is visible from outside, so the test counts the memory that a worker holds.
 #![expect(unsafe_code, reason = "an allocator that counts")]
 
 use crate::envoy::{Envoy, Request, Script, worker};
@@ -24,7 +24,7 @@ fn count(size: usize, sign: i64) {
     let _ = LIVE_BYTES.try_with(|live| live.set(live.get().wrapping_add(size.wrapping_mul(sign))));
 }
 
-// SAFETY: everything is handed on to the system's allocator.
+// SAFETY: everything is passed on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size(), 1);

@@ -3,8 +3,8 @@
 //! `host` is Envoy's side of the ABI: imports, shared data, clock, metrics. `envoy` is Envoy's
 //! router: it takes one client request through the gateway's and the attempts' callbacks, in Envoy's
 //! order and in virtual time. A worker is a thread, as the filter's state is thread-local; a test's
-//! process is an `Arc<Process>`, so tests run beside each other. The limits: a word has 64 bits here,
-//! and Envoy's own timing and re-entrancy are played, so the end-to-end tests stay necessary.
+//! process is an `Arc<Process>`, so tests run in parallel. The limits: a word has 64 bits here,
+//! and Envoy's own timing and re-entrancy are imitated, so the end-to-end tests stay necessary.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! Results that arrive after the circuit breaker moved on, in the order that makes it hard.
+//! Results that arrive after the circuit breaker changed its state, in difficult orders.
 
 use crate::envoy::{Envoy, Request, Script, worker};
 use crate::failover::two_tiers;
@@ -25,7 +25,7 @@ fn a_backend_that_is_slower_than_the_lease_closes_its_breaker() {
     worker(&process, &settings(r#"{"count": 1, "interval": "30s"}"#), |envoy| {
         fail(&process, envoy, 1);
         envoy.pass(1_000);
-        // Each answer takes three leases, and somebody asks all the time.
+        // Each response takes three leases, and requests keep coming.
         process.respond(|seen| {
             if seen.cluster == "a" { Script::ok().after_ms(3_000) } else { Script::ok() }
         });

@@ -1,4 +1,4 @@
-//! How much of a body crosses into the VM: as much as something depends on, and no more.
+//! How much of a body crosses into the VM: only what the filter needs.
 
 use crate::envoy::{Envoy, Request, worker};
 use crate::failover::TWO_TIERS;
@@ -20,7 +20,7 @@ fn large(before: &str, after: &str) -> Request {
 /// How many slices of 64 KiB it has.
 const SLICES: u32 = 17;
 
-/// How often a part of a body crosses for `request`, which backend `a` must have been sent as it is.
+/// How often a part of a body crosses for `request`, which backend `a` must receive unchanged.
 fn crossings(process: &Process, envoy: &mut Envoy, request: Request) -> u32 {
     let body = request.chunks.concat();
     with(|state| state.calls.clear());

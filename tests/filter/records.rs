@@ -36,7 +36,7 @@ fn damaged_records_read_as_fresh_and_requests_are_served() {
     });
 }
 
-/// Until the next configuration nobody else would mend it, and without a record no gate closes.
+/// No one else would repair it before the next configuration, and without a record no gate closes.
 #[test]
 fn a_damaged_record_is_mended_by_the_next_429() {
     let process = Process::new("mended");
@@ -77,8 +77,8 @@ fn records_of_a_newer_version_are_never_written() {
     });
 }
 
-/// As after a downgrade: the older module neither reads nor writes what the newer one left, and is not
-/// without gates and breakers for that.
+/// As after a downgrade: the older module neither reads nor writes the newer one's record, and still has
+/// gates and breakers.
 #[test]
 fn a_module_that_is_older_than_the_records_keeps_its_own() {
     let process = Process::new("downgraded");

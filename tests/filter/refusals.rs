@@ -1,4 +1,4 @@
-//! A host that refuses: each call of a whole request once. The request gets a response or is sent on,
+//! A host that refuses each call of a request once. The request gets a response or is sent on,
 //! nothing panics, and no credential goes where it does not belong (the driver looks at each
 //! attempt).
 
@@ -15,7 +15,7 @@ fn refuse_each(name: &str, configuration: &str, act: fn(&Process, &mut Envoy)) {
             act(&process, envoy);
             let refused = with(|state| state.refused.take());
             with(|state| state.refuse_in = None);
-            // What the request left of the backends' scripts goes to this one.
+            // This request uses the scripts that are left.
             envoy.ask(Request::chat());
             envoy.pass(600_000);
             assert_eq!(envoy.ask(Request::chat()).status(), 200, "{}", process.scenario);

@@ -1,5 +1,5 @@
-//! What clients can make backends answer, in every shape that Azure, OpenAI and the proxies before them have:
-//! after it, the next request is served by the first tier.
+//! Refusals that clients can cause, in every format of Azure, OpenAI and the proxies in front of them:
+//! after each, the first tier serves the next request.
 
 use crate::envoy::{Envoy, Request, Script, worker};
 use crate::failover::TWO_TIERS;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 const ONE_BACKEND: &str = r#"{"pools": [{"name": "gpt", "backends": [{"name": "a", "host": "a.example"}]}],
     "response": {"trail_header": "on"}}"#;
 
-/// More than any rule of the breaker asks for.
+/// More than any rule of the breaker needs.
 const TIMES: usize = 6;
 
 fn script(refusal: &RefusalResponse) -> Script {
@@ -24,7 +24,7 @@ fn script(refusal: &RefusalResponse) -> Script {
     refusal.headers.iter().fold(script, |script, (name, value)| script.header(name, value))
 }
 
-/// What only the odd request says, so that backends know it.
+/// Text that only odd requests have, by which backends recognise them.
 const ODD: &str = "odd";
 
 fn odd(operation: &str) -> Request {
@@ -45,7 +45,7 @@ fn refusing(backends: &'static [&'static str], refusal: &RefusalResponse) -> Arc
     process
 }
 
-/// What keeps the first tier from serving the next request, if anything does.
+/// The reason why the first tier does not serve the next request, if there is one.
 fn harm(envoy: &mut Envoy, process: &Process) -> Option<String> {
     let response = envoy.ask(Request::chat());
     let trail = response.header("x-spillway-trail").unwrap_or_default();
@@ -62,7 +62,7 @@ fn harm(envoy: &mut Envoy, process: &Process) -> Option<String> {
         .map(|gauge| format!("{}: {gauge} is set", process.scenario))
 }
 
-/// Asks `operation` six times where these backends refuse it in each of the ways that `counts`; returns
+/// Sends `operation` six times where these backends refuse it in each of the ways that `counts`; returns
 /// the ways that did harm.
 fn harms(
     configuration: &str,

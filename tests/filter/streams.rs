@@ -1,4 +1,4 @@
-//! Event streams: the head is held until it shows what it is, the rest flows.
+//! Event streams: the head is held until it is clear what it is, the rest passes.
 
 use crate::envoy::{End, Request, Script, worker};
 use crate::failover::{TWO_TIERS, two_tiers};

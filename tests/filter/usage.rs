@@ -1,4 +1,4 @@
-//! Whatever way a stream is cut, the tokens are the same, the client sees the same, and what was
+//! However a stream is cut, the tokens are the same, the client sees the same, and what was
 //! reserved is settled once.
 
 use crate::envoy::{End, Envoy, Request, Script, worker};
@@ -15,7 +15,7 @@ use std::num::NonZeroU32;
 
 const LIMIT: u32 = 1_000_000_000;
 
-/// `a` and `b` have more tokens than anybody takes; breakers and gates stay out of it.
+/// `a` and `b` have more tokens than the tests use; breakers and gates never act.
 const SETTINGS: &str = r#"{"pools": [{"name": "gpt", "backends": [
     {"name": "a", "host": "a.example", "priority": 1, "limits": {"tokens_per_minute": 1000000000}},
     {"name": "b", "host": "b.example", "priority": 2, "limits": {"tokens_per_minute": 1000000000}}],
@@ -81,7 +81,7 @@ fn used_by_alice(process: &Process) -> u64 {
     u64::from(LIMIT) - left.tokens_per_minute.unwrap()
 }
 
-/// Maxima are named and images are part of it, so that nothing is learned from one request for the
+/// It names maxima and has images, so that the filter learns nothing from one request for the
 /// next.
 fn chat() -> Request {
     const BODY: &str = r#"{"messages":[{"role":"user","content":[{"type":"text","text":"hi"},
@@ -137,7 +137,7 @@ fn is_right(part: &[u8], prompt: u64, settled: u64) -> bool {
     match text.find("\"usage\":{\"").map(|at| &text[at..]) {
         None => guess.contains(&settled),
         Some(usage) if usage.contains("}}") => settled == STATED,
-        // Half a usage may be believed or not; it says less than the whole.
+        // Half a usage may count or not; it states less than the whole.
         Some(_) => guess.contains(&settled) || settled <= STATED,
     }
 }
@@ -206,7 +206,7 @@ fn settled(name: &str, content_type: Option<&str>, body: &str) -> (u64, Estimate
     let took = worker(&process, SETTINGS, |envoy| {
         assert_eq!(envoy.ask(request()).served_by(), "a", "{name}");
         let (took, before) = (used_by_alice(&process), used(&process, "a", LIMIT));
-        // Nothing was learned of it when the next request is expected to take the same.
+        // The filter learned nothing from it if the next request has the same estimate.
         process.script("a", [Script::silence()]);
         let id = envoy.send(request());
         let next = used(&process, "a", LIMIT) - before;
@@ -401,7 +401,7 @@ fn an_attempt_that_must_not_go_out_keeps_nothing() {
     });
 }
 
-/// So it is when a time limit of Envoy's own ends it: the gateway hears of it first, and no flag says
+/// The same when a time limit of Envoy ends it: the gateway learns of it first, and no flag says
 /// that the client went away.
 #[test]
 fn a_request_that_envoy_ends_costs_nothing_and_was_counted_by_its_backend() {

@@ -1,4 +1,4 @@
-//! Threads as workers: what they must agree on holds whichever of them looks.
+//! Threads as workers: shared state is the same for each of them.
 
 use crate::envoy::{Request, Script, worker};
 use crate::failover::{TWO_TIERS, two_tiers};
@@ -56,7 +56,7 @@ fn of_all_workers_one_sends_the_probe() {
                 process.take_clusters();
             }
             barrier.wait();
-            // Sent, not answered: a probe stays in flight until all have sent.
+            // Sent without a response: a probe stays in flight until all have sent.
             let id = envoy.send(Request::chat());
             barrier.wait();
             if number == 0 {
@@ -157,7 +157,7 @@ fn thousands_of_requests_on_all_workers_end_and_are_counted_once() {
     );
     let answered = AtomicU64::new(0);
     process.respond(move |seen: &Seen| {
-        // Of the time and the backend, so it does not matter which thread asks first.
+        // It depends on the time and the backend only, so the order of the threads does not matter.
         let salt = u64::from(seen.cluster.as_bytes()[0]);
         match Random::new(seed ^ (seen.at_ms << 8) ^ salt).below(100) {
             0..70 => Script::ok(),

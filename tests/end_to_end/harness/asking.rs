@@ -1,6 +1,6 @@
-//! The requests that most tests send: whole or streamed, with a body in which every byte counts.
+//! The requests that most tests send: whole or streamed, with a body of which every byte matters.
 //!
-//! The body has what a gateway that parses and writes again would change: odd spacing, escapes that
+//! The body has parts that a gateway would change if it parsed and rewrote it: odd spacing, escapes that
 //! could be written otherwise, a number with a needless zero, a member twice.
 
 use super::{Gateway, Response, Setup, deployment_of, host_of, key_of};
@@ -9,7 +9,7 @@ use hyper::Method;
 use mock_azure::Record;
 use serde_json::json;
 
-/// What is asked for, and how the response is to come.
+/// The operation, and whether the response is streamed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asking {
     /// A chat completion in one piece.
@@ -20,7 +20,7 @@ pub(crate) enum Asking {
     ResponsesStream,
 }
 
-/// What a client must not send on: its own credentials, and what steers the gateway.
+/// Headers of a client that must reach no backend: its own credentials, and what steers the gateway.
 /// The address is one that Envoy trusts with its own headers.
 const MEDDLING: [(&str, &str); 9] = [
     ("x-forwarded-for", "10.0.0.1"),
@@ -48,7 +48,7 @@ impl Asking {
         self.body_for("gpt-4o")
     }
 
-    /// The same for another model: what a backend must receive that reads it from the body.
+    /// The same for another model: what a backend must receive if it reads the model from the body.
     pub(crate) fn body_for(self, model: &str) -> String {
         let text = r#""Gr\u00fc\u00dfe, \"Welt\"\/ \ud83d\ude00 – ü 😀 {\"model\":\"gpt-4o\"}""#;
         let (prompt, stream) = match self {
@@ -115,8 +115,8 @@ impl Asking {
     }
 }
 
-/// Two backends, the second for what the first cannot serve: `first` is asked again each time,
-/// whatever it answered before. So a table of faults needs one gateway only.
+/// Two backends, the second for requests that the first cannot serve. `first` is asked again each time,
+/// whatever it sent before, so a table of faults needs only one gateway.
 pub(crate) fn first_and_second() -> Setup {
     Setup::tiers(["first", "second"]).pool(forgetful())
 }
@@ -149,7 +149,7 @@ pub(crate) fn forgetful() -> serde_json::Value {
     })
 }
 
-/// Asserts that what a backend received was made for it and for no other.
+/// Asserts that the request that a backend received was made for it and for no other.
 pub(crate) fn assert_for(record: &Record, backend: &str, what: &str) {
     let headers: Vec<(&str, String)> = record
         .headers

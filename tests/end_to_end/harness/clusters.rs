@@ -15,16 +15,16 @@ pub(crate) struct Cluster {
     pub(crate) exists: bool,
     /// Whether the route's matcher knows the backend.
     pub(crate) is_in_matcher: bool,
-    /// Whether its hosts are spoken to in HTTP/2 (without TLS).
+    /// Whether Envoy uses HTTP/2 (without TLS) to its hosts.
     pub(crate) http2: bool,
 }
 
 /// Where the hosts of a cluster come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Hosts {
-    /// They are written in the configuration: the backend's one.
+    /// The configuration has them: one, the backend's.
     Fixed,
-    /// They are what this name resolves to at [`super::Settings::name_server`].
+    /// [`super::Settings::name_server`] resolves this name to them.
     Name(String),
     /// A file that Envoy watches lists them. It lists none until [`super::Gateway::set_hosts`].
     File,

@@ -21,7 +21,7 @@ pub(crate) enum Name {
     Silent,
 }
 
-/// A name server; of names that it was told nothing of it says that there are no such names.
+/// A name server. It answers that an unknown name does not exist.
 pub(crate) struct NameServer {
     port: u16,
     names: Arc<Mutex<HashMap<String, Name>>>,

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Longer than anything takes that these tests wait for.
+/// Longer than anything that these tests wait for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client's end of one connection.

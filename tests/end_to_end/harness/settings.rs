@@ -1,5 +1,5 @@
 //! How a test's Envoy is set up: as the shipped file has it, without the settings that guard the filter from clients
-//! (the filter must not need them), and with what a test wants to be different.
+//! (the filter must not need them), and with the changes that a test wants.
 
 use super::clusters::Cluster;
 use serde_json::{Map, Value, json};

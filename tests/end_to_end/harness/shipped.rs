@@ -1,7 +1,7 @@
-//! The shipped Envoy configurations, changed in nothing but places: ports, the module, the authority of
-//! certificates, the name server.
+//! The shipped Envoy configurations. Only ports, the module, the authority of certificates and the name
+//! server are changed.
 //!
-//! Behind the hosts of `envoy/azure.yaml` stand mocks, and before each of them a TLS server with a certificate
+//! The hosts of `envoy/azure.yaml` are mocks, each behind a TLS server with a certificate
 //! for `*.openai.azure.com` (`tests/fixtures/tls`, made with OpenSSL, good for a hundred years).
 
 use super::settings::name_server;
@@ -33,8 +33,8 @@ pub(crate) fn shipped_host(backend: &str) -> String {
     format!("contoso-{place}.openai.azure.com")
 }
 
-/// Runs the text of `envoy/azure.yaml`, in which a reader may have changed something, with names that
-/// are known differently: the others are this machine's. Returns when what has an address is resolved.
+/// Runs the text of `envoy/azure.yaml`, which a caller may have changed. `names` resolve as given, all others
+/// to this machine. Returns when every name with an address is resolved.
 pub(crate) async fn run_azure(text: &str, names: &[(&str, Name)]) -> Shipped {
     let mocks = mocks().await;
     let server = NameServer::start().await;

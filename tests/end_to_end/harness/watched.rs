@@ -1,4 +1,4 @@
-//! Files of Envoy's configuration that it watches, so that a test can replace a part while requests run.
+//! Configuration files that Envoy watches, so that a test can replace a part while requests run.
 
 use serde_json::{Value, json};
 use std::fs;

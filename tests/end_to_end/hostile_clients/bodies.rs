@@ -29,7 +29,7 @@ pub(super) struct Body {
 
 const BOUNDARY: &str = "----boundary7MA4YWxk";
 
-/// Members whose value is no number that a backend takes, or one that it never serves.
+/// Members whose value is no valid number, or a number that a backend never serves.
 const LARGE: [&str; 13] = [
     "0",
     "1",
@@ -46,7 +46,7 @@ const LARGE: [&str; 13] = [
     "\"many\"",
 ];
 
-/// What refers to something that no backend has, or asks for what none gives.
+/// Members that refer to something that no backend has, or that ask for what none offers.
 const REFERENCES: [&str; 16] = [
     r#""tools":[{"type":"file_search","vector_store_ids":["vs_unknown"]}]"#,
     r#""tools":[{"type":"code_interpreter","container":"cntr_unknown"}]"#,
@@ -124,7 +124,7 @@ pub(super) fn body(random: &mut Random, form: Form, model: &str) -> Body {
     Body { content_type, bytes, is_slow: is_slow && form != Form::Nothing }
 }
 
-/// A prompt, mostly with a marker of what the mocks are to answer; and whether that is nothing at all.
+/// A prompt, usually with a marker for the refusal that the mocks send, and whether they send nothing at all.
 fn text(random: &mut Random) -> (String, bool) {
     let kind = random.below(100);
     let name = match kind {
@@ -197,7 +197,7 @@ fn json(random: &mut Random, form: Form, model: &str, text: &str) -> String {
     format!("{{{}}}", members.join(separator))
 }
 
-/// A form with a file; sometimes its model is missing, given twice, or hidden behind what looks like the end.
+/// A form with a file. Sometimes its model is missing, given twice, or hidden after a false end.
 fn multipart(random: &mut Random, model: &str, text: &str) -> (String, Vec<u8>) {
     let mut parts = vec![
         format!("name=\"file\"; filename=\"a.wav\"\r\nContent-Type: audio/wav\r\n\r\nRIFF{text}"),

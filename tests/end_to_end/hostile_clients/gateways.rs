@@ -16,10 +16,10 @@ use tokio::time::timeout;
 /// Longer than any response takes, a hanging backend's included.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What backends take of one request, as Azure's smallest deployments do.
+/// The largest request of a backend, as at Azure's smallest deployments.
 const REQUEST_TOKENS_MAX: u64 = 30_000;
 
-/// One gateway with what a test has to know of it.
+/// One gateway, and what a test must know about it.
 pub(super) struct Gateways {
     pub(super) name: &'static str,
     pub(super) gateway: Gateway,
@@ -72,7 +72,7 @@ impl Gateways {
     ) -> Self {
         let setup = setup.another_pool("lonely", 1).another_pool("mini", 2).settings(|settings| {
             settings.workers = 2;
-            // Only answers that never come run into it.
+            // Only responses that never come reach this limit.
             settings.per_try_timeout = Duration::from_secs(5);
             // Envoy forgets this limit when the other one passes while a response is on its way.
             settings.per_try_idle_timeout = Duration::from_secs(3);
@@ -192,13 +192,13 @@ fn not_first(response: &Response, first: &[&str]) -> Option<String> {
 
 /// Sends it on a connection of its own; says what is wrong with the response.
 async fn send(port: u16, hostile: &Hostile) -> Option<String> {
-    /// More than any socket holds: such a request may be answered and cut off before it is sent.
+    /// More than any socket buffer holds: the response may come before such a request is sent.
     const LARGE_BYTES: usize = 60_000;
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
     let mut received = Vec::new();
     let talk = async {
         let (mut reads, mut writes) = stream.split();
-        // A gateway that has answered already need not take the rest.
+        // A gateway that has responded already need not read the rest.
         let sent = async {
             let _ = writes.write_all(&hostile.bytes).await;
         };

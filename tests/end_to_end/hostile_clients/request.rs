@@ -14,7 +14,7 @@ pub(super) struct Hostile {
     pub(super) seed: u64,
     /// The bytes to send.
     pub(super) bytes: Vec<u8>,
-    /// How often it is sent before anybody else is served.
+    /// How often it is sent before any other request is served.
     pub(super) times: usize,
     /// When the client leaves without waiting for the end of the response.
     pub(super) leaves_after: Option<Duration>,
@@ -38,7 +38,7 @@ const OF_MODELS: [(&str, Form); 14] = [
     ("audio/speech", Form::Input),
 ];
 
-/// All others: of stored objects, of the resource, of nobody.
+/// All others: of stored objects, of the resource, unknown ones.
 const OF_OBJECTS: [&str; 46] = [
     "models",
     "models/gpt-4o",
@@ -107,7 +107,7 @@ const MODELS: [&str; 16] = [
     "../gpt-4o",
 ];
 
-/// Headers that a client may send and that nobody asked for. Some hold what no backend may see.
+/// Headers that a client may send unasked. Some contain what no backend may see.
 const HEADERS: [(&str, &str); 63] = [
     ("api-key", SECRET),
     ("authorization", "Bearer secret-of-the-client"),

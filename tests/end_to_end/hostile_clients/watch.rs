@@ -1,4 +1,4 @@
-//! What must not happen, and what did: kept by kind, with a few examples that can be run again.
+//! Findings: what happened that must not, by kind, with a few examples that can be run again.
 
 use super::gateways::Gateways;
 use super::request::{Hostile, SECRET};
@@ -72,7 +72,7 @@ pub(super) const FAMILIES: [&str; 12] = [
     "moderations",
 ];
 
-/// The first segments of what every client may ask for.
+/// The first path segments that every client may use.
 const ALLOWED: [&str; 7] =
     ["chat", "completions", "embeddings", "responses", "images", "audio", "realtime"];
 

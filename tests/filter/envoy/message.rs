@@ -34,7 +34,7 @@ impl Request {
             .body(r#"{"messages":[{"role":"user","content":"hi"}]}"#)
     }
 
-    /// The same in the OpenAI flavour: the model stands in the body.
+    /// The same in the OpenAI flavour: the body names the model.
     pub(crate) fn chat_v1() -> Self {
         Self::new("POST", "/v1/chat/completions")
             .body(r#"{"model":"gpt","messages":[{"role":"user","content":"hi"}]}"#)
@@ -73,7 +73,7 @@ impl Request {
         self
     }
 
-    /// Whether `content-length` tells the truth; an absurd one is the tests' own.
+    /// Whether `content-length` is correct; tests make absurd ones themselves.
     pub(crate) fn has_honest_length(&self) -> bool {
         let length: usize = self.chunks.iter().map(Vec::len).sum();
         header(&self.headers, "content-length") == Some(length.to_string().as_bytes())

@@ -89,14 +89,14 @@ impl Envoy {
         true
     }
 
-    /// Configures a further gateway in the same VM, as that of another listener. Requests go there from
-    /// here on; [`Self::switch_to`] what is returned sends them to the other again.
+    /// Configures a further gateway in the same VM, as another listener has it. Requests go there from
+    /// now on. [`Self::switch_to`] with the returned value sends them to the first one again.
     pub(crate) fn configure_beside(&mut self, configuration: &str) -> u32 {
         let root = self.plugin(configuration).expect("a good configuration");
         self.switch_to(root)
     }
 
-    /// Sends requests to the gateway `root`, and returns the one that they went to.
+    /// Sends requests to the gateway `root`, and returns the gateway that they went to before.
     pub(crate) fn switch_to(&mut self, root: u32) -> u32 {
         std::mem::replace(&mut self.gateway, root)
     }
@@ -175,8 +175,8 @@ impl Envoy {
         self.streams[&id].chunks
     }
 
-    /// Lets time pass until nothing more happens. Ticks that are left when every request is done fire
-    /// nothing, and time need not pass for them.
+    /// Lets time pass until nothing more happens. Ticks that are left when every request is done have no
+    /// effect, and time need not pass for them.
     pub(crate) fn run(&mut self) {
         self.run_until(u64::MAX);
     }

@@ -101,7 +101,7 @@ impl Envoy {
         }
     }
 
-    /// The gateway lets the request go to the router.
+    /// The gateway releases the request to the router.
     pub(super) fn forward_request(&mut self, id: u32, body: Vec<u8>) {
         let stream = self.stream(id);
         if stream.is_done() {
@@ -118,7 +118,7 @@ impl Envoy {
         }
     }
 
-    /// The attempt's filter sees what the gateway left of the trailers.
+    /// The attempt's filter sees the trailers that the gateway left.
     pub(super) fn attempt_trailers(&mut self, id: u32, attempt: u32) {
         let trailers = self.stream(id).request_trailers.clone().unwrap_or_default();
         if !trailers.is_empty() {
@@ -174,7 +174,7 @@ impl Envoy {
     }
 }
 
-/// A backend gets its own key and nobody else's; the client's credential goes nowhere.
+/// A backend gets its own key and no other; the client's credential reaches no backend.
 fn check_credentials(seen: &Seen) {
     let secrets = KEYS.iter().map(|(_, key)| *key).chain([CLIENT_SECRET]);
     for secret in secrets {

@@ -106,7 +106,7 @@ impl Envoy {
         self.end_stream(id, End::Complete);
     }
 
-    /// The attempt's filter lets head and held body go to the router.
+    /// The attempt's filter releases head and held body to the router.
     pub(super) fn release_response(&mut self, id: u32, attempt: u32) {
         let retries_max = self.retries_max;
         let stream = self.stream(id);

@@ -61,8 +61,8 @@ impl Envoy {
         }
     }
 
-    /// An attempt's filter that no gateway stands before, in a stream whose filter state names
-    /// `request`. Returns the status of its response, and what it made of the request's headers.
+    /// An attempt's filter without a gateway before it, in a stream whose filter state names `request`.
+    /// Returns the status of its response, and the request's headers as it left them.
     pub(crate) fn stray_attempt(&mut self, request: &[u8]) -> (Option<u16>, HeaderList) {
         let (stream, attempt) = (self.id(), self.id());
         let mut filter = Context::new(self.attempt, stream, Role::Attempt);
@@ -86,7 +86,7 @@ impl Envoy {
         (status, headers.unwrap_or_default())
     }
 
-    /// An attempt brought no response: another follows, unless something of it reached the client.
+    /// An attempt ended without a response: another follows, unless a part of one reached the client.
     pub(super) fn no_answer(&mut self, id: u32, status: u16) {
         let retries_max = self.retries_max;
         let stream = self.stream(id);
@@ -103,7 +103,7 @@ impl Envoy {
         }
     }
 
-    /// A timer of Envoy's ends a response of which something went to the client: first its attempt.
+    /// A timer of Envoy ends a response of which a part went to the client: the attempt ends first.
     pub(crate) fn break_off(&mut self, id: u32, details: &str) {
         self.detail(id, details);
         self.end_stream(id, End::Reset);
@@ -120,7 +120,7 @@ impl Envoy {
         self.reply(id, vec![status], body.to_vec());
     }
 
-    /// A response that comes from no backend passes the gateway's filter, too.
+    /// A response that comes from no backend passes the gateway's filter as well.
     pub(super) fn reply(&mut self, id: u32, headers: HeaderList, body: Vec<u8>) {
         self.gateway_head(id, headers, false);
         self.gateway_body(id, body, true);
@@ -151,7 +151,7 @@ impl Envoy {
         self.drop_root_without_streams(root.unwrap_or(0));
     }
 
-    /// The client goes away: the gateway hears of it first.
+    /// The client leaves: the gateway learns of it first.
     pub(crate) fn cancel(&mut self, id: u32) {
         if !self.is_open(id) {
             return;
@@ -164,7 +164,7 @@ impl Envoy {
         self.end(id);
     }
 
-    /// The connection manager ends a request by itself: again the gateway hears of it first.
+    /// The connection manager ends a request by itself: again the gateway learns of it first.
     pub(crate) fn end(&mut self, id: u32) {
         self.end_gateway(id, End::Cancelled);
         self.end_attempt(id);

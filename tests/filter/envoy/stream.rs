@@ -7,7 +7,7 @@ use crate::host::{Context, HeaderList, Module, PAUSE, with};
 #[derive(Default)]
 pub(crate) struct Stream {
     pub(crate) response: Response,
-    /// The request headers once the gateway let them go; all attempts edit the same.
+    /// The request headers after the gateway released them; all attempts edit the same ones.
     pub(super) headers: HeaderList,
     /// What the gateway keeps of the body.
     pub(super) held_request: Vec<u8>,

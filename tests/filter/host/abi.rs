@@ -241,7 +241,7 @@ unsafe extern "C" fn proxy_get_shared_data(
     call("get_shared_data", |state| {
         let mut shared = state.process.shared();
         let (value, current) = shared.read(key).ok_or(NOT_FOUND)?;
-        // Another worker may come between this and the write; on few cores it seldom would.
+        // Another worker may run between this and the write; with few cores that would be rare.
         let yields = shared.is_time_to_yield();
         drop(shared);
         if yields {
@@ -335,7 +335,7 @@ unsafe extern "C" fn proxy_call_foreign_function(
         let stream = state.contexts.get(&state.current).ok_or(BAD_ARGUMENT)?.stream;
         match name {
             "clear_route_cache" => state.deferred.push(Deferred::ClearRoute { stream }),
-            // What it says is for other filters: none of them is here.
+            // Its values are for other filters, which do not exist here.
             "set_envoy_filter_state" => {}
             _ => {
                 state.violation(&format!("foreign function {name:?}"));

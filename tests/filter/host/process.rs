@@ -29,10 +29,10 @@ type Responder = Box<dyn Fn(&Seen) -> Script + Send + Sync>;
 
 /// One Envoy process.
 pub(crate) struct Process {
-    /// What to say when something panics: which test, which seed.
+    /// What a panic prints: the test and the seed.
     pub(crate) scenario: String,
     monotonic_ms: AtomicU64,
-    /// What operators did to the wall clock.
+    /// How far operators have set the wall clock.
     step_ms: AtomicI64,
     shared: Mutex<SharedData>,
     metrics: Mutex<BTreeMap<String, u64>>,
@@ -85,7 +85,7 @@ impl Process {
         self.shared.lock().unwrap()
     }
 
-    /// Overwrites a shared record, as nobody of the filter would.
+    /// Overwrites a shared record, which the filter itself never does.
     pub(crate) fn corrupt(&self, key: &str, value: &[u8]) {
         assert!(self.shared().write(key, value, 0));
     }

@@ -17,7 +17,7 @@ pub(crate) const BAD_ARGUMENT: u32 = 2;
 pub(crate) const CAS_MISMATCH: u32 = 8;
 pub(crate) const INTERNAL_FAILURE: u32 = 10;
 
-/// Calls that Envoy does not refuse a live stream, and for which a filter has no second way: a
+/// Calls that Envoy never refuses for a live stream, and that a filter cannot replace: a
 /// refused reply or resume can only leave the client to its timeout, a refused timer likewise.
 const NEVER_REFUSED: [&str; 6] = [
     "send_local_response",
