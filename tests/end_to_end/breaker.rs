@@ -87,12 +87,19 @@ async fn after_closing_only_a_part_comes_back_at_first() {
     trip(&gateway, 1).await;
     eventually("the probe succeeds", async || gateway.chat().await.served_by() == "a").await;
     gateway.mock("a").clear_records();
+    // A tenth, by chance, until the second success; then a quarter, and so on.
+    let mut served = 0;
+    while gateway.records("a").is_empty() {
+        assert_eq!(gateway.chat().await.status, 200);
+        served += 1;
+        assert!(served < 200, "it never gets anything");
+    }
     for _ in 0..300 {
         assert_eq!(gateway.chat().await.status, 200);
     }
-    // A tenth, by chance: 30, give or take four standard deviations.
+    // Eight successes are enough for everything, and take about thirty requests.
     let part = gateway.records("a").len();
-    assert!((8..=52).contains(&part), "{part} of 300");
+    assert!((200..=299).contains(&part), "{part} of 300");
 }
 
 #[tokio::test]
