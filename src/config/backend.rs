@@ -1,4 +1,4 @@
-//! One backend: what it is, what it takes, and its place in the pool.
+//! One backend: what it is, its limits, and its place in the pool.
 
 use super::credential::{Environment, credential, default_credential, default_variable};
 use super::operations::{NAMES, union};
@@ -12,13 +12,13 @@ use crate::policy::pool::{Member, OperationSet};
 use crate::policy::tokens::budget::ProvisionedSettings;
 use std::num::{NonZeroU32, NonZeroU64};
 
-/// More than any model takes.
+/// More than the context of any model.
 const PROMPT_TOKENS_MAX: u64 = 100_000_000;
 
-/// More than any deployment or consumer is given.
+/// More than the quota of any deployment or consumer.
 pub(super) const TOKENS_PER_MINUTE_MAX: u32 = 1_000_000_000;
 
-/// More than the largest deployment works off in a minute.
+/// More than the largest deployment processes in a minute.
 const BURST_TOKENS_MAX: u64 = 1_000_000_000_000;
 
 const DEFAULT_BASE_PATH: &str = "/v1";
@@ -29,7 +29,7 @@ const APIS: [(&str, Api); 3] =
 const NO_LITERAL_KEY: &str = "a key is never written into the configuration; name the environment \
      variable that has it: \"credential\": {\"api_key\": {\"env\": \"NAME\"}}";
 
-/// A backend and, beside it, the member of the pool's policy.
+/// A backend, together with its member of the pool's policy.
 pub(super) fn backend(
     node: &Node<'_>,
     seen: &mut TakenNames,
@@ -61,7 +61,7 @@ pub(super) fn backend(
     })
 }
 
-/// Where a backend is and how it is spoken to.
+/// Where a backend is and which API it has.
 struct Address {
     cluster: Option<String>,
     host: Option<String>,
@@ -149,7 +149,7 @@ fn limits(node: &Node<'_>) -> Option<Limits> {
     })
 }
 
-/// The member without its key, which needs the name.
+/// The member of the policy, without its key, which needs the name.
 fn placement(fields: &mut Fields<'_>, seen: &mut TakenNames) -> Member {
     Member {
         key: 0,

@@ -1,7 +1,7 @@
 //! The circuit breaker's settings, in our names and in those of API Management.
 //!
-//! An API Management rule carries over as it is. What differs is said by an error and not guessed:
-//! its prose reasons other than "Server errors" have no counterpart here.
+//! A rule of API Management can be copied unchanged. Where a part has no counterpart, an error says so and
+//! nothing is guessed: this concerns its prose reasons other than "Server errors".
 
 use super::duration::{HOUR, duration};
 use super::json::Json;
@@ -10,11 +10,11 @@ use super::statuses;
 use crate::policy::pool::{BreakerSettings, MAX_RULES, Reasons, Rule, StatusSet, Threshold};
 use crate::policy::time::Millis;
 
-/// Of a rule that states no threshold.
+/// The threshold of a rule that states none.
 const DEFAULT_COUNT: u32 = 5;
-/// As much as shows that a backend is broken, and not that a few requests are.
+/// High enough to show that a backend is broken, and not just a few requests.
 const DEFAULT_PERCENT: u8 = 50;
-/// How many faults in a row show the same where there is too little traffic for a share.
+/// How many faults in a row show the same when there is too little traffic for a share.
 const DEFAULT_CONSECUTIVE: u32 = 5;
 const DEFAULT_INTERVAL: Millis = Millis::from_secs(30);
 const DEFAULT_STATUSES: [(u16, u16); 2] = [statuses::SERVER_ERRORS, (408, 408)];
@@ -22,13 +22,13 @@ const DEFAULT_MAX_TRIP_DURATION: Millis = Millis::from_secs(300);
 const DEFAULT_PROBE_TIMEOUT: Millis = Millis::from_secs(30);
 const DEFAULT_RAMP_DURATION: Millis = Millis::from_secs(10);
 
-/// Enough attempts that one failure is no large share of them.
+/// Enough attempts to make one failure a small share.
 const DEFAULT_MIN_REQUESTS: u32 = 20;
 
 /// A larger count would never be reached within an interval.
 const COUNT_MAX: u32 = 10_000;
 
-/// Shorter than any useful pause, long enough to be one.
+/// The shortest pause that is of any use.
 const TRIP_DURATION_MIN: Millis = Millis::new(100);
 const TRIP_DURATION_MAX: Millis = Millis::from_secs(86_400);
 
@@ -64,8 +64,8 @@ pub(super) fn settings(node: &Node<'_>) -> Option<BreakerSettings> {
     })
 }
 
-/// A share of the attempts, because a number would open the breaker of a busy backend at a rate of
-/// faults that is no trouble to anybody; and a number in a row, for one with little traffic.
+/// A share of the attempts, because a count would open the breaker of a busy backend at a harmless rate of
+/// faults; and a number in a row, for a backend with little traffic.
 fn default_rules() -> Vec<Rule> {
     let share =
         Threshold::Percentage { percent: DEFAULT_PERCENT, min_requests: DEFAULT_MIN_REQUESTS };
@@ -74,7 +74,7 @@ fn default_rules() -> Vec<Rule> {
         .into()
 }
 
-/// What a rule is where it says nothing else.
+/// The defaults of a rule.
 fn default_rule() -> Rule {
     Rule {
         threshold: Threshold::Count(DEFAULT_COUNT),
@@ -96,7 +96,7 @@ fn trip_duration(node: &Node<'_>) -> Option<Millis> {
 /// A rule whose `trip_duration` is at most `longest`.
 fn rule(node: &Node<'_>, longest: Option<Millis>) -> Option<Rule> {
     node.object(|fields| {
-        // A name is only for the reader of the configuration.
+        // A name is only for readers of the configuration.
         fields.optional("name", |n| n.text("texts"));
         let default = default_rule();
         let rule = fields.optional("failure_condition", |n| condition(n, &default));
@@ -111,7 +111,7 @@ fn rule(node: &Node<'_>, longest: Option<Millis>) -> Option<Rule> {
     })
 }
 
-/// `default` with what the failure condition says.
+/// `default` with the changes of the failure condition.
 fn condition(node: &Node<'_>, default: &Rule) -> Option<Rule> {
     node.object(|fields| {
         let threshold = threshold(fields).unwrap_or(default.threshold);

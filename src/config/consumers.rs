@@ -1,10 +1,10 @@
-//! What those who call may take, in our names and in those of API Management's token limit policies.
+//! The limits of consumers, in our names and in those of API Management's token limit policies.
 //!
-//! Who calls is said by a request header that Envoy's own authentication filters set. It can be no
+//! A request header that Envoy's own authentication filters set names the consumer. It must not be a
 //! header that carries a secret: its values appear in the configuration, in logs and in metrics.
 //!
-//! An entry of `by_name` replaces the default and does not add to it: that is how a consumer can be
-//! given no limit at all.
+//! An entry of `by_name` replaces the default and does not add to it, so a consumer can have no limit
+//! at all.
 
 use super::backend::TOKENS_PER_MINUTE_MAX;
 use super::header::header_or_off;
@@ -76,7 +76,7 @@ fn request_header(node: &Node<'_>) -> Option<String> {
     Some(name)
 }
 
-/// The headers for the tokens that remain, those that were taken, and the quota that remains.
+/// The headers for the remaining tokens, the consumed tokens, and the remaining quota.
 fn response_headers(fields: &mut Fields<'_>, served_by: Option<&str>) -> [Option<String>; 3] {
     let remaining =
         fields.optional_or_apim("remaining_tokens_header", "remaining_tokens_header_name", |n| {

@@ -1,17 +1,16 @@
-//! How a backend is authenticated to, read so that no message can show a secret.
+//! How the gateway authenticates to a backend, read so that no message can show a secret.
 //!
-//! A key never stands in the configuration, which ends up in repositories and config dumps; it comes
-//! from the environment. Whatever is found under `credential` may be a key in the wrong place, so
-//! nothing found there is quoted.
+//! The configuration ends up in repositories and config dumps, so keys come from the environment instead.
+//! Any value under `credential` may be a key in the wrong place, so no such value is quoted.
 //!
-//! Without a `credential` the key comes from the variable that the backend's name stands for. The
-//! alternative default, to pass the client's own credential on, would send it to hosts by accident.
+//! Without a `credential` the key comes from the variable that the backend's name gives. If the default
+//! were to pass on the client's own credential, it would reach hosts by accident.
 
 use super::json::Json;
 use super::reader::{Fields, Node};
 use super::{Credential, Secret};
 
-/// The environment variables that the filter was given.
+/// The environment variables of the filter.
 pub(super) struct Environment<'e> {
     pub(super) variable: &'e dyn Fn(&str) -> Option<String>,
 }
@@ -120,7 +119,7 @@ fn from_variable(node: &Node<'_>, environment: &Environment<'_>) -> Option<Secre
     }
 }
 
-/// The name, unless it looks like a key that was put where the name of its variable belongs.
+/// The name, unless it looks like a key in the place of the name of its variable.
 fn harmless(name: &str) -> &str {
     let is_upper = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
     if name.bytes().all(is_upper) { name } else { "named here" }

@@ -19,13 +19,13 @@ const POOLS_MAX: usize = 64;
 
 const DEFAULT_SERVED_BY_HEADER: &str = "x-served-by";
 
-/// As much as the shipped routes keep for a retry. More than the APIs take in images and sound.
+/// As much as the shipped routes buffer for a retry. More than the APIs accept in images and sound.
 const DEFAULT_BODY_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Envoy keeps bodies in memory, and counts them in 32 bits.
 const BODY_BYTES_MAX: u64 = 4_294_967_295;
 
-/// The longest body in this time is nine megabits a second.
+/// The longest body needs nine megabits a second to arrive in this time.
 const DEFAULT_BODY_TIMEOUT: Millis = Millis::from_secs(60);
 
 /// Reads the configuration from its JSON text.
@@ -38,7 +38,7 @@ pub(super) fn parse(text: &[u8], environment: &Environment<'_>) -> Result<Config
 
 fn document(node: &Node<'_>, environment: &Environment<'_>) -> Option<Config> {
     node.object(|fields| {
-        // The filter reads the role before it reads the rest, so here it can only be this one.
+        // The filter reads the role before the rest, so it can only be this one here.
         fields.optional("role", |n| n.choice(&[("gateway", ())]));
         let namespace = fields.optional("namespace", name);
         let mut seen = TakenNames::default();
@@ -80,7 +80,7 @@ fn by_model(pools: &[Pool]) -> BTreeMap<String, usize> {
 fn position_of(node: &Node<'_>, pools: &[Pool]) -> Option<usize> {
     let names: Vec<(&str, usize)> =
         pools.iter().enumerate().map(|(position, pool)| (pool.name.as_str(), position)).collect();
-    // Without a readable pool there is nothing to compare with; its own errors say enough.
+    // Without a readable pool there is nothing to compare with, and that pool has errors already.
     if names.is_empty() { None } else { node.choice(&names) }
 }
 

@@ -1,7 +1,7 @@
-//! Lengths of time as people write them: `"1m30s"`, and `"PT1M30S"` as API Management has it.
+//! Durations as people write them: `"1m30s"`, and `"PT1M30S"` as in API Management.
 //!
-//! A bare number is refused: nobody can see whether `30` is seconds or milliseconds. A length is a
-//! whole number of milliseconds; one that is finer is refused and not rounded.
+//! A bare number is refused, because `30` may mean seconds or milliseconds. A duration is a whole
+//! number of milliseconds; a finer one is refused and not rounded.
 
 use super::json::Json;
 use super::reader::Node;
@@ -73,7 +73,7 @@ fn sum(text: &str, units: &[(&str, u64)]) -> Option<u64> {
         let (number, after) = rest.split_at_checked(number_end)?;
         let unit_end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
         let (unit, after) = after.split_at_checked(unit_end)?;
-        // What is left of the units are the smaller ones, so order and repetition are checked.
+        // Only smaller units remain, so this also checks order and repetition.
         let (_, size_ms) = units.find(|(name, _)| *name == unit)?;
         total = total.checked_add(decimal(number, *size_ms)?)?;
         if after.is_empty() {

@@ -1,13 +1,13 @@
-//! What is wrong with a configuration, said so that a person can repair it.
+//! The mistakes of a configuration, in words that help to repair it.
 //!
-//! A configuration is refused as a whole, so its author should learn of every mistake in one go:
-//! each error carries the path of the value, what was found there and what is allowed. No message
-//! holds a secret: values from the environment and values under `credential` are never quoted.
+//! A configuration is refused as a whole, so its author should see all mistakes at once. Each error
+//! has the path of the value, what was found there and what is allowed. No message contains a secret:
+//! values from the environment and values under `credential` are never quoted.
 
 use std::error::Error;
 use std::fmt;
 
-/// One mistake and the place of it.
+/// One mistake and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// Where, such as `pools[0].backends[2].priority`; empty for the configuration as a whole.

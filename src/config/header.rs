@@ -1,7 +1,7 @@
 //! The names of response headers that the gateway sets. Each can be off.
 //!
-//! A header that already means something to the connection or the client cannot be named: to overwrite
-//! it would break responses.
+//! A header with a meaning for the connection or the client cannot be named: overwriting it would break
+//! responses.
 
 use super::json::Json;
 use super::reader::Node;

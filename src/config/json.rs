@@ -1,8 +1,8 @@
 //! JSON as a tree that keeps what `serde_json::Value` drops: a key that is given twice.
 //!
-//! Which of two equal keys wins is an accident of the parser, so a configuration that has them is
-//! refused; for that the tree must still have both. Numbers are doubles, because a `Struct` delivers
-//! every number as one: `5` and `5.0` mean the same.
+//! Which of two equal keys wins depends on the parser, so a configuration that has them is refused. For
+//! that the tree must keep both. Numbers are doubles, because a `Struct` has only doubles: `5` and `5.0`
+//! mean the same.
 
 use super::error::ConfigError;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -42,7 +42,7 @@ fn not_json(cause: &str) -> ConfigError {
     ConfigError { path: String::new(), problem: format!("not valid JSON: {cause}") }
 }
 
-/// How the value appears after "found" in an error: its type is visible, a long text is cut.
+/// The value as an error shows it after "found": its type is visible, a long text is cut.
 impl fmt::Display for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -64,7 +64,7 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
-/// Enough to recognise a value; an error stays one readable line.
+/// Enough to recognise a value, and short enough for an error of one line.
 const QUOTED_CHARS_MAX: usize = 40;
 
 impl<'de> Deserialize<'de> for Json {

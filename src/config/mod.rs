@@ -39,8 +39,8 @@ use std::num::{NonZeroU32, NonZeroU64};
 /// A complete, checked configuration of the gateway.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What keeps the state of this document apart from that of others in the same Envoy; `None`: what has
-    /// the same name is the same thing.
+    /// Separates the state of this document from that of others in the same Envoy. `None`: things with the
+    /// same name are the same thing.
     pub namespace: Option<String>,
     /// At least one.
     pub pools: Vec<Pool>,
@@ -48,11 +48,11 @@ pub struct Config {
     pub default_pool: usize,
     /// The operations that clients may use.
     pub allowed_operations: OperationSet,
-    /// What is expected of requests whose bodies are held until they are complete.
+    /// The limits of requests whose bodies are held until they are complete.
     pub request_body: RequestBodySettings,
-    /// What responses carry.
+    /// What the gateway adds to responses.
     pub response: ResponseSettings,
-    /// What those who call may take; `None`: as much as there is.
+    /// The limits of consumers; `None`: no limits.
     pub consumers: Option<Consumers>,
     /// Positions in `pools`, by the models that clients ask for; exact and case-sensitive.
     pub pool_by_model: BTreeMap<String, usize>,
@@ -64,7 +64,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// Every mistake at once, each with its path; for a text that is no JSON, the place of the
+    /// All mistakes at once, each with its path; for a text that is not JSON, the place of the
     /// first syntax error.
     pub fn parse(
         json: &[u8],
@@ -81,7 +81,7 @@ pub struct Pool {
     pub name: String,
     /// The models that clients ask for, exact and case-sensitive; the pool's name when none is given.
     pub models: Vec<String>,
-    /// The backends; position by position the members of `policy`.
+    /// The backends, in the same order as the members of `policy`.
     pub backends: Vec<Backend>,
     /// How they are chosen and treated.
     pub policy: PoolPolicy,
@@ -89,7 +89,7 @@ pub struct Pool {
     pub affinity: Option<Affinity>,
     /// Whether clients may open WebSockets for responses. Default: not.
     pub responses_websocket: bool,
-    /// Whether a request that no flex capacity is left for is sent once more for the default tier.
+    /// Whether a request that finds no flex capacity is sent once more for the default tier.
     /// Default: not.
     pub flex_fallback: bool,
 }
@@ -101,26 +101,26 @@ pub struct Backend {
     pub name: String,
     /// The Envoy cluster; the backend's name when none is given.
     pub cluster: String,
-    /// The `:authority` that it is sent: a host, with an optional port.
+    /// The `:authority` of its requests: a host, with an optional port.
     pub host: String,
     /// Its API shape. Default `azure`.
     pub api: Api,
-    /// What the path begins with for `openai`. Default `/v1`.
+    /// The beginning of its paths for `openai`. Default `/v1`.
     pub base_path: String,
-    /// The deployment or model that it is asked for; the client's model when none is given.
+    /// The deployment or model in its requests; the client's model when none is given.
     pub deployment: Option<String>,
-    /// The `api-version` that it is sent; the client's own, else a default, when none is given.
+    /// The `api-version` of its requests. When none is given: the client's own, or a default.
     pub api_version: Option<String>,
-    /// How it is authenticated to.
+    /// How the gateway authenticates to it.
     pub credential: Credential,
     /// Whether it is provisioned throughput.
     pub provisioned: Option<Provisioned>,
-    /// What it takes per minute, as far as that is known beforehand.
+    /// Its limits per minute, where the configuration states them.
     pub limits: Option<Limits>,
 }
 
 impl Backend {
-    /// What it takes, as the policy counts it.
+    /// Its limits in the form that the policy counts.
     pub fn budget(&self) -> BudgetSettings {
         let provisioned = self.provisioned.and_then(|provisioned| {
             let units = u64::from(provisioned.ptus);
@@ -139,7 +139,7 @@ impl Backend {
     }
 }
 
-/// What a backend takes per minute; at least one of the two is given.
+/// The limits of a backend per minute; at least one of the two is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Tokens of prompts and output together.
@@ -158,33 +158,32 @@ pub struct Provisioned {
     /// How many input tokens one output token counts as, at least 1.
     pub output_token_weight: u32,
     /// How far it can be filled, in normalised tokens (input and weighted output), at least 1. Default:
-    /// what it works off in ten seconds.
+    /// what it processes in ten seconds.
     pub burst_tokens: u64,
 }
 
 /// What those who call may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consumers {
-    /// The request header that says who calls, lower-case.
+    /// The request header that names the consumer, lower-case.
     pub header: String,
     /// For everyone who is not in `by_name`.
     pub default: ConsumerSettings,
-    /// By the value of the header, exact and case-sensitive. What an entry does not state it does not
-    /// take from the default.
+    /// By the value of the header, exact and case-sensitive. An entry takes nothing from the default.
     pub by_name: BTreeMap<String, ConsumerSettings>,
-    /// Up to which utilisation of a provisioned backend, in percent, requests of the class batch may
-    /// use it. Default 50.
+    /// Requests of the class batch use a provisioned backend only below this utilisation, in percent.
+    /// Default 50.
     pub batch_max_utilization_percent: u8,
     /// The response header with the tokens left in this minute, lower-case; `None`: off, the default.
     pub remaining_tokens_header: Option<String>,
-    /// The response header with the tokens that the request took, lower-case; `None`: off, the default.
+    /// The response header with the tokens that the request cost, lower-case; `None`: off, the default.
     pub consumed_tokens_header: Option<String>,
     /// The response header with the tokens left of the quota, lower-case; `None`: off, the default.
     pub remaining_quota_header: Option<String>,
 }
 
 impl Consumers {
-    /// What the consumer of this name may take; its name is the value of the header, if there is one.
+    /// The limits of the consumer of this name, which is the value of the header, if there is one.
     pub fn limits_of(&self, name: Option<&str>) -> &ConsumerSettings {
         name.and_then(|name| self.by_name.get(name)).unwrap_or(&self.default)
     }
@@ -226,11 +225,11 @@ impl fmt::Debug for Secret {
 pub enum Affinity {
     /// The value of this request header, lower-case.
     Header(String),
-    /// The body's `prompt_cache_key`, else its `user`.
+    /// The body's `prompt_cache_key`, or without one its `user`.
     Body,
 }
 
-/// What is expected of requests whose bodies are held until they are complete.
+/// The limits of requests whose bodies are held until they are complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestBodySettings {
     /// The longest body, in bytes. Default 64 MiB.
@@ -239,13 +238,13 @@ pub struct RequestBodySettings {
     pub timeout: Millis,
 }
 
-/// What responses carry besides the backend's response.
+/// What the gateway adds to a backend's response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseSettings {
-    /// The name of the header that says who served; `None`: off. Default `x-served-by`.
+    /// The name of the header that names the backend; `None`: off. Default `x-served-by`.
     pub served_by_header: Option<String>,
     /// Whether `x-spillway-trail` is sent. Default off.
     pub trail: bool,
-    /// Whether a member's own rate-limit headers pass. Default off.
+    /// Whether a backend's own rate-limit headers pass. Default off.
     pub backend_rate_limits: bool,
 }

@@ -1,7 +1,7 @@
 //! The operations with a name in the configuration, and their bits.
 //!
-//! The table is the only place that knows both, so what the configuration allows and what the
-//! filter asks for cannot drift apart. The list of models needs nothing of a backend.
+//! This table is the only place that knows both, so the configuration and the filter always agree.
+//! The list of models needs no backend.
 
 use super::reader::Node;
 use crate::openai::call::api::Operation;
@@ -39,10 +39,10 @@ pub(super) const NAMES: [(&str, Operation); 24] = [
 /// clients of a resource share, so the configuration must allow them.
 const ALLOWED_TO_ALL: usize = 11;
 
-/// What a backend's set of operations must cover to take `operation`; empty for the list of models,
-/// which the gateway itself has.
+/// The set that a backend's operations must include to take `operation`; empty for the list of models,
+/// which the gateway itself serves.
 pub fn operation_bit(operation: Operation) -> OperationSet {
-    // The same work, asked for on another way.
+    // The same work, requested in another way.
     let operation = match operation {
         Operation::ResponsesSession => Operation::Responses,
         operation => operation,
@@ -52,7 +52,7 @@ pub fn operation_bit(operation: Operation) -> OperationSet {
     OperationSet(bit.unwrap_or(0))
 }
 
-/// The operations that clients may use: those that are everyone's, and those that `allow_operations` adds.
+/// The operations that clients may use: those open to everyone, and those that `allow_operations` adds.
 pub(super) fn allowed(node: Option<&Node<'_>>) -> Option<OperationSet> {
     let (to_all, by_choice) = NAMES.split_at_checked(ALLOWED_TO_ALL)?;
     let added = match node {

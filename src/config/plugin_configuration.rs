@@ -1,4 +1,4 @@
-//! What Envoy hands over as a plugin's configuration, brought to JSON.
+//! Turns the plugin configuration that Envoy passes into JSON.
 //!
 //! A `google.protobuf.StringValue` arrives as its text. A `google.protobuf.Struct` (native YAML)
 //! arrives as its protobuf encoding, with every number a double. The two cannot be told apart by
@@ -12,9 +12,9 @@ use std::borrow::Cow;
 /// The role that a plugin configuration asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The downstream filter: the rest of the configuration is its own.
+    /// The downstream filter: the rest of the configuration is for it.
     Gateway,
-    /// The upstream filter of a cluster: there is nothing else in its configuration.
+    /// The upstream filter of a cluster: its configuration has nothing else.
     Attempt,
 }
 
@@ -31,7 +31,7 @@ pub fn to_json(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The role that `json` asks for. What is not valid JSON is the gateway's to complain about.
+/// The role that `json` asks for. Invalid JSON counts as the gateway's, which reports it.
 ///
 /// # Errors
 /// When the role is neither `gateway` nor `attempt`, or an attempt's configuration has other keys.

@@ -54,7 +54,7 @@ pub(super) fn pool(
         let (backends, members): (Vec<Backend>, Vec<Member>) =
             backends.unwrap_or_default().into_iter().unzip();
         let flex_fallback = fields.optional("flex_fallback", |n| n.flag()).unwrap_or(false);
-        // A request that falls back is at one backend twice.
+        // A request that falls back may use one backend twice.
         let attempts = members.len().saturating_add(usize::from(flex_fallback));
         let failover = fields.optional("failover", |n| failover(n, attempts));
         let failover = failover.unwrap_or_else(|| default_failover(attempts));
@@ -83,7 +83,7 @@ const DEFAULT_THROTTLE: ThrottleSettings = ThrottleSettings {
     max_retry_after: DEFAULT_MAX_RETRY_AFTER,
 };
 
-/// Either default gives way to the other setting, so that giving one of them is never an error.
+/// Each default adapts to the other setting, so that stating only one of them is never an error.
 fn throttle(node: &Node<'_>) -> Option<ThrottleSettings> {
     node.object(|fields| {
         let default =
@@ -129,7 +129,7 @@ fn failover(node: &Node<'_>, backends: usize) -> Option<FailoverSettings> {
             duration(n, Millis::new(10)..=Millis::from_secs(3_600))
         });
         let (hold_bytes, hold_time) = fields.optional("hold", hold).unwrap_or(DEFAULT_HOLD);
-        // A request that waits for a backend that throttled it is there twice.
+        // A request that waited for a backend that throttled it uses that backend twice.
         let waits = max_wait.is_some_and(|length| length > Millis::ZERO);
         let default_attempts = default.max_attempts.saturating_mul(if waits { 2 } else { 1 });
         Some(FailoverSettings {

@@ -1,16 +1,15 @@
 //! Reads a JSON tree into checked values and collects every problem instead of stopping at the first.
 //!
-//! A [`Node`] is a value that knows its path. Its accessors return `None` after they noted what is
-//! wrong, and the reading goes on: with a default or without the value, which does no harm, because
-//! a tree with a single problem yields no configuration at all. [`Fields`] are the members of an
-//! object; it knows which keys were asked for, so every other key is a problem by itself.
+//! A [`Node`] is a value that knows its path. Its accessors note a problem and return `None`. Reading then
+//! continues with a default or without the value. That is harmless, because a tree with any problem
+//! gives no configuration at all. [`Fields`] are the members of an object. They know which keys were
+//! read, so every other key is a problem.
 //!
 //! A key may be spelled `trip_duration` or `tripDuration`, as in Envoy's own JSON, or `trip-duration`.
-//! That is also what makes most keys of Azure API Management carry over as they are: in its JSON and
-//! in its XML policies.
+//! So most keys of Azure API Management can be copied unchanged, from its JSON and from its XML policies.
 //!
-//! What a hundred keys go through is neither generic nor inlined: otherwise each would have its own copy,
-//! in a module that every worker keeps.
+//! Code that runs for a hundred keys is neither generic nor inlined: otherwise the module, which every
+//! worker loads, would have a copy for each.
 
 use super::error::{ConfigError, ConfigErrors};
 use super::json::{Json, quoted};
@@ -63,7 +62,7 @@ impl<'a> Node<'a> {
         &self.path
     }
 
-    /// The value as it is.
+    /// The value itself.
     pub(super) fn json(&self) -> &'a Json {
         self.json
     }
@@ -73,7 +72,7 @@ impl<'a> Node<'a> {
         self.problems.note(&self.path, problem);
     }
 
-    /// Notes that the value is none of the `allowed`, and shows it.
+    /// Notes that the value is not one of the `allowed` ones, and shows it.
     pub(super) fn expected(&self, allowed: impl Display) {
         self.note_unexpected(&allowed);
     }
@@ -292,7 +291,7 @@ impl<'a> Fields<'a> {
         self.find(key)
     }
 
-    /// As [`Self::optional`]; the absence is a problem.
+    /// Like [`Self::optional`], but an absent key is a problem.
     pub(super) fn required<T>(
         &mut self,
         key: &'static str,
@@ -304,7 +303,7 @@ impl<'a> Fields<'a> {
         self.optional(key, read)
     }
 
-    /// As [`Self::optional`], with the name that API Management has for the same thing.
+    /// Like [`Self::optional`], with API Management's name for the same thing.
     pub(super) fn optional_or_apim<T>(
         &mut self,
         key: &'static str,
@@ -320,7 +319,7 @@ impl<'a> Fields<'a> {
         read(&self.find(present)?)
     }
 
-    /// Notes `why` when `key` is given: a known name that this version does not take.
+    /// Notes `why` when `key` is given: a known name that this version does not accept.
     pub(super) fn refused(&mut self, key: &'static str, why: &str) {
         self.recognised.push(key);
         if self.has(key) {
@@ -361,7 +360,7 @@ impl<'a> Fields<'a> {
         for Member { name, .. } in &self.members {
             let count = times.get(*name).map_or(1, |count| count.saturating_add(1));
             times.insert((*name).to_owned(), count);
-            // A key that is there five times is one problem, noted at its second place.
+            // A key that occurs five times is one problem, noted at its second place.
             if count == 2 {
                 self.problems.note(&self.child_path(name), "given more than once; keep one");
             }

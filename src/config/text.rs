@@ -1,6 +1,6 @@
-//! Texts with a shape: names, hosts, paths, header names.
+//! Texts with a syntax: names, hosts, paths, header names.
 //!
-//! What is allowed is what is safe where the text ends up: a name becomes part of stats names and of
+//! Only text that is safe in its later place is allowed: a name becomes part of stats names and of
 //! Envoy's route matcher, a host becomes `:authority`, a deployment a path segment and a JSON value.
 
 use super::json::Json;
@@ -53,7 +53,7 @@ pub(super) fn api_version(node: &Node<'_>) -> Option<String> {
     node.text_that(allowed, is_valid).map(str::to_owned)
 }
 
-/// What a path begins with, such as `/v1`.
+/// The beginning of a path, such as `/v1`.
 pub(super) fn base_path(node: &Node<'_>) -> Option<String> {
     let is_valid = |text: &str| {
         let is_allowed = |b: u8| is_word(b) || b"-.~/".contains(&b);
@@ -78,12 +78,12 @@ pub(super) fn is_header_name(text: &str) -> bool {
     matches!(text.len(), 1..=128) && text.bytes().all(is_token)
 }
 
-/// A host with an optional port. What a URL has beside them is named, so that it can be removed.
+/// A host with an optional port. The error names any other part of a URL, so that it can be removed.
 pub(super) fn host(node: &Node<'_>) -> Option<String> {
     let allowed = "host names with an optional port, such as \"contoso.openai.azure.com\"";
     let text = node.text(allowed)?;
     if text.contains('@') {
-        // What is before the @ may be a password, so the value is not shown.
+        // The part before the @ may be a password, so the value is not shown.
         node.problem("found user information before an \"@\"; remove it");
         return None;
     }
@@ -95,7 +95,7 @@ pub(super) fn host(node: &Node<'_>) -> Option<String> {
     node.text_that(allowed, is_host).map(str::to_owned)
 }
 
-/// The scheme, else the path or query, of what should only be a host.
+/// The scheme, or else the path or query, of a text that should be only a host.
 fn beside_host(text: &str) -> Option<&str> {
     if let Some(end) = text.find("://") {
         return text.get(..end.saturating_add(3));
@@ -117,7 +117,7 @@ fn is_host(text: &str) -> bool {
     is_valid && port.is_none_or(is_port)
 }
 
-/// Underscores are no part of host names, but of names in container networks.
+/// Host names have no underscores, but names in container networks do.
 fn is_label(label: &str) -> bool {
     let is_inner = |b: u8| is_word(b) || b == b'-';
     matches!(label.len(), 1..=63)

@@ -1,4 +1,4 @@
-//! What must be unique in the whole configuration, and what is numbered through all of it.
+//! Names that must be unique in the whole configuration, and names that are numbered across it.
 
 use super::reader::Node;
 use std::collections::BTreeMap;
@@ -48,13 +48,13 @@ impl Numbering {
     }
 }
 
-/// What one pool's or backend's reading leaves for the next.
+/// What is kept from one pool or backend to the next.
 #[derive(Default)]
 pub(super) struct TakenNames {
     pub(super) pools: Unique,
     pub(super) backends: Unique,
     pub(super) models: Unique,
     pub(super) quota_groups: Numbering,
-    /// Backends that share a default variable would share a key without anyone having said so.
+    /// Backends that share a default variable would share a key although nobody asked for it.
     pub(super) default_variables: Unique,
 }
