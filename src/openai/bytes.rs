@@ -1,7 +1,7 @@
-//! What bytes mean in JSON and in lines: spaces, delimiters, counts, and searches for the next byte that matters.
+//! Bytes of JSON and of lines: spaces, delimiters, counts, and searches for the next byte that matters.
 //!
 //! The searches compare eight bytes at a time. The module is compiled for 32 bits without vector
-//! instructions, where a general search compares four. Arithmetic on 64 bits is native there all the same.
+//! instructions, where a general search compares four. WebAssembly still has native 64-bit arithmetic.
 
 const WORD_BYTES: usize = 8;
 
@@ -11,12 +11,12 @@ const LOW_BITS: u64 = 0x0101_0101_0101_0101;
 /// The highest bit of each byte of a word.
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
-/// The largest count that is believed. It is far beyond what any model takes, and leaves room for
-/// sums and products.
+/// The largest count that is accepted. It is far above what any model takes, and leaves room for sums and
+/// products.
 pub const COUNT_MAX: u64 = 0xffff_ffff;
 
-/// Whether both are the same, for texts as short as names: where the module runs, a general comparison looks at
-/// one byte after the other.
+/// Whether both are the same, for texts as short as names: in WebAssembly a general comparison reads one byte
+/// after the other.
 pub fn is_same(one: &[u8], other: &[u8]) -> bool {
     if one.len() != other.len() {
         return false;
@@ -33,22 +33,22 @@ pub fn is_same(one: &[u8], other: &[u8]) -> bool {
     difference == 0
 }
 
-/// Whether both are the same, which are of one length and shorter than a word.
+/// Whether both are the same; they have the same length and are shorter than a word.
 fn is_same_word(one: &[u8], other: &[u8]) -> bool {
     one.iter().zip(other).all(|(byte, other)| byte == other)
 }
 
-/// Where the first quote or backslash stands; the length of `bytes` when there is none.
+/// The position of the first quote or backslash; the length of `bytes` when there is none.
 pub(super) fn quote_or_backslash(bytes: &[u8]) -> usize {
     first(bytes, |word| equal(word, b'"') | equal(word, b'\\'), |byte| matches!(byte, b'"' | b'\\'))
 }
 
-/// Where the first underscore or backslash stands; the length of `bytes` when there is none.
+/// The position of the first underscore or backslash; the length of `bytes` when there is none.
 pub(super) fn underscore_or_backslash(bytes: &[u8]) -> usize {
     first(bytes, |word| equal(word, b'_') | equal(word, b'\\'), |byte| matches!(byte, b'_' | b'\\'))
 }
 
-/// Where the first quote or square bracket stands; the length of `bytes` when there is none.
+/// The position of the first quote or square bracket; the length of `bytes` when there is none.
 pub(super) fn quote_or_bracket(bytes: &[u8]) -> usize {
     first(
         bytes,
@@ -57,12 +57,12 @@ pub(super) fn quote_or_bracket(bytes: &[u8]) -> usize {
     )
 }
 
-/// Where the first dot or slash stands; the length of `bytes` when there is none.
+/// The position of the first dot or slash; the length of `bytes` when there is none.
 pub(super) fn dot_or_slash(bytes: &[u8]) -> usize {
     first(bytes, |word| equal(word, b'.') | equal(word, b'/'), |byte| matches!(byte, b'.' | b'/'))
 }
 
-/// Where the first line feed or carriage return stands; the length of `bytes` when there is none.
+/// The position of the first line feed or carriage return; the length of `bytes` when there is none.
 pub(super) fn line_end(bytes: &[u8]) -> usize {
     let mut at: usize = 0;
     loop {

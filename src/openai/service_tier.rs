@@ -1,6 +1,6 @@
 //! The service tier of a request and of its response.
 //!
-//! A request that is not read is searched: whether it may ask for a tier at all.
+//! A request that is not read is only searched for a possible tier.
 
 use super::bytes;
 use super::request::facts::BodyFacts;
@@ -8,9 +8,9 @@ use super::request::facts::BodyFacts;
 /// A service tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceTier {
-    /// What everybody gets who asks for nothing else.
+    /// The tier of requests that name none.
     Default,
-    /// Cheaper, as long as there is capacity that nobody else needs.
+    /// Cheaper, while there is spare capacity.
     Flex,
     /// Faster, at a higher price.
     Priority,
@@ -49,8 +49,8 @@ impl ServiceTier {
     }
 }
 
-/// Whether the name of the member stands in a part of a request, or an escape that could be one of its
-/// letters. It need not be that member: it is for those who read the body only then.
+/// Whether a part of a request contains the name of the member, or an escape that could be one of its
+/// letters. It need not be that member: the caller then reads the body.
 pub fn may_be_named(bytes: &[u8]) -> bool {
     let [before, after] = REQUEST_NAME;
     let mut at = 0_usize;

@@ -1,4 +1,4 @@
-//! A request body, whatever its format: how it is read, and what is known of it afterwards.
+//! A request body in any format: how it is read, and what is known about it afterwards.
 
 use super::facts::{BodyFacts, Malformed};
 use super::kind::BodyKind;
@@ -9,7 +9,7 @@ use crate::openai::call::Call;
 /// A body that was read.
 #[derive(Clone, Debug)]
 pub struct Body {
-    /// What it says.
+    /// Its facts.
     pub facts: BodyFacts,
     /// How an edit of it must be written.
     pub kind: BodyKind,
@@ -48,10 +48,10 @@ impl BodyScanner {
         }
     }
 
-    /// What the body says.
+    /// The facts of the body.
     ///
     /// # Errors
-    /// [`Malformed`] says where it could not be read.
+    /// [`Malformed`] states where it could not be read.
     pub fn finish(self) -> Result<Box<Body>, Malformed> {
         let facts = match self.format {
             Format::Json(scanner) => scanner.finish(),

@@ -1,23 +1,23 @@
 //! What the gateway must know of a request body, whatever its format.
 //!
 //! Facts are read once, in slices, in memory that does not grow with the body. A fact that the body
-//! does not state is `None` or zero; one that it states in a wrong type counts as not stated,
-//! because the backend refuses such a body itself and does so with a better message. When a field
-//! is given twice the last one wins, as in Python's and JavaScript's parsers. For the model that is
-//! not enough: what chooses the pool must be what the backend reads, whichever parser it has.
+//! does not state is `None` or zero. A fact of a wrong type counts as not stated, because the backend
+//! itself refuses such a body, with a better message. When a field is given twice the last one wins, as in
+//! the parsers of Python and JavaScript. For the model that is not enough: the model that chooses the pool
+//! must be the one that the backend reads, whichever parser it has.
 
 use std::borrow::Cow;
 
 /// A run of bytes of the body, counted from its first byte (a byte order mark included).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
-    /// Where it begins.
+    /// Its first byte.
     pub at: u64,
     /// How many bytes it has.
     pub len: u64,
 }
 
-/// A text value and where it stands.
+/// A text value and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
     /// The value without escapes. Beyond [`VALUE_BYTES_MAX`] it is cut and ends in `…`.
@@ -26,7 +26,7 @@ pub struct Field {
     pub span: Span,
 }
 
-/// How a model can be put into a body that names none.
+/// How to insert a model into a body that names none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Insertion {
     /// Where.
@@ -59,8 +59,8 @@ pub struct StreamOptions {
 pub struct BodyFacts {
     /// The model that the body names.
     pub model: Option<Field>,
-    /// Whether servers could find another model in the body than this one, or one where none is: the
-    /// field is given twice or in another spelling, or the form can be taken apart in two ways.
+    /// Whether servers could find another model in the body, or one although `model` is `None`: the field is
+    /// given twice or in another spelling, or the form can be split in two ways.
     pub is_model_ambiguous: bool,
     /// How to name one when it names none.
     pub model_insertion: Option<Insertion>,
@@ -68,7 +68,7 @@ pub struct BodyFacts {
     pub stream: bool,
     /// The `stream_options`, unless they are something other than `null` or a small object.
     pub stream_options: Option<StreamOptions>,
-    /// Where `stream_options` can be put into an object that has none: before its first member.
+    /// Where to insert `stream_options` into an object that has none: before its first member.
     pub stream_options_at: Option<u64>,
     /// The largest of `max_tokens`, `max_completion_tokens` and `max_output_tokens`, at most
     /// [`COUNT_MAX`](crate::openai::bytes::COUNT_MAX).
@@ -82,18 +82,18 @@ pub struct BodyFacts {
     pub images: u32,
     /// The `service_tier` that the body asks for.
     pub service_tier: Option<Field>,
-    /// Whether servers could find another one, because the field is given twice.
+    /// Whether servers could find another tier, because the field is given twice.
     pub is_tier_ambiguous: bool,
     /// A hash of `prompt_cache_key`.
     pub prompt_cache_key: Option<u64>,
     /// A hash of `user`.
     pub user: Option<u64>,
-    /// Whether the body refers to something that one resource keeps or alone can decrypt: a
-    /// previous response, a conversation, a stored item, encrypted reasoning.
+    /// Whether the body refers to something that only one resource has or can decrypt: a previous response,
+    /// a conversation, a stored item, encrypted reasoning.
     pub previous_response: bool,
-    /// Whether the body names something that it does not contain and that the response depends on: a file, a
-    /// data source, a template, a tool that does not run at the client. Or several prompts at once. What
-    /// that costs, and whether it is there, cannot be seen here.
+    /// Whether the response depends on something that the body names and does not contain (a file, a data source,
+    /// a template, a tool that does not run at the client), or on several prompts. The gateway cannot know
+    /// what that costs, or whether it exists.
     pub has_dependencies: bool,
     /// The length of the body in bytes.
     pub size: u64,
@@ -102,7 +102,7 @@ pub struct BodyFacts {
 /// Why a body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed {
-    /// The offset of the byte at which it went wrong.
+    /// The offset of the first wrong byte.
     pub at: u64,
     /// What is wrong, as a part of a sentence.
     pub problem: &'static str,
@@ -111,7 +111,7 @@ pub struct Malformed {
 /// The longest text value that is kept. No deployment or model has a longer name.
 pub const VALUE_BYTES_MAX: usize = 256;
 
-/// What one token of a prompt in tokens counts as, by the rule of thumb of four bytes a token.
+/// How many bytes one token of a prompt in tokens counts as: by rule of thumb, four.
 pub const TOKEN_BYTES: u64 = 4;
 
 /// A captured value as text: lossy, and marked when it was cut.

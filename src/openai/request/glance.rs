@@ -1,19 +1,18 @@
 //! The model of a large JSON body, without reading all of it.
 //!
-//! Where only the model matters, a megabyte of prompt between it and the other end of the body is
-//! nobody's concern. SDKs write the model before `messages` or behind them, so the two ends of the body are
-//! looked at, and whoever finds nothing there reads the whole.
+//! Where only the model matters, a megabyte of prompt need not be read. SDKs write the model before or after
+//! `messages`, so only the two ends of the body are read. If neither shows the model, the whole body is read.
 //!
-//! A JSON document can be read from its end as well: outside of text there are no backslashes, so a quote
-//! ends or begins text exactly if an even number of them stands before it. The end is looked at first,
-//! because of fields that are given twice the last one wins.
+//! JSON can also be read from its end: there are no backslashes outside text, so a quote begins or ends text
+//! exactly if an even number of backslashes comes before it. The end is read first, because the last of two
+//! equal fields wins.
 
 use memchr::{memchr2, memrchr};
 
-/// How much of either end is looked at, in bytes.
+/// How much of each end is read, in bytes.
 pub const GLANCE_BYTES: usize = 4 * 1024;
 
-/// The longest model that is believed; a longer one is left to those who read the whole.
+/// The longest model that is accepted; for a longer one the whole body is read.
 const MODEL_BYTES_MAX: usize = 256;
 
 /// The model that the end of a JSON object names, if `tail` shows it. `tail` is the end of the body,
@@ -58,24 +57,24 @@ fn value_of(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(..text.len().checked_add(2)?)
 }
 
-/// A model as it stands in a body, if that is text without escapes.
+/// A model as the body has it, if that is text without escapes.
 fn model(value: &[u8]) -> Option<&str> {
     let text = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     let is_plain = text.len() <= MODEL_BYTES_MAX && !text.contains(&b'\\');
     std::str::from_utf8(text).ok().filter(|_| is_plain)
 }
 
-/// What stands before `wanted`, which is the last byte except for white space.
+/// The bytes before `wanted`, which is the last byte except for white space.
 fn before(bytes: &[u8], wanted: u8) -> Option<&[u8]> {
     bytes.trim_ascii_end().strip_suffix(&[wanted])
 }
 
-/// What stands after `wanted`, which is the first byte except for white space.
+/// The bytes after `wanted`, which is the first byte except for white space.
 fn after(bytes: &[u8], wanted: u8) -> Option<&[u8]> {
     bytes.trim_ascii_start().strip_prefix(&[wanted])
 }
 
-/// The last value, and what stands before it.
+/// The last value, and the bytes before it.
 fn last_value(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let bytes = bytes.trim_ascii_end();
     let start = match bytes.last()? {
@@ -86,14 +85,14 @@ fn last_value(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     bytes.split_at_checked(start)
 }
 
-/// The last value without its quotes, if it is text, and what stands before it.
+/// The last value without its quotes, if it is text, and the bytes before it.
 fn last_text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let bytes = bytes.trim_ascii_end();
     let (rest, text) = bytes.split_at_checked(start_of_text(bytes)?)?;
     Some((rest, text.strip_prefix(b"\"")?.strip_suffix(b"\"")?))
 }
 
-/// The text without its quotes that `bytes` begin with, and what stands after it.
+/// The text without its quotes that `bytes` begin with, and the bytes after it.
 fn first_text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let bytes = after(bytes, b'"')?;
     let mut at = 0_usize;
@@ -113,7 +112,7 @@ fn start_of_text(bytes: &[u8]) -> Option<usize> {
         let quote = memrchr(b'"', rest)?;
         rest = rest.get(..quote)?;
         let backslashes = rest.iter().rev().take_while(|byte| **byte == b'\\').count();
-        // Backslashes up to the edge may be fewer than there are.
+        // There may be more backslashes beyond the edge.
         if backslashes == rest.len() {
             return None;
         }
@@ -178,7 +177,7 @@ mod tests {
 
     #[test]
     fn text_that_may_begin_before_the_end_shows_nothing() {
-        // All of it may be text: the quote is an escaped one if one more backslash stands before it.
+        // All of it may be text: the quote is escaped if one more backslash comes before it.
         assert_eq!(model_at_end(br#"\\"}"#), None);
         assert_eq!(model_at_end(br#"model":"a"}"#), None);
     }

@@ -1,4 +1,4 @@
-//! How a request body is read: by the call that it belongs to and by its `content-type`.
+//! How a request body is read, which depends on its call and its `content-type`.
 
 use super::multipart;
 use crate::openai::call::{Call, Method};
@@ -7,7 +7,7 @@ use crate::openai::media_type::is_json;
 /// How the facts of a body are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyKind {
-    /// There is no body to speak of.
+    /// There is no body that matters.
     None,
     /// A JSON object.
     Json,

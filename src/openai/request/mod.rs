@@ -1,4 +1,4 @@
-//! The body of a request: what the gateway reads in it, and the few bytes that it changes.
+//! The body of a request: what the gateway reads, and the few bytes that it changes.
 //!
 //! [`kind`] states how a [`body`] is read: as JSON ([`scan`]) or as a form ([`multipart`]). Both give
 //! the same [`facts`]. A [`glance`] at both ends is enough where only the model matters. A [`splice`]

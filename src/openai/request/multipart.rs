@@ -1,13 +1,13 @@
 //! Reads the facts of a `multipart/form-data` body in slices, in constant memory.
 //!
 //! Audio and image uploads name their model in a form field, before or after a file of any size.
-//! Parts are told apart by a line of their own: two hyphens, the boundary, white space (RFC 2046,
-//! section 5.1.1). A line that only begins like that is content. A line end cannot be part of a
-//! boundary, so the search across slices needs a counter, not a buffer.
+//! A line separates parts: two hyphens, the boundary, white space (RFC 2046, section 5.1.1). A line that
+//! only begins like that is content. A line end cannot be part of a boundary, so the search across slices
+//! needs a counter, not a buffer.
 //!
-//! Other parsers end lines at a lone carriage return or line feed, or read on behind the end. Where such a
-//! one would find another part, or a header that is not sure, the body is marked: its model cannot be
-//! rewritten with certainty.
+//! Other parsers end lines at a lone carriage return or line feed, or continue behind the end. Where such a
+//! parser would find another part, or an unsure header, the body is marked: its model cannot be rewritten
+//! with certainty.
 
 use super::facts::{self, BodyFacts, Field, Insertion, Malformed, Span, VALUE_BYTES_MAX};
 use crate::openai::bytes;
@@ -27,13 +27,13 @@ pub struct MultipartScanner {
     /// The offset of the next byte.
     at: u64,
     state: State,
-    /// What came behind the boundary in its line.
+    /// The bytes after the boundary in its line.
     tail: Vec<u8>,
     part: Part,
     facts: BodyFacts,
 }
 
-/// Where in the body the next byte stands.
+/// The place of the next byte in the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// In content, and in the middle of its line.
@@ -68,24 +68,24 @@ struct Part {
     content_at: u64,
 }
 
-/// Where in the body a part stands.
+/// The place of a part in the body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Place {
-    /// It is none: it comes before the first boundary.
+    /// Not a part: it comes before the first boundary.
     Before,
     #[default]
     Between,
-    /// It is none: it comes behind the last boundary.
+    /// Not a part: it comes after the last boundary.
     Behind,
 }
 
 /// The longest header line that is kept; no `content-disposition` that matters is longer.
 const HEADER_BYTES_MAX: usize = 1_024;
 
-/// RFC 2046 allows 70; some clients do not care.
+/// RFC 2046 allows 70; some clients use more.
 const BOUNDARY_BYTES_MAX: usize = 200;
 
-/// White space behind a boundary is for gateways that pad lines. There are none any more.
+/// RFC 2046 allows white space after a boundary for gateways that pad lines, which no longer exist.
 const TAIL_BYTES_MAX: usize = 64;
 
 /// The boundary that a `content-type` of `multipart/form-data` names; `None` when parsers could take
@@ -188,7 +188,7 @@ impl MultipartScanner {
                 self.tail.clear();
                 self.state = State::Boundary;
             } else {
-                // A boundary for those who end lines otherwise, or do not heed the last one.
+                // A boundary for parsers that end lines differently, or ignore the last boundary.
                 self.facts.is_model_ambiguous = true;
                 self.keep_line_start(line_end, matched, self.at.saturating_add(1));
                 self.state = State::Content;
@@ -247,7 +247,7 @@ impl MultipartScanner {
         let end = self.at.saturating_sub(length(&tail));
         self.keep_line_start(LineEnd::CrLf, self.dashes.len(), end);
         let ends_line = tail.pop_if(|last| *last == b'\r').is_some();
-        // The end of a boundary's line, for those who end lines so.
+        // The end of a boundary's line, for parsers that end lines like this.
         self.facts.is_model_ambiguous |= ends_line;
         self.keep_content(&tail);
         if ends_line {
@@ -263,7 +263,7 @@ impl MultipartScanner {
             b'\n' => self.state = State::LineStart { line_end: LineEnd::CrLf, matched: 0 },
             b' ' | b'\t' | b'\r' => {}
             _ => {
-                // No last boundary, for those who want the whole line.
+                // Not the last boundary, for parsers that compare the whole line.
                 self.facts.is_model_ambiguous = true;
                 self.content(byte);
             }
@@ -347,7 +347,7 @@ impl MultipartScanner {
         self.part.kept.clear();
     }
 
-    /// Reads a header line; whether it is sure what it says.
+    /// Reads a header line; returns whether its meaning is sure.
     fn header_line(&mut self, line: &[u8], is_cut: bool) -> bool {
         match Line::read(line) {
             Line::Harmless => true,

@@ -1,14 +1,14 @@
 //! Reads the facts of a JSON body in slices, in constant memory.
 //!
 //! The body can be many megabytes and arrives in pieces, so it is never held or parsed into a tree.
-//! An automaton walks over its bytes; any way of cutting the body into slices gives the same facts.
+//! A state machine reads its bytes; any way of cutting the body into slices gives the same facts.
 //!
 //! - Only the top level is read by name. Below it there are only text values to be counted, and the
 //!   depth is a counter, so that nesting costs nothing.
-//! - Below the top level a text is taken for a value until a colon follows; then it was a key. That
-//!   spares a stack of what kind each open bracket is.
+//! - Below the top level a text counts as a value until a colon follows; then it was a key. So no
+//!   stack of the kinds of open brackets is needed.
 //! - The body is not validated: that is the backend's job. It is malformed only where this automaton
-//!   cannot go on with certainty: no object, a broken top level, an early end, trailing bytes.
+//!   cannot continue with certainty: no object, a broken top level, an early end, trailing bytes.
 
 pub use super::facts::{BodyFacts, Field, Insertion, Malformed, Span, StreamOptions};
 
@@ -51,7 +51,7 @@ pub struct JsonScanner {
     has_tier: bool,
 }
 
-/// Where in a token the next byte stands.
+/// The place of the next byte in a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lexer {
     /// Before the opening brace; this many bytes of a byte order mark were seen.
@@ -93,7 +93,7 @@ struct Counts {
     refers_to_conversation: bool,
 }
 
-/// What a URL begins with that has its data in it.
+/// The beginning of a URL that contains its data.
 const DATA_URL: &[u8] = b"data:";
 
 const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
@@ -260,7 +260,7 @@ impl JsonScanner {
                 self.depth = 2;
             }
             (b',', Slot::Comma) => self.slot = Slot::Key,
-            // A trailing comma is the backend's affair.
+            // A trailing comma is for the backend to refuse.
             (b'}', Slot::Key | Slot::Comma) => {
                 self.depth = 0;
                 self.lexer = Lexer::End;

@@ -1,7 +1,7 @@
 //! Edits exactly the bytes of a body that change.
 //!
-//! A body passes through in other chunks than those that its facts were read in, and it is
-//! replayed to several backends. So an edit is a value (where, how much goes, what comes) that is
+//! A body passes in other chunks than those in which its facts were read, and it is sent again to
+//! several backends. So an edit is a value (offset, removed length, new bytes) that is
 //! applied to any chunk given its offset. An edit belongs to the chunk with its first byte: an
 //! insertion at the border of two chunks happens in the second one only.
 
@@ -13,12 +13,12 @@ use crate::openai::call::api::Operation;
 /// One edit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Splice {
-    /// The offset of the first byte that goes; for an insertion, of the byte that it comes before.
+    /// The offset of the first removed byte; for an insertion, of the byte after it.
     /// It is less than the length of the body.
     pub at: u64,
-    /// How many bytes go.
+    /// How many bytes are removed.
     pub remove: u64,
-    /// What comes instead.
+    /// The new bytes.
     pub insert: Vec<u8>,
 }
 
@@ -28,7 +28,7 @@ pub struct Splices {
     edits: Vec<Splice>,
 }
 
-/// The edit that makes the body ask for `model`; `None` when it does already, or cannot.
+/// The edit that makes the body name `model`; `None` when it does already, or cannot.
 pub fn model(facts: &BodyFacts, model: &str, kind: &BodyKind) -> Option<Splice> {
     let encoded = match kind {
         BodyKind::Json => json_text(model)?,
@@ -50,7 +50,7 @@ pub fn model(facts: &BodyFacts, model: &str, kind: &BodyKind) -> Option<Splice> 
     })
 }
 
-/// `text` in quotes, with the escapes that it needs: none, if it is the name of a model.
+/// `text` in quotes, with the escapes that it needs; the name of a model needs none.
 fn json_text(text: &str) -> Option<Vec<u8>> {
     if text.bytes().any(|byte| byte < b' ' || matches!(byte, b'"' | b'\\')) {
         return serde_json::to_vec(text).ok();
@@ -58,9 +58,9 @@ fn json_text(text: &str) -> Option<Vec<u8>> {
     Some([b"\"", text.as_bytes(), b"\""].concat())
 }
 
-/// Whether the response of `call` is a stream that states its usage only when it is asked to, and the
-/// client did not ask. Exactly then [`include_usage`] asks for it, and the chunk that comes of it is
-/// taken out again ([`crate::openai::response::stream`]).
+/// Whether the response of `call` is a stream that states its usage only on request, and the client did
+/// not request it. Exactly then [`include_usage`] requests it, and the resulting chunk is removed again
+/// ([`crate::openai::response::stream`]).
 pub fn wants_usage(call: &Call, facts: &BodyFacts) -> bool {
     // The end of a stream of responses states the usage anyway, and other operations know no such
     // option.
@@ -68,8 +68,8 @@ pub fn wants_usage(call: &Call, facts: &BodyFacts) -> bool {
         && include_usage(facts, &BodyKind::Json).is_some()
 }
 
-/// The edit that makes the body ask for the usage of its stream; `None` when it does already, asks
-/// for no stream, or has `stream_options` that cannot be understood. Other options stay.
+/// The edit that makes the body request the usage of its stream; `None` when it does already, requests
+/// no stream, or has `stream_options` that cannot be understood. Other options stay.
 pub fn include_usage(facts: &BodyFacts, kind: &BodyKind) -> Option<Splice> {
     if *kind != BodyKind::Json || !facts.stream {
         return None;
@@ -95,7 +95,7 @@ pub fn include_usage(facts: &BodyFacts, kind: &BodyKind) -> Option<Splice> {
     Some(Splice { at: span.at, remove: span.len, insert: text.as_bytes().to_vec() })
 }
 
-/// The edit that makes the body ask for the default service tier; `None` when it asks for none.
+/// The edit that makes the body request the default service tier; `None` when it names no tier.
 pub fn default_tier(facts: &BodyFacts, kind: &BodyKind) -> Option<Splice> {
     let span = facts.service_tier.as_ref().filter(|_| *kind == BodyKind::Json)?.span;
     Some(Splice { at: span.at, remove: span.len, insert: b"\"default\"".to_vec() })
@@ -135,7 +135,7 @@ impl Splices {
         })
     }
 
-    /// How many bytes come into the body.
+    /// How many bytes are inserted into the body.
     fn inserted(&self) -> usize {
         self.edits.iter().fold(0, |inserted, edit| edit.insert.len().saturating_add(inserted))
     }

@@ -1,8 +1,8 @@
-//! What the headers of a part say that matters: which field it is, and whether that is sure.
+//! Reads the headers of a part: which field it is, and whether all parsers agree on that.
 //!
-//! Backends read forms with parsers of many kinds. They agree on what SDKs and browsers write, and hardly
-//! on anything else: escapes in quotes, `name*`, folded lines, transfer encodings. Whatever could hide the
-//! model from one reader and show it to another is not sure.
+//! Backends use many different parsers for forms. They agree on what SDKs and browsers write, and on little
+//! else: escapes in quotes, `name*`, folded lines, transfer encodings. A field is not sure if one parser could
+//! find a model in it and another could not.
 
 use crate::openai::call::percent;
 use memchr::memchr;
@@ -20,10 +20,10 @@ pub(super) enum Name {
     Other,
 }
 
-/// What one header line of a part says.
+/// The meaning of one header line of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// Which field the part is, if it says so, and whether every parser would say the same.
+    /// Which field the part is, if it states one, and whether every parser would agree.
     Disposition { name: Name, is_sure: bool },
     /// Something that changes nothing.
     Harmless,
@@ -39,7 +39,7 @@ impl Line {
         let Some((header, value)) = line.split_at_checked(colon) else { return Self::Unsure };
         let value = value.get(1..).unwrap_or_default();
         let is = |name: &[u8]| header.trim_ascii().eq_ignore_ascii_case(name);
-        // A line that begins with a space continues the one before, for those who know of such lines.
+        // A line that begins with a space continues the one before, for parsers that know such lines.
         let is_plain = !line.iter().any(is_odd) && !header.iter().any(u8::is_ascii_whitespace);
         if is(b"content-disposition") {
             let (name, is_sure) = disposition(value);
@@ -49,14 +49,14 @@ impl Line {
         let is_other = |name: &[u8]| !value.eq_ignore_ascii_case(name);
         let is_recoded = is(b"content-transfer-encoding")
             && [&b"7bit"[..], b"8bit", b"binary"].into_iter().all(is_other);
-        // Some read the parts of a part.
+        // Some parsers read the parts of a part.
         let is_nested = is(b"content-type")
             && value.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(b"multipart"));
         if is_plain && !is_recoded && !is_nested { Self::Harmless } else { Self::Unsure }
     }
 }
 
-/// The field that the value of a `content-disposition` names, and whether that is sure.
+/// The field that the value of a `content-disposition` names, and whether it is sure.
 fn disposition(value: &[u8]) -> (Name, bool) {
     // A backslash in quotes is an escape for some parsers and a backslash for the others.
     let [escaped, verbatim] = [true, false].map(|has_escapes| names(value, has_escapes));
@@ -77,7 +77,7 @@ fn disposition(value: &[u8]) -> (Name, bool) {
     (name, is_one && is_plain)
 }
 
-/// Every parameter that is a name, or a part or a version of one, with its value.
+/// Every parameter that is a name, or a part or variant of one, with its value.
 fn names(value: &[u8], has_escapes: bool) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut parameters = Parameters { rest: value, has_escapes };
     let _disposition = parameters.value_alone();
@@ -100,12 +100,12 @@ fn resembles_model(name: &[u8]) -> bool {
 /// The parameters of a header value: `; name=value; name="quoted \"value\""`.
 struct Parameters<'a> {
     rest: &'a [u8],
-    /// Whether a backslash in quotes takes the next character's meaning away.
+    /// Whether a backslash in quotes escapes the next character.
     has_escapes: bool,
 }
 
 impl<'a> Parameters<'a> {
-    /// What stands before the first parameter.
+    /// The part before the first parameter.
     fn value_alone(&mut self) -> &'a [u8] {
         let len = memchr(b';', self.rest).unwrap_or(self.rest.len());
         let (value, rest) = self.rest.split_at_checked(len).unwrap_or((self.rest, &[]));
@@ -150,13 +150,13 @@ impl Iterator for Parameters<'_> {
     }
 }
 
-/// The value of the parameter `boundary` of a `content-type`, if it is there once.
+/// The value of the parameter `boundary` of a `content-type`, if it occurs once.
 pub(super) fn boundary(content_type: &[u8]) -> Option<Vec<u8>> {
     let mut parameters = Parameters { rest: content_type, has_escapes: false };
     if !parameters.value_alone().eq_ignore_ascii_case(b"multipart/form-data") {
         return None;
     }
-    // Within another parameter, or in another version, it is read differently.
+    // Parsers differ on a boundary within another parameter, or in a variant of it.
     let windows = content_type.windows(b"boundary".len());
     if windows.filter(|window| window.eq_ignore_ascii_case(b"boundary")).count() != 1 {
         return None;

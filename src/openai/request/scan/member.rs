@@ -1,4 +1,4 @@
-//! A member of the top level of a JSON body: which one it is, and its value if it is no text.
+//! A member of the top level of a JSON body: which one it is, and its value unless that is text.
 
 use super::super::facts::{Span, StreamOptions, VALUE_BYTES_MAX};
 use super::length;
@@ -87,7 +87,7 @@ const INCLUDE_USAGE: &str = "include_usage";
 /// Where in `object`, which is a complete JSON object, the last value of `key` begins, and its bytes.
 fn value_of<'a>(object: &'a [u8], key: &str) -> Option<(u64, &'a [u8])> {
     let mut found = None;
-    // Behind the opening brace, then behind the comma of each member.
+    // After the opening brace, then after the comma of each member.
     let mut at = after(object, 0, b'{')?;
     loop {
         let (name, name_end) = value::<String>(object, at)?;
@@ -110,7 +110,7 @@ fn value<'a, T: Deserialize<'a>>(object: &'a [u8], at: usize) -> Option<(T, usiz
     Some((value, at.saturating_add(values.byte_offset())))
 }
 
-/// The offset behind `byte`, when it is what comes next at `at` except for white space.
+/// The offset after `byte`, if it is the next byte at `at` except for white space.
 fn after(object: &[u8], at: usize, byte: u8) -> Option<usize> {
     let at = after_spaces(object, at);
     (object.get(at) == Some(&byte)).then(|| at.saturating_add(1))

@@ -1,13 +1,13 @@
-//! What matters of the texts below the top level of a JSON body, as keys and as values.
+//! The texts below the top level of a JSON body that matter, as keys and as values.
 
 use super::DATA_URL;
 
 /// What is remembered below the top level.
 #[derive(Debug, Default)]
 pub(super) struct Nested {
-    /// A text that was read and may turn out to be a key.
+    /// A text that was read and may be a key.
     pub(super) pending: Option<NestedText>,
-    /// What the value that comes next is a value of.
+    /// The key of the next value.
     pub(super) key: NestedKey,
 }
 
@@ -42,7 +42,7 @@ pub(super) enum NestedKey {
     Other,
 }
 
-/// Enough to tell `encrypted_content` from anything longer.
+/// Enough to distinguish `encrypted_content` from anything longer.
 pub(super) const NESTED_BYTES_MAX: usize = 20;
 
 impl Nested {

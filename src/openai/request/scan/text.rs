@@ -1,4 +1,4 @@
-//! A text of a JSON body, as it is read: unescaped, counted, and kept as far as anyone asks.
+//! A text of a JSON body while it is read: unescaped, counted, and kept as far as needed.
 //!
 //! One value is reused for all texts of a body, so that a text costs no allocation.
 
@@ -6,7 +6,7 @@ use super::super::facts::VALUE_BYTES_MAX;
 use super::length;
 use crate::openai::bytes;
 
-/// A text: its length and as much of it as anyone asks for.
+/// A text: its length and as much of it as is needed.
 #[derive(Debug, Default)]
 pub(super) struct Text {
     /// Its length in UTF-8 bytes without escapes.
@@ -91,8 +91,8 @@ impl Text {
     }
 }
 
-/// How long the text at the beginning of `bytes` goes on with plain bytes and escapes that stand for one
-/// byte: its length as it is written, and as it is meant.
+/// How long the text at the beginning of `bytes` consists of plain bytes and escapes of one byte: its length
+/// with the escapes, and without.
 fn simple_run(bytes: &[u8]) -> (usize, u64) {
     let mut rest = bytes;
     let mut escapes: u64 = 0;
