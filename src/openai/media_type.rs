@@ -1,4 +1,4 @@
-//! What a `content-type` says a body is.
+//! The format of a body according to its `content-type`.
 
 /// The media type without its parameters.
 pub fn media_type(content_type: &[u8]) -> &[u8] {
@@ -7,7 +7,7 @@ pub fn media_type(content_type: &[u8]) -> &[u8] {
     content_type.get(..end.unwrap_or(content_type.len())).unwrap_or_default()
 }
 
-/// Whether the body is one JSON value, under whatever name: `application/json`, `text/json`,
+/// Whether the body is one JSON value, under any of its names: `application/json`, `text/json`,
 /// `application/problem+json` (RFC 6839, 3.1). Lines of JSON are none.
 pub fn is_json(content_type: &[u8]) -> bool {
     let media_type = media_type(content_type);

@@ -11,7 +11,7 @@ pub enum Api {
     OpenAi,
 }
 
-/// What a request asks for.
+/// The operation of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each variant is the name of its operation in the API reference")]
 pub enum Operation {
@@ -41,7 +41,7 @@ pub enum Operation {
     Files,
     FineTuning,
     Moderations,
-    /// What goes with realtime sessions: client secrets, and calls over WebRTC or SIP.
+    /// Operations around realtime sessions: client secrets, and calls over WebRTC or SIP.
     RealtimeCalls,
     Threads,
     Uploads,
@@ -50,8 +50,8 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The family of operations whose paths begin with this segment; `None` for those that are told
-    /// apart by more than that, and for everything unknown.
+    /// The family of operations whose paths begin with this segment; `None` for operations that need more than
+    /// one segment, and for everything unknown.
     pub(super) fn of_family(segment: &[u8]) -> Option<Self> {
         Some(match segment {
             b"assistants" => Self::Assistants,

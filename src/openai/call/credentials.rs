@@ -1,30 +1,30 @@
-//! By what names clients send their credentials: headers, query parameters, WebSocket subprotocols.
+//! Recognises clients' credentials: in headers, query parameters, WebSocket subprotocols.
 //!
-//! A list of names is never complete: every gateway, cloud and framework has some of its own. So a
-//! header or parameter is a credential by the *words* in its name, and the few harmless ones that have
-//! such a word are listed instead. What choosing wrongly costs is not equal: a header too few is missed
-//! by somebody, a credential too many is shown to a backend.
+//! A list of names is never complete: every gateway, cloud and framework has its own. So a header or
+//! parameter is a credential by the *words* in its name, and only the few harmless ones with such a word
+//! are listed. The two kinds of mistakes are not equally bad: one loses a harmless header, the other shows
+//! a credential to a backend.
 //!
-//! Names can still say anything, so a *value* that has the form of a credential is one under any name.
+//! Names may still mislead, so a *value* in the form of a credential is one under any name.
 
 use super::percent;
 
-/// The client's credentials that a backend with `passthrough` is sent. The organisation and the project
-/// belong to the key: they say who of those that it may speak for is billed.
+/// The client's credentials that a backend with `passthrough` gets. The organisation and the project belong to
+/// the key: they choose who is billed.
 pub const PASSED: [&str; 4] = ["api-key", "authorization", "openai-organization", "openai-project"];
 
 /// Browsers offer their key to a WebSocket in this header, because they can set no other.
 pub const SUBPROTOCOLS: &str = "sec-websocket-protocol";
 
-/// What the subprotocols begin with that say how to talk. Any other may be a key: nothing keeps it from being
-/// offered without a name.
+/// The beginnings of subprotocols that are real protocols. Any other may be a key, which clients can offer
+/// without a name.
 const SUBPROTOCOLS_KNOWN: [&[u8]; 2] = [b"openai-beta.", b"openai-agents-sdk."];
 
-/// Escapes within escapes are resolved so often; nobody honest writes even one of them.
+/// How often escapes within escapes are resolved; no honest client writes even one.
 const DECODINGS_MAX: usize = 4;
 
-/// Whether a request header of this name, in lower case, is a credential or says who the client is to
-/// its own services.
+/// Whether a request header of this name, in lower case, is a credential or identifies the client to its
+/// own services.
 pub fn is_header(name: &[u8]) -> bool {
     !is_usual(name)
         && !is_harmless(name)
@@ -36,7 +36,7 @@ pub fn is_header(name: &[u8]) -> bool {
             || name.split(|byte| !byte.is_ascii_alphanumeric()).any(is_word))
 }
 
-/// Whether it is a header that every request has, which needs no looking at.
+/// Whether it is a header that every request has and that is never a credential.
 fn is_usual(name: &[u8]) -> bool {
     matches!(
         name,
@@ -51,19 +51,19 @@ fn is_usual(name: &[u8]) -> bool {
     )
 }
 
-/// Whether the name has a word of a credential, and is none.
+/// Whether the name has a word of a credential, but is harmless.
 fn is_harmless(name: &[u8]) -> bool {
     matches!(name, b"sec-websocket-key" | b"idempotency-key" | b"x-idempotency-key")
         || name.starts_with(b"sec-fetch-")
 }
 
-/// Whether the value of a header is a credential by its form: a token that is signed or encrypted (JWS and JWE,
-/// RFC 7515 and 7516, whose first part is a JSON object), or one after the name of its scheme.
+/// Whether the value of a header has the form of a credential: a signed or encrypted token (JWS and JWE,
+/// RFC 7515 and 7516, whose first part is a JSON object), or a token after the name of its scheme.
 ///
-/// The schemes are those of `authorization` that can stand in no other value, and the user name token of `x-wsse`.
+/// The schemes are those of `authorization` that occur in no other value, and the user name token of `x-wsse`.
 #[inline]
 pub fn is_value(value: &[u8]) -> bool {
-    // Most values begin like none of the forms, and like no white space before one.
+    // Most values begin neither like one of the forms nor with white space.
     let first = value.first().map_or(b'x', u8::to_ascii_lowercase);
     matches!(first, 0..=b' ' | b'a' | b'b' | b'd' | b'e' | b'n' | b's' | b'u') && has_form(value)
 }
@@ -88,13 +88,13 @@ fn has_form(value: &[u8]) -> bool {
 
 /// Whether a parameter of a query, with its value and still percent-encoded, is a credential.
 ///
-/// Old servers take a semicolon for an ampersand, so each piece between them is looked at.
+/// Old servers read a semicolon as an ampersand, so each piece between them is checked.
 pub fn is_parameter(parameter: &[u8]) -> bool {
     names(parameter).any(|name| matches!(&*name, b"code" | b"_method") || is_header(&name))
         || values(parameter).any(|value| is_value(&value))
 }
 
-/// Every value that a server could read of a parameter, without escapes.
+/// Every value that a server could read from a parameter, without escapes.
 fn values(parameter: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     parameter.split(|byte| *byte == b';').filter_map(|piece| {
         let at = memchr::memchr(b'=', piece)?;
@@ -102,7 +102,7 @@ fn values(parameter: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// Every name that a server could read of a parameter, in lower case and without escapes.
+/// Every name that a server could read from a parameter, in lower case and without escapes.
 pub(super) fn names(parameter: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     parameter.split(|byte| *byte == b';').map(|piece| {
         let name = piece.split(|byte| *byte == b'=').next().unwrap_or_default();
@@ -120,8 +120,8 @@ fn without_escapes(mut text: Vec<u8>) -> Vec<u8> {
     text
 }
 
-/// The subprotocols that a client may offer to a backend, given a `sec-websocket-protocol`; `None` when
-/// there is none among them that may be a credential.
+/// The subprotocols of a `sec-websocket-protocol` that may reach a backend; `None` when none of them may be a
+/// credential.
 pub fn without_subprotocols(offered: &[u8]) -> Option<Vec<u8>> {
     let is_credential = |one: &&[u8]| {
         let one = one.trim_ascii().to_ascii_lowercase();
@@ -138,12 +138,12 @@ pub fn without_subprotocols(offered: &[u8]) -> Option<Vec<u8>> {
     Some(kept.join(&b", "[..]))
 }
 
-/// Whether `name` has a part that stands for a credential or for an identity, wherever words begin and end
-/// in it. Each is long enough not to be in other words that names of headers have.
+/// Whether `name` contains a part that means a credential or an identity, anywhere in its words. Each part is
+/// long enough not to occur in other words of header names.
 fn has_part(name: &[u8]) -> bool {
     let mut rest = name;
     loop {
-        // Two letters rule out nearly everything, and this is asked at every byte.
+        // Two letters exclude nearly everything, and this runs for every byte.
         let parts: &[&[u8]] = match rest {
             [] => return false,
             [b'a', b'u', ..] => &[b"auth"],
@@ -186,7 +186,7 @@ fn has_part(name: &[u8]) -> bool {
     }
 }
 
-/// Whether what begins here is the name of a program and not of a user.
+/// Whether the name of a program begins here, and not that of a user.
 fn is_software(rest: &[u8]) -> bool {
     let agent = rest.strip_prefix(b"user").map(|rest| match rest {
         [b'-' | b'_', rest @ ..] => rest,
@@ -195,8 +195,8 @@ fn is_software(rest: &[u8]) -> bool {
     agent.is_some_and(|agent| agent.starts_with(b"agent"))
 }
 
-/// Whether one word of a name stands for a credential or for an identity. Only the whole word does: as a
-/// part of other words it proves nothing.
+/// Whether one word of a name means a credential or an identity. Only the whole word does; as part of another
+/// word it proves nothing.
 fn is_word(word: &[u8]) -> bool {
     matches!(
         word,

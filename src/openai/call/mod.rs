@@ -1,15 +1,15 @@
-//! Recognises what a client calls, in any of the three API shapes, and renders it in another.
+//! Recognises a client's call in any of the three API shapes, and renders it in another.
 //!
-//! Clients choose a shape by their base URL and keep to it; backends have one each. The two are
-//! independent, so a call is taken apart once (shape, operation, the path below the base, the
-//! deployment, the query) and put together again for every attempt.
+//! A client's base URL sets its shape; each backend has one of its own. The two are independent, so a call
+//! is split once (shape, operation, the path below the base, the deployment, the query) and rendered
+//! for every attempt.
 //!
-//! Rules that decide when two could apply:
+//! Rules for doubtful cases:
 //! - A deployment in the path wins over a `model` in the body: the Azure SDKs copy the model into
 //!   the path and leave it in the body.
 //! - Only the segment after `/deployments/` is a deployment, so one may be called `chat`.
-//! - A path is of the API, or it is refused: the gateway's key must open no door that nobody thought
-//!   of. What is recognised is written anew, so a backend never resolves it to something else.
+//! - A path that is not of the API is refused, so that the gateway's key opens nothing unexpected. A recognised
+//!   path is written again, so a backend never resolves it to something else.
 
 pub mod api;
 pub mod credentials;
@@ -22,14 +22,14 @@ use std::borrow::Cow;
 #[cfg(test)]
 mod tests;
 
-/// What a client calls.
+/// A client's call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// The shape that the client used.
     pub api: Api,
-    /// What it asks for.
+    /// The operation.
     pub operation: Operation,
-    /// How.
+    /// The method.
     pub method: Method,
     /// The path below the base, without a leading slash. It has no character that needs an escape.
     pub suffix: String,
@@ -61,13 +61,13 @@ pub enum Method {
 pub struct Endpoint<'a> {
     /// Its shape.
     pub api: Api,
-    /// What the path begins with for [`Api::OpenAi`], such as `/v1`.
+    /// The beginning of the path for [`Api::OpenAi`], such as `/v1`.
     pub base_path: &'a str,
-    /// The deployment or model that it is asked for.
+    /// The deployment or model in its requests.
     pub deployment: &'a str,
-    /// The `api-version` that it is to be sent, when it has its own.
+    /// The `api-version` of its requests, if it has its own.
     pub api_version: Option<&'a str>,
-    /// Whether it is sent the client's own credentials.
+    /// Whether it gets the client's own credentials.
     pub passthrough: bool,
 }
 
@@ -81,11 +81,11 @@ pub const API_VERSION_PREVIEW: &str = "2025-04-01-preview";
 /// Room for nearly every path, so that it is allocated once.
 const PATH_BYTES: usize = 128;
 
-/// How many segments tell what a path is: those of the longest base, and those of the longest operation
-/// that is recognised by more than its first, with the place after it.
+/// How many segments decide what a path is: those of the longest base, those of the longest operation that is
+/// recognised by more than its first segment, and the one after it.
 const NAMES: usize = 8;
 
-/// Recognises a call by its `:method` and `:path`; `None` when it is no operation of the API.
+/// Recognises a call by its `:method` and `:path`; `None` when it is not an operation of the API.
 pub fn recognise(method: &[u8], path: &[u8]) -> Option<Call> {
     let method = match method {
         b"GET" | b"HEAD" => Method::Get,
@@ -99,7 +99,7 @@ pub fn recognise(method: &[u8], path: &[u8]) -> Option<Call> {
     let has_escape = memchr::memchr(b'%', path).is_some();
     let decoded: Vec<Cow<'_, [u8]>> =
         if has_escape { segments().map(percent::decode_bytes).collect() } else { Vec::new() };
-    // No segment is empty, so an empty name is none.
+    // No segment is empty, so an empty name means that there is none.
     let mut names: [&[u8]; NAMES] = Default::default();
     if has_escape {
         names.iter_mut().zip(&decoded).for_each(|(slot, segment)| *slot = segment);
@@ -122,7 +122,7 @@ pub fn recognise(method: &[u8], path: &[u8]) -> Option<Call> {
         if !suffix.is_empty() {
             suffix.push('/');
         }
-        // The name of a model may have any character: it goes nowhere.
+        // The name of a model may have any character: it reaches no backend.
         if operation == Operation::Models {
             percent::push_sanitised(&mut suffix, segment);
         } else {
@@ -158,8 +158,8 @@ const IS_PLAIN: [bool; 256] = {
 
 /// Appends a segment without its escapes; `None` when servers could read it in different ways.
 ///
-/// Allowed is what ids are made of, so that nothing is left to be decoded a second time, to end the
-/// segment, to begin parameters, or to be a place relative to another.
+/// Only the characters of ids are allowed. So nothing is left that could be decoded a second time, end the
+/// segment, begin parameters, or be a relative path.
 fn push_plain(path: &mut String, segment: &[u8]) -> Option<()> {
     let name = percent::decode_bytes(segment);
     let is_plain = |byte: &u8| IS_PLAIN.get(usize::from(*byte)) == Some(&true);
@@ -171,8 +171,7 @@ fn push_plain(path: &mut String, segment: &[u8]) -> Option<()> {
 }
 
 impl Call {
-    /// Whether a model does the work, and is told what in JSON. Only there can a request ask for a service
-    /// tier.
+    /// Whether a model does the work, with a request in JSON. Only such a request can name a service tier.
     pub fn expects_json(&self) -> bool {
         let expects_form = matches!(
             self.operation,
@@ -181,9 +180,9 @@ impl Call {
         self.is_model_operation() && !expects_form
     }
 
-    /// Whether the call is about something that one resource keeps: a response, a file, a thread.
+    /// Whether the call is about an object that one resource stores: a response, a file, a thread.
     ///
-    /// Such a call cannot go to any backend but the one that created the object.
+    /// Only the backend that created the object can serve such a call.
     pub fn names_stored_object(&self) -> bool {
         match self.operation {
             Operation::Realtime
@@ -216,8 +215,8 @@ impl Call {
         )
     }
 
-    /// Whether the call makes a model work, so that it takes part of a budget. Reading what is stored
-    /// does not, and neither does counting the tokens of a request.
+    /// Whether the call makes a model work, so that it uses a budget. Reading stored objects does not, and
+    /// neither does counting the tokens of a request.
     pub fn is_charged(&self) -> bool {
         match self.operation {
             Operation::Realtime | Operation::ResponsesSession => true,
@@ -226,18 +225,17 @@ impl Call {
         }
     }
 
-    /// Whether the call may be made a second time when nobody knows whether the first one was carried
-    /// out.
+    /// Whether the call may be repeated when it is unknown whether the first one was carried out.
     ///
-    /// Another upload, batch or fine-tuning job is there twice, and costs twice. A response of a model
-    /// is thrown away instead, and what a client waits for is worth more than that.
+    /// A repeated upload, batch or fine-tuning job would exist twice and cost twice. A model's response that
+    /// is lost only costs tokens, and serving the client is worth more.
     pub fn is_repeatable(&self) -> bool {
         self.method != Method::Post
             || self.is_model_operation()
             || matches!(self.operation, Operation::StoredResponses | Operation::Moderations)
     }
 
-    /// Whether the body may be a file of any length. Nothing has to be known of it.
+    /// Whether the body may be a file of any length, of which the gateway needs nothing.
     pub fn is_upload(&self) -> bool {
         self.method == Method::Post
             && matches!(
@@ -246,7 +244,7 @@ impl Call {
             )
     }
 
-    /// Whether the classic API has this operation below a deployment, whose name stands in the path.
+    /// Whether the classic API has this operation below a deployment, so that the path names it.
     pub fn is_below_deployment(&self) -> bool {
         match self.operation {
             Operation::Responses
@@ -264,14 +262,14 @@ impl Call {
 pub fn render(call: &Call, endpoint: &Endpoint<'_>) -> String {
     let deployment = percent::encode(endpoint.deployment);
     let version = api_version(call, endpoint).map(percent::encode);
-    // The WebSocket has no body that could name the model; what goes with it may name one here.
+    // The WebSocket has no body that could name the model, so the query names it.
     let names_deployment = match call.operation {
         Operation::Realtime => true,
         Operation::RealtimeCalls => call.deployment.is_some(),
         _ => false,
     };
     let base = match endpoint.api {
-        // The classic API has no such session, but every resource has both forms.
+        // The classic API has no such session, but every resource offers both APIs.
         Api::Azure if call.operation == Operation::ResponsesSession => ["/openai/v1", ""],
         Api::Azure if call.is_below_deployment() => ["/openai/deployments/", &deployment],
         Api::Azure => ["/openai", ""],
@@ -316,8 +314,8 @@ pub fn takes_stream_options(call: &Call, endpoint: &Endpoint<'_>) -> bool {
     endpoint.api != Api::Azure || date.is_some_and(|date| date >= FIRST_DATE)
 }
 
-/// The `api-version` to send: the backend's own, else the client's if it means something there,
-/// else one that has the operation.
+/// The `api-version` to send: the backend's own, or the client's if it is valid there, or one that has the
+/// operation.
 fn api_version<'a>(call: &'a Call, endpoint: &Endpoint<'a>) -> Option<&'a str> {
     let client = call.api_version.as_deref();
     // The classic API is versioned by date, `v1` by the word `preview` (and `latest`), if at all.
@@ -365,7 +363,7 @@ fn operation(method: Method, below: &[&[u8]]) -> Option<Operation> {
         (Method::Get | Method::Delete, [b"responses", _, b"", ..])
         | (Method::Get, [b"responses", _, b"input_items", b"", _])
         | (Method::Post, [b"responses", _, b"cancel", b"", _]) => Operation::StoredResponses,
-        // A list would be of everybody's. An id is known to whoever was told it.
+        // A list would show the objects of all clients. Only clients that got an id know it.
         (_, [b"chat", b"completions", id, b"", _]) if !id.is_empty() => Operation::StoredResponses,
         (Method::Get, [b"chat", b"completions", id, b"messages", b""]) if !id.is_empty() => {
             Operation::StoredResponses
@@ -374,7 +372,7 @@ fn operation(method: Method, below: &[&[u8]]) -> Option<Operation> {
     })
 }
 
-/// A query taken apart: what the gateway sets itself, the client's key, and the rest.
+/// The parts of a query: what the gateway sets itself, the client's key, and the rest.
 #[derive(Default)]
 struct Query {
     api_version: Option<String>,
@@ -395,7 +393,7 @@ impl Query {
             let slot = match &*percent::decode_bytes(name) {
                 b"api-version" => &mut query.api_version,
                 b"deployment" | b"model" if chooses_model => &mut query.deployment,
-                // It would name another deployment than the one that was chosen.
+                // It would name a deployment other than the chosen one.
                 _ if names_deployment(parameter) => continue,
                 _ if credentials::is_parameter(parameter) => {
                     if name == b"api-key" && query.key.is_none() {
@@ -421,7 +419,7 @@ impl Query {
     }
 }
 
-/// Whether a server could take a parameter for the name of a deployment or of a model.
+/// Whether a server could read a parameter as the name of a deployment or a model.
 fn names_deployment(parameter: &[u8]) -> bool {
     credentials::names(parameter).any(|mut name| {
         name.retain(u8::is_ascii_alphanumeric);
@@ -429,7 +427,7 @@ fn names_deployment(parameter: &[u8]) -> bool {
     })
 }
 
-/// What comes before the first `byte` and what after it.
+/// The parts before and after the first `byte`.
 fn split_at_byte(bytes: &[u8], byte: u8) -> (&[u8], &[u8]) {
     let mut halves = bytes.splitn(2, |&it| it == byte);
     (halves.next().unwrap_or_default(), halves.next().unwrap_or_default())

@@ -1,21 +1,21 @@
-//! The question which models there are. The gateway answers it itself: what a resource lists are
-//! models that could be deployed there, not those that its deployments serve.
+//! Requests for the list of models. The gateway itself answers them: a resource lists the models that could
+//! be deployed there, not those that its deployments serve.
 
 use super::api::Operation;
 use super::percent;
 use super::{Call, Method};
 
-/// A question about models.
+/// A request about models.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelsQuestion {
-    /// Which are there?
+    /// The list of all.
     All,
-    /// Is this one there?
+    /// This one.
     One(String),
 }
 
 impl Call {
-    /// The question about models that this call is; `None` when it asks for something else.
+    /// The request about models that this call is; `None` when it is another operation.
     pub fn models_question(&self) -> Option<ModelsQuestion> {
         if self.operation != Operation::Models || self.method != Method::Get {
             return None;

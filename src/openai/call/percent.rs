@@ -1,8 +1,8 @@
 //! Percent-encoding of path segments and query values (RFC 3986, section 2).
 //!
-//! A path arrives as bytes that need not be UTF-8, and leaves as a string that every server reads
-//! alike. So encoding is strict (all but the unreserved characters) and decoding is lenient (a `%`
-//! that begins no escape stands for itself).
+//! A path arrives as bytes that need not be UTF-8, and leaves as a string that every server reads in the
+//! same way. So encoding is strict (all except the unreserved characters) and decoding is lenient (a `%`
+//! that begins no escape is itself).
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// `text` as one path segment or query value. `.` and `..` are escaped too: they would move.
+/// `text` as one path segment or query value. `.` and `..` are escaped too, because they are relative paths.
 pub fn encode(text: &str) -> Cow<'_, str> {
     let is_dots = matches!(text, "." | "..");
     if !is_dots && text.bytes().all(is_unreserved) {
@@ -28,7 +28,7 @@ pub fn encode(text: &str) -> Cow<'_, str> {
     Cow::Owned(encoded)
 }
 
-/// Appends `raw` with its escapes kept, and everything that cannot stand in a path or query escaped.
+/// Appends `raw` with its escapes kept, and everything escaped that a path or query cannot contain.
 pub fn push_sanitised(text: &mut String, raw: &[u8]) {
     if raw.iter().all(|&byte| is_sane(byte))
         && let Ok(raw) = std::str::from_utf8(raw)
@@ -45,7 +45,7 @@ pub fn push_sanitised(text: &mut String, raw: &[u8]) {
     }
 }
 
-/// Whether `byte` can stand in a path or query.
+/// Whether a path or query can contain `byte`.
 fn is_sane(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'#')
 }

@@ -1,51 +1,51 @@
-//! Which headers of a backend's response its client is shown.
+//! Which headers of a backend's response reach the client.
 //!
-//! A client talks to the gateway, whoever serves it. So nothing passes that
+//! For the client, the gateway is the server. So these headers do not pass:
 //!
-//! - *names one member of the pool*, where a client could turn past the gateway: its host in any value, a
-//!   deployment, the place of what was created. A place at the backend itself becomes a path, by which
-//!   the client finds it through the gateway;
-//! - *is a credential*, or belongs to the gateway's own: a key, a session, an organisation, a challenge. A
-//!   backend that shows what it was sent shows the gateway's key under any name;
-//! - *speaks for a host* to whoever asked it, such as cookies and the policies of browsers: here it would
-//!   speak for the gateway's. So does leave for pages of other origins (`access-control-*`): the gateway
-//!   answers no preflight request, and where Envoy does, its CORS filter says the rest, too;
-//! - *steers who is in front*: a backend may stand behind an Envoy of its own, whose `x-envoy-ratelimited`
-//!   forbids this one every retry; `x-accel-redirect` has nginx send another file instead.
+//! - those that *name one backend of the pool*, which a client could then call directly: its host in any value,
+//!   a deployment, the location of a new object. A location at the backend itself becomes a path, which the
+//!   client reaches through the gateway;
+//! - those that *are a credential*, or belong to the gateway's own: a key, a session, an organisation, a
+//!   challenge. A backend that echoes its request shows the gateway's key under any name;
+//! - those that *speak for a host*, such as cookies and the policies of browsers: they would apply to the
+//!   gateway's host. So would permissions for pages of other origins (`access-control-*`). The gateway answers
+//!   no preflight request; Envoy's CORS filter, which does, sends these headers itself;
+//! - those that *steer a proxy in front*: a backend may be behind another Envoy, whose `x-envoy-ratelimited`
+//!   forbids this one every retry; `x-accel-redirect` makes nginx send another file.
 
 use crate::openai::bytes;
 use crate::openai::call::credentials;
 use memchr::memmem;
 
-/// What stands before a deployment in a path.
+/// The part of a path before a deployment.
 const DEPLOYMENTS: &[u8] = b"/deployments/";
 
 /// The shortest key that is looked for in values. Real ones have 32 bytes and more.
 const KEY_BYTES_MIN: usize = 8;
 
-/// What is known of the backend that answered.
+/// The backend that sent the response.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
-    /// Its host, as the configuration has it.
+    /// Its host, as configured.
     pub host: &'a str,
-    /// The deployment that it was asked for; empty when that is what the client called it.
+    /// The deployment in its request; empty when the client used the same name.
     pub deployment: &'a str,
-    /// The gateway's key that it was sent, without the name of a scheme; empty when it was sent none.
+    /// The gateway's key in its request, without the name of a scheme; empty when there was none.
     pub key: &'a [u8],
-    /// Whether it was sent the gateway's credential.
+    /// Whether its request had the gateway's credential.
     pub owns_credential: bool,
-    /// Whether the client sees what it says of its limits.
+    /// Whether the client sees its rate-limit headers.
     pub keeps_rate_limits: bool,
 }
 
-/// What the name of a response header says of it.
+/// The kinds of response headers, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Nearly every response has it, and it says nothing of what must not pass.
+    /// Nearly every response has it, and it never contains what must not pass.
     Plain,
-    /// Its value is a place.
+    /// Its value is a location.
     Place,
-    /// It states a backend's limits, or how much of them is used.
+    /// It states a backend's limits, or their use.
     RateLimit,
     /// It asks for a credential.
     Challenge,
@@ -92,7 +92,7 @@ impl Origin<'_> {
         }
     }
 
-    /// Whether a value tells the host or a key.
+    /// Whether a value contains the host or a key.
     fn is_told_by(&self, value: &[u8], names_place: bool) -> bool {
         (self.owns_credential && credentials::is_value(value))
             || self.is_key_in(value)
@@ -108,8 +108,7 @@ impl Origin<'_> {
         is_it || (names_place && memmem::find(value, DEPLOYMENTS).is_some())
     }
 
-    /// Whether its host stands somewhere in a value. A host without a dot is a word like others, and is not
-    /// looked for.
+    /// Whether a value contains its host. A host without a dot is a word like others, so it is not searched.
     fn is_host_in(&self, value: &[u8]) -> bool {
         let name = self.host.as_bytes().split(|byte| *byte == b':').next().unwrap_or_default();
         value.len() >= name.len()
@@ -117,7 +116,7 @@ impl Origin<'_> {
             && memmem::find(&value.to_ascii_lowercase(), &name.to_ascii_lowercase()).is_some()
     }
 
-    /// Whether the key stands somewhere in a value. A short one is a word like others.
+    /// Whether a value contains the key. A short one is a word like others.
     fn is_key_in(&self, value: &[u8]) -> bool {
         let room = value.len().checked_sub(self.key.len());
         let (Some(room), Some(first)) = (room, self.key.first()) else { return false };
@@ -176,14 +175,14 @@ fn is_rate_limit(name: &[u8]) -> bool {
         || name == b"azure-openai-deployment-utilization"
 }
 
-/// Whether it tells one deployment from another. The region is none, and Azure's support asks for it.
+/// Whether it names a deployment. The region does not, and Azure's support asks for it.
 fn names_member(name: &[u8]) -> bool {
     name.starts_with(b"x-ms-spillover-")
         || name.starts_with(b"azureml-model-")
         || matches!(name, b"x-ms-deployment-name" | b"x-served-by")
 }
 
-/// Whether it tells a browser, or a proxy on the way, something of the host that it asked.
+/// Whether it tells a browser, or a proxy on the way, something about the host.
 fn speaks_for_host(name: &[u8]) -> bool {
     match name {
         [b'a', ..] => {
@@ -212,7 +211,7 @@ fn speaks_for_host(name: &[u8]) -> bool {
             )
         }
         [b'x', b'-', rest @ ..] => {
-            // The only one of nginx's that says nothing but that a stream is one.
+            // The only harmless one of nginx: it only marks a stream.
             (rest.starts_with(b"accel-") && rest != b"accel-buffering")
                 || rest.starts_with(b"content-security-policy")
                 || matches!(
@@ -245,7 +244,7 @@ fn speaks_for_host(name: &[u8]) -> bool {
     }
 }
 
-/// What follows `http://`, `https://` or `//`, which servers take for one of these.
+/// The part after `http://`, `https://` or `//`, which servers treat like these.
 fn after_scheme(value: &[u8]) -> Option<&[u8]> {
     [&b"https://"[..], b"http://", b"//"].into_iter().find_map(|scheme| {
         let (start, rest) = value.split_at_checked(scheme.len())?;
@@ -435,7 +434,7 @@ mod tests {
         assert!(passes(&own, "x-empty", ""));
         assert!(!passes(&own, "x-path", "/openai/deployments/any/chat"));
         assert!(!passes(&own, "x-sent", "Bearer eyJ"));
-        // A response that could not be read helps nobody.
+        // A response that cannot be read is useless.
         let odd = Origin { deployment: "realtime", ..ORIGIN };
         assert!(passes(&odd, "sec-websocket-protocol", "realtime"));
     }

@@ -1,4 +1,4 @@
-//! What comes back: event streams, usage, headers, and the gateway's own replies.
+//! Responses: event streams, usage, headers, and the gateway's own replies.
 
 pub mod headers;
 pub mod reply;

@@ -1,9 +1,9 @@
-//! What the gateway itself answers, in the shapes that the OpenAI clients read.
+//! The gateway's own responses, in the formats that OpenAI's clients read.
 //!
 //! An error has all four fields (`message`, `type`, `param`, `code`), which typed clients require.
-//! When every backend is out, the delay that a client is told is bounded on both sides: above 60 s
-//! some SDKs ignore it or never try again, and at zero some come back at once. It is jittered
-//! upwards, so that clients do not all return in the same moment and never before the backend.
+//! When every backend is out, the stated delay is bounded on both sides: above 60 s some SDKs ignore it or
+//! never retry, and at zero some retry at once. It has upward jitter, so that clients do not all return at
+//! the same moment, and never before the backend.
 
 use serde::Serialize;
 
@@ -20,16 +20,16 @@ pub struct Reply {
     pub retry_after_ms: Option<u64>,
 }
 
-/// The shortest delay that a client is told.
+/// The shortest delay that is stated to a client.
 const DELAY_MS_MIN: u64 = 1_000;
 
-/// The longest delay that a client is told: older Python and Node SDKs ignore longer ones.
+/// The longest delay that is stated to a client: older Python and Node SDKs ignore longer ones.
 const DELAY_MS_MAX: u64 = 60_000;
 
 /// The type of an error that is the caller's fault.
 const INVALID_REQUEST: &str = "invalid_request_error";
 
-/// How much of what a client sent is repeated to it.
+/// How much of a client's own text an error repeats.
 const ECHO_CHARS_MAX: usize = 100;
 
 #[derive(Serialize)]
@@ -124,8 +124,8 @@ pub fn operation_not_served(name: &str) -> Reply {
     bad_request(404, &message, None, "operation_not_served")
 }
 
-/// 400: the prompt is longer than any backend of the pool takes, by its estimated length. OpenAI's own code,
-/// by which clients shorten their prompts; there is no use in asking again.
+/// 400: by its estimated length the prompt is longer than any backend of the pool takes. The code is OpenAI's, at
+/// which clients shorten their prompts; a retry would not help.
 pub fn prompt_too_long(tokens: u64, limit: u64) -> Reply {
     let message = format!(
         "The backends of this model take at most {limit} tokens, and the prompt has about {tokens}. \
@@ -134,7 +134,7 @@ pub fn prompt_too_long(tokens: u64, limit: u64) -> Reply {
     bad_request(400, &message, None, "context_length_exceeded")
 }
 
-/// 426: the pool takes responses over HTTP only. A client that hears of it at once falls back to that.
+/// 426: the pool takes responses over HTTP only. A client that gets this at once falls back to HTTP.
 pub fn no_websocket() -> Reply {
     let message = "Responses over a WebSocket are not allowed here. Use POST over HTTP.";
     bad_request(426, message, None, "websocket_not_allowed")
@@ -146,7 +146,7 @@ pub fn no_such_upgrade() -> Reply {
     bad_request(400, message, None, "unsupported_upgrade")
 }
 
-/// What Envoy or one of its filters refused, with the `status` that it chose.
+/// A refusal by Envoy or one of its filters, with the `status` that it chose.
 pub fn refused(status: u16) -> Reply {
     let code = status.to_string();
     let (message, r#type, code) = match status {
@@ -163,15 +163,15 @@ pub fn refused(status: u16) -> Reply {
     error(status, message, r#type, None, code)
 }
 
-/// What is wrong when the two roles do not find each other.
+/// The problem when the two roles do not find each other.
 pub const APART: &str = "The gateway's filter and the backends' filters run in different VMs: give them the same vm_config \
      (vm_id, code, environment) and load both anew.";
 
-/// What is wrong when a body arrives and is never shown.
+/// The problem when a body arrives and Envoy never shows it to the filter.
 pub const HIDDEN_BODY: &str = "Envoy does not show request bodies to the gateway's filter: its configuration lacks \
      allow_on_headers_stop_iteration: true.";
 
-/// 503: the filter waits for a body that Envoy keeps to itself.
+/// 503: the filter waits for a body that Envoy does not show.
 pub fn hidden_body() -> Reply {
     error(503, HIDDEN_BODY, "service_unavailable", None, "503")
 }
@@ -189,10 +189,10 @@ pub fn may_be_done() -> Reply {
     error(502, message, "server_error", None, "outcome_unknown")
 }
 
-/// 503: the gateway chose a backend to which Envoy has no way. The next request gets another one, so it can
-/// come at once.
+/// 503: the gateway chose a backend that Envoy cannot reach. The next request gets another one, so the client may
+/// retry at once.
 pub fn no_way() -> Reply {
-    /// Above zero, which SDKs take for no time at all.
+    /// Above zero, which SDKs ignore.
     const DELAY_MS: u64 = 100;
     let message = "The gateway could not reach the backend that it chose, and leaves it alone now. Try again. \
                    Its log says what is wrong in the configuration of Envoy.";
@@ -200,7 +200,7 @@ pub fn no_way() -> Reply {
     Reply { retry_after_ms: Some(DELAY_MS), ..reply }
 }
 
-/// 502: what the backends answered with is no response for a client. `status` tells a redirect from another
+/// 502: the backends' responses cannot be passed to a client. `status` distinguishes a redirect from another
 /// protocol.
 pub fn no_answer(status: u16) -> Reply {
     let what = match status {
@@ -224,8 +224,8 @@ pub fn exhausted(throttled: bool, retry_after_ms: u64) -> Reply {
     Reply { retry_after_ms: Some(retry_after_ms), ..error(status, &message, r#type, None, code) }
 }
 
-/// 429: the request does not fit into what the consumer has left of its tokens per minute; there is
-/// room again after `wait_ms`, of which no more is told than SDKs heed.
+/// 429: the request does not fit into the consumer's remaining tokens per minute. There is room again after
+/// `wait_ms`; the stated delay is at most the longest that SDKs obey.
 pub fn consumer_over_limit(wait_ms: u64) -> Reply {
     let wait_ms = wait_ms.min(DELAY_MS_MAX);
     let seconds = wait_ms.div_ceil(1_000);
@@ -244,13 +244,13 @@ pub fn consumer_over_quota(wait_ms: u64) -> Reply {
     Reply { retry_after_ms: Some(wait_ms.max(1)), ..reply }
 }
 
-/// 503: a request came to a backend's filter without having passed the gateway's.
+/// 503: a request reached a backend's filter without passing the gateway's.
 pub fn unrouted() -> Reply {
     let message = "The request did not pass the gateway.";
     error(503, message, "service_unavailable", None, "503")
 }
 
-/// 503: the gateway cannot serve, for a reason of its own.
+/// 503: the gateway cannot serve, for an internal reason.
 pub fn internal() -> Reply {
     let message = "The gateway could not process the request.";
     error(503, message, "service_unavailable", None, "503")
@@ -272,8 +272,8 @@ pub fn retry_after_headers(ms: u64) -> [(&'static str, String); 2] {
     [("retry-after", ms.div_ceil(1_000).to_string()), ("retry-after-ms", ms.to_string())]
 }
 
-/// The delay to tell a client, in milliseconds, given the soonest recovery of a backend (`None`:
-/// no backend is known to be out for any time) and a random number.
+/// The delay to state to a client, in milliseconds, given the soonest recovery of a backend (`None`:
+/// no backend has a known time) and a random number.
 ///
 /// From 1 s to 60 s, and at most 10 % more than the recovery takes.
 pub fn exhausted_delay_ms(soonest_ms_from_now: Option<u64>, roll: u64) -> u64 {

@@ -1,9 +1,8 @@
-//! Reads an event stream once, in chunks and in bounded memory, for everybody who asks something of it.
+//! Reads an event stream once, in chunks and in bounded memory, for all that need something from it.
 //!
-//! Its lines are told apart in one place (`frames`), and each part of a line is shown to those who look for
-//! something: the probe of the head, the watch for errors, the reader of the usage, and the stripper of the
-//! chunk that states it. Where usage and stripper are both on, they read the members of an event together.
-//! Whichever way a stream is cut, the result is the same.
+//! One place splits it into lines (`frames`) and passes each part of a line to its readers: the probe of the
+//! head, the watch for errors, the reader of the usage, and the stripper of the chunk that states it. Usage and
+//! stripper share one reading of an event's members. However a stream is cut, the result is the same.
 
 mod event;
 mod frames;
@@ -30,21 +29,21 @@ pub struct EventStream {
     frames: Frames,
     head: Option<Box<HeadProbe>>,
     watch: Option<ErrorWatch>,
-    /// The members of the event at hand, for the usage and the stripper.
+    /// The members of the current event, for the usage and the stripper.
     members: Members,
     usage: Option<StreamUsage>,
     stripper: Option<UsageStripper>,
     tier: Option<TierWatch>,
 }
 
-/// What is looked for in a stream.
+/// What is read from a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
-    /// Errors of the backend, in the head and behind it.
+    /// Errors of the backend, in the head and after it.
     pub errors: bool,
-    /// How many tokens it took.
+    /// How many tokens it cost.
     pub usage: bool,
-    /// The chunk that states the usage goes out of the stream.
+    /// The chunk that states the usage is removed from the stream.
     pub strips_usage: bool,
     /// The service tier.
     pub tier: bool,
@@ -53,7 +52,7 @@ pub struct Features {
 /// What a chunk showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// What becomes of the chunk.
+    /// What happens to the chunk.
     pub edit: Edit,
     /// The first error of the backend was completed.
     pub error: bool,
@@ -87,7 +86,7 @@ impl EventStream {
     /// Reads the next chunk, which must follow the last one without a gap.
     pub fn push(&mut self, chunk: &[u8]) -> Seen {
         let Seen { edit, error } = match &mut self.watch {
-            // As a rule of a stream whose tokens nobody counts.
+            // The usual case of a stream whose tokens are not counted.
             Some(watch)
                 if self.head.is_none() && self.usage.is_none() && self.stripper.is_none() =>
             {
@@ -131,13 +130,13 @@ impl EventStream {
         Seen { edit, error }
     }
 
-    /// Whether nothing is looked for any more.
+    /// Whether nothing more is read from the stream.
     pub fn is_idle(&self) -> bool {
         let Self { head, watch, usage, stripper, tier, .. } = self;
         head.is_none() && watch.is_none() && usage.is_none() && stripper.is_none() && tier.is_none()
     }
 
-    /// What the head of the stream shows so far, until it is let go.
+    /// What the head of the stream shows so far, until it is released.
     pub fn head(&self) -> Probe {
         self.head.as_ref().map_or(Probe::Real, |head| head.probe())
     }
@@ -147,8 +146,8 @@ impl EventStream {
         self.head.as_mut().map_or(Probe::Real, |head| head.finish(&self.frames))
     }
 
-    /// The data of the event that made the head [`Probe::Refused`]: whether only this request is refused is
-    /// told in its message.
+    /// The data of the event that made the head [`Probe::Refused`]: its message states whether only this
+    /// request is refused.
     pub fn refusal(&self) -> &[u8] {
         self.head.as_ref().map_or(&[], |head| head.refusal())
     }
@@ -158,19 +157,18 @@ impl EventStream {
         self.head = None;
     }
 
-    /// The stream ended: what was held back of its last chunks goes on.
+    /// The stream ended: the held bytes of its last chunks pass.
     pub fn finish(&mut self) -> Vec<u8> {
         self.stripper.as_mut().map(UsageStripper::finish).unwrap_or_default()
     }
 
-    /// What was stated of the usage so far; `None` when nothing was. An event need not be complete to be
-    /// believed.
+    /// The usage that was stated so far; `None` when nothing was. The event need not be complete.
     pub fn usage(&self) -> Option<Usage> {
         self.usage.as_ref()?.usage(&self.members)
     }
 
-    /// How many events had content so far: what to take for the tokens of the output when [`Self::usage`] has
-    /// none. `None` when nobody counted.
+    /// How many events had content so far. They count as the tokens of the output when [`Self::usage`] has none.
+    /// `None` when they were not counted.
     pub fn counted_output_tokens(&self) -> Option<u64> {
         Some(self.usage.as_ref()?.counted_output_tokens(&self.members))
     }
@@ -190,7 +188,7 @@ impl EventStream {
     fn read_members(&mut self, part: Part<'_>, after: &[u8]) {
         let Part::Data { run, ends } = part else { return };
         if let Some(usage) = &self.usage {
-            // The line is all of the event, as a rule: the next byte ends it.
+            // Usually the line is the whole event, and the next byte ends it.
             let is_event = ends && self.members.is_fresh() && self.frames.is_empty_line(after);
             if is_event && !usage.may_be_stated(run) {
                 self.members.push_until_content(run);
@@ -217,7 +215,7 @@ impl EventStream {
     }
 }
 
-/// Whether an error of the backend was completed in a chunk, where nothing else is looked for.
+/// Whether an error of the backend was completed in a chunk, when nothing else is read.
 fn watch_only(watch: &mut ErrorWatch, frames: &mut Frames, chunk: &[u8]) -> bool {
     let mut error = false;
     let mut rest = chunk;

@@ -1,16 +1,16 @@
 //! The service tier that a response states.
 //!
 //! It is a member of the top level, near the end of a JSON body or in the last events of a stream. It is
-//! searched, not parsed: quotes within a text are escaped, so the name of the member cannot stand in what a
-//! model wrote.
+//! searched, not parsed: quotes within a text are escaped, so the text of a model cannot contain the quoted
+//! name of the member.
 
 use crate::openai::service_tier::ServiceTier;
 use memchr::memmem;
 
-/// What stands before the value.
+/// The bytes before the value.
 const NAME: &[u8] = b"\"service_tier\"";
 
-/// As much of the end of a chunk as can belong to a member that is not complete.
+/// The longest end of a chunk that can belong to an incomplete member.
 const CARRIED_BYTES: usize = 64;
 
 /// Looks for the tier in a response that comes in chunks. The last one that is stated counts.

@@ -1,18 +1,18 @@
-//! How many tokens a response took, read while it passes through.
+//! How many tokens a response cost, read while it passes.
 //!
-//! Every answer says so itself, in one small object somewhere in a body that may be megabytes long
-//! (embeddings) or end at any moment (streams). So it is read by an automaton that keeps a few dozen
-//! bytes, whichever way the body is cut into chunks.
+//! Every response states this itself, in one small object somewhere in a body that may be megabytes long
+//! (embeddings) or end at any moment (streams). So a state machine reads it, which keeps a few dozen bytes,
+//! however the body is cut into chunks.
 //!
 //! - The object is `usage` of the top level, or of `response` of the top level: that is where chat,
 //!   completions, embeddings and responses have it, in whole bodies and in events. A `usage` anywhere
 //!   else may have come from the client (tools and metadata are echoed) and does not count.
 //! - The last one wins: some backends repeat it with growing numbers.
-//! - A number that is negative or no number at all counts as not stated; a number as text as that
-//!   number. A usage with a number above [`TOKENS_MAX`] is not believed at all.
-//! - What is not stated follows from the rest where it can: embeddings state no completion.
+//! - A value that is negative or not a number counts as not stated; a number as text counts as that
+//!   number. A usage with a number above [`TOKENS_MAX`] is ignored.
+//! - A missing number follows from the others where possible: embeddings state no completion.
 //! - A stream that ends early states nothing. Then the events with content are the best count of the
-//!   output that there is: one token each, as a rule.
+//!   output: usually one token each.
 
 use crate::openai::bytes::COUNT_MAX;
 use members::Members;
@@ -23,16 +23,16 @@ pub(super) mod members;
 mod tests;
 mod word;
 
-/// The most tokens that a response is believed to have taken: 16 Mi. The longest context windows are ten
-/// million tokens, embeddings take 2048 texts of 8192 tokens, and completions 128 choices of 128 Ki.
+/// The most tokens that a response may state: 16 Mi. The longest context windows are ten million tokens,
+/// embeddings take 2048 texts of 8192 tokens, and completions 128 choices of 128 Ki.
 pub const TOKENS_MAX: u64 = 1 << 24;
 
-/// The tokens that a response took; each number is at most [`TOKENS_MAX`], but for the sum.
+/// The tokens that a response cost; each number except the sum is at most [`TOKENS_MAX`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Of the prompt, the cached ones included.
+    /// The tokens of the prompt, cached ones included.
     pub prompt_tokens: u64,
-    /// Of the output, those of reasoning included; zero for embeddings.
+    /// The tokens of the output, including reasoning; zero for embeddings.
     pub completion_tokens: u64,
     /// At least the sum of the two.
     pub total_tokens: u64,
@@ -99,8 +99,8 @@ impl Default for StreamUsage {
 }
 
 impl StreamUsage {
-    /// Whether the event with this data may state a usage. Nearly none does, and to search a long one is cheaper
-    /// than to read it.
+    /// Whether the event with this data may state a usage. Nearly none does, and searching a long one is cheaper
+    /// than reading it.
     #[inline]
     pub(super) fn may_be_stated(&self, data: &[u8]) -> bool {
         if data.len() < SEARCHED_BYTES_MIN {
@@ -116,7 +116,7 @@ impl StreamUsage {
         false
     }
 
-    /// What was stated so far, by the event with these members, too; `None` when nothing was.
+    /// What was stated so far, including the event with these members; `None` when nothing was.
     pub(super) fn usage(&self, members: &Members) -> Option<Usage> {
         members.usage().or(self.usage)
     }
@@ -137,7 +137,7 @@ impl StreamUsage {
 }
 
 impl Stated {
-    /// The usage; `None` when it states no number that says anything, or one that cannot be true.
+    /// The usage; `None` when it states no useful number, or one that cannot be true.
     pub(super) fn usage(self) -> Option<Usage> {
         let rest = |part: Option<u64>| Some(self.total?.saturating_sub(part.unwrap_or(0)));
         self.prompt.or(self.completion).or(self.total)?;
@@ -150,7 +150,7 @@ impl Stated {
         }
         let prompt_tokens = self.prompt.or_else(|| rest(self.completion)).unwrap_or(0);
         let completion_tokens = self.completion.or_else(|| rest(self.prompt)).unwrap_or(0);
-        // Without either of the two the whole is taken for the prompt.
+        // Without both of them the sum counts as the prompt.
         let completion_tokens =
             if self.prompt.or(self.completion).is_none() { 0 } else { completion_tokens };
         let sum = prompt_tokens.saturating_add(completion_tokens);

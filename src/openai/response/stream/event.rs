@@ -1,7 +1,7 @@
-//! What a single event means for the choice between forwarding and failing over.
+//! What a single event means for the decision between forwarding and failing over.
 //!
 //! Azure and OpenAI state errors in several forms (flat, nested, inside a failed response), with
-//! codes that are words or numbers. A rate limit is told first, then a fault of the backend, then
+//! codes that are words or numbers. A rate limit is recognised first, then a fault of the backend, then
 //! one of the caller; an error without a reason is the backend's.
 
 use memchr::memmem;
@@ -61,7 +61,7 @@ pub(super) fn judge(name: &[u8], data: &[u8], is_cut: bool) -> Verdict {
         return Verdict::Preamble;
     }
     if !data.starts_with(b"{") {
-        // `[DONE]`, or nothing that is known.
+        // `[DONE]`, or something unknown.
         return Verdict::Real;
     }
     let event: Event = match serde_json::from_slice(data) {
@@ -76,7 +76,7 @@ pub(super) fn judge(name: &[u8], data: &[u8], is_cut: bool) -> Verdict {
     if kind == RESPONSE_FAILED || name == RESPONSE_FAILED.as_bytes() {
         return match event.response {
             Some(Response { error: Some(_) }) => judge_error(data),
-            // The reason follows in an event of its own, if at all.
+            // The reason follows in a separate event, if at all.
             _ => Verdict::Preamble,
         };
     }
@@ -86,7 +86,7 @@ pub(super) fn judge(name: &[u8], data: &[u8], is_cut: bool) -> Verdict {
     Verdict::Real
 }
 
-/// `name`, if it is one of an event of an error, else nothing.
+/// `name`, if it names an error event; otherwise nothing.
 pub(super) fn error_name(name: &[u8]) -> &'static [u8] {
     [ERROR, RESPONSE_FAILED]
         .into_iter()
@@ -95,7 +95,7 @@ pub(super) fn error_name(name: &[u8]) -> &'static [u8] {
         .as_bytes()
 }
 
-/// Whether `data`, at least its first bytes, is an error by its first member.
+/// Whether the first member of `data`, which may be cut, shows an error.
 pub(super) fn begins_like_error(data: &[u8]) -> bool {
     match first_member(data) {
         Some((b"error", value)) => !value.starts_with(b"n"),
@@ -110,10 +110,10 @@ pub(super) fn is_failed_response(name: &[u8], data: &[u8]) -> bool {
         || matches!(first_member(data), Some((b"type", value)) if is_text(value, RESPONSE_FAILED))
 }
 
-/// What an event means of which only the beginning is known.
+/// What an event means if only its beginning is known.
 fn judge_beginning(name: &[u8], data: &[u8]) -> Verdict {
     if is_failed_response(name, data) || name == ERROR.as_bytes() || begins_like_error(data) {
-        // A quote in a text is escaped, so this is a member and no text.
+        // A quote in a text is escaped, so this is a member and not text.
         return match memmem::find(data, b"\"error\":{").and_then(|at| data.get(at..)) {
             Some(rest) => first_value(rest.strip_prefix(b"\"error\":").unwrap_or_default())
                 .map_or(Verdict::Failed, |error| judge_fields(&error)),
@@ -128,7 +128,7 @@ fn judge_beginning(name: &[u8], data: &[u8]) -> Verdict {
     }
 }
 
-/// What the event of an error means, wherever in it the error stands.
+/// What an error event means, wherever the error is in it.
 fn judge_error(data: &[u8]) -> Verdict {
     let Ok(event) = serde_json::from_slice::<Value>(data) else { return Verdict::Failed };
     let places = [event.get("error"), event.get("response").and_then(|it| it.get("error"))];
@@ -149,7 +149,7 @@ fn judge_fields(error: &Value) -> Verdict {
         })
         .collect();
     if words.is_empty() {
-        // The message is all there is.
+        // Only the message is left to decide.
         let message = error.get("message").unwrap_or(error).as_str().unwrap_or_default();
         words.push(message.to_ascii_lowercase().replace(' ', "_"));
     }
@@ -170,7 +170,7 @@ fn is_rate_limit(word: &str) -> bool {
             .any(|part| word.contains(part))
 }
 
-/// Faults that could be taken for the caller's, but belong to what the gateway chose.
+/// Errors that look like the caller's fault, but are about what the gateway chose.
 fn is_backends_fault(word: &str) -> bool {
     let is_status = word.len() == 3 && (word.starts_with('5') || word == "408" || word == "424");
     let is_credential_or_deployment = matches!(
@@ -180,8 +180,8 @@ fn is_backends_fault(word: &str) -> bool {
     is_status || is_credential_or_deployment || word.contains("server_error")
 }
 
-/// What the request contains or refers to, and what its tools do. OpenAI lists no end of these codes, so
-/// they are told by their parts.
+/// Errors about what the request contains or refers to, or what its tools do. OpenAI has very many of these
+/// codes, so they are recognised by their parts.
 fn is_callers_fault(word: &str) -> bool {
     const BEGINNINGS: [&str; 9] = [
         "computer_use_",

@@ -1,12 +1,12 @@
 //! The lines of an event stream: the value of each field, and where events end.
 //!
-//! Lines end with a line feed, a carriage return, or both (HTML standard, server-sent events), and
-//! all of it may be cut anywhere. Nothing is kept but the place in the line. As a rule a chunk has
-//! whole lines, and a whole line is one part.
+//! Lines end with a line feed, a carriage return, or both (HTML standard, server-sent events), and a chunk
+//! may end anywhere. Only the place in the line is kept. Usually a chunk has whole lines, and a whole line
+//! is one part.
 
 use crate::openai::bytes;
 
-/// Where in the stream the next byte stands.
+/// The place of the next byte in the stream.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     place: Place,
@@ -57,12 +57,12 @@ enum Field {
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// How lines of data begin as a rule.
+/// The usual beginning of lines of data.
 const DATA_SPACE: &[u8] = b"data: ";
 
 impl Frames {
-    /// What `rest` begins with, and what follows that. Where it is called again with what follows, it comes to
-    /// the end: it takes at least one byte, except once where a line turns out to be one of another field.
+    /// The part that `rest` begins with, and what follows it. Calling it repeatedly with what follows comes to
+    /// the end: it takes at least one byte, except once when a line turns out to have another field.
     #[inline]
     pub(super) fn next<'a>(&mut self, rest: &'a [u8]) -> (Part<'a>, &'a [u8]) {
         if self.place == Place::LineStart

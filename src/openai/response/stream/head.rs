@@ -1,13 +1,13 @@
 //! Probes the head of an event stream: is its first real event an error?
 //!
-//! Azure answers some refused or failed requests with status 200 and an event stream whose first
-//! events say so. While nothing was forwarded another backend can still serve the request, so the
-//! head of a stream is held and probed until an event comes that is worth forwarding.
+//! To some refused or failed requests Azure sends status 200 and an event stream whose first events state
+//! the error. While nothing was forwarded, another backend can still serve the request. So the head of a
+//! stream is held and probed until an event comes that should be forwarded.
 //!
 //! - Preamble: comments, the prompt's filter results (a chat chunk without choices), and the events
-//!   with which a response is announced. They decide nothing.
-//! - An error of the backend decides for failover. An error that is the caller's fault is a good
-//!   response and is forwarded. So is what cannot be understood.
+//!   that announce a response. They decide nothing.
+//! - An error of the backend leads to failover. An error that is the caller's fault is a good response
+//!   and is forwarded. So is anything that cannot be understood.
 //! - A stream that ends before anything except preamble, or in the middle of its first event, failed.
 
 use super::event::{Verdict, judge};
@@ -19,11 +19,11 @@ use super::{Bounded, field};
 pub(super) struct HeadProbe {
     probe: Probe,
     name: Vec<u8>,
-    /// The name of the event goes on with the next part.
+    /// The name of the event continues in the next part.
     is_in_name: bool,
     /// The data of the event so far; `None` before its first data line.
     data: Option<Bounded>,
-    /// The line of data goes on with the next part.
+    /// The line of data continues in the next part.
     is_in_data: bool,
     /// The line of another field so far.
     other: Bounded,
@@ -39,7 +39,7 @@ pub enum Probe {
     More,
     /// Forward it.
     Real,
-    /// The backend refused the request for its rate limit.
+    /// The backend refused the request because of its rate limit.
     Refused,
     /// The backend failed in another way.
     Failed,
@@ -162,7 +162,7 @@ impl HeadProbe {
         match field(&line.bytes) {
             // Fields that do not matter.
             b"id" | b"retry" => {}
-            // No event stream. It may be an error under a wrong content type.
+            // Not an event stream. It may be an error with a wrong content type.
             _ if line.bytes.starts_with(b"{") => {
                 self.conclude(judge(b"", &line.bytes, line.is_cut), &line.bytes);
             }

@@ -1,36 +1,35 @@
-//! Takes the chunk that states the usage out of a stream for a client that did not ask for it.
+//! Removes the chunk that states the usage from a stream for a client that did not request it.
 //!
-//! The gateway asks for the usage of every stream (`stream_options.include_usage`), and the backend
-//! then sends one more chunk: `choices` is empty and `usage` an object. Clients that did not ask may
-//! not expect it; some take the first choice of every chunk. So it goes, and nothing else does:
+//! The gateway requests the usage of every stream (`stream_options.include_usage`), and the backend
+//! then sends one more chunk: `choices` is empty and `usage` an object. Clients that did not request it may
+//! not expect it; some read the first choice of every chunk. So exactly this chunk is removed:
 //!
-//! - Azure's first event has empty choices, too, but no usage. It stays, and so does a usage beside
+//! - Azure's first event also has empty choices, but no usage. It stays, and so does a usage next to
 //!   choices.
-//! - All that goes is the event from its first line of data to the empty line after it. Comments
-//!   before it stay.
+//! - The event is removed from its first line of data to the empty line after it. Comments before it stay.
 //! - An event with any other field than data, or longer than [`EVENT_BYTES_MAX`], is not that chunk.
-//! - What cannot be that chunk is never delayed. Only the beginning of an event that could be is held
-//!   back, until the next bytes decide; backends send events in one piece, so this is rare.
+//! - Bytes that cannot be that chunk are never delayed. Only the beginning of an event that could be it is
+//!   held until the next bytes decide; backends send events in one piece, so this is rare.
 
 use super::frames::Part;
 use crate::openai::response::usage::members::Members;
 
-/// Takes the usage chunk out of one event stream.
+/// Removes the usage chunk from one event stream.
 #[derive(Debug, Default)]
 pub(super) struct UsageStripper {
     event: Event,
-    /// The beginning of the event at hand, from earlier chunks.
+    /// The beginning of the current event, from earlier chunks.
     held: Vec<u8>,
-    /// An event was taken out that ended in a carriage return; a line feed that follows goes, too.
+    /// The removed event ended in a carriage return; a line feed that follows is removed as well.
     is_after_stripped: bool,
 }
 
-/// What becomes of a chunk.
+/// What happens to a chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// It goes on as it is.
+    /// It passes unchanged.
     Unchanged,
-    /// These bytes go on instead; possibly none.
+    /// These bytes pass instead; possibly none.
     Replaced(Vec<u8>),
 }
 
@@ -46,19 +45,19 @@ enum Event {
     Kept,
 }
 
-/// What is done with one chunk.
+/// The work on one chunk.
 #[derive(Debug)]
 pub(super) struct Cut<'a> {
     chunk: &'a [u8],
-    /// Where the event at hand begins in this chunk.
+    /// Where the current event begins in this chunk.
     begin: usize,
-    /// Up to here the chunk was copied to `out` or left out.
+    /// The chunk before this place was copied to `out` or removed.
     done: usize,
     /// `None` as long as nothing changes.
     out: Option<Vec<u8>>,
 }
 
-/// The longest event that is taken for the usage chunk, which has a few hundred bytes.
+/// The longest possible usage chunk; real ones have a few hundred bytes.
 const EVENT_BYTES_MAX: usize = 16 * 1_024;
 
 impl UsageStripper {
@@ -98,12 +97,12 @@ impl UsageStripper {
         }
     }
 
-    /// Whether the members of the event at hand matter.
+    /// Whether the members of the current event matter.
     pub(super) fn is_reading(&self) -> bool {
         self.event != Event::Kept
     }
 
-    /// The chunk was read: what becomes of it.
+    /// The chunk was read; returns what happens to it.
     pub(super) fn end_chunk(&mut self, mut cut: Cut<'_>) -> Edit {
         if !matches!(self.event, Event::Possible { .. }) {
             self.release(&mut cut);
@@ -122,7 +121,7 @@ impl UsageStripper {
         self.held.len()
     }
 
-    /// The stream ended: what was held back goes on.
+    /// The stream ended: the held bytes pass.
     pub(super) fn finish(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
     }
@@ -138,7 +137,7 @@ impl UsageStripper {
         self.event = Event::None;
     }
 
-    /// What is held goes on: before all of the chunk, because the event began before it.
+    /// The held bytes pass: before the whole chunk, because the event began before it.
     fn release(&mut self, cut: &mut Cut<'_>) {
         if !self.held.is_empty() {
             let held = std::mem::take(&mut self.held);
@@ -154,7 +153,7 @@ impl<'a> Cut<'a> {
         Self { chunk, begin: 0, done: 0, out: None }
     }
 
-    /// The bytes up to `begin` go on, those from there to `end` do not.
+    /// The bytes up to `begin` pass, those from there to `end` are removed.
     fn leave_out(&mut self, begin: usize, end: usize) {
         let kept = self.chunk.get(self.done..begin).unwrap_or_default();
         self.out.get_or_insert_default().extend_from_slice(kept);

@@ -1,7 +1,7 @@
 //! Watches a whole event stream for errors of the backend.
 //!
-//! Behind the head of a stream an error cannot be repaired any more. It is watched for, so that it can be
-//! recorded. Nearly no line is one, and that shows in its first bytes, so none is copied before.
+//! After the head of a stream an error cannot be repaired any more, only recorded. Hardly any line is an
+//! error, and its first bytes show that, so no line is copied before.
 
 use super::Bounded;
 use super::event::{self, Verdict, judge};
@@ -11,16 +11,16 @@ use super::frames::Part;
 #[derive(Debug, Default)]
 pub(super) struct ErrorWatch {
     line: Line,
-    /// The name of the event, when it is one of an error.
+    /// The name of the event, if it names an error.
     name: &'static [u8],
-    /// A name of which only the beginning is known.
+    /// The beginning of a name.
     begun_name: Vec<u8>,
 }
 
-/// What is done with the line of data at hand.
+/// What is done with the current line of data.
 #[derive(Debug, Default)]
 enum Line {
-    /// None has begun.
+    /// No line has begun.
     #[default]
     Start,
     /// Its first bytes are collected.
@@ -60,10 +60,10 @@ impl ErrorWatch {
         }
     }
 
-    /// Whether a line of data that begins like this is one of an error.
+    /// Whether a line of data that begins like this is an error.
     #[inline]
     fn matters(&self, data: &[u8]) -> bool {
-        // Nearly all data begin with a member that shows by its first letter that it is none of an error's.
+        // The first letter of the first member of nearly all data shows that it is not an error.
         let is_plain = matches!(data, [b'{', b'"', letter, ..] if !matches!(letter, b'e' | b't'));
         !self.name.is_empty()
             || (!is_plain && event::begins_like_error(data.get(..HEAD_BYTES).unwrap_or(data)))
@@ -114,7 +114,7 @@ impl ErrorWatch {
         match judge(self.name, &data.bytes, data.is_cut) {
             Verdict::Failed | Verdict::Unreadable => true,
             Verdict::Preamble => event::is_failed_response(self.name, &data.bytes),
-            // A throttle is no fault, also when it comes late.
+            // A throttle is no fault, even when it comes late.
             Verdict::Real | Verdict::Refused => false,
         }
     }

@@ -1,9 +1,9 @@
 //! The few members of a response that matter, whole or as one event, in constant memory.
 //!
-//! A response is mostly arrays (`choices`, `output`, `data`) and long texts, and what matters is never
-//! in an array, but for the question whether a choice has content. So arrays and texts are skipped
-//! from one quote or bracket to the next, and only what is outside of arrays is read by name. Braces
-//! in an array need no counting: they are closed when the array is.
+//! A response is mostly arrays (`choices`, `output`, `data`) and long texts. Nothing in an array matters,
+//! except whether a choice has content. So arrays and texts are skipped from one quote or bracket to the
+//! next, and only members outside arrays are read by name. Braces in an array need no counting, because
+//! they are closed when the array is.
 
 use super::word::{WORD_BYTES_MAX, Word};
 use super::{Stated, Usage};
@@ -15,9 +15,9 @@ pub(in crate::openai::response) struct Members {
     lexer: Lexer,
     /// How many arrays are open.
     arrays: u64,
-    /// How many objects are open that are in no array.
+    /// How many objects outside arrays are open.
     depth: usize,
-    /// By depth: the member that is being read.
+    /// The member that is being read, by depth.
     keys: [Key; DEPTH_MAX],
     word: Word,
     /// The text that comes next is content, unless it is empty.
@@ -33,8 +33,8 @@ pub(in crate::openai::response) struct Members {
     is_complete: bool,
 }
 
-/// What is known of `choices`. Given twice, the one that makes it no usage chunk counts: what was
-/// forwarded because of it cannot be taken back.
+/// What is known about `choices`. If it is given twice, the one that makes this no usage chunk counts: bytes
+/// that were forwarded because of it cannot be taken back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Choices {
     #[default]
@@ -44,13 +44,13 @@ enum Choices {
     Filled,
 }
 
-/// What is known of the `usage` of the top level, in the same way.
+/// What is known about the `usage` of the top level, in the same way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum TopUsage {
     #[default]
     Unseen,
     Object,
-    /// It is `null`, as a rule.
+    /// Usually it is `null`.
     Other,
 }
 
@@ -104,19 +104,19 @@ impl Members {
         self.push_while(bytes, Self::may_be_usage_chunk);
     }
 
-    /// Reads all of an event that states no usage: no further than until it shows that it has content.
+    /// Reads an event that states no usage, until it shows that it has content.
     #[inline]
     pub(in crate::openai::response) fn push_until_content(&mut self, bytes: &[u8]) {
         self.push_while(bytes, |members| !members.is_foreign && !members.has_content);
     }
 
-    /// Whether nothing was read that matters.
+    /// Whether nothing that matters was read.
     #[inline]
     pub(in crate::openai::response) fn is_fresh(&self) -> bool {
         self.lexer == Lexer::Between && !self.is_open() && !self.is_complete && !self.is_foreign
     }
 
-    /// A line of data is complete. Lines are joined by line feeds, which mean nothing behind the object.
+    /// A line of data is complete. Lines are joined by line feeds, which mean nothing after the object.
     #[inline]
     pub(in crate::openai::response) fn end_line(&mut self) {
         if !self.is_complete {
@@ -132,7 +132,7 @@ impl Members {
             arrays,
             depth,
             keys,
-            // These are written before they are read.
+            // These are set before they are read.
             word: _,
             stated: _,
             is_content,
