@@ -39,7 +39,7 @@ pub struct Figures {
     pub healed: usize,
     /// Attempts before the time that a 429 had named for the backend's quota.
     pub too_early: u64,
-    /// Requests that were sent to the backend that they came from.
+    /// Attempts at a backend that had failed the request already, other than by a 429.
     pub tried_twice: u64,
 }
 

@@ -15,7 +15,7 @@ const ROW: i32 = 18;
 /// The names before the bars.
 const NAMES: i32 = 130;
 /// A hundred percent, in points.
-const HUNDRED: i32 = 520;
+const HUNDRED: i32 = 400;
 /// The title and its explanation.
 const TITLE: i32 = 58;
 /// What plotters divides the size of a font by.
@@ -70,7 +70,7 @@ fn used(outcomes: &[Outcome]) -> Result<String, Box<dyn Error>> {
             write(&canvas, kind.name(), (NAMES - 8, middle), 12, HPos::Right)?;
             let errors = match figures.errors {
                 0 => String::new(),
-                errors => format!(", {errors} clients got errors"),
+                errors => format!(", {errors} client errors"),
             };
             let value = format!("{used:.1} %, {wasted:.1} % wasted{errors}");
             let end = NAMES + (used.max(wasted) / 100.0 * f64::from(HUNDRED)) as i32;
@@ -104,7 +104,9 @@ fn outages(outcomes: &[Outcome]) -> Result<String, Box<dyn Error>> {
         .iter()
         .filter(is_shown)
         .filter_map(|outcome| Some((outcome, outcome.outage_ms?)))
-        .filter(|(outcome, _)| !outcome.name.contains("errors"))
+        .filter(|(outcome, _)| {
+            !outcome.name.contains("errors") && !outcome.name.contains("refused")
+        })
         .collect();
     let mut svg = String::new();
     let height = (TITLE + PANEL * int(shown.len()).max(1)).unsigned_abs();
@@ -201,4 +203,60 @@ fn colour(kind: Kind) -> RGBColor {
 
 fn int(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::outcome;
+    use simulator::scenarios;
+
+    fn drawn() -> Vec<(&'static str, String)> {
+        let shown = |name: &str| name.starts_with("bursts") || name == "outage of 34 s, 503";
+        let scenarios = scenarios::all(1).into_iter().filter(|it| shown(&it.name) && it.has_peers);
+        let shorter = |mut scenario: scenarios::Scenario| {
+            scenario.simulation.requests.truncate(1_500);
+            outcome(&scenario).unwrap()
+        };
+        all(&scenarios.map(shorter).collect::<Vec<_>>()).unwrap()
+    }
+
+    /// The texts of a picture: where each begins, where it ends about, and what it says.
+    fn texts(svg: &str) -> Vec<(i32, i32, String)> {
+        const CHARACTER: i32 = 7; // wider than the average one of 12 points
+        let level = svg.split("<text ").skip(1).filter(|text| !text.contains("rotate("));
+        let texts = level.map(|text| {
+            let (attributes, rest) = text.split_once('>').unwrap();
+            let x = attributes.split("x=\"").nth(1).unwrap().split('"').next().unwrap();
+            let x: i32 = x.parse().unwrap();
+            let text = rest.split("</text>").next().unwrap().trim().replace("&apos;", "'");
+            let width = int(text.chars().count()) * CHARACTER;
+            match attributes {
+                _ if attributes.contains("\"end\"") => (x - width, x, text),
+                _ if attributes.contains("\"middle\"") => (x - width / 2, x + width / 2, text),
+                _ => (x, x + width, text),
+            }
+        });
+        texts.collect()
+    }
+
+    #[test]
+    fn no_text_is_cut_off_at_the_edges() {
+        for (name, svg) in drawn() {
+            for (begin, end, text) in texts(&svg) {
+                assert!(begin >= 0 && end <= WIDTH, "{name}, {text}: from {begin} to {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_gateway_is_named_where_it_is_drawn() {
+        let drawn = drawn();
+        let named = |plot: usize, kind: Kind| {
+            let name = kind.name();
+            texts(&drawn[plot].1).iter().filter(|(_, _, text)| *text == name).count()
+        };
+        assert!(Kind::ALL.into_iter().all(|kind| named(0, kind) == 1));
+        assert!(SHOWN.into_iter().all(|kind| named(1, kind) == 1));
+    }
 }

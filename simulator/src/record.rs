@@ -3,6 +3,9 @@
 use crate::load::Request;
 use crate::world::{Attempt, Seen};
 
+/// How long before an attempt begins it is decided: a gateway pauses before a retry.
+const JUST_MS: u64 = 1;
+
 /// A request that was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Served {
@@ -40,8 +43,10 @@ pub struct Refusal {
 /// What the backends of one quota said and saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen429 {
-    /// Until when the last 429 said that it refuses.
+    /// Until when a 429 said that it refuses.
     pub until_ms: u64,
+    /// When it said so.
+    pub at_ms: u64,
     /// Attempts that were sent before that.
     pub too_early: u64,
 }
@@ -63,11 +68,14 @@ pub struct Record {
     pub at_dead: Vec<(u64, usize)>,
     /// What backends said of when to come back, and whether that was heeded, by quota.
     pub named: Vec<Seen429>,
-    /// Requests that were at one backend twice without having waited between.
+    /// Attempts at a backend that had failed the request already, other than by a 429.
     pub tried_twice: u64,
+    /// The most attempts of one request.
+    pub most_attempts: u32,
     /// By backend, the one that stands for its quota.
     quotas: Vec<usize>,
-    last: Vec<Option<(usize, u64)>>,
+    /// By request: its attempts, and the backends that failed it, one bit each.
+    trips: Vec<(u32, u64)>,
 }
 
 impl Record {
@@ -77,7 +85,7 @@ impl Record {
             served: vec![None; requests],
             attempts: vec![0; backends],
             named: vec![Seen429::default(); backends],
-            last: vec![None; requests],
+            trips: vec![(0, 0); requests],
             quotas,
             ..Self::default()
         }
@@ -90,21 +98,24 @@ impl Record {
             self.at_dead.push((at_ms, backend));
         }
         let named = &mut self.named[self.quotas[backend]];
-        named.too_early += u64::from(at_ms < named.until_ms);
-        let before = self.last[request].replace((backend, at_ms));
-        let is_again = before.is_some_and(|(last, at)| last == backend && at_ms < at + 20);
-        self.tried_twice += u64::from(is_again);
+        // What was decided just before the 429 came could not heed it.
+        let is_known = at_ms > named.at_ms + JUST_MS;
+        named.too_early += u64::from(is_known && at_ms < named.until_ms);
+        let (attempts, failed) = &mut self.trips[request];
+        *attempts += 1;
+        self.tried_twice += *failed >> backend & 1;
+        self.most_attempts = self.most_attempts.max(*attempts);
     }
 
     pub(crate) fn answered(&mut self, attempt: &Attempt, seen: &Seen, now_ms: u64) {
-        let Seen::Head(head) = seen else {
-            self.wasted += 1;
-            return;
-        };
-        if head.status != 200 {
-            self.wasted += 1;
+        let status = if let Seen::Head(head) = seen { head.status } else { 0 };
+        self.wasted += u64::from(status != 200);
+        if !matches!(status, 200 | 429) {
+            self.trips[attempt.request].1 |= 1 << attempt.backend;
         }
-        if head.status == 429 {
+        if let Seen::Head(head) = seen
+            && status == 429
+        {
             let value = |name| head.headers.iter().find(|(key, _)| *key == name);
             let number = |name| value(name).and_then(|(_, value)| value.parse::<u64>().ok());
             let delay = number("retry-after-ms")
@@ -112,7 +123,9 @@ impl Record {
             // What is too large by itself says nothing of others.
             let delay = delay.filter(|delay| *delay <= 60_000).unwrap_or(0);
             let named = &mut self.named[self.quotas[attempt.backend]];
-            named.until_ms = named.until_ms.max(now_ms + delay);
+            if now_ms + delay > named.until_ms {
+                (named.at_ms, named.until_ms) = (now_ms, now_ms + delay);
+            }
         }
     }
 

@@ -108,6 +108,8 @@ pub(crate) fn comparison(outcomes: &[Outcome]) -> String {
 
 fn push(text: &mut String, name: &str, figures: &Figures, optimum: &Figures, rest: &str) {
     let of = |part: u64, whole: u64, factor: f64, digits: usize| match whole {
+        // The optimum knows no limits of consumers.
+        _ if figures.limited > 0 => "–".to_owned(),
         0 => "–".to_owned(),
         _ => format!("{:.digits$}", factor * part as f64 / whole as f64),
     };

@@ -12,6 +12,9 @@ use std::collections::BinaryHeap;
 /// How long an attempt may be silent at most, as in the shipped configuration of Envoy.
 pub const ROUTE_TIMEOUT_MS: u64 = 620_000;
 
+/// A gateway that never comes to an end with a request is stopped after so many events for each, on average.
+const EVENTS_PER_REQUEST: u64 = 10_000;
+
 /// What a gateway is told.
 pub trait Gateway {
     /// A request came.
@@ -97,7 +100,10 @@ pub fn run(azure: Azure, requests: Vec<Request>, gateway: &mut dyn Gateway) -> R
     for request in 0..world.requests.len() {
         world.schedule(world.requests[request].at_ms, What::Arrival(request));
     }
-    while let Some(Reverse(event)) = world.events.pop() {
+    let most = (world.requests.len() as u64 + 1) * EVENTS_PER_REQUEST;
+    while let Some(Reverse(event)) = world.events.pop()
+        && world.next < most
+    {
         world.now_ms = event.at_ms;
         world.happen(event.what, gateway);
     }

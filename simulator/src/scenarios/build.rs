@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 const PROVISIONED_TPM: u64 = 250_000;
 const OUTPUT_WEIGHT: u64 = 4;
 /// How long the load lasts.
-const SECONDS: u64 = 1_200;
+const SECONDS: u64 = 3_600;
 /// The share of its limit that a tenant sends, and how many times as much one does who floods.
 const TENANT_USES: f64 = 0.4;
 const FLOOD: f64 = 5.0;

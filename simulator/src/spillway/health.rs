@@ -281,7 +281,8 @@ impl Desk<'_> {
         } else {
             RulesMet::default()
         };
-        if is_counted && is_plain && !self.ends_run(attempt, observed, elapsed) {
+        let grows = breaker.grows_by(observed);
+        if is_counted && is_plain && !grows && !self.ends_run(attempt, observed, elapsed) {
             return;
         }
         let retry_after = match evidence.outcome {
