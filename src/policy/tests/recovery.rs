@@ -1,6 +1,6 @@
 //! How long a breaker stays open, and how its traffic returns.
 
-use super::state::{Bench, FAST, FAULT, START, opened};
+use super::bench::{Bench, FAST, FAULT, START, opened};
 use crate::policy::backend::breaker::{Observed, Passage, Transition};
 use crate::policy::fixtures::ms;
 use crate::policy::pool::Threshold;
