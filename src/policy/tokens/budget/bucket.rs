@@ -8,20 +8,18 @@
 //! many parts per millisecond: nothing is ever rounded.
 //!
 //! *What Azure says corrects the level.* A 429 names the time until the level is below the capacity;
-//! so much it is at least. The utilization in a response is harder. It was true at some time between
-//! the sending of that request and now, and nobody says what it contains: requests that went since
-//! may or may not be in it, and those that were on their way may be in it with their maximum, or with
-//! nothing until they are over. To set the level to it would lose requests. So it only bounds the level:
+//! so much it is at least. The utilization in a response is harder: it was true at some time between
+//! the sending of that request and now, and requests that went since may or may not be in it. To
+//! set the level to it would lose those, and with many requests in flight the level would jump with
+//! every response. But it bounds the level: at most all that was poured in since comes on top, and
+//! at most all that was taken out and drained since goes off. The level is moved only when it is
+//! out of these bounds, and only as far as the next one. For this the record counts all that ever
+//! went in and out; corrections count too, so that an older response cannot undo a newer one.
 //!
-//! - At least it is what was said, less all that drained and was taken out since.
-//! - At most it is what was said, and on top either all that was poured in since (when Azure counts
-//!   what a request may use when it comes), or all that was used by requests that ended since and
-//!   all that is reserved (when Azure counts what a request did use when it ends).
-//!
-//! The level is moved only when it is out of these bounds, and only as far as the next one. The
-//! record counts all that ever went in and out for this; corrections count too, so that an older
-//! response cannot undo a newer one. What is reserved must be part of the upper bound: the settlement
-//! takes an over-estimate out of the level, and the utilization must not take it out a second time.
+//! *An over-estimate is taken out once.* A level that is too high mostly is so because requests on their
+//! way were expected to use more than Azure counts for them, be it an estimate of its own or nothing until
+//! they end. What a utilization takes out is *written off* the reservations of these requests, from each by its share;
+//! their settlement takes out only what is left of them.
 //!
 //! A reservation that is lost (its worker died) would never be taken out. So the level is at most
 //! what drains in a minute above the capacity, and a lost one costs a minute at most. It also counts
@@ -58,8 +56,8 @@ pub(super) struct Bucket {
     poured: u64,
     /// All parts that were ever taken out other than by draining, wrapping.
     taken_out: u64,
-    /// All parts that requests which ended did use, wrapping.
-    used: u64,
+    /// The part of [`Self::reserved`] that was taken out already.
+    written_off: u64,
     /// The number of the current generation of reservations, which only grows.
     generation: u64,
     /// The parts that are reserved and not yet concluded, by generation modulo [`GENERATIONS`].
@@ -74,7 +72,6 @@ pub(super) struct Poured {
     /// The counts of the bucket before.
     poured_before: u64,
     taken_out_before: u64,
-    used_before: u64,
     generation: u64,
 }
 
@@ -104,6 +101,7 @@ impl Bucket {
                 *reserved = 0;
             }
         }
+        self.written_off = self.written_off.min(self.reserved());
     }
 
     /// The parts that are reserved and not yet concluded.
@@ -132,7 +130,7 @@ impl Bucket {
 
     /// Pours a request in.
     pub(super) fn pour(&mut self, settings: &ProvisionedSettings, usage: &UsedTokens) -> Poured {
-        let Self { level: before, poured, taken_out, used, generation, .. } = *self;
+        let Self { level: before, poured, taken_out, generation, .. } = *self;
         self.move_to(settings, before.saturating_add(parts(settings, usage)));
         let parts = self.level.saturating_sub(before);
         if let Some(reserved) = self.reserved.get_mut(position(generation)) {
@@ -143,7 +141,6 @@ impl Bucket {
             at: self.at,
             poured_before: poured,
             taken_out_before: taken_out,
-            used_before: used,
             generation,
         }
     }
@@ -156,16 +153,24 @@ impl Bucket {
         usage: Option<&UsedTokens>,
     ) {
         let actual = usage.map_or(0, |usage| parts(settings, usage));
-        let more = actual.saturating_sub(poured.parts);
-        let less = poured.parts.saturating_sub(actual);
+        let left = poured.parts.saturating_sub(self.give_up(poured));
+        let (more, less) = (actual.saturating_sub(left), left.saturating_sub(actual));
         self.move_to(settings, self.level.saturating_add(more).saturating_sub(less));
-        self.used = self.used.wrapping_add(actual);
-        let age = self.generation.wrapping_sub(poured.generation);
-        if age < GENERATIONS as u64
-            && let Some(reserved) = self.reserved.get_mut(position(poured.generation))
-        {
+    }
+
+    /// Ends a reservation, and says how much of it was written off.
+    fn give_up(&mut self, poured: &Poured) -> u64 {
+        let all = self.reserved();
+        if self.generation.wrapping_sub(poured.generation) >= GENERATIONS as u64 {
+            return 0;
+        }
+        if let Some(reserved) = self.reserved.get_mut(position(poured.generation)) {
             *reserved = reserved.saturating_sub(poured.parts);
         }
+        let permille = self.written_off.saturating_mul(1_000).checked_div(all).unwrap_or(0);
+        let written_off = share(poured.parts, u32::try_from(permille).unwrap_or(1_000));
+        self.written_off = self.written_off.saturating_sub(written_off).min(self.reserved());
+        written_off
     }
 
     /// Azure refused: the level will be below the capacity after `retry_after`, not sooner.
@@ -185,17 +190,18 @@ impl Bucket {
         let said = share(settings.capacity(), permille);
         let poured_since = self.poured.wrapping_sub(poured.poured_before);
         let taken_out_since = self.taken_out.wrapping_sub(poured.taken_out_before);
-        let used_since = self.used.wrapping_sub(poured.used_before);
         let drained = settings.drain().saturating_mul(self.at.since(poured.at).as_ms());
         let least = said.saturating_sub(drained).saturating_sub(taken_out_since);
-        let on_top = poured_since.max(used_since.saturating_add(self.reserved()));
-        let most = said.saturating_add(on_top);
-        self.move_to(settings, self.level.min(most).max(least));
+        let most = said.saturating_add(poured_since);
+        let level = self.level.min(most).max(least);
+        let written_off = self.written_off.saturating_add(self.level.saturating_sub(level));
+        self.written_off = written_off.min(self.reserved());
+        self.move_to(settings, level);
     }
 
     pub(super) fn encode(&self, record: &mut Writer<'_>) {
-        let Self { level, at, poured, taken_out, used, generation, reserved } = *self;
-        for field in [level, at.as_ms(), poured, taken_out, used, generation] {
+        let Self { level, at, poured, taken_out, written_off, generation, reserved } = *self;
+        for field in [level, at.as_ms(), poured, taken_out, written_off, generation] {
             record.u64(field);
         }
         for parts in reserved {
@@ -209,7 +215,7 @@ impl Bucket {
             at: Timestamp::from_ms(reader.u64()?),
             poured: reader.u64()?,
             taken_out: reader.u64()?,
-            used: reader.u64()?,
+            written_off: reader.u64()?,
             generation: reader.u64()?,
             reserved: [0; GENERATIONS],
         };

@@ -27,6 +27,9 @@ fn provisioned(burst_tokens: u64) -> BudgetSettings {
     BudgetSettings { provisioned: Some(provisioned), ..BudgetSettings::default() }
 }
 
+/// The terms of a request for which no other backend is left.
+const LAST: Terms = Terms { ceiling_permille: None, passes_limits: true };
+
 fn prompt(prompt_tokens: u64) -> Estimate {
     Estimate { prompt_tokens, completion_tokens: 0 }
 }
@@ -186,19 +189,18 @@ fn tokens_per_minute_count_the_larger_of_estimate_and_usage() {
 
 #[test]
 fn a_request_that_passes_the_limits_is_counted_all_the_same() {
-    let last = Terms { ceiling_permille: None, passes_limits: true };
     let mut bench = Bench::new(tokens(1_000));
     bench.hold(prompt(900), START);
-    drop(bench.reserve_by(last, prompt(300), START).unwrap());
+    drop(bench.reserve_by(LAST, prompt(300), START).unwrap());
     assert_eq!(bench.remaining(START), 0);
     assert_eq!(bench.reserve(prompt(800), START), Err(START + 61_000));
     let mut bench = Bench::new(requests(6));
     bench.hold(prompt(1), START);
     assert!(bench.reserve(prompt(1), START).is_err());
-    drop(bench.reserve_by(last, prompt(1), START).unwrap());
+    drop(bench.reserve_by(LAST, prompt(1), START).unwrap());
     let mut bench = Bench::new(provisioned(1_000));
     bench.hold(prompt(1_000), START);
-    drop(bench.reserve_by(last, prompt(500), START).unwrap());
+    drop(bench.reserve_by(LAST, prompt(500), START).unwrap());
     assert_eq!(bench.permille(START), 1_500);
     let batch = Terms { ceiling_permille: Some(800), passes_limits: true };
     assert_eq!(bench.reserve_by(batch, prompt(1), START), Err(START + 701), "others come first");
@@ -339,18 +341,13 @@ fn a_utilization_moves_the_level_only_as_far_as_it_proves() {
     assert_eq!(bench.permille(START + 50), 950, "it may be from before the five");
     let last = bench.reserve(prompt(0), START + 50).unwrap();
     bench.utilize(&last, 200, START + 50);
-    assert_eq!(bench.permille(START + 50), 800, "nothing went in since, but six are on their way");
-    five.into_iter().for_each(|one| bench.conclude(one, used(100), START + 50));
-    bench.conclude(first, used(100), START + 50);
-    bench.utilize(&last, 200, START + 50);
-    assert_eq!(bench.permille(START + 50), 800, "they may have been counted when they ended");
-    let newer = bench.reserve(prompt(0), START + 50).unwrap();
-    bench.utilize(&newer, 200, START + 50);
-    assert_eq!(bench.permille(START + 50), 200, "nothing went in since, and nothing is on its way");
-    bench.utilize(&last, 900, START + 50);
+    assert_eq!(bench.permille(START + 50), 200, "nothing went in since");
+    bench.utilize(&first, 900, START + 50);
     assert_eq!(bench.permille(START + 50), 200, "the older one does not undo the newer");
-    bench.utilize(&newer, 201, START + 50);
+    bench.utilize(&last, 201, START + 50);
     assert_eq!(bench.permille(START + 50), 200, "not worth a write");
+    five.into_iter().for_each(|one| bench.conclude(one, used(100), START + 50));
+    assert_eq!(bench.permille(START + 50), 700, "they were not in it, and were written off");
 }
 
 #[test]
@@ -366,18 +363,22 @@ fn an_over_estimate_is_taken_out_once() {
 }
 
 #[test]
-fn what_is_on_its_way_for_long_does_not_hide_what_the_backend_says() {
+fn what_is_lost_or_takes_minutes_is_corrected_by_what_the_backend_says() {
     let mut bench = Bench::new(provisioned(100_000));
     bench.hold(prompt(150_000), START);
-    let mut says_10_permille = |seconds: u64| {
+    let slow = bench.reserve_by(LAST, prompt(5_000), START).unwrap();
+    let says_10_permille = |bench: &mut Bench, seconds: u64| {
         let now = START + seconds * 1_000;
-        let newer = bench.reserve(prompt(1_000), now).unwrap();
+        let newer = bench.reserve_by(LAST, prompt(1_000), now).unwrap();
         bench.utilize(&newer, 10, now);
         bench.conclude(newer, used(1_000), now);
         bench.permille(now)
     };
-    assert_eq!(says_10_permille(59), 920, "it may come yet");
-    assert_eq!(says_10_permille(91), 20, "it is thought to be lost");
+    assert_eq!(says_10_permille(&mut bench, 1), 29, "and the newer one, but for its share");
+    assert_eq!(says_10_permille(&mut bench, 95), 10, "nothing else is remembered");
+    bench.conclude(slow, used(100), START + 100_000);
+    assert_eq!(bench.permille(START + 100_000), 0, "it takes out more than it had");
+    assert_eq!(says_10_permille(&mut bench, 100), 10, "what the backend says mends that");
 }
 
 #[test]

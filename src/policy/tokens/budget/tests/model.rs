@@ -16,8 +16,6 @@ struct Held {
     at: u64,
     /// The parts that it raised the level by.
     parts: i128,
-    /// What ended requests had used before it.
-    used: i128,
     /// Since when it is reserved.
     reserved: Reserved,
 }
@@ -41,6 +39,8 @@ struct Clocked {
     level: i128,
     drained_at: u64,
     put_back: u64,
+    /// The parts of what is remembered as reserved that were written off.
+    written_off: i128,
     lowered: Option<(u64, u64)>,
 }
 
@@ -52,8 +52,6 @@ struct Model {
     tokens: Vec<(u64, u64)>,
     /// Everything that raised (positive) or lowered the level, except draining.
     movements: Vec<i128>,
-    /// The parts that ended requests did use.
-    used: i128,
 }
 
 impl Model {
@@ -68,11 +66,11 @@ impl Model {
                 level: 0,
                 drained_at: 0,
                 put_back: 0,
+                written_off: 0,
                 lowered: None,
             },
             tokens: Vec::new(),
             movements: Vec::new(),
-            used: 0,
         }
     }
 
@@ -156,16 +154,7 @@ impl Model {
         self.clocked.requests += 1;
         let parts = self.move_by(self.parts(estimate.into()));
         let (entry, at) = (self.tokens.len() - 1, self.clocked.drained_at);
-        Held {
-            reservation,
-            entry,
-            tokens,
-            movements,
-            at,
-            parts,
-            used: self.used,
-            reserved: self.half_minute(),
-        }
+        Held { reservation, entry, tokens, movements, at, parts, reserved: self.half_minute() }
     }
 
     fn half_minute(&self) -> Reserved {
@@ -179,7 +168,8 @@ impl Model {
         now.put_back == since.put_back && now.half_minute - since.half_minute < 3
     }
 
-    fn conclude(&mut self, held: &Held, ending: Settlement) {
+    /// `others` are the parts of all others that are remembered as reserved.
+    fn conclude(&mut self, held: &Held, others: i128, ending: Settlement) {
         let usage = match ending {
             Settlement::Settled(usage) => usage,
             _ => UsedTokens::default(),
@@ -189,8 +179,15 @@ impl Model {
             Settlement::Failed => held.tokens,
             Settlement::Released | Settlement::Throttled { .. } => 0,
         };
-        self.move_by(self.parts(usage) - held.parts);
-        self.used += self.parts(usage);
+        let mut left = held.parts;
+        if self.remembers(held) {
+            let all = others + held.parts;
+            let permille = self.clocked.written_off * 1_000 / all.max(1);
+            let share = held.parts / 1_000 * permille + held.parts % 1_000 * permille / 1_000;
+            left -= share;
+            self.clocked.written_off = (self.clocked.written_off - share).min(others);
+        }
+        self.move_by(self.parts(usage) - left);
         if let Settlement::Throttled { retry_after: Some(length) } = ending {
             let least = self.capacity() + self.drain() * i128::from(length.as_ms()) - 1;
             self.move_by((least - self.clocked.level).max(0));
@@ -205,11 +202,12 @@ impl Model {
         let taken_out: i128 = since.iter().filter(|moved| **moved < 0).sum();
         let drained = self.drain() * i128::from(self.clocked.drained_at.saturating_sub(held.at));
         let least = (said - drained + taken_out).max(0);
-        let on_top = poured.max(self.used - held.used + reserved);
-        let level = self.clocked.level.min(said + on_top).max(least).min(self.highest());
+        let level = self.clocked.level.min(said + poured).max(least).min(self.highest());
         let permille = |level: i128| level * 1_000 / self.capacity().max(1);
         // Small moves are not written.
         if (permille(level) - permille(self.clocked.level)).abs() >= 5 {
+            let written_off = self.clocked.written_off + (self.clocked.level - level).max(0);
+            self.clocked.written_off = written_off.min(reserved);
             self.move_by(level - self.clocked.level);
         }
     }
@@ -283,6 +281,14 @@ impl Run {
             _ => self.now + dice.below(400),
         };
         self.model.tick(self.now);
+        let written_off = self.model.clocked.written_off.min(self.reserved());
+        self.model.clocked.written_off = written_off;
+    }
+
+    /// The parts of all requests that are remembered as reserved.
+    fn reserved(&self) -> i128 {
+        let remembered = self.held.iter().filter(|held| self.model.remembers(held));
+        remembered.map(|held| held.parts).sum()
     }
 
     fn estimate(&mut self) -> Estimate {
@@ -342,7 +348,8 @@ impl Run {
         }
         let held = self.held.swap_remove(self.dice.below(self.held.len() as u64) as usize);
         let ending = self.ending();
-        self.model.conclude(&held, ending);
+        let others = self.reserved();
+        self.model.conclude(&held, others, ending);
         let races = self.dice.below(3);
         let Bench { settings, bytes } = &mut self.bench;
         held.reservation.conclude(ending, settings, at(self.now), |change| {
@@ -358,8 +365,7 @@ impl Run {
         }
         let position = self.dice.below(self.held.len() as u64) as usize;
         let permille = self.dice.below(1_500) as u32;
-        let remembered = self.held.iter().filter(|held| self.model.remembers(held));
-        let reserved = remembered.map(|held| held.parts).sum();
+        let reserved = self.reserved();
         self.model.utilize(&self.held[position], reserved, permille);
         self.bench.utilize(&self.held[position].reservation, permille, self.now);
     }
