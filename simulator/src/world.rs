@@ -13,7 +13,7 @@ use std::collections::BinaryHeap;
 pub const ROUTE_TIMEOUT_MS: u64 = 620_000;
 
 /// A gateway that never comes to an end with a request is stopped after so many events for each, on average.
-const EVENTS_PER_REQUEST: u64 = 10_000;
+const EVENTS_PER_REQUEST: u64 = 1_000;
 
 /// What a gateway is told.
 pub trait Gateway {

@@ -56,6 +56,16 @@ fn document(failover: &Value) -> Value {
     json!({ "pools": [{ "name": "any", "backends": backends, "failover": failover }] })
 }
 
+/// With what the bucket takes.
+fn configured() -> Value {
+    let mut document = document(&json!({}));
+    document["pools"][0]["backends"][PTU]["provisioned"] = json!({
+        "ptus": 66, "input_tokens_per_minute_per_ptu": 1_000, "output_token_weight": 1,
+        "burst_tokens": 1_000,
+    });
+    document
+}
+
 fn run(simulation: &Simulation) -> Record {
     simulation.run(Kind::Spillway).unwrap()
 }
@@ -63,6 +73,10 @@ fn run(simulation: &Simulation) -> Record {
 /// Who served each request, and after how many milliseconds its attempt began.
 fn served(record: &Record) -> Vec<(usize, u64)> {
     record.served.iter().flatten().map(|served| (served.backend, served.added_ms)).collect()
+}
+
+fn backends(record: &Record) -> Vec<usize> {
+    served(record).into_iter().map(|(backend, _)| backend).collect()
 }
 
 #[test]
@@ -122,27 +136,37 @@ fn a_request_waits_for_the_backend_that_is_back_first() {
 #[test]
 fn a_bucket_that_is_configured_is_not_asked_when_it_is_full() {
     let mut simulation = simulation([0, 10, 40, 60, 120].map(request).to_vec());
-    let mut document = document(&json!({}));
-    document["pools"][0]["backends"][PTU]["provisioned"] = json!({
-        "ptus": 66, "input_tokens_per_minute_per_ptu": 1_000, "output_token_weight": 1,
-        "burst_tokens": 1_000,
-    });
-    simulation.document = document.to_string();
+    simulation.document = configured().to_string();
     let record = run(&simulation);
     assert_eq!(record.wasted, 0);
-    let first: Vec<usize> = served(&record).into_iter().map(|(backend, _)| backend).collect();
-    assert_eq!(first, [PTU, STANDARD, STANDARD, STANDARD, PTU]);
+    assert_eq!(backends(&record), [PTU, STANDARD, STANDARD, STANDARD, PTU]);
+}
+
+#[test]
+fn what_a_request_did_not_take_of_a_bucket_makes_room_when_it_is_over() {
+    // Each may take 9000 tokens, and takes 1100. It is over after 30 ms.
+    let large = |at_ms| Request { max_tokens: Some(8_000), ..request(at_ms) };
+    let mut simulation = simulation([0, 10, 200, 210].map(large).to_vec());
+    simulation.document = configured().to_string();
+    let record = run(&simulation);
+    assert_eq!(record.wasted, 0);
+    assert_eq!(backends(&record), [PTU, STANDARD, PTU, STANDARD]);
 }
 
 #[test]
 fn a_consumer_over_its_limit_is_turned_away_and_nobody_else_is() {
-    let requests =
-        (0..40).map(|count| Request { consumer: count % 2, ..request(count as u64 * 900) });
+    // Each may take 2000 tokens, and takes 1100.
+    let of = |count: usize| Request {
+        consumer: count % 2,
+        max_tokens: Some(1_000),
+        ..request(count as u64 * 900)
+    };
+    let requests = (0..40).map(of);
     let mut simulation = simulation(requests.collect());
     let mut document = document(&json!({}));
     document["consumers"] = json!({
         "header": "x-consumer",
-        "by_name": { "tenant-0": { "tokens_per_minute": 11_100 } },
+        "by_name": { "tenant-0": { "tokens_per_minute": 12_000 } },
     });
     simulation.document = document.to_string();
     let record = run(&simulation);

@@ -273,7 +273,7 @@ impl Azure {
             Limits::Standard(windows) => {
                 let full = windows.full(tokens, percent, now_ms)?;
                 windows.count_refused();
-                let is_too_large = tokens > windows.limit(percent);
+                let is_too_large = !full.is_requests && tokens > windows.limit(percent);
                 let for_ms = if is_too_large { 86_400_000 } else { full.for_ms };
                 (for_ms, false, Some(full.is_requests))
             }

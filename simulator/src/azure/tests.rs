@@ -87,6 +87,16 @@ fn pay_as_you_go_gives_nothing_back_and_takes_what_is_more() {
 }
 
 #[test]
+fn what_is_refused_for_its_tokens_counts_as_a_request() {
+    let capacity = Capacity::Standard { tokens_per_minute: 100, requests_per_minute: 12 };
+    let mut azure = Azure::new(vec![deployment(capacity)]);
+    let reset = "x-ratelimit-reset-requests";
+    assert_eq!(ask(&mut azure, 0, 0, reset), (429, String::new()));
+    assert_eq!(ask(&mut azure, 0, 0, reset), (429, String::new()));
+    assert_eq!(ask(&mut azure, 0, 0, reset), (429, "10".to_owned()));
+}
+
+#[test]
 fn deployments_of_one_quota_share_it() {
     let shared = Deployment { quota: Some(1), ..standard(300) };
     let mut azure = Azure::new(vec![shared.clone(), shared, standard(300)]);
