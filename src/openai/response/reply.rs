@@ -106,13 +106,13 @@ pub fn encoded_body() -> Reply {
 
 /// 404: the path is not one of the API, or not with this method.
 pub fn unknown_path() -> Reply {
-    bad_request(404, "Resource not found: the gateway knows no such operation.", None, "404")
+    bad_request(404, "Resource not found: the gateway does not know this operation.", None, "404")
 }
 
 /// 404: the operation called `name` in the configuration is not among those that clients may use.
 pub fn operation_not_allowed(name: &str) -> Reply {
     let message = format!(
-        "The gateway does not allow this operation. Whoever runs it can, with \
+        "The gateway does not allow this operation. Its operator can allow it with \
          \"allow_operations\": [\"{name}\"]."
     );
     bad_request(404, &message, None, "operation_not_allowed")
@@ -153,11 +153,13 @@ pub fn refused(status: u16) -> Reply {
         401 => ("The request is not authenticated.", "authentication_error", &*code),
         403 => ("The request is not permitted.", "permission_error", &*code),
         408 => ("The request was not received in time.", INVALID_REQUEST, &*code),
-        413 => ("The request body is larger than the gateway takes.", INVALID_REQUEST, &*code),
+        413 => ("The request body is larger than the gateway accepts.", INVALID_REQUEST, &*code),
         429 => {
             ("The gateway's rate limit is exceeded.", "rate_limit_exceeded", "rate_limit_exceeded")
         }
-        431 => ("The request headers are larger than the gateway takes.", INVALID_REQUEST, &*code),
+        431 => {
+            ("The request headers are larger than the gateway accepts.", INVALID_REQUEST, &*code)
+        }
         _ => ("The request was refused.", INVALID_REQUEST, &*code),
     };
     error(status, message, r#type, None, code)
@@ -165,7 +167,7 @@ pub fn refused(status: u16) -> Reply {
 
 /// The problem when the two roles do not find each other.
 pub const APART: &str = "The gateway's filter and the backends' filters run in different VMs: give them the same vm_config \
-     (vm_id, code, environment) and load both anew.";
+     (vm_id, code, environment) and load both again.";
 
 /// The problem when a body arrives and Envoy never shows it to the filter.
 pub const HIDDEN_BODY: &str = "Envoy does not show request bodies to the gateway's filter: its configuration lacks \
@@ -184,8 +186,8 @@ pub fn apart() -> Reply {
 
 /// 502: a call that must not be made twice broke off after it was sent.
 pub fn may_be_done() -> Reply {
-    let message = "The backend did not answer, and may have carried out the request all the same. \
-                   Look whether it did before you repeat it.";
+    let message = "The backend did not respond, but it may have carried out the request. \
+                   Check whether it did before you repeat it.";
     error(502, message, "server_error", None, "outcome_unknown")
 }
 
@@ -194,8 +196,8 @@ pub fn may_be_done() -> Reply {
 pub fn no_way() -> Reply {
     /// Above zero, which SDKs ignore.
     const DELAY_MS: u64 = 100;
-    let message = "The gateway could not reach the backend that it chose, and leaves it alone now. Try again. \
-                   Its log says what is wrong in the configuration of Envoy.";
+    let message = "The gateway could not reach the backend that it chose, and now leaves it alone. Try again. \
+                   Its log says what is wrong in Envoy's configuration.";
     let reply = error(503, message, "service_unavailable", None, "503");
     Reply { retry_after_ms: Some(DELAY_MS), ..reply }
 }
@@ -205,7 +207,7 @@ pub fn no_way() -> Reply {
 pub fn no_answer(status: u16) -> Reply {
     let what = match status {
         300..=399 => "a redirect, which the gateway does not pass on",
-        _ => "another protocol than the one that was asked for",
+        _ => "another protocol than the requested one",
     };
     let message = format!("The backend answered with {what}.");
     error(502, &message, "server_error", None, "bad_gateway")
@@ -230,7 +232,7 @@ pub fn consumer_over_limit(wait_ms: u64) -> Reply {
     let wait_ms = wait_ms.min(DELAY_MS_MAX);
     let seconds = wait_ms.div_ceil(1_000);
     let message = format!(
-        "This request does not fit into what is left of the consumer's tokens per minute. Retry after {seconds} s."
+        "This request does not fit into the consumer's remaining tokens per minute. Retry after {seconds} s."
     );
     let code = "rate_limit_exceeded";
     let reply = error(429, &message, "tokens", None, code);
