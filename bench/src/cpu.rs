@@ -1,4 +1,4 @@
-//! Where CPU time went, by the kernel's own account.
+//! CPU time by the kernel's own account.
 
 use std::fs;
 use std::io;

@@ -3,7 +3,7 @@
 //!
 //! The bare ones have the same listener, the same connection manager and the same cluster, and their
 //! route leads there: in one without retries, in the other with the shipped retry policy, for which Envoy keeps what
-//! the client sent. Access logs are off in all, since they cost all the same.
+//! the client sent. Access logs are off in all, because they would cost the same in each.
 
 use crate::gateway::{Kind, Place, Program};
 use serde_json::{Value, json};

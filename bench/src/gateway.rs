@@ -71,7 +71,7 @@ pub(crate) struct Place {
 pub(crate) struct Gateway {
     pub(crate) kind: Kind,
     pub(crate) port: u16,
-    /// What its clients send beside everybody's headers.
+    /// What its clients send in addition to the usual headers.
     pub(crate) headers: String,
     process: Process,
 }

@@ -1,4 +1,4 @@
-//! Clients that each ask, wait for the whole response, and ask again.
+//! Clients that each send a request, wait for the whole response, and send the next one.
 
 use crate::gateway::Gateway;
 use crate::peers::CLIENT_KEY;
@@ -17,9 +17,9 @@ use tokio::time::Instant;
 /// Which SDK asks.
 #[derive(Clone, Copy)]
 pub(crate) enum Flavour {
-    /// OpenAI's: the model stands in the body, behind the messages.
+    /// OpenAI's: the body names the model, after the messages.
     OpenAi,
-    /// Azure's: the deployment stands in the path as well.
+    /// Azure's: the path names the deployment as well.
     Azure,
 }
 
@@ -82,7 +82,7 @@ impl Plan {
     }
 }
 
-/// Asks the questions in turn over `connections` connections; it waits for each last response.
+/// Sends the requests in turn over `connections` connections, and waits for each last response.
 ///
 /// # Errors
 /// When a response is not 200, or there is none.

@@ -44,7 +44,7 @@ const THOROUGH: Effort =
     Effort { starts: 9, rounds: 1, round: Duration::from_millis(1500), loaded: false };
 const QUICK: Effort =
     Effort { starts: 1, rounds: 2, round: Duration::from_millis(300), loaded: false };
-/// What separates these from each other is seen soon, and they are slow to start.
+/// Their differences are large, and they are slow to start.
 const AMONG_PEERS: Effort =
     Effort { starts: 1, rounds: 3, round: Duration::from_millis(1500), loaded: false };
 

@@ -1,6 +1,6 @@
 //! Measures gateways against each other: in turns, several starts and rounds, medians.
 //!
-//! A machine is never the same for long, so what is compared is measured right after each other, and a
+//! A machine changes all the time, so what is compared is measured one right after the other, and a
 //! ratio is the median of the ratios within each round. Where a process happens to lie in memory stays
 //! for its life and makes up to a sixth, far more than what two rounds of the same process differ by. So what is
 //! repeated is the start, with one round each. CPU time is the kernel's
@@ -40,7 +40,7 @@ pub(crate) struct Effort {
     /// How many rounds there are after each start.
     pub(crate) rounds: usize,
     pub(crate) round: Duration,
-    /// Whether a figure is wanted all the same where other programs spoil it.
+    /// Whether to measure although other programs disturb the figures.
     pub(crate) loaded: bool,
 }
 
@@ -74,7 +74,7 @@ struct Round {
     idle: f64,
 }
 
-/// What a gateway was asked for a while, and what that took.
+/// The requests of a gateway in one measurement, and their cost.
 struct Spell {
     seen: Seen,
     cpu: Duration,
@@ -165,8 +165,8 @@ fn streams_of(events: u32) -> Question {
     Question { flavour: Flavour::OpenAi, body_bytes: 1024, events: Some(events) }
 }
 
-/// Streams, and whether their events arrived one at a time. What else runs on the machine can hold some up until they
-/// arrive together, which is less work for the gateway than is measured; then it is done again.
+/// Streams, and whether their events arrived one at a time. Other programs can delay some until they arrive together,
+/// which is less work for the gateway; then the measurement is repeated.
 async fn spend_on_events(
     case: &Case,
     length: Duration,

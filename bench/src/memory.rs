@@ -1,4 +1,4 @@
-//! What a worker's VM holds after many requests. Its memory never shrinks, so it must not grow with them.
+//! The memory of a worker's VM after many requests. It never shrinks, so it must not grow with them.
 
 use crate::cases::BUDGETS;
 use crate::gateway::{Gateway, Place};
@@ -26,7 +26,7 @@ const SMALL: Question = Question { flavour: Flavour::OpenAi, body_bytes: 1024, e
 /// When a VM holds more than it may, or a request fails.
 pub(crate) async fn run(requests: usize, place: &Place) -> io::Result<()> {
     let gateway = Gateway::start(BUDGETS, place).await?;
-    // A worker has its VM at the latest when it has answered.
+    // A worker has its VM at the latest when it has responded.
     load::ask(&gateway, &[SMALL], 1, Stop::AfterRequests(1)).await?;
     let before = of_machines(&gateway)?;
     let stop = Stop::AfterRequests(requests);
@@ -45,7 +45,7 @@ pub(crate) async fn run(requests: usize, place: &Place) -> io::Result<()> {
     Ok(())
 }
 
-/// A hundred questions: mostly small ones, some of 100 KB, one of 1 MB, some streams.
+/// A hundred requests: mostly small ones, some of 100 KB, one of 1 MB, some streams.
 fn mixture() -> Vec<Question> {
     (0..100)
         .map(|number| Question {

@@ -1,4 +1,4 @@
-//! Other gateways, which are measured when they are asked for: each with one worker, as its makers have it.
+//! Other gateways, which are measured on request: each with one worker and its default settings.
 
 use crate::gateway::Program;
 use crate::upstream::EVENTS;
@@ -25,7 +25,7 @@ impl Peers {
     /// Installs what is missing.
     ///
     /// # Errors
-    /// When that does not succeed; what the matter is was told on standard error.
+    /// When that fails; standard error has the reason.
     pub(crate) fn install() -> io::Result<Self> {
         let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/peers");
         let output = Command::new("python3").arg(tool).stderr(Stdio::inherit()).output()?;
@@ -96,13 +96,13 @@ fn litellm_configuration(upstream_port: u16) -> Value {
         }],
         "general_settings": {
             "master_key": CLIENT_KEY,
-            // Else the upstream would not know that events are asked for.
+            // Otherwise the upstream would not know that events are requested.
             "forward_client_headers_to_llm_api": true
         }
     })
 }
 
-/// The headers that clients of `program` need beside everybody's.
+/// The headers that clients of `program` need in addition to the usual ones.
 pub(crate) fn headers(program: Program, upstream_port: u16) -> String {
     match program {
         Program::Portkey => format!(

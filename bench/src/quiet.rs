@@ -10,7 +10,7 @@ use std::time::Duration;
 const OTHERS_MAX: f64 = 0.1;
 /// How long the machine is watched at a time.
 const WATCH: Duration = Duration::from_secs(1);
-/// What just ended, as a compiler, may take a while to be gone.
+/// A program that just ended, such as a compiler, may need some time to stop.
 const TRIES: u32 = 20;
 
 /// Waits until the machine is quiet. Nothing may be measured meanwhile.

@@ -36,7 +36,7 @@ pub(crate) fn table(figures: &[Figures]) -> String {
 ///
 /// With load and upstream on the same CPUs, there may be no CPU left for a second worker to use. What can be
 /// told then is whether its requests cost more CPU time, as they do when workers are in each other's way:
-/// twice the responses per second of CPU time is what two workers answer that have a CPU each.
+/// two workers with a CPU each would answer twice the responses per second of CPU time.
 pub(crate) fn scaling(figures: &[Figures]) -> Option<String> {
     let lines: Vec<String> = figures.windows(2).filter_map(scaled).collect();
     let head = "| 2 workers beside 1 | answers/s | with a CPU for each | Envoy's CPUs | idle CPUs, % |\n\

@@ -1,6 +1,6 @@
-//! The fastest backend there could be: it reads a request and writes a response that was made before.
+//! The fastest possible backend: it reads a request and writes a response that was made before.
 //!
-//! Its headers are those of Azure OpenAI. A request header says whether it answers with a document or
+//! Its headers are those of Azure OpenAI. A request header states whether it responds with a document or
 //! with a stream of this many events. Events go out one at a time, with a pause, because a gateway that
 //! gets ten at once has the work of one.
 

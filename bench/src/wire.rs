@@ -1,4 +1,4 @@
-//! As much HTTP/1.1 as a benchmark needs, so that load and upstream cost little beside Envoy.
+//! The part of HTTP/1.1 that a benchmark needs, so that load and upstream cost little compared with Envoy.
 //!
 //! The client of the tests would do: it keeps headers and bodies that nobody looks at here, and its own CPU time, on
 //! the CPUs that Envoy runs on, would be part of the noise. And only who reads from the socket can tell whether
@@ -93,7 +93,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The events of this benchmark never end like a last chunk, so the end of what came tells.
+    /// The events of this benchmark never end like a last chunk, so the last bytes show the end.
     async fn skip_chunks(
         &mut self,
         stream: &mut TcpStream,

@@ -1,4 +1,4 @@
-//! One request as an application would send it, and what came of it.
+//! One request as an application would send it, and its outcome.
 //!
 //! A response counts only when it is whole: a stream to its last event, JSON with the member that an SDK
 //! would read. A status of 200 alone proves nothing, because faults also break what follows it.
@@ -26,7 +26,7 @@ pub(crate) const CLIENT_KEY: &str = "the-clients-own-key";
 pub(crate) enum Kind {
     Chat,
     ChatStream,
-    /// Chat about a long document: what fills a provisioned backend's bucket at one blow.
+    /// Chat about a long document, which fills a provisioned backend's bucket at once.
     Document,
     Embeddings,
     Responses,
@@ -109,7 +109,7 @@ impl Kind {
         }
     }
 
-    /// The member of a JSON body without which it is none.
+    /// The member that a JSON response must have.
     fn member(self) -> &'static str {
         match self {
             Self::Chat | Self::ChatStream | Self::Document => "choices",
@@ -118,7 +118,7 @@ impl Kind {
         }
     }
 
-    /// Whether this is what was asked for, and all of it.
+    /// Whether this is the expected response, and complete.
     fn check(self, response: &Response) -> Result<(), String> {
         let excerpt = |text: &str| text.chars().take(120).collect::<String>();
         let text = response.text();
@@ -151,7 +151,7 @@ impl Kind {
 }
 
 impl Call {
-    /// The same question, as a client of the backend itself would ask it.
+    /// The same request, as a client of the backend itself would send it.
     pub(crate) const DIRECT: Self = Self { kind: Kind::Embeddings, shape: Shape::Azure };
 
     /// Path and body.

@@ -1,9 +1,9 @@
-//! From what was seen to the figures that the promises are judged by.
+//! Computes the figures by which the promises are judged.
 //!
 //! Two figures need care. *Reopening*: a deadline of the throttle gate counts only when the gate really
-//! opened then; one that a later 429 moved is recognised by the absence of any request between the two
-//! deadlines. *The failover's cost*: what a request with two attempts took longer than the median request
-//! of its kind with one, less the time that the failed attempt itself took.
+//! opened then. If a later 429 moved it, there was no request between the two deadlines. *The failover's
+//! cost*: how much longer a request with two attempts took than the median request of its kind with one,
+//! minus the time of the failed attempt.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::story::Chapter;
 /// Requests that were chosen just before another worker opened the breaker may still arrive.
 const ON_THEIR_WAY_MS: u64 = 50;
 
-/// What was measured. `None`: there was nothing to measure it by.
+/// What was measured. `None`: there was no data for it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Figures {
     pub(crate) requests: usize,
@@ -24,15 +24,15 @@ pub(crate) struct Figures {
     pub(crate) problems: Vec<String>,
     /// Requests that needed another attempt.
     pub(crate) failovers: usize,
-    /// Of the calm's requests, those that the provisioned backend served.
+    /// The share of the calm's requests that the provisioned backend served.
     pub(crate) calm_share_percent: Option<f64>,
-    /// The same when the load has fallen again and its bucket has had time to drain.
+    /// The same after the load fell again and its bucket had time to drain.
     pub(crate) final_share_percent: Option<f64>,
-    /// Tokens that the provisioned backend processed under overload, of those that it could.
+    /// The share of its possible tokens that the provisioned backend processed under overload.
     pub(crate) provisioned_use_percent: Option<f64>,
     /// From the reopening of its gate to its next request.
     pub(crate) reopenings: Vec<Duration>,
-    /// The parts of the two other backends in the overload's spill.
+    /// How many spilled requests each of the two other backends served in the overload.
     pub(crate) spilled: [(&'static str, usize); 2],
     /// The slowest hundredth in the overload, and while the region failed.
     pub(crate) overload_p99: Option<Duration>,
@@ -111,7 +111,7 @@ fn is_explained(outcome: &Outcome) -> bool {
     outcome.served_by.is_some() && outcome.attempts.is_some()
 }
 
-/// What the provisioned backend served of the last so-many-th part of a chapter's requests.
+/// The share of the provisioned backend in the last `1/part` of a chapter's requests.
 fn provisioned_share_percent(seen: &Observations, chapter: Chapter, parts: usize) -> Option<f64> {
     let all = seen.of_chapter(chapter);
     let last = all.clone().count().checked_div(parts).filter(|count| *count > 0)?;
@@ -119,7 +119,7 @@ fn provisioned_share_percent(seen: &Observations, chapter: Chapter, parts: usize
     Some(100.0 * own as f64 / last as f64)
 }
 
-/// From the first 429 on: until then the bucket had not been filled, so there was no more to use.
+/// Measured from the first 429: before that the bucket was not full, so there was no more load.
 fn provisioned_use_percent(seen: &Observations) -> Option<f64> {
     let before = seen.provisioned.first()?.throttled;
     let first = seen.provisioned.iter().find(|stats| stats.throttled > before)?;

@@ -15,7 +15,7 @@ use crate::observe::Event;
 use crate::stage::Backend;
 use crate::story::Chapter;
 
-/// More than this at a time is a gateway that hangs.
+/// More requests than this at a time mean that the gateway hangs.
 const IN_FLIGHT_MAX: usize = 500;
 
 /// Keeps the probes a small part of the load.
@@ -50,7 +50,7 @@ fn call(number: usize) -> Call {
     Call { kind: KINDS[number % KINDS.len()], shape: SHAPES[number % SHAPES.len()] }
 }
 
-/// Sends the load through the gateway until it is ordered to end, then waits for what is on its way.
+/// Sends the load through the gateway until it is told to end, then waits for the requests in flight.
 pub(crate) async fn run(
     gateway: Client,
     mut orders: watch::Receiver<Orders>,
@@ -65,7 +65,7 @@ pub(crate) async fn run(
             break;
         }
         next_at += Duration::from_secs(1) / requests_per_second;
-        // What could not leave in time is not made up for by a flood.
+        // Requests that could not leave in time are not sent all at once later.
         next_at = next_at.max(Instant::now() - Duration::from_millis(200));
         tokio::time::sleep_until(next_at).await;
         while in_flight.try_join_next().is_some() {}
@@ -84,7 +84,7 @@ pub(crate) async fn run(
     while in_flight.join_next().await.is_some() {}
 }
 
-/// Asks the same of a backend itself and of the gateway in turn, so that both meet the same noise.
+/// Sends the same request to a backend and to the gateway in turn, so that both have the same noise.
 pub(crate) async fn run_probes(
     gateway: Client,
     backend: Backend,

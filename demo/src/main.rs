@@ -1,7 +1,7 @@
 //! The demo: a story with a load in front of real Envoy, ending in a verdict on every promise.
 //!
-//! A promise that nobody sees kept is only text. The demo puts the gateway through an overload and the
-//! loss of a region while clients use it, shows what happens, and exits non-zero when a promise breaks.
+//! The demo shows that the promises hold. It overloads the gateway and fails a region while clients use it,
+//! shows what happens, and exits non-zero when a promise breaks.
 //!
 //! * [`stage`]: mocks and Envoy, started here or running already.
 //! * [`story`]: the chapters; [`load`] and [`call`] are the applications.
@@ -60,7 +60,7 @@ async fn main() -> ExitCode {
     })
 }
 
-/// Interrupted at any time, the stage takes itself down.
+/// An interruption at any time stops everything that the demo started.
 async fn run(is_running: bool) -> Result<ExitCode, String> {
     let mut interruption = pin!(interruption());
     let mut stage = tokio::select! {
@@ -79,7 +79,7 @@ async fn run(is_running: bool) -> Result<ExitCode, String> {
 async fn perform(scenery: &Scenery) -> Result<ExitCode, String> {
     let mut screen = Screen::new();
     let seen = story::play(scenery, &mut screen).await?;
-    // Read only now: during the story that would have been a load of its own.
+    // Read only now: during the story this would be additional load.
     let provisioned = arrivals(&scenery.backends[PROVISIONED]).await?;
     let region = arrivals(&scenery.backends[REGION]).await?;
     let promises = promises::judge(&Figures::of(&seen, &provisioned, &region));

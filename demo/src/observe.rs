@@ -2,7 +2,7 @@
 //!
 //! Clients and watchers send events through one channel to one owner, so nothing here is shared. The
 //! filter's gauges are read forty times a second: a throttle gate is often closed for tens of
-//! milliseconds only, and its deadline is what the provisioned backend's next request is compared with.
+//! milliseconds only, and the provisioned backend's next request is compared with its deadline.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
@@ -62,7 +62,7 @@ pub(crate) struct Observations {
     pub(crate) metrics: Metrics,
     /// What the counters were when the story began.
     metrics_before: Option<Metrics>,
-    /// When the provisioned backend's gate reopens, each seen under overload.
+    /// The deadlines of the provisioned backend's gate under overload.
     pub(crate) gate_deadlines_ms: Vec<u64>,
     /// Of the region that fails.
     pub(crate) openings: Vec<Opening>,

@@ -1,7 +1,7 @@
 //! What Spillway promises, each with its figure, its bound and a verdict.
 //!
 //! Bounds are wide enough for a noisy machine with two cores and narrow enough that a broken promise
-//! cannot hide in them. A figure that is missing breaks its promise: nothing was shown.
+//! cannot hide in them. A missing figure breaks its promise, because nothing was shown.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::table::{BAD, DIM, GOOD, Style};
 /// Below this the story was not told.
 const REQUESTS_MIN: usize = 500;
 const CALM_SHARE_MIN_PERCENT: f64 = 99.0;
-/// A handful of requests: one that meets a full bucket must not decide.
+/// A few requests: a single one that meets a full bucket must not decide.
 const FINAL_SHARE_MIN_PERCENT: f64 = 90.0;
 const PROVISIONED_USE_MIN_PERCENT: f64 = 85.0;
 const REOPENING_MEDIAN_MAX_MS: f64 = 50.0;
@@ -22,7 +22,7 @@ const FAILOVER_ADDED_MAX_MS: f64 = 10.0;
 /// How much slower the slowest hundredth may get while a region fails: two failed attempts and noise.
 const FAILURE_SLOWDOWN_MAX_MS: f64 = 200.0;
 
-/// How many different reasons of errors are shown.
+/// How many different reasons for errors are shown.
 const REASONS_SHOWN: usize = 3;
 
 /// What became of a promise.

@@ -1,8 +1,8 @@
-//! Where the story plays: a gateway, its administration interface and three mock backends.
+//! The parts of the demo: a gateway, its administration interface and three mock backends.
 //!
-//! Either the demo builds all of it (mocks in this process, Envoy beside it, everything on free ports so
-//! that several demos can run at a time) and takes it down again, or all of it runs already. The story
-//! cannot tell the two apart: it speaks HTTP to both.
+//! Either the demo starts all of them (mocks in this process, Envoy as another one, on free ports so that
+//! several demos can run at a time) and stops them at the end, or all of them run already. The story is the
+//! same in both cases: it only uses HTTP.
 
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub(crate) const REGION: usize = 2;
 
 /// What the provisioned backend drains.
 pub(crate) const PROVISIONED_TOKENS_PER_MINUTE: u64 = 360_000;
-/// Its tokens at 100 % utilisation: a second's drain, so that an overload shows soon.
+/// Its tokens at 100 % utilisation: what drains in a second, so that an overload shows soon.
 const PROVISIONED_BURST_TOKENS: u64 = 6_000;
 /// From a request to the first byte of any backend's response.
 pub(crate) const FIRST_BYTE: Duration = Duration::from_millis(10);
@@ -36,7 +36,7 @@ const COMPLETION_TOKENS: u64 = 64;
 
 /// Containers take a while to appear.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long anything may take that is not measured.
+/// How long anything that is not measured may take.
 const CONTROL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whom the story speaks to.
@@ -66,7 +66,7 @@ impl Backend {
         format!("mock-key-of-{}", self.name)
     }
 
-    /// Asks the mock's control interface, or tells it something.
+    /// Sends a request to the mock's control interface.
     pub(crate) async fn control(
         &self,
         method: Method,
@@ -79,7 +79,7 @@ impl Backend {
             .map_err(|because| format!("{}: {because}", self.name))
     }
 
-    /// Gives it its limits and its speed, and takes away what an earlier story left.
+    /// Sets its limits and its speed, and removes what an earlier story left.
     async fn prepare(&self, kind: Kind) -> Result<(), String> {
         let config = MockConfig::new(self.name).with_kind(kind).with_api_key(self.key());
         let config = config.with_latency(FIRST_BYTE, PER_CHUNK);
@@ -126,7 +126,7 @@ impl Stage {
         Ok(Self { scenery, own })
     }
 
-    /// Returns when Envoy has ended although it should not; never for an Envoy of others.
+    /// Returns when Envoy ended by itself; never for an Envoy that the demo did not start.
     pub(crate) async fn envoy_ended(&mut self) -> String {
         match &mut self.own {
             Some((envoy, _)) => format!("Envoy {}", envoy.process().ended().await),

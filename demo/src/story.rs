@@ -1,4 +1,4 @@
-//! The story: what happens to the gateway, chapter by chapter, and what should come of it.
+//! The story: what happens to the gateway, chapter by chapter, and the expected result.
 //!
 //! Chapters end by the clock, except the region's return: a circuit breaker decides by itself when it
 //! lets a probe through, so that chapter waits until the region has served again, up to a limit.
@@ -34,7 +34,7 @@ const OVERLOAD_REQUESTS_PER_SECOND: u32 = 60;
 const REFUSES_AFTER: Duration = Duration::from_millis(2_000);
 /// Responses of the region that show its return.
 const RETURNED_RESPONSES: usize = 3;
-/// How long the recovered region may take to take an order.
+/// How long the recovered region may take to accept a command.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Chapter {
@@ -136,7 +136,7 @@ pub(crate) async fn play(scenery: &Scenery, screen: &mut Screen) -> Result<Obser
 }
 
 impl Play<'_> {
-    /// Starts clients and watchers; returns the load, which ends when it is ordered to.
+    /// Starts clients and watchers; returns the load, which ends on command.
     fn call_cast(&mut self, events: &mpsc::UnboundedSender<Event>) -> tokio::task::AbortHandle {
         let Scenery { gateway, admin, backends } = self.scenery.clone();
         let provisioned = backends[PROVISIONED].clone();
@@ -204,7 +204,7 @@ async fn fail(region: Backend, chapter: Duration) -> Result<(), String> {
     region.control(Method::POST, "fault", Some(refuse)).await.map(drop)
 }
 
-/// Is well again. It takes orders as soon as it accepts connections.
+/// Recovers. It accepts commands as soon as it accepts connections.
 async fn recover(region: Backend) -> Result<(), String> {
     let deadline = Instant::now() + RECOVERY_PATIENCE;
     loop {

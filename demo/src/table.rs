@@ -1,4 +1,4 @@
-//! What the audience sees: a table that is redrawn in place, or plain lines where that is not wanted.
+//! The output: a table that is redrawn in place, or plain lines where that is not wanted.
 //!
 //! The table moves the cursor up over what it drew before. A line that the terminal would wrap spoils
 //! that count, so wrapping is off while it draws and a narrow window shows less.
@@ -123,7 +123,7 @@ impl Moment<'_> {
         lines
     }
 
-    /// The same in one line: of the backends only what is out of the ordinary.
+    /// The same in one line, with only the unusual states of backends.
     fn line(&self) -> String {
         let errors = self.errors();
         let [_, p99] = self.times_ms(|outcome| outcome.latency);

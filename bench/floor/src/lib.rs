@@ -1,9 +1,9 @@
-//! The floor under what Spillway can cost: filters in both its places without code of their own.
+//! The least that Spillway can cost: filters in both its places without code of their own.
 //!
 //! The module has Spillway's callbacks, so Envoy makes the same contexts and the same calls into the VM. It
 //! can do two things:
 //!
-//! - nothing but what no filter of this design can do without: the gateway waits for the whole body, names
+//! - only what every filter of this design needs: the gateway waits for the whole body, names
 //!   a target and has the route chosen again;
 //! - when its configuration says so, all calls that Spillway makes to the host for a small request, with
 //!   what it would have worked out written in here.
@@ -26,7 +26,7 @@ const HOST_CALLS: &[u8] = b"\"host_calls\"";
 const RECORD: [u8; 240] = [0; 240];
 const RECORD_KEY: &str = "spillway.pool.gpt-4o";
 
-/// How much of the end of a large body is looked at.
+/// How much of the end of a large body is read.
 const GLANCE_BYTES: usize = 4096;
 
 /// The plugin in the gateway's place; there is one.
@@ -34,7 +34,7 @@ static GATEWAY: AtomicU32 = AtomicU32::new(0);
 static CALLS_HOST: AtomicBool = AtomicBool::new(false);
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
-/// Which streams are the gateway's, by the end of their numbers: far fewer live at a time than this holds.
+/// Which streams are the gateway's, by the end of their numbers: it has room for far more than live at a time.
 static OF_GATEWAY: [AtomicBool; 1 << 16] = [const { AtomicBool::new(false) }; 1 << 16];
 
 fn of_gateway(stream: u32) -> &'static AtomicBool {

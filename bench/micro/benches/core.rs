@@ -25,7 +25,7 @@ use std::hint::black_box;
 
 const NOW: Timestamp = Timestamp::from_ms(1_763_600_000_000);
 
-/// An event of a chat, and one of a response; they come by the thousand.
+/// An event of a chat, and one of a response; streams have thousands of them.
 const EVENTS: [(&str, &[u8]); 2] = [
     (
         "chat",
