@@ -213,7 +213,7 @@ pub fn no_answer(status: u16) -> Reply {
     error(502, &message, "server_error", None, "bad_gateway")
 }
 
-/// 429 when every backend is `throttled` (or over budget), else 503; either with a delay.
+/// 429 when every backend is `throttled` (or over budget), otherwise 503; either with a delay.
 pub fn exhausted(throttled: bool, retry_after_ms: u64) -> Reply {
     let seconds = retry_after_ms.div_ceil(1_000);
     let (status, state, r#type, code) = if throttled {

@@ -39,7 +39,7 @@ enum Event {
     /// No line of it except comments has begun.
     #[default]
     None,
-    /// It may be the usage chunk; so many bytes of it were read.
+    /// It may be the usage chunk; this many bytes of it were read.
     Possible { len: usize },
     /// It is not the usage chunk.
     Kept,
