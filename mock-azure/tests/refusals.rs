@@ -54,7 +54,7 @@ async fn a_size_a_tier_a_reference_and_an_operation_are_refused_for_what_they_ar
 }
 
 #[tokio::test]
-async fn a_wrong_key_is_told_before_anything_else() {
+async fn a_wrong_key_is_reported_before_anything_else() {
     let config = MockConfig::new("sweden").with_api_key("right").with_refusals(["chat"], 30_000);
     let mock = Mock::start(config).await.unwrap();
     let reply = post(&mock, "/v1/chat/completions", &asking_for("teapot")).await;

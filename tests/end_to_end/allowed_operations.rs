@@ -59,7 +59,7 @@ async fn what_all_clients_of_a_resource_share_is_refused_until_it_is_allowed() {
 }
 
 #[tokio::test]
-async fn what_nobody_knows_is_refused_under_any_spelling() {
+async fn unknown_operations_are_refused_under_any_spelling() {
     let families = json!({"allow_operations": ["files", "batches", "fine_tuning"]});
     let gateway =
         Setup::new().backend("north", json!({"api": "azure_v1"})).whole(families).start().await;

@@ -415,7 +415,7 @@ async fn streams_of_nonsense_pass_and_do_no_harm() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_in_its_own_body_costs_nobody_anything() {
+async fn a_client_that_leaves_within_its_body_costs_nothing() {
     let gateway = gateway().await;
     for body in ["", "{\"model\":\"gpt-4o\",", "garb"] {
         let head = format!("POST {CHAT} HTTP/1.1\r\nhost: g\r\ncontent-length: 1000\r\n\r\n{body}");

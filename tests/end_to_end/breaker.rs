@@ -160,7 +160,7 @@ async fn a_share_of_the_attempts_opens_it_but_not_before_there_were_enough() {
 }
 
 #[tokio::test]
-async fn faults_in_a_row_open_it_and_a_success_starts_the_row_anew() {
+async fn faults_in_a_row_open_it_and_a_success_ends_the_row() {
     let gateway = guarded(json!({"failure_condition": {"consecutive": 3}}), json!({})).await;
     for _ in 0..3 {
         (0..2).for_each(|_| gateway.mock("a").push_fault(Fault::status(500)));

@@ -157,7 +157,7 @@ async fn an_exceeded_quota_is_told_before_an_exceeded_minute() {
 }
 
 #[tokio::test]
-async fn everyone_has_tokens_of_his_own() {
+async fn every_consumer_has_its_own_tokens() {
     let gateway = start(json!({
         "default": {"tokens_per_minute": 60},
         "by_name": {"large": {"tokens_per_minute": 200}, "unlimited": {}}

@@ -96,7 +96,7 @@ fn batch_and_interactive() -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_that_floods_leaves_another_his_half() {
+async fn a_consumer_that_floods_leaves_another_its_half() {
     let half = TOKENS_PER_MINUTE / 2;
     let limits = json!({"tokens_per_minute": half});
     let gateway = Setup::new()

@@ -72,7 +72,7 @@ async fn a_passthrough_backend_gets_exactly_the_clients_credential() {
 }
 
 #[tokio::test]
-async fn what_openai_says_to_a_clients_own_key_concerns_nobody_else() {
+async fn what_openai_sends_to_a_clients_own_key_affects_no_other_client() {
     let own = json!({"priority": 1, "api": "openai", "credential": {"passthrough": {}}});
     let gateway = Setup::new()
         .backend_with("own", own, let_everyone_in)

@@ -64,7 +64,7 @@ async fn a_retry_that_envoy_does_not_make_ends_with_the_last_attempts_error() {
 }
 
 #[tokio::test]
-async fn an_interim_response_ends_retries_and_the_error_after_it_is_told_as_such() {
+async fn an_interim_response_ends_retries_and_the_error_after_it_is_passed_on() {
     // Envoy's router makes no retry once it saw an interim response, and no setting changes that.
     for interim in ["100 Continue", "102 Processing", "103 Early Hints"] {
         let backend = RawBackend::start(format!(
@@ -123,7 +123,7 @@ async fn a_rate_limit_that_names_no_time_gets_one_and_no_trail_that_is_empty() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_envoys_own_is_told_in_the_shape_that_sdks_read() {
+async fn a_refusal_of_envoy_itself_has_the_format_that_sdks_read() {
     let gateway = behind(json!({
         "name": "rbac",
         "typed_config": {

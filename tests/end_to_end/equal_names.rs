@@ -105,7 +105,7 @@ fn colliding_names() -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn nobody_can_aim_at_the_tokens_of_another_by_a_name() {
+async fn no_name_can_be_chosen_to_use_the_tokens_of_another() {
     let gateway = Setup::new()
         .backend("a", json!({}))
         .whole(json!({"consumers": {

@@ -52,7 +52,7 @@ async fn one_backend_out_for_faults_makes_it_a_503() {
 }
 
 #[tokio::test]
-async fn when_nobody_else_can_serve_a_healed_backend_is_back_within_a_second() {
+async fn when_no_other_backend_can_serve_a_recovered_backend_is_back_within_a_second() {
     let breaker: Value = serde_json::from_str(TRIPS_AT_ONCE).unwrap();
     let gateway = pair(json!({"circuit_breaker": breaker})).await;
     gateway.mock("a").push_fault(Fault::status(500));
@@ -79,7 +79,7 @@ async fn backends_that_cannot_be_reached_make_it_a_503() {
 }
 
 #[tokio::test]
-async fn a_client_is_told_one_second_at_least_and_a_minute_at_most() {
+async fn the_stated_delay_is_at_least_a_second_and_at_most_a_minute() {
     let throttle_settings = json!({"max_retry_after": "1h"});
     let gateway = pair(json!({"throttle": throttle_settings})).await;
     gateway.mock("a").push_fault(Fault::throttle(200));
@@ -93,7 +93,7 @@ async fn a_client_is_told_one_second_at_least_and_a_minute_at_most() {
 }
 
 #[tokio::test]
-async fn the_delays_that_clients_are_told_differ() {
+async fn the_stated_delays_differ() {
     let gateway = pair(json!({})).await;
     gateway.mock("a").push_fault(Fault::throttle(50_000));
     gateway.mock("b").push_fault(Fault::throttle(50_000));

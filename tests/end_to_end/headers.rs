@@ -71,7 +71,7 @@ async fn the_trail_tells_of_a_refused_connection() {
 }
 
 #[tokio::test]
-async fn the_trail_is_off_by_default_and_who_served_can_be_told_otherwise() {
+async fn the_trail_is_off_by_default_and_the_serving_backends_header_can_change() {
     let gateway = Setup::new().backend("first", json!({})).whole(json!({"response": {}})).start();
     let answer = gateway.await.chat().await;
     assert_eq!(answer.header("x-spillway-trail"), None);
@@ -106,7 +106,7 @@ async fn limited(response: serde_json::Value) -> Gateway {
 }
 
 #[tokio::test]
-async fn the_rate_limits_of_one_member_are_not_told() {
+async fn the_rate_limits_of_one_backend_do_not_pass() {
     let gateway = limited(json!({})).await;
     for _ in 0..2 {
         let response = gateway.chat_with_status(200).await;
@@ -123,7 +123,7 @@ async fn the_rate_limits_of_one_member_are_not_told() {
 }
 
 #[tokio::test]
-async fn the_rate_limits_of_one_member_are_told_when_asked_for() {
+async fn the_rate_limits_of_one_backend_pass_when_configured() {
     let gateway = limited(json!({"backend_rate_limits": "on"})).await;
     for _ in 0..2 {
         let response = gateway.chat().await;

@@ -75,7 +75,7 @@ async fn a_route_that_confuses_two_backends_costs_one_request_and_shows_no_key()
 }
 
 #[tokio::test]
-async fn a_target_of_nobody_is_answered_when_the_catch_all_cluster_exists_and_when_not() {
+async fn an_unknown_target_gets_a_response_with_and_without_the_catch_all_cluster() {
     for has_catch_all in [true, false] {
         let gateway = Setup::new()
             .backend("first", json!({"host": host_of("first")}))

@@ -109,7 +109,7 @@ async fn a_backend_that_redirects_all_is_left_alone_after_some() {
 }
 
 #[tokio::test]
-async fn another_protocol_that_nobody_asked_for_is_no_response() {
+async fn a_switch_to_a_protocol_that_was_not_requested_is_no_response() {
     let (backend, gateway) = raw_first(
         "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
     )

@@ -45,7 +45,7 @@ async fn what_envoy_does_not_send_for_limits_of_its_own_is_sent_elsewhere_soon()
 }
 
 #[tokio::test]
-async fn a_request_that_envoy_did_not_send_is_told_to_come_back_at_once() {
+async fn a_client_whose_request_envoy_did_not_send_may_retry_at_once() {
     let gateway = start(json!({"max_pending_requests": 0})).await;
     let response = gateway.chat_with_status(503).await;
     assert_eq!(response.header("x-spillway-trail"), Some("first;overflow;gate=1000ms"));

@@ -108,7 +108,7 @@ async fn no_response_header_names_a_member_or_holds_a_credential() {
 }
 
 #[tokio::test]
-async fn a_place_at_the_backend_is_told_as_a_path() {
+async fn a_location_at_the_backend_becomes_a_path() {
     let gateway = one(json!({})).await;
     for (sent, told) in [
         (format!("https://{}/openai/v1/responses/r_1?sig=x", host_of("north")), true),

@@ -50,7 +50,7 @@ async fn a_429_of_the_deployment_that_was_spilled_to_closes_no_gate_of_the_ptu()
 }
 
 #[tokio::test]
-async fn what_was_spilled_over_is_told_and_not_counted_in_the_bucket() {
+async fn a_spilled_response_is_reported_and_not_counted_in_the_bucket() {
     // Each answer takes more than the whole bucket has, and it drains in an hour.
     let provisioned = json!({"provisioned": {
         "ptus": 1, "input_tokens_per_minute_per_ptu": 2, "burst_tokens": 5

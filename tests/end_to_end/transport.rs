@@ -32,7 +32,7 @@ async fn fails_over(gateway: &Gateway, trail: &str, log: &str) {
 }
 
 #[tokio::test]
-async fn a_failure_of_tls_is_told_as_such() {
+async fn a_failure_of_tls_is_reported() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let plain = tokio::spawn(async move {

@@ -155,7 +155,7 @@ async fn a_throttle_that_breaks_off_is_a_throttle() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_only_backend_that_breaks_off_is_told_as_such() {
+async fn an_error_of_the_only_backend_that_breaks_off_is_passed_on_as_an_error() {
     for (head, status) in [("429 Too Many Requests\r\nretry-after: 7", 429), ("404 Not Found", 503)]
     {
         let backend = Unfinished::start(head, "{", Rest::Close).await;

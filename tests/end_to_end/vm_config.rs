@@ -5,7 +5,7 @@ use serde_json::json;
 use testbed::bootstrap::protocol_options;
 
 #[tokio::test]
-async fn roles_in_different_vms_are_told_in_response_and_log() {
+async fn roles_in_different_vms_are_reported_in_response_and_log() {
     let gateway = first_and_second()
         .adjust(|bootstrap| {
             for cluster in bootstrap.clusters() {
@@ -30,7 +30,7 @@ async fn roles_in_different_vms_are_told_in_response_and_log() {
 }
 
 #[tokio::test]
-async fn bodies_that_envoy_does_not_show_are_told_in_response_and_log() {
+async fn bodies_that_envoy_does_not_show_are_reported_in_response_and_log() {
     let gateway = first_and_second()
         .adjust(|bootstrap| {
             let filter = &mut bootstrap.manager()["http_filters"][0]["typed_config"]["config"];
@@ -49,7 +49,7 @@ async fn bodies_that_envoy_does_not_show_are_told_in_response_and_log() {
 }
 
 #[tokio::test]
-async fn responses_that_envoy_does_not_show_to_the_attempt_are_told_and_reach_the_client() {
+async fn responses_that_envoy_hides_from_the_attempt_are_reported_and_reach_the_client() {
     let consumers = json!({"header": "x-consumer", "consumed_tokens_header": "on",
         "default": {"tokens_per_minute": 100_000}});
     let gateway = first_and_second()

@@ -112,7 +112,7 @@ fn gate_until(process: &Process, backend: &str) -> u64 {
 }
 
 #[test]
-fn a_429_to_a_request_whose_cost_nobody_sees_closes_no_gate_before_another_backend_served_it() {
+fn a_429_to_a_request_of_unknown_cost_closes_no_gate_before_another_backend_served_it() {
     for (path, body) in HIDDEN {
         let process = Process::new(path);
         let request = || Request::new("POST", path).body(body);

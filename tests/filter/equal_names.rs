@@ -139,7 +139,7 @@ fn a_namespace_keeps_equal_names_apart() {
 }
 
 #[test]
-fn configuring_again_and_again_defines_no_metric_anew_and_keeps_no_memory() {
+fn configuring_repeatedly_defines_no_metric_twice_and_keeps_no_memory() {
     let process = Process::new("configured often");
     let both = [pool("gpt", &["a", "b"], TWO_IN_30_S), pool("gpt", &["c", "d"], THREE_IN_60_S)];
     worker(&process, &both[0], |envoy| {

@@ -472,7 +472,7 @@ fn the_model_is_needed_unless_the_path_names_a_deployment() {
 }
 
 #[test]
-fn what_one_resource_keeps_is_told_from_what_any_can_create() {
+fn calls_about_stored_objects_are_distinguished_from_calls_that_create_them() {
     for stored in [
         "files",
         "files/file-1/content",

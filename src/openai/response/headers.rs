@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_at_the_backend_becomes_a_path_and_any_other_is_nobodys() {
+    fn a_location_at_the_backend_becomes_a_path_and_any_other_is_removed() {
         let place = |value: &'static str| ORIGIN.place(value.as_bytes());
         let calls = Some(&b"/openai/v1/realtime/calls/rtc_1"[..]);
         for value in [

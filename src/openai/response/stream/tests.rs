@@ -265,7 +265,7 @@ fn watch(stream: &str) -> bool {
 }
 
 #[test]
-fn an_error_in_mid_stream_is_told_once() {
+fn an_error_in_mid_stream_is_reported_once() {
     for error in [
         r#"data: {"error":{"message":"m","type":"server_error","param":null,"code":null}}"#,
         r#"data:{ "error" : {"code":"503"}}"#,
@@ -280,7 +280,7 @@ fn an_error_in_mid_stream_is_told_once() {
 }
 
 #[test]
-fn what_is_no_fault_of_the_backend_is_not_told() {
+fn what_is_no_fault_of_the_backend_is_not_reported() {
     for event in [
         DELTA,
         CREATED,
