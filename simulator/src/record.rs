@@ -6,6 +6,9 @@ use crate::world::{Attempt, Seen};
 /// How long before an attempt begins it is decided: a gateway pauses before a retry.
 const JUST_MS: u64 = 1;
 
+/// The most output that is expected of a request that names no maximum.
+const LONGEST_EXPECTED_TOKENS: u64 = 2_000;
+
 /// A request that was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Served {
@@ -47,8 +50,25 @@ pub struct Seen429 {
     pub until_ms: u64,
     /// When it said so.
     pub at_ms: u64,
-    /// Attempts that were sent before that.
+    /// The size of the smallest request that it was said to.
+    pub smallest: Size,
+    /// Attempts that were sent before that, other than for smaller requests.
     pub too_early: u64,
+}
+
+/// What a gateway can expect a request to use, in tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    least: u64,
+    most: u64,
+}
+
+impl Size {
+    pub(crate) fn of(request: &Request) -> Self {
+        let prompt = request.text_bytes / 4;
+        let output = |unknown| request.max_tokens.unwrap_or(unknown);
+        Self { least: prompt + output(0), most: prompt + output(LONGEST_EXPECTED_TOKENS) }
+    }
 }
 
 /// All that happened.
@@ -74,18 +94,21 @@ pub struct Record {
     pub most_attempts: u32,
     /// By backend, the one that stands for its quota.
     quotas: Vec<usize>,
+    /// By request.
+    sizes: Vec<Size>,
     /// By request: its attempts, and the backends that failed it, one bit each.
     trips: Vec<(u32, u64)>,
 }
 
 impl Record {
-    pub(crate) fn new(requests: usize, quotas: Vec<usize>) -> Self {
+    pub(crate) fn new(sizes: Vec<Size>, quotas: Vec<usize>) -> Self {
         let backends = quotas.len();
         Self {
-            served: vec![None; requests],
+            served: vec![None; sizes.len()],
             attempts: vec![0; backends],
             named: vec![Seen429::default(); backends],
-            trips: vec![(0, 0); requests],
+            trips: vec![(0, 0); sizes.len()],
+            sizes,
             quotas,
             ..Self::default()
         }
@@ -100,7 +123,8 @@ impl Record {
         let named = &mut self.named[self.quotas[backend]];
         // What was decided just before the 429 came could not heed it.
         let is_known = at_ms > named.at_ms + JUST_MS;
-        named.too_early += u64::from(is_known && at_ms < named.until_ms);
+        let is_smaller = self.sizes[request].least < named.smallest.most;
+        named.too_early += u64::from(is_known && at_ms < named.until_ms && !is_smaller);
         let (attempts, failed) = &mut self.trips[request];
         *attempts += 1;
         self.tried_twice += *failed >> backend & 1;
@@ -123,6 +147,10 @@ impl Record {
             // What is too large by itself says nothing of others.
             let delay = delay.filter(|delay| *delay <= 60_000).unwrap_or(0);
             let named = &mut self.named[self.quotas[attempt.backend]];
+            let size = self.sizes[attempt.request];
+            if now_ms >= named.until_ms || size.most < named.smallest.most {
+                named.smallest = size;
+            }
             if now_ms + delay > named.until_ms {
                 (named.at_ms, named.until_ms) = (now_ms, now_ms + delay);
             }

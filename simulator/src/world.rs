@@ -5,7 +5,7 @@
 
 use crate::azure::{Answer, Azure, Head, Held};
 use crate::load::Request;
-use crate::record::Record;
+use crate::record::{Record, Size};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -94,7 +94,7 @@ impl Ord for Event {
 
 /// Lets a gateway serve all requests, and returns what happened.
 pub fn run(azure: Azure, requests: Vec<Request>, gateway: &mut dyn Gateway) -> Record {
-    let record = Record::new(requests.len(), azure.quotas());
+    let record = Record::new(requests.iter().map(Size::of).collect(), azure.quotas());
     let mut world =
         World { now_ms: 0, azure, requests, events: BinaryHeap::new(), next: 0, record };
     for request in 0..world.requests.len() {

@@ -4,7 +4,7 @@
 //! that it refused is a little earlier. So the time between two records is never shorter than the
 //! delay, except for the millisecond that clocks are read in.
 
-use crate::harness::{Gateway, Setup};
+use crate::harness::{CHAT, Gateway, Setup};
 use mock_azure::Fault;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -53,6 +53,31 @@ async fn requests_spill_while_the_ptu_is_throttled() {
 }
 
 #[tokio::test]
+async fn a_429_to_a_large_request_does_not_shut_out_much_smaller_ones() {
+    let gateway = spilling(json!({})).await;
+    let large = json!({
+        "model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 50_000
+    });
+    for backend in ["ptu", "sweden"] {
+        gateway.mock(backend).push_fault(Fault::throttle(30_000));
+    }
+    assert_eq!(gateway.client.post(CHAT, &large).await.status, 429);
+    // As large: nobody is asked. Smaller: the backend has the last word.
+    let again = gateway.client.post(CHAT, &large).await;
+    assert_eq!((again.status, again.header("x-spillway-attempts")), (429, Some("0")));
+    let small = gateway.chat_with_status(200).await;
+    let trail = small.header("x-spillway-trail").unwrap();
+    assert!(trail.starts_with("ptu;skip=gate;gate=") && trail.ends_with("ptu;200"), "{trail}");
+    // Another one of that size is refused, and then no one asks for the size again.
+    for backend in ["ptu", "sweden"] {
+        gateway.mock(backend).push_fault(Fault::throttle(30_000));
+    }
+    assert_eq!(gateway.chat().await.header("x-spillway-attempts"), Some("2"));
+    let last = gateway.chat().await;
+    assert_eq!((last.status, last.header("x-spillway-attempts")), (429, Some("0")));
+}
+
+#[tokio::test]
 async fn a_429_closes_the_gates_of_the_whole_quota_group_in_every_pool() {
     let group = |priority: u32| json!({"quota_group": "eu", "priority": priority});
     let gateway = Setup::new()
@@ -66,12 +91,12 @@ async fn a_429_closes_the_gates_of_the_whole_quota_group_in_every_pool() {
         .await;
     let mut mini = crate::harness::chat_body();
     mini["model"] = json!("gpt-mini");
-    let response = gateway.client.post(crate::harness::CHAT, &mini).await;
+    let response = gateway.client.post(CHAT, &mini).await;
     assert_eq!(response.served_by(), "mini-a");
 
     gateway.mock("a").push_fault(Fault::throttle(700));
     assert_eq!(gateway.chat().await.served_by(), "c");
-    let response = gateway.client.post(crate::harness::CHAT, &mini).await;
+    let response = gateway.client.post(CHAT, &mini).await;
     assert_eq!(response.served_by(), "mini-c");
     let trail = response.header("x-spillway-trail").unwrap();
     assert!(trail.starts_with("mini-a;skip=gate;gate="), "{trail}");
@@ -80,7 +105,7 @@ async fn a_429_closes_the_gates_of_the_whole_quota_group_in_every_pool() {
     // All of them come back together.
     crate::harness::eventually("a serves again", async || gateway.chat().await.served_by() == "a")
         .await;
-    let response = gateway.client.post(crate::harness::CHAT, &mini).await;
+    let response = gateway.client.post(CHAT, &mini).await;
     assert_eq!(response.served_by(), "mini-a");
     assert!(gateway.records("b").is_empty());
 }

@@ -77,7 +77,8 @@ fn policy(criterion: &mut Criterion) {
         let pool = pool(size);
         let record = PoolRecord::reseat(None, &pool.policy, NOW).bytes;
         let mut rotation = Rotation::new(&pool.policy);
-        let needs = Needs { operation: OperationSet(1), prompt_tokens: 100, affinity: None };
+        let needs =
+            Needs { operation: OperationSet(1), prompt_tokens: 100, tokens: 0, affinity: None };
         let situation = Situation {
             needs: &needs,
             tried: BackendSet::EMPTY,

@@ -24,6 +24,7 @@ pub(super) struct RunningAttempt {
     pub(super) ticket: Ticket,
     pub(super) record: BackendRecord,
     pub(super) reservation: Option<Reservation>,
+    pub(super) tokens: u64,
 }
 
 impl RunningAttempt {
@@ -101,7 +102,7 @@ impl Desk<'_> {
     pub(super) fn note(&mut self, attempt: &RunningAttempt, evidence: &Evidence) {
         self.note_headroom(attempt, evidence);
         if let Outcome::Throttled { delay } = evidence.outcome {
-            self.close_gates(attempt.backend, delay);
+            self.close_gates(attempt, delay);
         }
     }
 
@@ -140,7 +141,7 @@ impl Desk<'_> {
             Outcome::Throttled { delay } => {
                 let left = delay.map(|delay| ended.plus(delay).since(self.now));
                 if left != Some(Millis::ZERO) {
-                    self.close_gates(backend, left);
+                    self.close_gates(attempt, left);
                 }
                 self.observe(attempt, evidence);
             }
@@ -245,10 +246,11 @@ impl Desk<'_> {
     }
 
     /// As `Pool::close_gates`; there is one pool.
-    fn close_gates(&mut self, backend: BackendIndex, delay: Option<Millis>) {
+    fn close_gates(&mut self, attempt: &RunningAttempt, delay: Option<Millis>) {
+        let (backend, tokens) = (attempt.backend, attempt.tokens);
         let policy = &self.setup.policy;
         let pool = Some(&*self.shared.pool);
-        if let Ok(bytes) = PoolRecord::close_gate(pool, policy, backend, delay, self.now) {
+        if let Ok(bytes) = PoolRecord::close_gate(pool, policy, backend, delay, tokens, self.now) {
             self.shared.pool = bytes;
         }
         self.worker.recent = None;

@@ -10,7 +10,8 @@ use spillway::openai::call::api::Operation;
 use spillway::policy::backend::breaker::Ticket;
 use spillway::policy::backend::records::{BackendRecord, Snapshot};
 use spillway::policy::choice::{
-    Choice, Denials, Needs, Situation, Unavailable, select, select_early, worth_waiting_for,
+    Choice, Denials, Needs, Situation, Unavailable, select, select_early, select_last,
+    worth_waiting_for,
 };
 use spillway::policy::failover::blame::Suspects;
 use spillway::policy::failover::{Ledger, Next, Stop, retry_budget};
@@ -33,7 +34,7 @@ const NOBODY: Unavailable = Unavailable { soonest: None, throttled: false, is_un
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Usual,
-    OverBudget,
+    Last,
     Early,
 }
 
@@ -54,6 +55,7 @@ pub(super) struct Pick {
     ticket: Ticket,
     record: BackendRecord,
     reservation: Option<Reservation>,
+    tokens: u64,
 }
 
 /// What is held of a consumer's tokens.
@@ -103,7 +105,12 @@ impl Ongoing {
             consumer: asked.consumer,
             size: RequestSize::default(),
             estimate: Estimate::default(),
-            needs: Needs { operation: OperationSet::NONE, prompt_tokens: 0, affinity: None },
+            needs: Needs {
+                operation: OperationSet::NONE,
+                prompt_tokens: 0,
+                tokens: 0,
+                affinity: None,
+            },
             denied: Denials::NONE,
             pick: None,
             ceiling_permille: None,
@@ -125,6 +132,7 @@ impl Ongoing {
         self.estimate = desk.worker.estimator.estimate(&self.size);
         self.needs.operation = operation_bit(Operation::ChatCompletions);
         self.needs.prompt_tokens = self.estimate.prompt_tokens;
+        self.needs.tokens = if self.hides_its_cost { 0 } else { self.estimate.total() };
     }
 
     /// As `Consumers::admit`.
@@ -169,22 +177,22 @@ impl Ongoing {
 
     /// As `Request::take`.
     fn take(&mut self, desk: &mut Desk<'_>) -> Next {
-        let mut selected = self.select(Turn::Usual, desk);
-        if selected.is_err() && self.denied.forgive_budgets() {
-            selected = self.select(Turn::OverBudget, desk);
-        }
-        match selected {
-            Ok(pick) => self.take_or_leave(pick, desk),
-            Err(unavailable) => match self.next(Err(unavailable), desk) {
-                stop @ Next::Stop(Stop::Exhausted(_)) => match self.select(Turn::Early, desk) {
-                    Ok(pick) => Some(self.take_or_leave(pick, desk)),
-                    Err(_) => None,
+        let unavailable = match self.select(Turn::Usual, desk) {
+            Ok(pick) => return self.take_or_leave(pick, desk),
+            Err(unavailable) => unavailable,
+        };
+        let next = self.next(Err(unavailable), desk);
+        if matches!(next, Next::Stop(Stop::Exhausted(_))) {
+            self.denied.forgive_budgets();
+            for turn in [Turn::Last, Turn::Early] {
+                if let Ok(pick) = self.select(turn, desk)
+                    && self.take_or_leave(pick, desk) == Next::Retry
+                {
+                    return Next::Retry;
                 }
-                .filter(|next| *next == Next::Retry)
-                .unwrap_or(stop),
-                next => next,
-            },
+            }
         }
+        next
     }
 
     /// As `Request::take_or_leave`.
@@ -221,7 +229,8 @@ impl Ongoing {
             let choice = self.choose(turn, &records, desk)?;
             let record = desk.record_in(&records, choice.backend);
             let ticket = record.breaker.ticket();
-            let untaken = Pick { choice, at: desk.now, ticket, record, reservation: None };
+            let (at, tokens) = (desk.now, self.needs.tokens);
+            let untaken = Pick { choice, at, ticket, record, reservation: None, tokens };
             let Some(pick) = self.hold(turn, untaken, desk) else { continue };
             desk.worker.rotation.take();
             if choice.probe.is_none() {
@@ -242,7 +251,8 @@ impl Ongoing {
         let situation = self.situation(desk.now, desk.random.number());
         let (policy, rotation) = (&desk.setup.policy, &mut desk.worker.rotation);
         match turn {
-            Turn::Usual | Turn::OverBudget => select(policy, records, &situation, rotation),
+            Turn::Usual => select(policy, records, &situation, rotation),
+            Turn::Last => select_last(policy, records, &situation, rotation),
             Turn::Early => select_early(policy, records, &situation, rotation).ok_or(NOBODY),
         }
     }
@@ -393,8 +403,8 @@ impl Ongoing {
 
 impl Pick {
     fn begin(self, at: Timestamp) -> RunningAttempt {
-        let Self { choice, ticket, record, reservation, .. } = self;
-        RunningAttempt { backend: choice.backend, at, ticket, record, reservation }
+        let Self { choice, ticket, record, reservation, tokens, .. } = self;
+        RunningAttempt { backend: choice.backend, at, ticket, record, reservation, tokens }
     }
 }
 

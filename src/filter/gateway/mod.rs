@@ -235,13 +235,14 @@ impl Gateway {
         let needs = Needs {
             operation: operation_bit(call.operation),
             prompt_tokens: estimate.prompt_tokens,
+            tokens: 0,
             affinity: affinity(&pool, headers, body.as_deref()),
         };
         if let Some(limit) = too_long_for(&pool.policy, &needs) {
             return Err(reply::prompt_too_long(needs.prompt_tokens, limit));
         }
         let (credentials, subprotocols) = self.client_credentials(headers);
-        let asked = ClientRequest {
+        let mut asked = ClientRequest {
             model: model.unwrap_or_default(),
             body,
             may_ask_for_tier,
@@ -254,6 +255,9 @@ impl Gateway {
             estimate,
             call,
         };
+        if !asked.hides_its_cost() {
+            asked.needs.tokens = asked.estimate.total();
+        }
         Ok((pool, asked))
     }
 

@@ -40,14 +40,16 @@ pub(crate) struct RunningAttempt {
     pub(crate) record: BackendRecord,
     /// What it holds in the backend's budget, until that is concluded.
     pub(crate) reservation: RefCell<Option<Reservation>>,
+    /// What the request is expected to use; zero: not known.
+    pub(crate) tokens: u64,
 }
 
 impl RunningAttempt {
     /// What is needed of it to judge its result later. What it held is concluded.
     pub(crate) fn witness(&self) -> Self {
-        let Self { at, ticket, record, .. } = *self;
+        let Self { at, ticket, record, tokens, .. } = *self;
         let backend = Rc::clone(&self.backend);
-        Self { backend, at, ticket, record, reservation: RefCell::default() }
+        Self { backend, at, ticket, record, reservation: RefCell::default(), tokens }
     }
 
     /// Concludes what it reserved in its backend's budget; once, however often it is called.
@@ -114,12 +116,12 @@ impl Pool {
         attempt.backend.metrics.count(&evidence.outcome);
         self.note_headroom(attempt, evidence, now);
         match evidence.outcome {
-            Outcome::Throttled { delay } => self.close_gates(pools, &attempt.backend, delay, now),
+            Outcome::Throttled { delay } => self.close_gates(pools, attempt, delay, now),
             // It is this Envoy that has no room, so the gates of those who share a quota stay open.
             Outcome::Misrouted(Misroute::Full) => {
                 let throttle = self.policy.throttle;
                 self.update(&attempt.backend, |record| {
-                    record.gate.close(now, Some(OVERFLOW), &throttle);
+                    record.gate.close(now, Some(OVERFLOW), 0, &throttle);
                     record.gate.closed_until(now, &throttle)
                 })?
             }
@@ -168,7 +170,7 @@ impl Pool {
             Outcome::Throttled { delay } => {
                 let left = delay.map(|delay| ended.plus(delay).since(now));
                 if left != Some(Millis::ZERO) {
-                    self.close_gates(pools, backend, left, now);
+                    self.close_gates(pools, attempt, left, now);
                 }
                 self.observe(attempt, evidence, now);
             }
@@ -268,18 +270,19 @@ impl Pool {
         }
     }
 
-    /// Closes the throttle gates of a backend and of all that share its quota, in whatever pool.
-    /// Returns until when its own is closed.
+    /// Closes the throttle gates of the backend that refused an attempt, and of all that share its quota, in
+    /// whatever pool. Returns until when its own is closed.
     fn close_gates(
         &self,
         pools: &Pools,
-        backend: &Backend,
+        attempt: &RunningAttempt,
         delay: Option<Millis>,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        let member = self.policy.member(backend.index)?;
+        let (index, tokens) = (attempt.backend.index, attempt.tokens);
+        let member = self.policy.member(index)?;
         let closed = self.change(|bytes| {
-            let closed = PoolRecord::close_gate(bytes, &self.policy, backend.index, delay, now)?;
+            let closed = PoolRecord::close_gate(bytes, &self.policy, index, delay, tokens, now)?;
             Ok((closed.clone(), Snapshot::new(closed)))
         });
         if let Some(records) = &closed {
@@ -288,14 +291,15 @@ impl Pool {
         for other in pools.all.iter().filter(|other| !std::ptr::eq(&***other, self)) {
             let Some(group) = member.quota_group else { break };
             let closed = other.change(|bytes| {
-                let closed = PoolRecord::close_group(bytes, &other.policy, group, delay, now)?;
+                let policy = &other.policy;
+                let closed = PoolRecord::close_group(bytes, policy, group, delay, tokens, now)?;
                 Ok((closed.clone(), Snapshot::new(closed)))
             });
             if let Some(records) = &closed {
                 other.show_gates(records, now);
             }
         }
-        closed?.of(backend.index, member).gate.closed_until(now, &self.policy.throttle)
+        closed?.of(index, member).gate.closed_until(now, &self.policy.throttle)
     }
 
     /// Shows in metrics which throttle gates are closed.

@@ -4,8 +4,9 @@
 //! the chosen backend only: room in its budget, and the lease if the attempt is to be a probe. When
 //! that is denied, the choice is made anew without the backend.
 //!
-//! When nobody is left, the choice is made anew as if no budget had denied the request: the backend's own
-//! response is the authority. When there is still nobody, an open circuit breaker may be probed early.
+//! When nobody is left and the request cannot wait, the choice is made anew as if no budget had denied the
+//! request, and as if the gates that much larger requests closed were open: the backend's own response is the
+//! authority. When there is still nobody, an open circuit breaker may be probed early.
 
 use super::Request;
 use crate::filter::host;
@@ -19,7 +20,8 @@ use crate::policy::backend::breaker::Ticket;
 use crate::policy::backend::records::{BackendRecord, Records, Snapshot};
 use crate::policy::choice::rotation::Rotation;
 use crate::policy::choice::{
-    Choice, Denials, Situation, Unavailable, select, select_early, skipped, worth_waiting_for,
+    Choice, Denials, Situation, Unavailable, select, select_early, select_last, skipped,
+    worth_waiting_for,
 };
 use crate::policy::failover::retry_budget;
 use crate::policy::failover::{Next, Stop};
@@ -40,8 +42,9 @@ const NOBODY: Unavailable = Unavailable { soonest: None, throttled: false, is_un
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Usual,
-    /// That of a backend whose budget has no room, because there is nobody else.
-    OverBudget,
+    /// That of a backend whose budget has no room, or whose gate was closed by much larger requests, because
+    /// there is nobody else.
+    Last,
     /// The one of a backend whose circuit breaker is open, because there is nobody else.
     Early,
 }
@@ -54,6 +57,8 @@ pub(crate) struct Pick {
     pub(super) ticket: Ticket,
     pub(super) record: BackendRecord,
     pub(super) reservation: Option<Reservation>,
+    /// What the request is expected to use; zero: not known.
+    pub(super) tokens: u64,
 }
 
 impl Pick {
@@ -68,8 +73,9 @@ impl Pick {
 
     /// Its attempt begins.
     pub(super) fn begin(self, at: Timestamp) -> RunningAttempt {
-        let Self { backend, ticket, record, reservation, .. } = self;
-        RunningAttempt { backend, at, ticket, record, reservation: RefCell::new(reservation) }
+        let Self { backend, ticket, record, reservation, tokens, .. } = self;
+        let reservation = RefCell::new(reservation);
+        RunningAttempt { backend, at, ticket, record, reservation, tokens }
     }
 }
 
@@ -96,23 +102,23 @@ impl Request {
     /// Takes hold of a backend for the next attempt, if there is one. The retry budget is asked when
     /// it is held, so that a failover is only counted when it is made.
     fn take(&mut self, now: Timestamp) -> Next {
-        let mut selected = self.select(Turn::Usual, now);
-        if selected.is_err() && self.denied.forgive_budgets() {
-            selected = self.select(Turn::OverBudget, now);
-        }
-        match selected {
-            Ok(pick) => self.take_or_leave(pick, now),
-            Err(unavailable) => match self.next(Err(unavailable), now) {
-                // It would fail, so it may be the probe of an open circuit breaker.
-                stop @ Next::Stop(Stop::Exhausted(_)) => match self.select(Turn::Early, now) {
-                    Ok(pick) => Some(self.take_or_leave(pick, now)),
-                    Err(_) => None,
+        let unavailable = match self.select(Turn::Usual, now) {
+            Ok(pick) => return self.take_or_leave(pick, now),
+            Err(unavailable) => unavailable,
+        };
+        let next = self.next(Err(unavailable), now);
+        if matches!(next, Next::Stop(Stop::Exhausted(_))) {
+            // It would fail, so a backend has the last word, be it as the probe of an open circuit breaker.
+            self.denied.forgive_budgets();
+            for turn in [Turn::Last, Turn::Early] {
+                if let Ok(pick) = self.select(turn, now)
+                    && self.take_or_leave(pick, now) == Next::Retry
+                {
+                    return Next::Retry;
                 }
-                .filter(|next| *next == Next::Retry)
-                .unwrap_or(stop),
-                next => next,
-            },
+            }
         }
+        next
     }
 
     /// Goes on with what is held, or gives it back.
@@ -162,7 +168,8 @@ impl Request {
             let records = pool.records();
             let roll = random::number();
             let choice = self.choose(turn, &records, &mut rotation, now, roll)?;
-            let Some(untaken) = Pick::untaken(choice, &pool, &records, now) else { break };
+            let tokens = self.asked.needs.tokens;
+            let Some(untaken) = Pick::untaken(choice, &pool, &records, tokens, now) else { break };
             let Some(pick) = self.hold(turn, untaken, now) else { continue };
             // Only now: whoever denies the request must not have had its turn.
             rotation.take();
@@ -189,6 +196,9 @@ impl Request {
         let situation = self.situation(now, roll);
         if turn == Turn::Early {
             return select_early(&self.pool.policy, records, &situation, rotation).ok_or(NOBODY);
+        }
+        if turn == Turn::Last {
+            return select_last(&self.pool.policy, records, &situation, rotation);
         }
         let choice = select(&self.pool.policy, records, &situation, rotation);
         if choice.is_err() {
@@ -263,10 +273,16 @@ impl Request {
 
 impl Pick {
     /// A choice of which nothing is held yet.
-    fn untaken(choice: Choice, pool: &Pool, records: &Snapshot, now: Timestamp) -> Option<Self> {
+    fn untaken(
+        choice: Choice,
+        pool: &Pool,
+        records: &Snapshot,
+        tokens: u64,
+        now: Timestamp,
+    ) -> Option<Self> {
         let backend = Rc::clone(pool.backend(choice.backend)?);
         let record = records.of(choice.backend, pool.policy.member(choice.backend)?);
         let ticket = record.breaker.ticket();
-        Some(Self { choice, backend, at: now, ticket, record, reservation: None })
+        Some(Self { choice, backend, at: now, ticket, record, reservation: None, tokens })
     }
 }

@@ -44,7 +44,7 @@ impl ClientRequest {
     }
 
     /// Whether what it costs cannot be seen in it, so that a 429 may be about its size.
-    pub(super) fn hides_its_cost(&self) -> bool {
+    pub(crate) fn hides_its_cost(&self) -> bool {
         self.has_dependencies() || self.is_glimpsed || !self.call.is_charged()
     }
 

@@ -3,6 +3,10 @@
 //! A throttle is not a fault. The backend works and says when it has room again, so nothing is
 //! counted, nothing is probed, and full traffic returns in the very millisecond of the deadline.
 //!
+//! The gate remembers how large the request was that was refused. Its own size may be the reason, so a much
+//! smaller one may pass when nobody else is left. It costs little: each that is refused must be followed by one
+//! of half its size.
+//!
 //! Of two answers the later deadline wins, so that a stale answer never shortens a throttle. A
 //! deadline that no response could have set (further ahead than `max_retry_after`) shows that the
 //! wall clock was put back since; it is void, or the gate would stay closed for the step's length.
@@ -10,11 +14,16 @@
 use crate::policy::pool::ThrottleSettings;
 use crate::policy::time::{Millis, Timestamp};
 
+/// How many times larger a refused request must be.
+const MUCH_SMALLER: u64 = 2;
+
 /// A backend's throttle gate. The default is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gate {
     /// When it opens; zero: it was never closed.
     pub until: Timestamp,
+    /// The tokens of the smallest request that was refused since it closed; zero: not known.
+    pub tokens: u32,
 }
 
 impl Gate {
@@ -26,10 +35,24 @@ impl Gate {
 
     /// Closes the gate for `delay`, or for the default when the backend named no time; at most for
     /// `max_retry_after`, and never shorter than it is closed already.
-    pub fn close(&mut self, now: Timestamp, delay: Option<Millis>, settings: &ThrottleSettings) {
+    /// `tokens` is what the refused request was expected to use; zero: not known.
+    pub fn close(
+        &mut self,
+        now: Timestamp,
+        delay: Option<Millis>,
+        tokens: u64,
+        settings: &ThrottleSettings,
+    ) {
         let delay = delay.unwrap_or(settings.default_retry_after).min(settings.max_retry_after);
-        let current = self.closed_until(now, settings).unwrap_or(Timestamp::ZERO);
-        self.until = current.max(now.plus(delay));
+        let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+        let current = self.closed_until(now, settings);
+        self.tokens = if current.is_some() { self.tokens.min(tokens) } else { tokens };
+        self.until = current.unwrap_or(Timestamp::ZERO).max(now.plus(delay));
+    }
+
+    /// Whether a request of so many tokens is much smaller than those that were refused.
+    pub fn lets_pass(&self, tokens: u64) -> bool {
+        tokens > 0 && tokens.saturating_mul(MUCH_SMALLER) <= u64::from(self.tokens)
     }
 }
 
@@ -43,7 +66,7 @@ mod tests {
     #[test]
     fn a_gate_reopens_exactly_at_its_deadline() {
         let mut gate = Gate::default();
-        gate.close(at(1_000), Some(ms(300)), &throttle());
+        gate.close(at(1_000), Some(ms(300)), 0, &throttle());
         assert_eq!(gate.closed_until(at(1_299), &throttle()), Some(at(1_300)));
         assert_eq!(gate.closed_until(at(1_300), &throttle()), None);
     }
@@ -51,36 +74,53 @@ mod tests {
     #[test]
     fn the_default_and_the_cap_apply() {
         let mut gate = Gate::default();
-        gate.close(at(0), None, &throttle());
+        gate.close(at(0), None, 0, &throttle());
         assert_eq!(gate.until, at(10_000));
-        gate.close(at(0), Some(ms(86_400_000)), &throttle());
+        gate.close(at(0), Some(ms(86_400_000)), 0, &throttle());
         assert_eq!(gate.until, at(60_000));
-        gate.close(at(0), Some(ms(u64::MAX)), &throttle());
+        gate.close(at(0), Some(ms(u64::MAX)), 0, &throttle());
         assert_eq!(gate.until, at(60_000));
     }
 
     #[test]
     fn a_shorter_answer_never_shortens_the_throttle() {
         let mut gate = Gate::default();
-        gate.close(at(1_000), Some(ms(5_000)), &throttle());
-        gate.close(at(2_000), Some(ms(100)), &throttle());
+        gate.close(at(1_000), Some(ms(5_000)), 0, &throttle());
+        gate.close(at(2_000), Some(ms(100)), 0, &throttle());
         assert_eq!(gate.until, at(6_000));
-        gate.close(at(2_000), Some(ms(9_000)), &throttle());
+        gate.close(at(2_000), Some(ms(9_000)), 0, &throttle());
         assert_eq!(gate.until, at(11_000));
     }
 
     #[test]
     fn a_deadline_that_no_answer_could_have_set_is_void() {
-        let mut gate = Gate { until: at(1_000_000) };
+        let mut gate = Gate { until: at(1_000_000), tokens: 0 };
         assert_eq!(gate.closed_until(at(5), &throttle()), None);
-        gate.close(at(5), Some(ms(200)), &throttle());
+        gate.close(at(5), Some(ms(200)), 0, &throttle());
         assert_eq!(gate.until, at(205));
+    }
+
+    #[test]
+    fn a_request_of_half_the_size_of_the_refused_ones_may_pass() {
+        let mut gate = Gate::default();
+        assert!(!gate.lets_pass(1));
+        gate.close(at(0), Some(ms(5_000)), 1_000, &throttle());
+        assert!(gate.lets_pass(500) && !gate.lets_pass(501));
+        assert!(!gate.lets_pass(0), "its size is not known");
+        gate.close(at(1_000), Some(ms(4_000)), 400, &throttle());
+        assert!(gate.lets_pass(200) && !gate.lets_pass(201), "that was refused, too");
+        gate.close(at(2_000), Some(ms(5_000)), 9_000, &throttle());
+        assert!(!gate.lets_pass(201), "a larger one proves nothing");
+        gate.close(at(8_000), Some(ms(5_000)), 9_000, &throttle());
+        assert!(gate.lets_pass(4_500), "it was open in between");
+        gate.close(at(9_000), Some(ms(5_000)), 0, &throttle());
+        assert!(!gate.lets_pass(1));
     }
 
     #[test]
     fn the_end_of_time_does_not_overflow() {
         let mut gate = Gate::default();
-        gate.close(at(u64::MAX - 5), None, &throttle());
+        gate.close(at(u64::MAX - 5), None, 0, &throttle());
         assert_eq!(gate.closed_until(at(u64::MAX - 5), &throttle()), Some(at(u64::MAX)));
     }
 }

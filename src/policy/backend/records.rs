@@ -27,13 +27,15 @@ use crate::policy::codec::Reader;
 use crate::policy::pool::{BackendIndex, MAX_RULES, Member, OperationSet, PoolPolicy};
 use crate::policy::time::{Millis, Timestamp};
 
-const POOL_VERSION: u8 = 3;
+const POOL_VERSION: u8 = 4;
 const POOL_HEAD_BYTES: usize = 2;
 const KEY_BYTES: usize = 8;
-const BACKEND_BYTES: usize = 89;
+const BACKEND_BYTES: usize = 93;
 const ENTRY_BYTES: usize = KEY_BYTES + BACKEND_BYTES;
+/// Entries of version 3, which end before [`Gate::tokens`].
+const ENTRY_BYTES_V3: usize = ENTRY_BYTES - 4;
 /// Entries of version 2, which end before [`BackendRecord::completed_at`].
-const ENTRY_BYTES_V2: usize = ENTRY_BYTES - 24;
+const ENTRY_BYTES_V2: usize = ENTRY_BYTES_V3 - 24;
 /// Entries of version 1, which end before [`BackendRecord::served`].
 const ENTRY_BYTES_V1: usize = ENTRY_BYTES_V2 - 16;
 /// The most entries of a record: its head counts them in one byte.
@@ -184,7 +186,8 @@ impl PoolRecord {
         result.map(|result| (bytes, result)).ok_or(NotUpdated::UnknownBackend)
     }
 
-    /// Closes the gate of `backend`, and with it of all members of its quota group.
+    /// Closes the gate of `backend`, and with it of all members of its quota group. `tokens` is what the
+    /// refused request was expected to use; zero: not known.
     ///
     /// # Errors
     /// [`NotUpdated`] says why the update is dropped.
@@ -193,6 +196,7 @@ impl PoolRecord {
         policy: &PoolPolicy,
         backend: BackendIndex,
         delay: Option<Millis>,
+        tokens: u64,
         now: Timestamp,
     ) -> Result<Vec<u8>, NotUpdated> {
         let throttled = policy.member(backend).ok_or(NotUpdated::UnknownBackend)?;
@@ -201,7 +205,9 @@ impl PoolRecord {
         };
         let others = policy.members.iter().filter(shares_quota).map(|member| member.key);
         let keys = std::iter::once(throttled.key).chain(others.filter(|key| *key != throttled.key));
-        Self::update_each(bytes, keys, |record| record.gate.close(now, delay, &policy.throttle))
+        Self::update_each(bytes, keys, |record| {
+            record.gate.close(now, delay, tokens, &policy.throttle);
+        })
     }
 
     /// Closes the gates of the members of a quota group, when the 429 came in another pool.
@@ -213,6 +219,7 @@ impl PoolRecord {
         policy: &PoolPolicy,
         quota_group: u16,
         delay: Option<Millis>,
+        tokens: u64,
         now: Timestamp,
     ) -> Result<Vec<u8>, NotUpdated> {
         let mut members = policy.members.iter().enumerate();
@@ -220,7 +227,7 @@ impl PoolRecord {
             .find(|(_, member)| member.quota_group == Some(quota_group))
             .ok_or(NotUpdated::UnknownBackend)?;
         let backend = BackendIndex::new(position).ok_or(NotUpdated::UnknownBackend)?;
-        Self::close_gate(bytes, policy, backend, delay, now)
+        Self::close_gate(bytes, policy, backend, delay, tokens, now)
     }
 
     /// The record of a new configuration: members that `old` knows keep their state, and so do
@@ -297,6 +304,7 @@ fn migrated(bytes: &[u8]) -> Option<Vec<u8>> {
     let entry_bytes = match version {
         1 => ENTRY_BYTES_V1,
         2 => ENTRY_BYTES_V2,
+        3 => ENTRY_BYTES_V3,
         _ => return None,
     };
     if body.len() != entry_bytes.saturating_mul(usize::from(count)) {
@@ -361,12 +369,13 @@ fn encode_backend(record: &BackendRecord, bytes: &mut Vec<u8>) {
     [record.completed_at, from, due]
         .into_iter()
         .for_each(|time| bytes.extend(time.as_ms().to_le_bytes()));
+    bytes.extend(record.gate.tokens.to_le_bytes());
 }
 
 #[inline]
 fn decode_backend(bytes: &[u8; BACKEND_BYTES]) -> Option<BackendRecord> {
     let mut reader = Reader::new(bytes);
-    let gate = Gate { until: Timestamp::from_ms(reader.u64()?) };
+    let until = Timestamp::from_ms(reader.u64()?);
     let (tag, number, rule) = (reader.u8()?, reader.u8()?, reader.u8()?);
     let time = Timestamp::from_ms(reader.u64()?);
     let state = match tag {
@@ -386,6 +395,7 @@ fn decode_backend(bytes: &[u8; BACKEND_BYTES]) -> Option<BackendRecord> {
     let mut time = || reader.u64().map(Timestamp::from_ms);
     let (last_reset, completed_at) = (time()?, time()?);
     let early = Early { from: time()?, due: time()? };
+    let gate = Gate { until, tokens: reader.u32()? };
     let breaker = Breaker { state, epoch, consecutive, rule, early };
     Some(BackendRecord { gate, breaker, headroom, served, denied, last_reset, completed_at })
 }

@@ -40,10 +40,10 @@ impl Denials {
         self.over_budget = self.over_budget.with(backend);
     }
 
-    /// Forgets the denials of budgets, and says whether there was one.
-    pub fn forgive_budgets(&mut self) -> bool {
+    /// Forgets the denials of budgets.
+    pub fn forgive_budgets(&mut self) {
         self.budgets.clear();
-        !std::mem::take(&mut self.over_budget).is_empty()
+        self.over_budget = BackendSet::EMPTY;
     }
 
     /// There is no valid credential for `backend`.

@@ -16,7 +16,8 @@
 //!   backend's own words; a response of the gateway's could only say less.
 //! - *A budget is asked after the choice*, not before it (see [`denials`]). So it can only
 //!   move a request to another backend. When nobody is left, the choice is made again without the denials
-//!   of budgets: the backend's own 429 is the authority.
+//!   of budgets: the backend's own 429 is the authority. Then a request also passes a gate that only much
+//!   larger ones closed (see [`super::backend::gate`]).
 //! - *Weight 0* serves only when nothing else of its tier can. Several such share equally.
 //! - *Affinity* chooses by weighted rendezvous hashing, and only within the tier. Headroom does not
 //!   enter: related requests would move with every change of it. The rotation does not turn.
@@ -42,6 +43,8 @@ pub struct Needs {
     pub operation: OperationSet,
     /// The estimated length of the prompt; 0 when it is unknown.
     pub prompt_tokens: u64,
+    /// The tokens that it is expected to use, prompt and output; 0 when they are unknown.
+    pub tokens: u64,
     /// Requests with the same value go to the same backend where possible.
     pub affinity: Option<u64>,
 }
@@ -138,6 +141,22 @@ pub fn select(
         .ok_or_else(|| pool.unavailable())
 }
 
+/// Chooses a backend for a request for which [`select`] found nobody: one whose gate was closed by much larger
+/// requests. `situation` has no denials of budgets any more.
+///
+/// # Errors
+/// [`Unavailable`] when no backend is eligible.
+pub fn select_last(
+    policy: &PoolPolicy,
+    records: &(impl Records + ?Sized),
+    situation: &Situation<'_>,
+    rotation: &mut Rotation,
+) -> Result<Choice, Unavailable> {
+    rotation.pass_over();
+    let pool = Pool { policy, records, situation };
+    pool.choose(Pass::Last, rotation).ok_or_else(|| pool.unavailable())
+}
+
 /// Chooses a backend whose circuit breaker is open, for a request for which [`select`] found nobody and
 /// which cannot wait.
 pub fn select_early(
@@ -204,6 +223,8 @@ enum Pass {
     Usual,
     /// But for ramps.
     NoRamps,
+    /// But for ramps, and gates that much larger requests closed.
+    Last,
     /// But for ramps, and the open time of circuit breakers.
     Early,
 }
@@ -263,6 +284,7 @@ impl<R: Records + ?Sized> Pool<'_, R> {
         let record = self.records.of(backend, member);
         if self.policy.members.len() > 1
             && let Some(until) = record.gate.closed_until(self.situation.now, &self.policy.throttle)
+            && !(pass == Pass::Last && record.gate.lets_pass(self.situation.needs.tokens))
         {
             return Err(Ineligible::Gate { until });
         }

@@ -1,13 +1,14 @@
 use super::*;
 use crate::policy::backend::breaker::State;
 use crate::policy::backend::headroom::Headroom;
-use crate::policy::fixtures::{at, backend, pool};
+use crate::policy::fixtures::{at, backend, ms, pool};
 use std::collections::HashMap;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 const NOW: Timestamp = Timestamp::from_ms(100_000);
-const ANY: Needs = Needs { operation: OperationSet(1), prompt_tokens: 0, affinity: None };
+const ANY: Needs =
+    Needs { operation: OperationSet(1), prompt_tokens: 0, tokens: 0, affinity: None };
 
 fn asking(needs: &Needs, tried: BackendSet, roll: u64) -> Situation<'_> {
     Situation { needs, tried, judged: BackendSet::EMPTY, denied: Denials::none(), now: NOW, roll }
@@ -42,6 +43,26 @@ fn ramping() -> BackendRecord {
 fn exhausted(policy: &PoolPolicy, records: &[BackendRecord], tried: BackendSet) -> Unavailable {
     let mut rotation = Rotation::new(policy);
     select(policy, records, &asking(&ANY, tried, 0), &mut rotation).unwrap_err()
+}
+
+#[test]
+fn a_much_smaller_request_passes_a_gate_when_nobody_else_is_left() {
+    let policy = pool(&[(1, 1), (2, 1)]);
+    let mut records = [BackendRecord::default(); 2];
+    for record in &mut records {
+        record.gate.close(NOW, Some(ms(5_000)), 1_000, &policy.throttle);
+    }
+    let last = |tokens, tried| {
+        let (needs, mut rotation) = (Needs { tokens, ..ANY }, Rotation::new(&policy));
+        let situation = asking(&needs, tried, 0);
+        assert!(select(&policy, &records[..], &situation, &mut rotation).is_err());
+        select_last(&policy, &records[..], &situation, &mut rotation)
+    };
+    assert_eq!(last(500, BackendSet::EMPTY).unwrap().backend, backend(0));
+    assert_eq!(last(500, BackendSet::EMPTY.with(backend(0))).unwrap().backend, backend(1));
+    for tokens in [0, 501] {
+        assert!(last(tokens, BackendSet::EMPTY).unwrap_err().throttled, "{tokens}");
+    }
 }
 
 #[test]

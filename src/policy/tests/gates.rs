@@ -26,7 +26,7 @@ fn the_gate_follows_the_headers_in_their_order() {
         ("x-unrelated", "7", 10_000),
     ] {
         let mut gate = Gate::default();
-        gate.close(NOW, retry_after::delay(&[(name, value)][..], NOW), &throttle());
+        gate.close(NOW, retry_after::delay(&[(name, value)][..], NOW), 0, &throttle());
         assert_eq!(gate.until, NOW.plus(ms(closed_ms)), "{name}: {value}");
     }
     let both = [("retry-after", "1"), ("retry-after-ms", "312")];
@@ -36,9 +36,9 @@ fn the_gate_follows_the_headers_in_their_order() {
 #[test]
 fn a_second_429_extends_and_a_stale_one_never_shortens() {
     let mut gate = Gate::default();
-    gate.close(at(START), Some(ms(5_000)), &throttle());
-    gate.close(at(START + 1_000), Some(ms(9_000)), &throttle());
+    gate.close(at(START), Some(ms(5_000)), 0, &throttle());
+    gate.close(at(START + 1_000), Some(ms(9_000)), 0, &throttle());
     assert_eq!(gate.until, at(START + 10_000));
-    gate.close(at(START + 2_000), Some(ms(500)), &throttle());
+    gate.close(at(START + 2_000), Some(ms(500)), 0, &throttle());
     assert_eq!(gate.until, at(START + 10_000));
 }

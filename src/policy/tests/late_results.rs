@@ -88,7 +88,7 @@ fn a_clock_put_ahead_ends_what_it_passes() {
     bench.now = u64::MAX;
     assert_eq!(bench.passage(), Passage::Probe);
     let mut gate = Gate::default();
-    gate.close(at(START), None, &throttle());
+    gate.close(at(START), None, 0, &throttle());
     assert_eq!(gate.closed_until(at(u64::MAX), &throttle()), None);
 }
 
@@ -139,7 +139,7 @@ fn backends_are_isolated() {
     let policy = pool(&[(1, 1), (1, 1)]);
     let bytes = PoolRecord::reseat(None, &policy, at(0)).bytes;
     let (bytes, ()) = PoolRecord::update(Some(&bytes), 1, |record| {
-        record.gate.close(at(START), None, &policy.throttle);
+        record.gate.close(at(START), None, 0, &policy.throttle);
         let ticket = record.breaker.ticket();
         let mut windows = RuleWindows::default();
         for _ in 0..3 {

@@ -10,7 +10,8 @@ use crate::policy::time::Timestamp;
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 const NOW: u64 = 1_000_000;
-const ANY: Needs = Needs { operation: OperationSet(1), prompt_tokens: 0, affinity: None };
+const ANY: Needs =
+    Needs { operation: OperationSet(1), prompt_tokens: 0, tokens: 0, affinity: None };
 
 /// A pool with its records and one worker's rotation.
 struct Bench {

@@ -103,7 +103,7 @@ fn two_workers_that_throttle_at_once_leave_the_later_deadline() {
         let mut store = Store::new(PoolRecord::reseat(None, &policy, at(0)).bytes);
         store.race(WORKERS, &mut Dice::new(seed), |worker, bytes| {
             PoolRecord::update(Some(bytes), 1 + worker as u64 % 2, |record| {
-                record.gate.close(at(1_000), Some(ms(100 * worker as u64)), &policy.throttle);
+                record.gate.close(at(1_000), Some(ms(100 * worker as u64)), 0, &policy.throttle);
             })
             .unwrap()
         });
@@ -208,7 +208,8 @@ fn damaged_records_read_safely_and_leave_a_pool_that_serves() {
         let mut counts = WindowsRecord::decode(Some(&windows_bytes), &policy.breaker);
         counts.count(&policy.breaker, 3, FAULT, ms(u64::MAX), at(dice.roll()));
         let records = PoolRecord::decode(&pool_bytes, &policy);
-        let needs = Needs { operation: OperationSet(1), prompt_tokens: 0, affinity: None };
+        let needs =
+            Needs { operation: OperationSet(1), prompt_tokens: 0, tokens: 0, affinity: None };
         let now = at(1_800_000_000_000);
         let mut rotation = Rotation::new(&policy);
         let (tried, denied, roll) = (BackendSet::EMPTY, Denials::none(), dice.roll());

@@ -13,7 +13,7 @@ fn busy(seed: u64) -> BackendRecord {
         State::HalfOpen { lease_until: at(seed), failed_probes: 7 },
     ];
     BackendRecord {
-        gate: Gate { until: at(seed | 16) },
+        gate: Gate { until: at(seed | 16), tokens: seed as u32 },
         breaker: Breaker {
             state: states[usize::try_from(seed % 3).unwrap()],
             epoch: u32::MAX - 5,
@@ -96,7 +96,7 @@ fn a_gate_of_a_quota_group_closes_for_members_that_the_record_lacks() {
     let bytes = PoolRecord::reseat(None, &pool(&[(1, 1)]), at(0)).bytes;
     let first = BackendIndex::new(0).unwrap();
     let bytes =
-        PoolRecord::close_gate(Some(&bytes), &policy, first, Some(ms(300)), at(1_000)).unwrap();
+        PoolRecord::close_gate(Some(&bytes), &policy, first, Some(ms(300)), 0, at(1_000)).unwrap();
     let gates = PoolRecord::decode(&bytes, &policy).into_iter().map(|record| record.gate.until);
     assert_eq!(gates.collect::<Vec<_>>(), [at(1_300), at(1_300)]);
 }
@@ -128,7 +128,8 @@ fn two_configurations_of_one_pool_keep_each_others_backends() {
 #[test]
 fn a_record_is_bounded_and_says_what_it_drops() {
     let now = at(LONGEST_RAMP.as_ms() + 1_000);
-    let closed = |until| BackendRecord { gate: Gate { until }, ..BackendRecord::default() };
+    let closed =
+        |until| BackendRecord { gate: Gate { until, tokens: 0 }, ..BackendRecord::default() };
     let mut bytes = PoolRecord::reseat(None, &pool_of(0..1), now).bytes;
     for key in 1..255 {
         let gate = if key % 2 == 0 { at(1) } else { now.plus(ms(5_000)) };
@@ -171,10 +172,12 @@ fn a_record_of_an_older_version_keeps_what_that_had() {
     let policy = pool(&[(1, 1), (2, 1)]);
     let new = filled(&policy);
     let fresh = BackendRecord::default();
+    let of_version_3 =
+        |record: BackendRecord| BackendRecord { gate: Gate { tokens: 0, ..record.gate }, ..record };
     let of_version_2 = |record: BackendRecord| BackendRecord {
         completed_at: fresh.completed_at,
         breaker: Breaker { early: fresh.breaker.early, ..record.breaker },
-        ..record
+        ..of_version_3(record)
     };
     let of_version_1 = |record| BackendRecord {
         served: fresh.served,
@@ -185,6 +188,7 @@ fn a_record_of_an_older_version_keeps_what_that_had() {
     for (version, entry_bytes, expected) in [
         (1, ENTRY_BYTES_V1, [busy(1), busy(2)].map(of_version_1)),
         (2, ENTRY_BYTES_V2, [busy(1), busy(2)].map(of_version_2)),
+        (3, ENTRY_BYTES_V3, [busy(1), busy(2)].map(of_version_3)),
     ] {
         let entries = new[POOL_HEAD_BYTES..].chunks(ENTRY_BYTES);
         let old =
@@ -256,14 +260,14 @@ fn a_quota_group_shares_its_gate() {
     let close = |position| {
         let backend = BackendIndex::new(position).unwrap();
         let closed =
-            PoolRecord::close_gate(Some(&fresh), &policy, backend, Some(ms(300)), at(1_000));
+            PoolRecord::close_gate(Some(&fresh), &policy, backend, Some(ms(300)), 0, at(1_000));
         gates(&closed.unwrap())
     };
     assert_eq!(close(0), [1_300, 0, 1_300]);
     assert_eq!(close(1), [0, 1_300, 0]);
-    let group = PoolRecord::close_group(Some(&fresh), &policy, 7, Some(ms(300)), at(1_000));
+    let group = PoolRecord::close_group(Some(&fresh), &policy, 7, Some(ms(300)), 0, at(1_000));
     assert_eq!(gates(&group.unwrap()), [1_300, 0, 1_300]);
-    let unknown = PoolRecord::close_group(Some(&fresh), &policy, 8, None, at(1_000));
+    let unknown = PoolRecord::close_group(Some(&fresh), &policy, 8, None, 0, at(1_000));
     assert_eq!(unknown, Err(NotUpdated::UnknownBackend));
 }
 
