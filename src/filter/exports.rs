@@ -1,7 +1,7 @@
-//! What Envoy calls, and whom each call concerns.
+//! The functions that Envoy calls, and the stream that each call concerns.
 //!
-//! Envoy skips what is not here, so each function that is missing saves a call into the VM for every
-//! request. `proxy_on_done` is missing because `proxy_on_delete` follows it at once.
+//! Envoy skips functions that are not exported, so each missing function saves every request a call into the VM.
+//! `proxy_on_done` is missing because `proxy_on_delete` follows it at once.
 
 use super::attempt::Attempt;
 use super::gateway::Gateway;
@@ -12,7 +12,7 @@ use super::root::Root;
 use crate::filter::host::exclusive::Exclusive;
 use std::cell::RefCell;
 
-/// What lives under the id of a stream's context.
+/// What belongs to the context id of a stream.
 enum Stream {
     Gateway(Gateway),
     Attempt(Attempt),
@@ -32,7 +32,7 @@ thread_local! {
     static STREAMS: RefCell<Contexts<Stream>> = const { RefCell::new(Contexts::new()) };
 }
 
-/// Lets a stream act; `None` when there is none of this id. Nothing else can ask for it meanwhile:
+/// Calls `act` with the stream of this id; `None` when there is none. Nothing else can use the stream meanwhile:
 /// Envoy enters the VM again only to allocate memory.
 fn on_stream<R>(context: u32, act: impl FnOnce(&mut Stream) -> R) -> Option<R> {
     STREAMS.with(|streams| streams.change()?.get_mut(context).map(act))
@@ -58,7 +58,7 @@ fn create(context: u32, root: u32) {
 }
 
 fn delete(context: u32) {
-    // Taken out first: what ends may still ask the host for something.
+    // The stream is removed first, because its end may still call the host.
     let stream = STREAMS.with(|streams| streams.change()?.remove(context));
     match stream {
         Some(Stream::Gateway(gateway)) => gateway.end(),
@@ -109,7 +109,7 @@ fn response_body(context: u32, size: usize, end_of_stream: bool) -> Option<Actio
     })
 }
 
-/// What Envoy is to do with a stream that it made known, or did not.
+/// What Envoy does next with a stream; `None` for a stream that Envoy never announced.
 fn status(action: Option<Action>) -> u32 {
     action.unwrap_or(Action::Continue) as u32
 }
@@ -136,7 +136,7 @@ mod abi {
     #[unsafe(no_mangle)]
     extern "C" fn proxy_abi_version_0_2_1() {}
 
-    /// Memory for bytes that the host hands over; null when there is none.
+    /// Memory for bytes that the host passes; null when there is none.
     #[unsafe(no_mangle)]
     extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
         match Layout::array::<u8>(size) {

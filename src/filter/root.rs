@@ -1,4 +1,4 @@
-//! One plugin of the VM: the gateway's, or the one that all attempt filters share.
+//! One plugin of the VM: the gateway's, or the one of all attempt filters.
 
 use crate::config::{Config, plugin_configuration};
 use crate::filter::host::timers;
@@ -23,8 +23,8 @@ impl Root {
         Self { id, role: Role::Unconfigured }
     }
 
-    /// Takes on the configuration of `size` bytes that the host holds; `false` when it is refused,
-    /// for which the log has the reason.
+    /// Applies the configuration of `size` bytes that the host holds. Returns `false` when it is refused; the log has
+    /// the reason.
     pub(crate) fn configure(&mut self, size: usize) -> bool {
         match read_configuration(size) {
             Ok(role) => {
@@ -38,7 +38,7 @@ impl Root {
         }
     }
 
-    /// What the gateway runs by; `None` in the attempt role.
+    /// The gateway's pools; `None` in the attempt role.
     pub(crate) fn pools(&self) -> Option<Rc<Pools>> {
         match &self.role {
             Role::Gateway(pools) => Some(Rc::clone(pools)),
@@ -53,8 +53,7 @@ impl Drop for Root {
     }
 }
 
-/// The role and, for the gateway, the pools that replace those that run; requests in flight keep
-/// theirs.
+/// Reads the role and, for the gateway, the new pools. Requests in flight keep the old ones.
 fn read_configuration(size: usize) -> Result<Role, String> {
     let bytes = host::buffer(Buffer::PluginConfiguration, 0, size)
         .map_err(|refused| format!("it cannot be read ({refused:?})"))?;

@@ -1,8 +1,8 @@
-//! The Gregorian calendar in UTC, as far as dates in headers and quotas by the month need it.
+//! The Gregorian calendar in UTC, as far as dates in headers and monthly quotas need it.
 
-/// Days from 1970-01-01 to a date of the Gregorian calendar, `None` for a day that does not exist.
+/// Days from 1970-01-01 to a date of the Gregorian calendar; `None` for a day that does not exist.
 ///
-/// The year is taken to begin in March, so that the leap day comes last and drops out of the sum.
+/// The calculation lets the year begin in March, so that the leap day comes last.
 pub(super) fn days_since_epoch(year: i64, month: i64, day: i64) -> Option<i64> {
     let leap = year.rem_euclid(4) == 0 && (year.rem_euclid(100) != 0 || year.rem_euclid(400) == 0);
     let last = match month {
@@ -23,19 +23,19 @@ pub(super) fn days_since_epoch(year: i64, month: i64, day: i64) -> Option<i64> {
         .checked_add(year.div_euclid(400))?
         .checked_add(day_of_year)?
         .checked_add(day)?
-        // The days from 1 March of the year 0 to the epoch, and one because days count from one.
+        // The days from 1 March of the year 0 to the epoch, plus one, because days count from one.
         .checked_sub(719_469)
 }
 
 /// The year and the month (1 to 12) of the day that is `days` after 1970-01-01.
 ///
-/// The inverse of [`days_since_epoch`], counted likewise from the March of the year 0, in cycles of
-/// 400 years, which all have the same number of days.
+/// The inverse of [`days_since_epoch`]. It also counts from March of the year 0, in cycles of 400 years, which all
+/// have the same number of days.
 pub(super) fn month_of_day(days: u64) -> (i64, i64) {
     const DAYS_PER_CYCLE: i64 = 146_097;
     let days = i64::try_from(days).unwrap_or(i64::MAX).saturating_add(719_468);
     let (cycle, day) = (days.div_euclid(DAYS_PER_CYCLE), days.rem_euclid(DAYS_PER_CYCLE));
-    // Without the leap days that came before, the year is a plain quotient.
+    // Without the earlier leap days, the year is a simple quotient.
     let leap_days = day
         .div_euclid(1_460)
         .saturating_sub(day.div_euclid(36_524))

@@ -1,14 +1,14 @@
 //! Little-endian reading and writing of the shared records.
 //!
-//! A record may come from another version of this module or be damaged, so every read can fail and
-//! none can panic; what a failure means is the record's affair.
+//! A record may come from another version of this module or be damaged. So every read can fail and none can panic;
+//! each record defines what a failure means.
 
-/// Whether a record is of this version and length.
+/// Whether a record has this version and length.
 pub(super) fn is_sound(record: &[u8], version: u8, length: usize) -> bool {
     record.len() == length && record.first() == Some(&version)
 }
 
-/// Empties a record that is not of this version and length. Its length is `length` then.
+/// Empties a record that has another version or length. Then its length is `length`.
 pub(super) fn make_sound(record: &mut Vec<u8>, version: u8, length: usize) {
     if !is_sound(record, version, length) {
         record.clear();

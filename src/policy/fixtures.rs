@@ -1,4 +1,4 @@
-//! What the tests of the policy share: settings, times, and dice that a seed reproduces.
+//! Shared by the tests of the policy: settings, times, and random numbers that a seed reproduces.
 
 use super::pool::{
     BackendIndex, BreakerSettings, FailoverSettings, Member, OperationSet, PoolPolicy, Reasons,
@@ -46,7 +46,7 @@ pub(super) fn throttle() -> ThrottleSettings {
     }
 }
 
-/// Counts 5xx, 408 and all that goes wrong before the first byte, in 30 s; opens for 30 s.
+/// Counts 5xx, 408 and every fault before the first byte, in 30 s; opens for 30 s.
 pub(super) fn rule(threshold: Threshold) -> Rule {
     Rule {
         threshold,
@@ -96,7 +96,7 @@ pub(super) fn member(key: u64, priority: u8, weight: u8) -> Member {
     }
 }
 
-/// A pool of backends given as (priority, weight), that trip after three faults.
+/// A pool of backends given as (priority, weight). Their breakers open after three faults.
 pub(super) fn pool(backends: &[(u8, u8)]) -> PoolPolicy {
     let members = (1..)
         .zip(backends)

@@ -1,8 +1,8 @@
 //! The names of shared records.
 //!
-//! All listeners of a process that share a VM id share its records: what has the same name is the same thing to them.
-//! A namespace keeps the records of one document from those of another. Names in the configuration contain neither `/`
-//! nor `@`, so two different things never get the same key; a consumer's name may contain both, and comes last.
+//! All listeners of a process with the same VM id share its records, so equal names mean the same thing. A namespace
+//! separates the records of one configuration from those of another. Names in the configuration contain neither `/`
+//! nor `@`, so two different things never get the same key. A consumer's name may contain both, but it comes last.
 
 use std::hash::Hasher;
 
@@ -13,7 +13,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// The names within `namespace`; `None`: those of all documents without one.
+    /// The names within `namespace`; `None`: those of all configurations without one.
     pub fn new(namespace: Option<&str>) -> Self {
         let prefix = match namespace {
             None => "spillway".to_owned(),
@@ -27,8 +27,8 @@ impl Keys {
         format!("{}/pool/{pool}", self.prefix)
     }
 
-    /// The record of what the circuit breaker rules of a pool count of a backend. The counts belong to an epoch of
-    /// the breaker, which is a part of the pool's record.
+    /// The counts of a pool's circuit breaker rules for a backend. They belong to an epoch of the breaker, which is
+    /// in the pool's record.
     pub fn windows(&self, pool: &str, backend: &str) -> String {
         format!("{}/windows/{pool}/{backend}", self.prefix)
     }
@@ -53,14 +53,14 @@ impl Keys {
         format!("{}/consumers/{slot}", self.prefix)
     }
 
-    /// The secret by which unlisted consumers are spread over the slots.
+    /// The secret that spreads unlisted consumers over the slots.
     pub fn slot_secret(&self) -> String {
         format!("{}/slot-secret", self.prefix)
     }
 }
 
-/// The key of a backend in shared records: FNV-1a (64 bit) of its name, so it is the same in all
-/// workers and under every configuration that has the name.
+/// The key of a backend in shared records: FNV-1a (64 bit) of its name, so it is the same in all workers and in every
+/// configuration with the name.
 pub fn key_of(name: &str) -> u64 {
     let mut hash = Fnv::default();
     hash.write(name.as_bytes());

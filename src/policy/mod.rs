@@ -1,8 +1,8 @@
-//! Decisions, as pure functions: which backend, until when a gate is closed, when a breaker trips.
+//! Decisions as pure functions: which backend, until when a gate is closed, when a breaker opens.
 //!
-//! Nothing here knows Envoy, a clock, randomness or a log. `now` and every random number are
-//! arguments; what workers share is a record that a caller reads, lets a function change, and
-//! writes back. A function may therefore run several times for one event (a lost race re-runs it).
+//! Nothing here knows Envoy, a clock, randomness or a log. `now` and every random number are arguments. Workers share
+//! records: a caller reads one, lets a function change it, and writes it back. So a function may run several times
+//! for one event (after a lost race it runs again).
 
 pub mod backend;
 mod calendar;

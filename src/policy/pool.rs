@@ -1,4 +1,4 @@
-//! What the policy must know of a pool: its members, their tiers, and the settings.
+//! What the policy must know about a pool: its members, their tiers, and the settings.
 //!
 //! The configuration builds these values and checks their ranges, so the policy can rely on them.
 
@@ -34,19 +34,19 @@ impl BackendSet {
     /// No backend.
     pub const EMPTY: Self = Self(0);
 
-    /// With `backend` in it.
+    /// The set with `backend` added.
     #[must_use]
     pub fn with(self, backend: BackendIndex) -> Self {
         Self(self.0 | (1 << (backend.0 & 63)))
     }
 
-    /// Without `backend`.
+    /// The set without `backend`.
     #[must_use]
     pub fn without(self, backend: BackendIndex) -> Self {
         Self(self.0 & !(1 << (backend.0 & 63)))
     }
 
-    /// With all of `other` in it.
+    /// The set with all of `other` added.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -78,7 +78,7 @@ impl BackendSet {
     }
 }
 
-/// A set of operations, one bit each; what a bit means is the caller's affair. The default is none.
+/// A set of operations, one bit each. The caller defines the meaning of a bit. The default is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OperationSet(pub u32);
 
@@ -89,7 +89,7 @@ impl OperationSet {
     /// Every operation.
     pub const ALL: Self = Self(u32::MAX);
 
-    /// Whether all of `other` is in it.
+    /// Whether it contains all of `other`.
     pub fn covers(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
@@ -98,7 +98,7 @@ impl OperationSet {
 /// One backend, as the policy sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Identifies the backend in shared records: a hash of its name, stable over configurations.
+    /// Identifies the backend in shared records: a hash of its name, the same in all configurations.
     pub key: u64,
     /// The tier; a lower number is tried first. 0 to 100.
     pub priority: u8,
@@ -106,7 +106,7 @@ pub struct Member {
     pub weight: u8,
     /// The backends with the same number share a throttle gate; unique over all pools.
     pub quota_group: Option<u16>,
-    /// What it can serve.
+    /// The operations that it can serve.
     pub operations: OperationSet,
     /// The longest prompt that it takes, in estimated tokens.
     pub max_prompt_tokens: Option<u64>,
@@ -168,23 +168,23 @@ impl PoolPolicy {
 /// How long a 429 closes the throttle gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThrottleSettings {
-    /// When the backend names no time. Default 10 s.
+    /// The delay when the backend names none. Default 10 s.
     pub default_retry_after: Millis,
-    /// The longest time that a gate stays closed by one 429. Default 60 s.
+    /// The longest time for which one 429 closes a gate. Default 60 s.
     pub max_retry_after: Millis,
 }
 
 /// When the circuit breaker opens and how it closes again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BreakerSettings {
-    /// Each can trip on its own; at most [`MAX_RULES`]. None: the breaker never opens by rule.
+    /// Each can open the breaker on its own; at most [`MAX_RULES`]. Without any, the breaker never opens by rule.
     pub rules: Vec<Rule>,
-    /// The longest open time, which doubling and `retry-after` cannot exceed. Default 5 min. Where the kind of
-    /// fault decides, it may name a shorter one.
+    /// The longest open time, also with doubling and `retry-after`. Default 5 min. If the kind of fault decides, it
+    /// may define a shorter one.
     pub max_trip_duration: Millis,
     /// How long the half-open probe may take before its lease expires. Default 30 s.
     pub probe_timeout: Millis,
-    /// How long traffic grows after closing at most: 10, 25, 50 % for a third of it each, sooner with
+    /// The longest duration of the ramp after closing: 10, 25, 50 %, each for a third of it, or shorter after
     /// successes. Default 10 s.
     pub ramp_duration: Millis,
 }
@@ -192,28 +192,28 @@ pub struct BreakerSettings {
 /// One condition under which the circuit breaker opens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// How many faults are too many.
+    /// How many faults open the breaker.
     pub threshold: Threshold,
     /// The window in which they are counted. 1 s to 1 h.
     pub interval: Millis,
-    /// Which statuses are faults.
+    /// The statuses that are faults.
     pub statuses: StatusSet,
-    /// Which other things are faults.
+    /// The other events that are faults.
     pub reasons: Reasons,
     /// How long the breaker stays open at first; `None`: the kind of fault decides.
     pub trip_duration: Option<Millis>,
-    /// Whether a `retry-after` on the tripping response replaces `trip_duration`.
+    /// Whether a `retry-after` of the response that opens it replaces `trip_duration`.
     pub accept_retry_after: bool,
 }
 
-/// How many faults are too many.
+/// How many faults open the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Threshold {
     /// This many faults in the interval. At least 1.
     Count(u32),
-    /// This many faults with no success between them, however long that takes. At least 1.
+    /// This many faults without a success between them, over any time. At least 1.
     Consecutive(u32),
-    /// This share of the attempts in the interval, once there were `min_requests`.
+    /// This share of the attempts in the interval, from `min_requests` on.
     Percentage {
         /// 1 to 100.
         percent: u8,
@@ -222,16 +222,16 @@ pub enum Threshold {
     },
 }
 
-/// Which faults other than a status a rule counts.
+/// The faults other than a status that a rule counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Reasons {
-    /// The connection could not be made.
+    /// The connection failed.
     pub connect: bool,
     /// The first byte did not come in time.
     pub timeout: bool,
     /// The connection broke, before or after the first byte.
     pub reset: bool,
-    /// The event stream carried an error.
+    /// The event stream contained an error.
     pub stream_error: bool,
     /// The first byte took longer than this, whatever the status.
     pub slow: Option<Millis>,
@@ -258,7 +258,7 @@ impl StatusSet {
 /// How far a request may go to find a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailoverSettings {
-    /// Attempts of one request at most, the first included. Default: the pool's size, at most 6.
+    /// The most attempts of one request, including the first. Default: the pool's size, at most 6.
     pub max_attempts: u8,
     /// Share of the pool's recent requests that may fail over. 0 to 100. Default 20.
     pub retry_percent: u8,
@@ -266,10 +266,10 @@ pub struct FailoverSettings {
     pub min_retries_per_second: u32,
     /// How long a request may wait for the soonest backend. 0 to 60 s. Default 0.
     pub max_wait: Millis,
-    /// How long an attempt may take to its first byte; `None`: as long as the route lets it.
+    /// How long an attempt may take to its first byte; `None`: as long as the route allows.
     pub first_byte_timeout: Option<Millis>,
-    /// How much of a stream's head is held to find an error in it. Default 64 KiB.
+    /// How many bytes of a stream's head are held to find an error. Default 64 KiB.
     pub hold_bytes: u32,
-    /// How long it is held after its headers came, whether or not any of it came. Default 500 ms.
+    /// How long the head is held after the headers came, whether or not any byte of the body came. Default 500 ms.
     pub hold_time: Millis,
 }

@@ -1,16 +1,16 @@
-//! Points in time and lengths of time, in milliseconds.
+//! Points in time and durations, in milliseconds.
 //!
-//! The host's wall clock may step. Every operation saturates, so that a step can make a length
-//! zero but can never overflow or go negative.
+//! The host's wall clock may step. Every operation saturates, so a step can make a duration zero but can never
+//! overflow or make it negative.
 
 use std::fmt;
 
-/// A length of time in milliseconds.
+/// A duration in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Millis(u64);
 
 impl Millis {
-    /// No time at all.
+    /// No time.
     pub const ZERO: Self = Self(0);
 
     /// `ms` milliseconds.
@@ -23,12 +23,12 @@ impl Millis {
         Self(s.saturating_mul(1_000))
     }
 
-    /// The length in milliseconds.
+    /// The duration in milliseconds.
     pub const fn as_ms(self) -> u64 {
         self.0
     }
 
-    /// The length in whole seconds, rounded up, as `retry-after` wants it.
+    /// The duration in whole seconds, rounded up, as for `retry-after`.
     pub const fn as_secs_ceil(self) -> u64 {
         self.0.div_ceil(1_000)
     }

@@ -1,12 +1,12 @@
 //! A sliding window of counts in a fixed width.
 //!
-//! Ten slots of a tenth of the interval each, addressed by the wall clock, so that workers which
-//! share a window need no common start. The oldest slot is forgotten as a whole: a window covers
-//! between nine tenths of its interval and all of it.
+//! Ten slots of a tenth of the interval each, addressed by the wall clock, so workers that share a window need no
+//! common start. The oldest slot is forgotten as a whole: a window covers between nine tenths of its interval and all
+//! of it.
 //!
-//! The clock may step. Ahead, by however much: what is older than the interval is forgotten. Back
-//! by less than the interval: counting goes on in the newest slot. Back by more: the window starts
-//! afresh. In each case it is right again within its own length.
+//! The clock may step. After a step forward, everything older than the interval is forgotten. After a step back by
+//! less than the interval, counting continues in the newest slot. After a longer step back, the window restarts. In
+//! each case it is correct again within its own length.
 
 use super::codec::Reader;
 use super::time::{Millis, Timestamp};
@@ -17,7 +17,7 @@ pub const SLOTS: usize = 10;
 /// The bytes of a window in a record.
 pub(super) const WINDOW_BYTES: usize = 8 + SLOTS * 8;
 
-/// What was counted.
+/// Counted attempts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Attempts that were faults.
@@ -47,7 +47,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// Counts `counts` at `now`.
+    /// Adds `counts` at `now`.
     pub fn add(&mut self, counts: Counts, interval: Millis, now: Timestamp) {
         self.advance(slot(interval, now));
         if let Some(newest) = self.slots.first_mut() {
@@ -55,14 +55,14 @@ impl Window {
         }
     }
 
-    /// What was counted in the interval up to `now`.
+    /// The counts of the interval up to `now`.
     pub fn counts(&self, interval: Millis, now: Timestamp) -> Counts {
         let mut current = *self;
         current.advance(slot(interval, now));
         current.slots.iter().copied().fold(Counts::default(), Counts::plus)
     }
 
-    /// Adds the counts of `other`, a window of the same interval, each in the slot of its time.
+    /// Adds the counts of `other`, a window of the same interval. Each goes into the slot of its time.
     pub fn merge(&mut self, other: &Self, interval: Millis, now: Timestamp) {
         let mut other = *other;
         other.advance(slot(interval, now));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn merging_is_counting_in_one_window() {
+    fn merging_two_windows_equals_counting_in_one() {
         for seed in 0..200 {
             let mut dice = Dice::new(seed);
             let (mut left, mut right, mut both) = <(Window, Window, Window)>::default();

@@ -1,4 +1,4 @@
-//! A response on its way to the client: looked at and counted as it passes, never kept.
+//! A response on its way to the client: it is read as it passes, and never kept.
 
 use super::usage::Reader;
 use crate::filter::host::{self, Buffer, Instant};
@@ -8,18 +8,18 @@ use crate::policy::response::classify::{Fault, Outcome};
 use crate::policy::time::Millis;
 use crate::policy::tokens::estimate::Estimate;
 
-/// A response on its way to the client. What comes of it is recorded when it ends.
+/// A response on its way to the client. Its outcome is recorded when it ends.
 pub(super) struct Flow {
     pub(super) status: u16,
-    /// What came of it so far.
+    /// The outcome so far.
     pub(super) outcome: Outcome,
-    /// Whether an error event came in it.
+    /// Whether it contained an error event.
     pub(super) broke_off: bool,
-    /// How long its first byte took, once it is known that it goes on.
+    /// The time to its first byte, once it is known that the response goes to the client.
     pub(super) elapsed: Option<Millis>,
-    /// Reads what matters of it.
+    /// Reads the parts of the body that matter.
     pub(super) reader: Reader,
-    /// When its head was let go, before anything followed it.
+    /// When its head was released, if no part of its body was shown before.
     pub(super) let_go: Option<Instant>,
 }
 
@@ -35,7 +35,7 @@ impl Flow {
         }
     }
 
-    /// Looks at the next `size` bytes on their way to the client.
+    /// Reads the next `size` bytes on their way to the client.
     pub(super) fn pass(&mut self, size: usize, end_of_stream: bool) {
         if self.reader.is_idle() {
             return;
@@ -51,7 +51,7 @@ impl Flow {
         }
     }
 
-    /// The held head of `size` bytes goes on as `edited`, if anything was taken out of it.
+    /// The held head of `size` bytes is released, as `edited` if anything was removed from it.
     pub(super) fn let_head_go(&mut self, size: usize, edited: Option<&[u8]>, end_of_stream: bool) {
         if let Reader::Stream(stream) = &mut self.reader {
             stream.let_head_go();
@@ -64,7 +64,7 @@ impl Flow {
         }
     }
 
-    /// What the reader held back goes on: it turned out to be the end.
+    /// The stream ended: releases the bytes that the reader held back.
     fn append_rest(&mut self) {
         let rest = self.reader.finish();
         if !rest.is_empty() {
@@ -72,7 +72,7 @@ impl Flow {
         }
     }
 
-    /// How many tokens the response took.
+    /// How many tokens the response used.
     pub(super) fn tokens(&self, estimate: Estimate) -> Tokens {
         if self.outcome == Outcome::ClientError {
             return Tokens::None;
@@ -83,8 +83,8 @@ impl Flow {
     }
 }
 
-/// Puts `edited` in the place of the first `size` bytes. A host that refuses it shows the client one chunk that it
-/// did not ask for.
+/// Replaces the first `size` bytes by `edited`. If the host refuses, the client gets one chunk that it did not ask
+/// for.
 fn replace(size: usize, edited: &[u8]) {
     let _ = host::replace_front(Buffer::ResponseBody, size, edited);
 }

@@ -1,4 +1,4 @@
-//! The part of a response that is held back until it shows what the response is.
+//! The part of a response that is held until it shows what the response is.
 
 use super::flow::stream_error;
 use super::usage::Reader;
@@ -12,58 +12,58 @@ use crate::policy::time::Timestamp;
 /// How much of a 4xx body is read to classify it.
 const ERROR_BODY_MAX_BYTES: usize = 16 * 1024;
 
-/// The longest answer that is held as a whole. No response with text is longer; embeddings, images and
-/// sound can be, and cost memory for nothing: what they took is nearly their estimate.
+/// The longest response that is held as a whole. No response with text is longer. Embeddings, images and sound can be
+/// longer, but their usage is nearly their estimate, so holding them would waste memory.
 pub(super) const WHOLE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Headers and the beginning of a body that are held back.
+/// Headers and the beginning of a body, which are held.
 pub(super) struct HeldResponse {
     pub(super) status: u16,
-    /// When its head came.
+    /// When its headers came.
     pub(super) since: Timestamp,
     pub(super) question: Question,
     pub(super) hints: CapacityHints,
-    /// Has read all of the body so far.
+    /// It has read the whole body so far.
     pub(super) reader: Reader,
-    /// Whether an error event came in it, too late for another backend if a real event came first.
+    /// Whether the body contained an error event. After a real event it is too late for another backend.
     pub(super) broke_off: bool,
-    /// What goes on instead of the body so far; `None` as long as nothing is taken out of it, as a rule.
+    /// Replaces the body so far; usually `None` as long as nothing is removed from it.
     pub(super) edited: Option<Vec<u8>>,
-    /// How much of the body was looked at.
+    /// How many bytes of the body were read.
     pub(super) seen: usize,
-    /// It was held for long enough: the next bytes decide.
+    /// The hold time is over: the next bytes decide.
     pub(super) is_overdue: bool,
 }
 
-/// What the beginning of the body must answer.
+/// The question that the beginning of the body must answer.
 pub(super) enum Question {
     /// Is the first real event an error? The reader knows.
     FirstEvent,
-    /// Does this 4xx mean something else than its head?
+    /// Does the body of this 4xx give it another meaning?
     ErrorBody(Box<ErrorBody>),
-    /// None: it is held until it is complete, because headers will say what it took; unless nothing of it
-    /// comes within the hold time.
+    /// None. It is held until it is complete, because headers will state its usage. It is released if no part of its
+    /// body comes within the hold time.
     Whole,
 }
 
 /// The body of a 4xx.
 pub(super) struct ErrorBody {
     pub(super) status: u16,
-    /// What it is unless the body says something else.
+    /// The outcome unless the body shows another one.
     pub(super) otherwise: Outcome,
-    /// What the backend was asked for.
+    /// The deployment or model that the backend was asked for.
     pub(super) deployment: String,
     pub(super) body: Vec<u8>,
 }
 
 impl HeldResponse {
-    /// Whether it is an error of which only the body is not known.
+    /// Whether it is an error whose body is not known yet.
     pub(super) fn is_error(&self) -> bool {
         matches!(self.question, Question::ErrorBody(_))
     }
 
-    /// What an error is whose body will not be complete. Whether others would give the client's error, too,
-    /// only the body could tell.
+    /// The outcome of an error whose body will not be completed. Only the body could show whether other backends
+    /// would return the same client error.
     pub(super) fn broken_off(&mut self, traits: AttemptTraits, now: Timestamp) -> Outcome {
         match self.outcome(&[], true, true, traits) {
             Some(Outcome::ClientError) | None => Outcome::Elsewhere { status: self.status },
@@ -81,7 +81,7 @@ impl HeldResponse {
             (Some(edited), Edit::Replaced(bytes)) => edited.extend(bytes),
             (edited @ None, Edit::Replaced(bytes)) if self.seen == 0 => *edited = Some(bytes),
             (edited @ None, Edit::Replaced(bytes)) => {
-                // What was not edited was not kept; the host has it.
+                // The host still has the unedited bytes; they were not kept here.
                 let before = host::buffer(Buffer::ResponseBody, 0, self.seen);
                 let mut whole = before.unwrap_or_default();
                 whole.extend(bytes);
@@ -91,7 +91,7 @@ impl HeldResponse {
         self.seen = self.seen.saturating_add(bytes.len());
     }
 
-    /// An outcome with a time that counts from `now`. What a 429 names counts from its head.
+    /// The outcome with its delay counted from `now`. The delay of a 429 counts from its headers.
     pub(super) fn as_of(&self, outcome: Outcome, now: Timestamp) -> Outcome {
         match outcome {
             Outcome::Throttled { delay: Some(delay) } => {
@@ -101,8 +101,8 @@ impl HeldResponse {
         }
     }
 
-    /// The outcome, if what came so far shows it; `bytes` were read last. `enough` bytes or the end of the stream
-    /// make it show: what is not an error by then goes to the client.
+    /// The outcome, if the bytes so far show it; `bytes` were read last. After `enough` bytes, or at the end of the
+    /// stream, a response that is not an error goes to the client.
     pub(super) fn outcome(
         &mut self,
         bytes: &[u8],
@@ -129,7 +129,7 @@ impl HeldResponse {
     }
 }
 
-/// What the first real event of a stream means, if it came or `enough` did.
+/// The meaning of a stream's first real event, if that event came, or `enough` bytes.
 fn first_event(
     stream: &mut EventStream,
     end_of_stream: bool,

@@ -1,6 +1,6 @@
-//! The attempt role: an upstream filter, once per try.
+//! The attempt role: an upstream filter, once per attempt.
 //!
-//! Here the request is made to fit its backend; [`crate::filter::attempt::response`] watches what comes back.
+//! It makes the request fit its backend. [`crate::filter::attempt::response`] watches the response.
 
 mod flow;
 mod held;
@@ -22,8 +22,8 @@ use crate::openai::response::reply;
 use crate::policy::response::classify::Misroute;
 use std::rc::Rc;
 
-/// The cluster of what the route's matcher does not know, as the shipped files name it: of a target of
-/// nobody, and of a backend without an entry. Its only endpoint is one where nobody listens.
+/// The catch-all cluster, as the shipped files name it. The route sends it targets that its matcher does not know.
+/// Nobody listens at its only endpoint.
 const CATCH_ALL: &[u8] = b"spillway_exhausted";
 
 /// The filter of one attempt.
@@ -33,9 +33,9 @@ pub(crate) struct Attempt {
 }
 
 struct Running {
-    answer: Rc<Response>,
+    response: Rc<Response>,
     splices: Splices,
-    /// How much of the request body went by.
+    /// How many bytes of the request body have passed.
     offset: u64,
 }
 
@@ -74,27 +74,29 @@ impl Attempt {
         Action::Continue
     }
 
-    /// The head of the response came.
+    /// The response headers came.
     pub(crate) fn response_headers(&self, end_of_stream: bool) -> Action {
-        self.running.as_ref().map_or(Action::Continue, |running| running.answer.head(end_of_stream))
+        self.running
+            .as_ref()
+            .map_or(Action::Continue, |running| running.response.head(end_of_stream))
     }
 
-    /// A part of the response's body came; while it is held, `size` counts from its beginning.
+    /// A part of the response's body came. While it is held, `size` counts from the beginning of the body.
     pub(crate) fn response_body(&self, size: usize, end_of_stream: bool) -> Action {
         self.running
             .as_ref()
-            .map_or(Action::Continue, |running| running.answer.chunk(size, end_of_stream))
+            .map_or(Action::Continue, |running| running.response.chunk(size, end_of_stream))
     }
 
     /// The response ends with trailers.
     pub(crate) fn response_trailers(&self) -> Action {
-        self.running.as_ref().map_or(Action::Continue, |running| running.answer.trailers())
+        self.running.as_ref().map_or(Action::Continue, |running| running.response.trailers())
     }
 
     /// The attempt is over, with or without a response.
     pub(crate) fn end(self) {
         if let Some(running) = self.running {
-            running.answer.done();
+            running.response.done();
         }
     }
 
@@ -103,17 +105,17 @@ impl Attempt {
         let mut borrowed = request.change()?;
         let attempt = borrowed.begin(host::now)?;
         let now = attempt.at;
-        match way_to(&attempt.backend) {
-            Some(Way::Backend) => {}
-            Some(Way::Nowhere) => {
+        match destination(&attempt.backend) {
+            Some(Destination::Backend) => {}
+            Some(Destination::CatchAll) => {
                 let traits = borrowed.traits(&attempt);
                 strip(&borrowed);
                 drop(borrowed);
                 let misroute = Misroute::NoRoute;
-                let answer = Response::misrouted(self.stream, request, attempt, traits, misroute);
-                return Some(Running { answer, splices: Splices::default(), offset: 0 });
+                let response = Response::misrouted(self.stream, request, attempt, traits, misroute);
+                return Some(Running { response, splices: Splices::default(), offset: 0 });
             }
-            Some(Way::Stranger) => {
+            Some(Destination::OtherCluster) => {
                 let ending = borrowed.misrouted(&attempt, Misroute::WrongCluster, now);
                 borrowed.give_up(None, ending, now);
                 return None;
@@ -131,35 +133,35 @@ impl Attempt {
         }
         drop(borrowed);
         let Rendering { splices, asks_for_usage, .. } = rendering;
-        let answer = Response::new(self.stream, request, attempt, traits, asks_for_usage);
-        Some(Running { answer, splices, offset: 0 })
+        let response = Response::new(self.stream, request, attempt, traits, asks_for_usage);
+        Some(Running { response, splices, offset: 0 })
     }
 }
 
 /// Where the route leads.
-enum Way {
+enum Destination {
     /// To the attempt's backend.
     Backend,
-    /// To the cluster for what the route's matcher does not know, in which nobody answers.
-    Nowhere,
-    /// To some other cluster, which must not see the backend's key.
-    Stranger,
+    /// To the catch-all cluster, where nobody responds.
+    CatchAll,
+    /// To another cluster, which must not see the backend's key.
+    OtherCluster,
 }
 
-/// Where the route leads; `None` when the host does not say.
-fn way_to(backend: &Backend) -> Option<Way> {
+/// Where the route leads; `None` when the host does not state it.
+fn destination(backend: &Backend) -> Option<Destination> {
     let cluster = host::property(CLUSTER_NAME)?;
     Some(if cluster == backend.config.cluster.as_bytes() {
-        Way::Backend
+        Destination::Backend
     } else if cluster == CATCH_ALL {
-        Way::Nowhere
+        Destination::CatchAll
     } else {
-        Way::Stranger
+        Destination::OtherCluster
     })
 }
 
-/// Takes from a request that goes nowhere what must not be read there, should somebody listen. The
-/// headers are those of all attempts, so what each attempt sets anew is all that can be taken.
+/// Removes secrets from a request to the catch-all cluster, in case somebody listens there. All attempts share the
+/// headers, so only what each attempt sets again can be removed.
 fn strip(request: &Request) {
     for name in PASSED {
         let _ = host::remove_header(Map::RequestHeaders, name);
@@ -171,8 +173,8 @@ fn strip(request: &Request) {
     let _ = host::set_header(Map::RequestHeaders, ":authority", "spillway.invalid");
 }
 
-/// Makes the request headers those of the attempt's backend, starting from what the client sent and
-/// not from what another attempt left.
+/// Makes the request headers fit the attempt's backend. It starts from what the client sent, not from what another
+/// attempt left.
 fn rewrite(request: &mut Request, backend: &Backend, rendering: &Rendering) -> Result<(), Refused> {
     host::set_header(Map::RequestHeaders, ":path", &rendering.path)?;
     host::set_header(Map::RequestHeaders, ":authority", &backend.config.host)?;
@@ -188,12 +190,12 @@ fn rewrite(request: &mut Request, backend: &Backend, rendering: &Rendering) -> R
     Ok(())
 }
 
-/// Gives the request its backend's credential, and takes away what an earlier attempt was given.
+/// Sets the backend's credential, and removes the one of an earlier attempt.
 fn authenticate(request: &Request, backend: &Backend) -> Result<(), Refused> {
     let asked = &request.asked;
     let key_name = backend.key_header.as_ref().map(|(name, _)| *name);
     if request.attempts() > 1 {
-        // Only a backend with passthrough may have been sent more than a key.
+        // Only a backend with passthrough can have got more than a key.
         let given = if asked.credentials.is_empty() { &PASSED[..2] } else { &PASSED[..] };
         for name in given.iter().filter(|name| Some(**name) != key_name) {
             host::remove_header(Map::RequestHeaders, name)?;

@@ -1,14 +1,16 @@
-//! What a backend answers to an attempt, and what becomes of it.
+//! The response to an attempt, and what follows from it.
 //!
-//! The router retries on one header only, [`RETRY`], which nobody but this role sets. It can do so
-//! until response headers went on to the client, so headers are held back where the status does not
-//! tell everything: the head of an event stream until its first real event, the body of a 4xx that
-//! another backend might not give, and a refusal while the request waits for a gate. Where headers say
-//! what a request took, a JSON response of moderate length is held until it is complete: then it is
-//! known, and a response that breaks off before is another backend's. Envoy holds it, so VM memory does
-//! not grow; longer responses, and event streams, say what was estimated.
+//! The router retries on one header only, [`RETRY`], which only this role sets. It can retry until response headers
+//! went to the client. So headers are held where the status does not tell everything:
+//! - the head of an event stream, until its first real event,
+//! - the body of a 4xx that another backend might not return,
+//! - a refusal, while the request waits for a gate.
 //!
-//! What comes of an attempt that ends before its response does is in `ended`.
+//! Where response headers state the usage of a request, a JSON response of moderate length is held until it is
+//! complete. Then the usage is known, and a response that breaks off before can be retried. Envoy holds it, so VM
+//! memory does not grow. For longer responses and event streams the headers state the estimate.
+//!
+//! `ended` handles attempts that end before their response does.
 
 mod ended;
 
@@ -34,15 +36,15 @@ use crate::policy::time::{Millis, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
-/// What comes within this time after a head was let go was there before.
+/// Bytes that come within this time after a head was released were there before.
 const AT_ONCE: Millis = Millis::new(2);
 
-/// What the log says when nothing of a body is shown while its head is held.
+/// Logged when Envoy shows no part of a body while its head is held.
 const HIDDEN_RESPONSES: &str = "responses are hidden from the attempt's filter while it holds their head: set \
     allow_on_headers_stop_iteration: true in its configuration in every cluster, as at the gateway's";
 
 thread_local! {
-    /// Whether a part of a body was ever shown while its head was held.
+    /// Whether Envoy ever showed a part of a body while its head was held.
     static SHOWS_BODIES: Cell<bool> = const { Cell::new(false) };
     static HIDDEN: Told = Told::default();
 }
@@ -53,10 +55,10 @@ pub(crate) struct Response {
     request: Rc<RefCell<Request>>,
     attempt: RunningAttempt,
     traits: AttemptTraits,
-    /// Whether the gateway asked for the usage of a stream, so that the client must not see it.
+    /// Whether the gateway itself asked for the usage of a stream, so that the client must not see it.
     strips_usage: bool,
     state: RefCell<State>,
-    /// Why nothing of it may be believed: it comes from no backend.
+    /// Set when the response comes from no backend, so that nothing in it may be trusted.
     misroute: Option<Misroute>,
     /// For timers, which hold it weakly.
     itself: Weak<Self>,
@@ -64,15 +66,15 @@ pub(crate) struct Response {
 
 /// How far the response is.
 enum State {
-    /// No headers came.
+    /// No headers came yet.
     Awaited,
-    /// Headers and the beginning of the body are held until they show what they are.
+    /// Headers and the beginning of the body are held until they show the outcome.
     Held(HeldResponse),
     /// A refusal is held until a backend reopens.
     Waiting { since: Instant, status: u16, outcome: Outcome },
     /// It is on its way to the client.
     Flowing(Flow),
-    /// Nothing that still comes matters: it is complete, or will not reach the client.
+    /// The rest does not matter: the response is complete, or will not reach the client.
     Over,
 }
 
@@ -87,7 +89,7 @@ impl Response {
         Self::awaited(stream, request, attempt, traits, strips_usage, None)
     }
 
-    /// To an attempt that cannot reach its backend. It fails like one that could not connect.
+    /// The response to an attempt that cannot reach its backend. The attempt fails as if it could not connect.
     pub(crate) fn misrouted(
         stream: StreamId,
         request: Rc<RefCell<Request>>,
@@ -145,7 +147,7 @@ impl Response {
             }
             Head::FirstEvent => {
                 if self.strips_usage && headers.get("content-length").is_some() {
-                    // What goes on is shorter than what the backend says.
+                    // The edited body is shorter than the backend stated.
                     let _ = host::remove_header(Map::ResponseHeaders, "content-length");
                 }
                 Question::FirstEvent
@@ -178,8 +180,7 @@ impl Response {
         Action::Pause
     }
 
-    /// Whether headers will say what a response with these headers took, and it can be held until that is
-    /// known.
+    /// Whether headers will state the usage of a response with these headers, and it can be held until it is known.
     fn is_held_whole(&self, headers: &HeaderMap) -> bool {
         let is_told = self.request.view().is_some_and(|request| request.awaits_tokens());
         let length = headers
@@ -190,9 +191,9 @@ impl Response {
             && length.is_none_or(|length| length <= WHOLE_BYTES_MAX)
     }
 
-    /// A part of the body came; while it is held, `size` counts from its beginning.
+    /// A part of the body came. While it is held, `size` counts from the beginning of the body.
     pub(crate) fn chunk(&self, size: usize, end_of_stream: bool) -> Action {
-        // A stream has many parts, so this one moves nothing.
+        // A stream has many parts, so this path moves no state.
         if !end_of_stream
             && let Some(mut state) = self.state.change()
             && let State::Flowing(flow) = &mut *state
@@ -217,7 +218,7 @@ impl Response {
         }
     }
 
-    /// The response ended with trailers, so no part of its body said that it is the last.
+    /// The response ended with trailers, so no part of its body was marked as the last.
     pub(crate) fn trailers(&self) -> Action {
         self.with_origin(sanitize::response_trailers);
         match self.state.replace(State::Over) {
@@ -229,8 +230,7 @@ impl Response {
                 self.state.replace(waiting);
                 Action::Pause
             }
-            // What the stripper still holds is an event without an end, and there is no part of the
-            // body left in which it could go.
+            // The stripper can only hold an unfinished event now, and no part of the body is left to send it in.
             State::Flowing(flow) => {
                 self.flow_on(flow, true);
                 Action::Continue
@@ -239,8 +239,9 @@ impl Response {
         }
     }
 
-    /// Says in the log that Envoy shows the filter nothing of a body while its head is held: what comes at once
-    /// when a head is let go had been there before. That is so when the attempt's filter lacks a setting.
+    /// Logs that Envoy shows the filter no part of a body while its head is held. This happens when the attempt's
+    /// filter lacks a setting. It shows when bytes follow at once after a head was released: they had been there
+    /// before.
     fn tell_hidden(&self, flow: &mut Flow) {
         let Some(let_go) = flow.let_go.take() else { return };
         let is_at_once = host::instant().since(let_go) <= AT_ONCE;
@@ -249,7 +250,7 @@ impl Response {
         }
     }
 
-    /// Looks at what is new of a held body; goes on holding it when it does not show enough yet.
+    /// Reads the new bytes of a held body, and keeps holding it if they do not show enough yet.
     fn look_at(&self, mut held: HeldResponse, size: usize, end_of_stream: bool) -> Action {
         let now = host::now();
         let fresh = size.saturating_sub(held.seen);
@@ -272,7 +273,7 @@ impl Response {
         Action::Pause
     }
 
-    /// A held response showed what it is.
+    /// A held response showed its outcome.
     fn decide(
         &self,
         held: HeldResponse,
@@ -293,8 +294,7 @@ impl Response {
         self.settle(flow, held.hints, end_of_stream, now)
     }
 
-    /// The outcome is known: lets the response go, has it retried, or keeps it until a backend
-    /// reopens.
+    /// The outcome is known: releases the response, has it retried, or holds it until a backend reopens.
     fn settle(
         &self,
         flow: Flow,
@@ -317,13 +317,13 @@ impl Response {
         let evidence = Evidence { outcome, status, elapsed, hints };
         request.serve(self.itself.clone(), &self.attempt, &evidence, now);
         drop(request);
-        // A session has no outcome of its own: it lasts for as long as both sides like.
+        // A session lasts as long as both sides like, so its end has no outcome.
         let is_over = end_of_stream || status == SWITCHING_PROTOCOLS;
         self.flow_on(Flow { outcome, elapsed: Some(elapsed), ..flow }, is_over);
         Action::Continue
     }
 
-    /// The response goes on, or came to its end.
+    /// The response continues, or ended.
     fn flow_on(&self, flow: Flow, end_of_stream: bool) {
         if end_of_stream {
             self.state.replace(State::Over);
@@ -333,7 +333,7 @@ impl Response {
         }
     }
 
-    /// Records what came of a response that went to the client.
+    /// Records the outcome of a response that went to the client.
     fn conclude(&self, flow: &Flow) {
         let Flow { status, outcome, elapsed, .. } = *flow;
         let is_own = !matches!(outcome, Outcome::Spilled { .. });
@@ -347,13 +347,13 @@ impl Response {
         }
     }
 
-    /// What the backend is asked for.
+    /// The deployment or model that the backend is asked for.
     fn deployment(&self) -> String {
         let Some(request) = self.request.view() else { return String::new() };
         request.deployment(&self.attempt.backend).to_owned()
     }
 
-    /// Lets `act` know whose answer it is.
+    /// Tells `act` which backend the response comes from.
     fn with_origin(&self, act: impl FnOnce(&Origin<'_>)) {
         let request = self.request.view();
         let request = request.as_deref();
@@ -370,7 +370,7 @@ impl Response {
         });
     }
 
-    /// What reads the body of a response with these headers; its tokens are counted if anything depends on them.
+    /// The reader of a response with these headers. Tokens are counted if anything depends on them.
     fn reader(&self, headers: &HeaderMap, is_first_event: bool) -> Reader {
         let request = self.request.view();
         let usage = request.as_ref().is_some_and(|request| request.is_metered());
@@ -385,7 +385,7 @@ impl Response {
         }
     }
 
-    /// What comes after a failed attempt whose answer is still here.
+    /// What follows a failed attempt whose response is still here.
     fn follow(
         &self,
         request: &mut Request,
@@ -428,7 +428,7 @@ impl Response {
     }
 }
 
-/// How much of a response is held, and for how long after its head.
+/// How many bytes of a response are held, and how long after its headers.
 struct HoldLimits {
     bytes: usize,
     time: Millis,
@@ -437,12 +437,12 @@ struct HoldLimits {
 impl Wake for Response {
     fn wake(&self, now: Timestamp) {
         match self.state.replace(State::Over) {
-            // What was held cannot be edited from here: the next bytes release it.
+            // A held body cannot be edited here, so the next bytes release it.
             State::Held(mut held) if held.edited.is_some() => {
                 held.is_overdue = true;
                 self.state.replace(State::Held(held));
             }
-            // It is on its way.
+            // Its body began to arrive.
             State::Held(held) if matches!(held.question, Question::Whole) && held.seen > 0 => {
                 self.state.replace(State::Held(held));
             }
@@ -466,12 +466,12 @@ impl Wake for Response {
     }
 }
 
-/// Makes the router retry. A success that was none must not look like one.
+/// Makes the router retry. A failed attempt must not look like a success.
 fn ask_for_retry(status: u16) {
     if status < 400 {
         let _ = host::set_header(Map::ResponseHeaders, ":status", "503");
     }
-    // Should the host refuse, the client gets this response: the gateway makes an error of it.
+    // If the host refuses, the client would get this response: then the gateway replaces it by an error.
     let _ = host::set_header(Map::ResponseHeaders, RETRY, "1");
 }
 

@@ -1,4 +1,4 @@
-//! Reads a response's body while it passes: an event stream, or one JSON value.
+//! Reads a response's body as it passes: an event stream, or one JSON value.
 
 use crate::openai::media_type::{is_json, media_type};
 use crate::openai::response::stream::{Edit, EventStream, Features, Seen};
@@ -9,7 +9,7 @@ use crate::policy::tokens::estimate::{Estimate, UsedTokens};
 
 const EVENT_STREAM: &[u8] = b"text/event-stream";
 
-/// Types that tell nothing about the body: those that servers use when they know none.
+/// Types that say nothing about the body: servers use them when they know no other.
 const UNKNOWN: [&[u8]; 2] = [b"text/plain", b"application/octet-stream"];
 
 /// Reads the body of one response.
@@ -29,13 +29,13 @@ pub(crate) struct JsonReader {
 }
 
 impl Reader {
-    /// For an event stream that may fail, in which `features` are looked for.
+    /// For an event stream that may contain errors; it looks for `features`.
     pub(crate) fn stream(features: Features) -> Self {
         Self::Stream(Box::new(EventStream::new(features)))
     }
 
-    /// Counts the tokens of a response with this `content-type`. One without, or with one that tells nothing, may
-    /// be JSON: what is not JSON states nothing, and is read no further than until that shows.
+    /// For counting the tokens of a response with this `content-type`. Without one, or with one that says nothing,
+    /// the body may be JSON. A body that turns out not to be JSON is not read further.
     pub(crate) fn of_usage(content_type: Option<&[u8]>, asks_for_tier: bool) -> Self {
         let may_be_json = |name| {
             is_json(name) || UNKNOWN.iter().any(|it| media_type(name).eq_ignore_ascii_case(it))
@@ -52,7 +52,7 @@ impl Reader {
         }
     }
 
-    /// Whether nothing that still comes matters.
+    /// Whether the rest of the body does not matter.
     pub(crate) fn is_idle(&self) -> bool {
         match self {
             Self::None => true,
@@ -76,7 +76,7 @@ impl Reader {
         Seen { edit: Edit::Unchanged, error: false }
     }
 
-    /// The body ended: what was held back of it goes on.
+    /// The body ended: returns the bytes that were held back.
     pub(crate) fn finish(&mut self) -> Vec<u8> {
         match self {
             Self::None | Self::Json(_) => Vec::new(),
@@ -93,7 +93,7 @@ impl Reader {
         }
     }
 
-    /// What the response stated.
+    /// The usage that the response stated.
     pub(crate) fn stated(&self) -> Option<UsedTokens> {
         let stated = match self {
             Self::None => None,
@@ -107,8 +107,7 @@ impl Reader {
         })
     }
 
-    /// The best that is known of a response that stated nothing: the estimated prompt, and of a stream
-    /// what was counted of its output.
+    /// The best known usage of a response that stated none: the estimated prompt, and the counted output of a stream.
     pub(crate) fn guess(&self, estimate: Estimate) -> UsedTokens {
         let counted = match self {
             Self::None | Self::Json(_) => None,

@@ -1,7 +1,7 @@
-//! What is decided of a request by its head alone: whether it may come in, and what of its body must be
-//! known before a backend can be chosen.
+//! Decisions by a request's headers alone: whether the request is accepted, and what must be known of its body before
+//! a backend can be chosen.
 //!
-//! Whatever can be refused is refused here, before a byte of its body is kept.
+//! Everything that can be refused is refused here, before any byte of the body is kept.
 
 use super::request_body::BodyNeed;
 use crate::config::{operation_bit, operation_name};
@@ -15,43 +15,43 @@ use crate::openai::response::reply::{self, Reply};
 use std::borrow::Cow;
 use std::rc::Rc;
 
-/// A request that may come in.
+/// An accepted request.
 pub(crate) struct Arrival {
     pub(crate) call: Call,
-    /// Its pool, when that does not depend on its body.
+    /// Its pool, if it does not depend on the body.
     pub(crate) pool: Option<Rc<Pool>>,
-    /// Whether the model in its body is read, or some backend of its pool is told another one there.
+    /// Whether the model in its body is read, or must be written for a backend of its pool.
     pub(crate) needs_body: bool,
-    /// What its head says of the length of its body.
+    /// The length of the body that its headers state.
     pub(crate) content_length: Option<u64>,
 }
 
-/// The headers by which it is decided, found in one pass.
+/// The headers that decide, found in one pass.
 #[derive(Default)]
 struct Head<'a> {
     method: &'a [u8],
     path: &'a [u8],
     upgrade: Option<&'a [u8]>,
-    /// Every value of it, as one: whoever gives it twice may be read in two ways.
+    /// All its values as one: servers may read repeated ones differently.
     content_type: Option<Cow<'a, [u8]>>,
-    /// Whether the body is compressed, or else not what it will be.
+    /// Whether the body is compressed or encoded in another way.
     is_encoded: bool,
     content_length: Option<u64>,
 }
 
-/// What is done with the body of a request.
+/// What happens to the body of a request.
 pub(crate) enum Intake {
-    /// There is none, or it passes unread.
+    /// There is no body, or it passes unread.
     Pass,
-    /// It is held to its end and read as far as `wanted`.
+    /// It is held to its end, and read as far as `need` requires.
     Hold { scanner: Option<Box<BodyScanner>>, need: BodyNeed },
 }
 
 impl Arrival {
-    /// Looks at the head of a request.
+    /// Decides by the headers of a request.
     ///
     /// # Errors
-    /// What the gateway answers itself.
+    /// The gateway's own reply.
     pub(crate) fn of(
         pools: &Pools,
         headers: &HeaderMap,
@@ -78,7 +78,7 @@ impl Arrival {
         Ok((arrival, intake))
     }
 
-    /// What is done with the body of a request that may have one.
+    /// What happens to the body of a request that may have one.
     fn intake(&self, pools: &Pools, head: &Head<'_>, end_of_stream: bool) -> Result<Intake, Reply> {
         let scanner = BodyScanner::new(&self.call, head.content_type.as_deref());
         let is_encoded = head.is_encoded;
@@ -90,7 +90,7 @@ impl Arrival {
                 Some(_) => {}
             }
         }
-        // Whatever is not read is held as well: an unfinished body would keep a connection to a backend.
+        // Bodies that are not read are held too: an unfinished body would occupy a connection to a backend.
         let is_held = !end_of_stream && (scanner.is_some() || !self.call.is_upload());
         if !is_held {
             return Ok(Intake::Pass);
@@ -146,10 +146,10 @@ impl<'a> Head<'a> {
     }
 }
 
-/// The pool of a model; of a call that need not name one, the default pool.
+/// The pool of a model. A call that need not name a model gets the default pool.
 ///
 /// # Errors
-/// The response when there is none, or none that takes the call.
+/// The reply when no pool matches, or when the pool does not take the call.
 pub(crate) fn pool_of(pools: &Pools, call: &Call, model: Option<&str>) -> Result<Rc<Pool>, Reply> {
     let found = model.and_then(|model| pools.of_model(model));
     let pool = match (found, model) {
@@ -173,7 +173,7 @@ pub(crate) fn pool_of(pools: &Pools, call: &Call, model: Option<&str>) -> Result
 /// Whether the call becomes a WebSocket.
 ///
 /// # Errors
-/// The response when it cannot, or when it is nothing else.
+/// The reply when the call must not be upgraded, or when it exists only as a WebSocket and asks for none.
 fn upgrades(pools: &Pools, call: &Call, protocol: Option<&[u8]>) -> Result<bool, Reply> {
     let is_session = call.operation == Operation::ResponsesSession;
     let Some(protocol) = protocol else {
@@ -190,7 +190,7 @@ fn upgrades(pools: &Pools, call: &Call, protocol: Option<&[u8]>) -> Result<bool,
     Ok(true)
 }
 
-/// Which models there are.
+/// Replies to a request for the list of models, or for one of them.
 fn models(pools: &Pools, question: &ModelsQuestion) -> Reply {
     match question {
         ModelsQuestion::All => reply::models_list(pools.models()),

@@ -1,8 +1,7 @@
-//! The gateway role: a downstream filter, once a request.
+//! The gateway role: a downstream filter, once per request.
 //!
-//! It recognises the call, takes the client's credential away, reads the body where the pool or a
-//! backend needs something out of it, chooses the first backend, and at the end finishes the
-//! response. What happens in between is the attempts' affair.
+//! It recognises the call, removes the client's credential, reads the body where the pool or a backend needs it,
+//! chooses the first backend, and finally finishes the response. The attempts do what lies between.
 
 mod arrival;
 mod progress;
@@ -42,7 +41,7 @@ use std::rc::Rc;
 const PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
 
 thread_local! {
-    /// Whether the log has it that the roles run in different VMs.
+    /// Avoids repeating in the log that the roles run in different VMs.
     static APART: Told = Told::default();
 }
 
@@ -55,13 +54,13 @@ pub(crate) struct Gateway {
 
 /// How far the request is.
 enum Phase {
-    /// Nothing came yet, or nothing more has to be done.
+    /// Nothing came yet, or nothing is left to do.
     Idle,
     /// The body is held and read.
     Reading(Box<Reading>),
-    /// It has a pool, and backends are chosen for it.
+    /// The request has a pool, and backends are chosen for it.
     Routed(Rc<Routed>),
-    /// The gateway itself answered.
+    /// The gateway itself replied.
     Replied,
 }
 
@@ -70,10 +69,10 @@ impl Gateway {
         Self { stream, pools, phase: Phase::Idle }
     }
 
-    /// The request is recognised, cleaned, and routed at once unless its body must be read first.
+    /// Recognises and cleans the request, and routes it at once unless its body must be read first.
     pub(crate) fn request_headers(&mut self, end_of_stream: bool) -> Action {
         let Ok(headers) = host::header_map(Map::RequestHeaders) else {
-            return self.answer(&reply::internal());
+            return self.reply(&reply::internal());
         };
         #[cfg(feature = "trap")]
         if headers.get("x-trap").is_some() {
@@ -81,7 +80,7 @@ impl Gateway {
         }
         let (arrival, intake) = match Arrival::of(&self.pools, &headers, end_of_stream) {
             Ok(arrived) => arrived,
-            Err(reply) => return self.answer(&reply),
+            Err(reply) => return self.reply(&reply),
         };
         sanitize::request(&headers);
         match intake {
@@ -96,7 +95,7 @@ impl Gateway {
         }
     }
 
-    /// A part of the body came; while it is held, `size` counts from its beginning.
+    /// A part of the body came. While it is held, `size` counts from the beginning of the body.
     pub(crate) fn request_body(&mut self, size: usize, end_of_stream: bool) -> Action {
         match &self.phase {
             Phase::Reading(reading) if reading.is_overdue() => Action::Pause,
@@ -107,8 +106,7 @@ impl Gateway {
         }
     }
 
-    /// The request ends with trailers, so no part of its body said that it is the last. None of them
-    /// goes on.
+    /// The request ended with trailers, so no part of its body was marked as the last. All trailers are removed.
     pub(crate) fn request_trailers(&mut self) -> Action {
         sanitize::request_trailers();
         match &self.phase {
@@ -125,15 +123,15 @@ impl Gateway {
         match &self.phase {
             Phase::Routed(routed) if !routed.has_replied() => self.finish(routed),
             Phase::Reading(reading) if reading.is_overdue() => Action::Continue,
-            // No backend was asked, so Envoy answered: the body is too large to be read.
-            Phase::Reading(_) => self.answer(&reply::refused(envoys_status())),
+            // No backend was asked, so Envoy replied: the body exceeds its buffer.
+            Phase::Reading(_) => self.reply(&reply::refused(envoys_status())),
             _ => Action::Continue,
         }
     }
 
-    /// The request is over and will be logged. A response that is still on its way ended early, and only
-    /// here does Envoy say why. An attempt whose client went away hears of it only afterwards, too late
-    /// for access logs to show what it took.
+    /// The request is over and will be logged. A response that is still on its way ended early, and only here does
+    /// Envoy state why. An attempt whose client left learns it only afterwards, too late for access logs to show the
+    /// tokens.
     pub(crate) fn log(&self) {
         if let Phase::Routed(routed) = &self.phase {
             routed.end_flow(details::backend_broke_off);
@@ -144,23 +142,23 @@ impl Gateway {
     pub(crate) fn end(self) {
         if let Phase::Routed(routed) = self.phase {
             in_flight::leave(self.stream.context);
-            routed.end_flow(|| false); // a host that does not log
+            routed.end_flow(|| false); // for a host that does not log
             if let Some(mut request) = routed.request.change() {
                 request.close(host::now);
             }
         }
     }
 
-    /// Reads what is new of the body; at its end, the request is routed.
+    /// Reads the new bytes of the body, and routes the request at the end.
     fn read(&mut self, size: usize, end_of_stream: bool) -> Action {
         let Phase::Reading(reading) = &mut self.phase else { return Action::Continue };
         if reading.read(size, end_of_stream).is_err() {
             log::error!("a request body could not be read");
-            return self.answer(&reply::internal());
+            return self.reply(&reply::internal());
         }
         let length = u64::try_from(size).unwrap_or(u64::MAX);
         if length > self.pools.request_body.max_bytes {
-            return self.answer(&reply::refused(413));
+            return self.reply(&reply::refused(413));
         }
         if !end_of_stream {
             return Action::Pause;
@@ -176,7 +174,7 @@ impl Gateway {
     fn route(&mut self, arrival: Arrival, headers: &HeaderMap, known: BodyKnowledge) -> Action {
         let (pool, asked) = match self.understand(arrival, headers, known) {
             Ok(understood) => understood,
-            Err(reply) => return self.answer(&reply),
+            Err(reply) => return self.reply(&reply),
         };
         let now = host::now();
         let consumer = match self.admit(&pool, headers, asked.estimate, now) {
@@ -194,7 +192,7 @@ impl Gateway {
         if routed.advance(now) { Action::Continue } else { Action::Pause }
     }
 
-    /// The pool, and all that an attempt needs of the request; or what is wrong with it.
+    /// The pool, and all that an attempt needs to know about the request; or a reply that states what is wrong.
     fn understand(
         &self,
         arrival: Arrival,
@@ -211,7 +209,7 @@ impl Gateway {
             BodyKnowledge::All(Ok(body)) if needs_body && body.facts.is_model_ambiguous => {
                 return Err(reply::ambiguous_model());
             }
-            // A body from which nothing is needed is the backend's to judge.
+            // Nothing is needed from this body, so the backend judges it.
             BodyKnowledge::All(Err(_)) | BodyKnowledge::Nothing | BodyKnowledge::Unread => {
                 (None, None)
             }
@@ -264,7 +262,7 @@ impl Gateway {
     /// Whether the consumer may make the request.
     ///
     /// # Errors
-    /// The response when it may not, and the headers that say what is left.
+    /// The reply when it may not, with headers that state what is left.
     fn admit(
         &self,
         pool: &Pool,
@@ -284,7 +282,7 @@ impl Gateway {
         }
     }
 
-    /// The client's own credentials, if any backend may be sent them.
+    /// The client's own credentials, if any backend may get them.
     fn client_credentials(
         &self,
         headers: &HeaderMap,
@@ -297,10 +295,10 @@ impl Gateway {
         (credentials, sanitize::subprotocols(headers))
     }
 
-    /// Answers in the place of a backend.
-    fn answer(&mut self, reply: &Reply) -> Action {
+    /// Replies instead of a backend.
+    fn reply(&mut self, reply: &Reply) -> Action {
         self.phase = Phase::Replied;
-        // RFC 9110, 15.5.22: the response names a protocol that would do.
+        // RFC 9110, 15.5.22: the response names a protocol that is accepted.
         let upgrade = [("connection", "upgrade"), ("upgrade", "HTTP/1.1")];
         let own = upgrade.iter().filter(|_| reply.status == 426);
         send(reply, own.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect());
@@ -323,12 +321,12 @@ impl Gateway {
                 routed.replace(&mut request, &reply::apart(), Vec::new());
                 Action::Pause
             }
-            Finish::NoAnswer { status } => {
-                routed.replace(&mut request, &reply::no_answer(status), Vec::new());
+            Finish::Unusable { status } => {
+                routed.replace(&mut request, &reply::unusable(status), Vec::new());
                 Action::Pause
             }
-            Finish::NoWay => {
-                routed.no_way(&mut request);
+            Finish::Unreachable => {
+                routed.unreachable(&mut request);
                 Action::Pause
             }
             Finish::MayBeDone => {
@@ -361,17 +359,17 @@ impl Gateway {
     }
 }
 
-/// A header that the host refuses to set is not worth the response.
+/// If the host refuses to set a header, the response goes to the client without it.
 fn set_response_header(name: &str, value: &str) {
     let _ = host::set_header(Map::ResponseHeaders, name, value);
 }
 
-/// Looks at a response that no attempt let through.
+/// Describes a response that no attempt released.
 fn unexpected() -> Unexpected {
     let headers = host::header_map(Map::ResponseHeaders).ok();
     let asks_for_retry = headers.as_ref().is_some_and(|headers| headers.get(RETRY).is_some());
     if asks_for_retry {
-        let _ = host::remove_header(Map::ResponseHeaders, RETRY); // it is no client's affair
+        let _ = host::remove_header(Map::ResponseHeaders, RETRY); // not meant for clients
     }
     let status = headers.and_then(|headers| number(&headers, ":status"));
     Unexpected {
@@ -382,8 +380,8 @@ fn unexpected() -> Unexpected {
     }
 }
 
-/// The response to a request that Envoy or one of its filters refused with `status`, and the headers of
-/// theirs that say what a client should do.
+/// The reply to a request that Envoy or one of its filters refused with `status`, and the original headers that tell
+/// a client what to do.
 fn refusal(status: u16) -> (Reply, Vec<(String, String)>) {
     let headers = host::header_map(Map::ResponseHeaders).ok();
     let is_kept = |name: &[u8]| {
@@ -403,14 +401,14 @@ fn refusal(status: u16) -> (Reply, Vec<(String, String)>) {
     if status != 429 || names_a_time {
         return (reply, kept);
     }
-    // Rate limit filters say when in their own header, if at all, and SDKs look for this one.
+    // Rate limit filters state the time in a header of their own, if at all, but SDKs look for `retry-after`.
     let resets = headers.as_ref().and_then(|headers| number(headers, "x-ratelimit-reset"));
     let wait_ms = resets.filter(|seconds| *seconds > 0).map(|it| it.saturating_mul(1_000));
     let retry_after_ms = wait_ms.unwrap_or_else(|| progress::delay_ms(None, host::now()));
     (Reply { retry_after_ms: Some(retry_after_ms), ..reply }, kept)
 }
 
-/// The status of a response that Envoy made.
+/// The status of a response that Envoy created.
 fn envoys_status() -> u16 {
     let status =
         host::header_map(Map::ResponseHeaders).ok().and_then(|headers| number(&headers, ":status"));
@@ -423,7 +421,7 @@ fn estimate(pool: &Pool, size: &RequestSize) -> Estimate {
     known.map_or_else(|| Estimator::default().estimate(size), |known| known.estimate(size))
 }
 
-/// What keeps this request with related ones, as a number.
+/// A number that keeps related requests at one backend.
 fn affinity(pool: &Pool, headers: &HeaderMap, body: Option<&Body>) -> Option<u64> {
     match pool.affinity.as_ref()? {
         Affinity::Header(name) => {
@@ -433,16 +431,16 @@ fn affinity(pool: &Pool, headers: &HeaderMap, body: Option<&Body>) -> Option<u64
     }
 }
 
-/// Lets the router end an attempt whose first byte takes longer than the pool allows.
+/// Makes the router end an attempt whose first byte takes longer than the pool allows.
 fn limit_first_byte(pool: &Pool) {
     if let Some(timeout) = pool.policy.failover.first_byte_timeout {
-        // When the host refuses, the route's own limit holds.
+        // If the host refuses, the route's own limit applies.
         let _ = host::set_header(Map::RequestHeaders, PER_TRY_TIMEOUT, timeout.as_ms().to_string());
     }
 }
 
-/// What the tokens of a request are estimated from. An operation that completes nothing has no
-/// output of its own to be learned.
+/// The sizes from which a request's tokens are estimated. An operation that generates nothing has no output to learn
+/// from.
 fn request_size(call: &Call, body: Option<&Body>) -> RequestSize {
     let completes = matches!(
         call.operation,

@@ -1,4 +1,4 @@
-//! A request that has a pool: on its way, waiting for a gate to reopen, or answered by the gateway.
+//! A request that has a pool: it is sent, waits for a gate to reopen, or got a reply from the gateway.
 
 use crate::filter::host::exclusive::Exclusive;
 use crate::filter::host::random;
@@ -22,11 +22,11 @@ pub(crate) struct Routed {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    /// Attempts are made, or were.
+    /// Attempts are or were made.
     Sent,
     /// The request is held until a backend reopens.
     Waiting { since: Instant },
-    /// The gateway itself answered.
+    /// The gateway itself replied.
     Replied,
 }
 
@@ -40,13 +40,13 @@ impl Routed {
         })
     }
 
-    /// Whether the request may go on now; else it waits, or was answered.
+    /// Whether the request may continue now. Otherwise it waits, or the gateway replied.
     pub(crate) fn advance(&self, now: Timestamp) -> bool {
         let Some(mut request) = self.request.change() else { return true };
         match request.go_on(now) {
             Next::Retry => {
                 self.progress.set(Progress::Sent);
-                // The route that Envoy found before knows nothing of the target.
+                // Envoy found its route before the target was known.
                 let _ = host::clear_route_cache();
                 true
             }
@@ -66,29 +66,28 @@ impl Routed {
         }
     }
 
-    /// Whether the request is held or answered, so that nothing of it may go on.
+    /// Whether the request waits or got a reply, so that no part of it may continue.
     pub(crate) fn is_held(&self) -> bool {
         matches!(self.progress.get(), Progress::Waiting { .. } | Progress::Replied)
     }
 
-    /// Concludes a response that did not come to its end, if there is one; `broke_off` says whether its
-    /// backend ended it.
+    /// Concludes a response that did not reach its end, if there is one. `broke_off` tells whether its backend ended
+    /// it.
     pub(crate) fn end_flow(&self, broke_off: impl FnOnce() -> bool) {
         let flowing = self.request.view().and_then(|request| request.flowing());
-        let Some(answer) = flowing else { return };
-        answer.end(broke_off());
+        let Some(response) = flowing else { return };
+        response.end(broke_off());
         if let Some(mut request) = self.request.change() {
             request.forget_interrupted();
         }
     }
 
-    /// Whether the gateway answered, so that the response is its own.
+    /// Whether the gateway replied, so that the response is its own.
     pub(crate) fn has_replied(&self) -> bool {
         self.progress.get() == Progress::Replied
     }
 
-    /// Answers in the place of a response that Envoy or one of its filters made; `kept` are its headers
-    /// that the client still gets.
+    /// Replaces a response of Envoy or one of its filters. `kept` contains its headers that the client still gets.
     pub(crate) fn replace(
         &self,
         request: &mut Request,
@@ -101,7 +100,7 @@ impl Routed {
         send(reply, headers);
     }
 
-    /// Answers that nobody knows whether the request was carried out.
+    /// Replies that the request may have been carried out.
     pub(crate) fn may_be_done(&self, request: &mut Request) {
         self.progress.set(Progress::Replied);
         request.charge_nothing(host::now);
@@ -110,16 +109,16 @@ impl Routed {
         send(&reply::may_be_done(), headers);
     }
 
-    /// Answers that there is no way to the backend that was chosen, and that another one can be chosen.
-    pub(crate) fn no_way(&self, request: &mut Request) {
+    /// Replies that Envoy cannot reach the chosen backend, but that another one can be chosen.
+    pub(crate) fn unreachable(&self, request: &mut Request) {
         self.progress.set(Progress::Replied);
         request.charge_nothing(host::now);
         let mut headers = own_headers(request);
         headers.push((SHOULD_RETRY.to_owned(), "true".to_owned()));
-        send(&reply::no_way(), headers);
+        send(&reply::unreachable(), headers);
     }
 
-    /// Answers that the pool is exhausted.
+    /// Replies that the pool is exhausted.
     pub(crate) fn exhausted(
         &self,
         request: &mut Request,
@@ -141,13 +140,13 @@ impl Wake for Routed {
             request.waited(host::instant().since(since));
         }
         if self.advance(now) {
-            // The host refuses only a stream that ended, and then nobody waits.
+            // The host refuses only if the stream ended. Then nobody waits.
             let _ = host::resume(Direction::Request);
         }
     }
 }
 
-/// The time after which a client should come back, in milliseconds.
+/// The delay after which a client should retry, in milliseconds.
 pub(crate) fn delay_ms(soonest: Option<Timestamp>, now: Timestamp) -> u64 {
     reply::exhausted_delay_ms(soonest.map(|at| at.since(now).as_ms()), random::number())
 }
@@ -158,7 +157,7 @@ fn own_headers(request: &Request) -> Vec<(String, String)> {
     headers
 }
 
-/// Sends a response of the gateway's own, with these headers besides.
+/// Sends a reply of the gateway, with additional headers.
 pub(crate) fn send(reply: &Reply, own: Vec<(String, String)>) {
     let retry_after = reply.retry_after_ms.into_iter().flat_map(reply::retry_after_headers);
     let headers: Vec<(String, String)> =
@@ -174,6 +173,6 @@ pub(crate) fn send(reply: &Reply, own: Vec<(String, String)>) {
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .chain(no_attempts)
         .collect();
-    // The host refuses only a stream that ended, and then nobody waits for a response.
+    // The host refuses only if the stream ended. Then nobody waits for a response.
     let _ = host::reply(reply.status, "spillway", &headers, reply.body.as_bytes());
 }

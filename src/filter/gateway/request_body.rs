@@ -1,11 +1,12 @@
-//! The body of a request, as far as it must be known before a backend can be chosen.
+//! Reads the request body as far as the choice of a backend requires.
 //!
-//! Most of a body is prompt. It is read where tokens are estimated, or something else in it decides. Where
-//! only its model and its service tier matter, a glance at both ends of a large body is enough as a rule,
-//! where clients write such members. What stands between them is not known then, and a 429 to such a request
-//! closes a gate only when another backend serves it. A small one is read at once. It is held to
-//! its end in any case: a client that is slow to send should not keep a backend waiting, and the
-//! choice is as good as what is known when it is made.
+//! Most of a body is prompt. It is read where tokens are estimated, or where something else in it decides. Where only
+//! the model and the service tier matter, both ends of a large body are usually enough: clients write these members
+//! there. The middle of such a body stays unknown, so a 429 to the request closes a gate only when another backend
+//! serves it. A small body is always read completely.
+//!
+//! In any case the body is held to its end: a slow client should not occupy a backend, and the choice should know the
+//! latest state.
 
 use super::arrival::Arrival;
 use super::progress::send;
@@ -25,8 +26,7 @@ use crate::policy::time::{Millis, Timestamp};
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
 
-/// The smallest body that is not read to its end where little of it matters. In a smaller one there is
-/// little to be skipped.
+/// The smallest body that is not always read to its end. Skipping parts of a smaller one would save little.
 const LARGE_BYTES_MIN: usize = 4 * GLANCE_BYTES;
 
 /// A request whose body is held and read.
@@ -35,49 +35,49 @@ pub(crate) struct Reading {
     headers: HeaderMap,
     deadline: Rc<Deadline>,
     scanner: Option<Box<BodyScanner>>,
-    /// How many bytes of the body are here.
+    /// How many bytes of the body have arrived.
     shown: usize,
-    /// How many of them were read.
+    /// How many bytes of it were read.
     read: usize,
     need: BodyNeed,
-    /// What a look at a large body showed, when that was enough.
+    /// The result of reading both ends of a large body, if that was enough.
     glimpsed: Option<Glimpse>,
 }
 
-/// What little of a large body had to be known.
+/// The little that had to be known about a large body.
 struct Glimpse {
-    /// Its model, if that was wanted.
+    /// Its model, if it was needed.
     model: Option<String>,
 }
 
-/// What must be known of a body.
+/// What must be known about a body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyNeed {
-    /// Nothing, or it cannot be read.
+    /// Nothing, or the body cannot be read.
     Nothing,
-    /// The service tier that it asks for, if it does.
+    /// The service tier that it asks for, if any.
     Tier,
     /// The model and the service tier.
     Model,
-    /// Whatever it says.
+    /// All its facts.
     All,
 }
 
-/// What is known of a body.
+/// What is known about a body.
 pub(crate) enum BodyKnowledge {
-    /// There is none, or it says nothing that matters.
+    /// There is no body, or nothing in it matters.
     Nothing,
-    /// It was not read, and may say anything.
+    /// It was not read, so it may contain anything.
     Unread,
-    /// The model, if that was wanted, of a body of which only the ends were looked at.
+    /// The model, if it was needed. Only the ends of the body were read.
     Glimpsed(Option<String>),
-    /// All that it says, if it could be read.
+    /// All its facts, if it could be read.
     All(Result<Box<Body>, Malformed>),
 }
 
 impl BodyKnowledge {
-    /// Whether a backend may find another service tier in the body than was found here. Such a request
-    /// must close no gate, as if it asked for one.
+    /// Whether a backend may find a service tier in the body that was not found here. Then a 429 must close no gate,
+    /// as if the request asked for that tier.
     pub(crate) fn may_ask_for_tier(&self) -> bool {
         match self {
             Self::Nothing | Self::Glimpsed(_) => false,
@@ -98,26 +98,26 @@ impl Reading {
         Self { arrival, headers, deadline, scanner, shown: 0, read: 0, need, glimpsed: None }
     }
 
-    /// Whether the time for the body is over, so that the request was answered.
+    /// Whether the time for the body is over, so that the gateway replied.
     pub(crate) fn is_overdue(&self) -> bool {
         self.deadline.is_over.get()
     }
 
-    /// How many bytes of the body are here.
+    /// How many bytes of the body have arrived.
     pub(crate) fn shown(&self) -> usize {
         self.shown
     }
 
-    /// Reads what is new of the body, which is `size` bytes long by now.
+    /// Reads the new bytes of the body, whose length is `size` now.
     ///
     /// # Errors
-    /// When the host does not show it.
+    /// When the host does not show the body.
     pub(crate) fn read(&mut self, size: usize, end_of_stream: bool) -> Result<(), Refused> {
         self.shown = size;
         WAS_SHOWN.set(true);
         match self.need {
             BodyNeed::Nothing => return Ok(()),
-            BodyNeed::Model | BodyNeed::Tier if !end_of_stream => return Ok(()), // a look may be enough
+            BodyNeed::Model | BodyNeed::Tier if !end_of_stream => return Ok(()), // the ends may be enough
             BodyNeed::Model | BodyNeed::Tier if size >= LARGE_BYTES_MIN => {
                 self.glimpsed = look(self.need, size)?;
             }
@@ -130,7 +130,7 @@ impl Reading {
         Ok(())
     }
 
-    /// The request, and what is known of its body, which was read to its end.
+    /// The request, and what is known about its body, which ended.
     pub(crate) fn finish(self) -> (Arrival, HeaderMap, BodyKnowledge) {
         let known = match (self.need, self.glimpsed, self.scanner) {
             (_, Some(Glimpse { model }), _) => BodyKnowledge::Glimpsed(model),
@@ -141,31 +141,30 @@ impl Reading {
     }
 }
 
-/// How often it is looked whether a body arrived that Envoy does not show, as long as this VM was never
-/// shown one.
+/// How often the filter checks whether a body arrived that Envoy does not show. It checks until this VM was shown
+/// one.
 const HIDDEN_CHECK: Millis = Millis::from_secs(1);
 
 thread_local! {
-    /// Whether this VM was ever shown a body that it held the headers for.
+    /// Whether this VM was ever shown a body while its headers were held.
     static WAS_SHOWN: Cell<bool> = const { Cell::new(false) };
 
-    /// Whether the log has it that bodies are not shown.
+    /// Avoids repeating in the log that bodies are not shown.
     static HIDDEN: Told = Told::default();
 }
 
-/// Answers a request whose body does not come in time, or is never shown. It is kept by whoever waits for
-/// the body.
+/// Replies to a request whose body does not come in time, or is never shown. Whoever waits for the body owns it.
 pub(crate) struct Deadline {
     stream: StreamId,
     is_over: Cell<bool>,
     limit: Cell<Option<LimitId>>,
-    /// The time that is left after the limit.
+    /// The time that is left after the current limit.
     left: Cell<Millis>,
     itself: Weak<Self>,
 }
 
 impl Deadline {
-    /// The body of the current request must come within `timeout`.
+    /// The body of the current request must end within `timeout`.
     pub(crate) fn set(stream: StreamId, timeout: Millis) -> Rc<Self> {
         let deadline = Rc::new_cyclic(|itself| Self {
             stream,
@@ -186,8 +185,8 @@ impl Deadline {
     }
 }
 
-/// Whether Envoy has something of the current request's body. Without `allow_on_headers_stop_iteration`
-/// it keeps it to itself for as long as the headers are held, and every request hangs.
+/// Whether Envoy has received a part of the current request's body. Without `allow_on_headers_stop_iteration` it does
+/// not show the body while the headers are held, and every request hangs.
 fn is_hidden() -> bool {
     if WAS_SHOWN.get() {
         return false;
@@ -225,8 +224,7 @@ impl Drop for Deadline {
     }
 }
 
-/// What is `wanted` of a body of `size` bytes, as far as either end of it shows; `None` when it has to be
-/// read.
+/// What is needed from a body of `size` bytes, found at its two ends; `None` when the whole body must be read.
 fn look(need: BodyNeed, size: usize) -> Result<Option<Glimpse>, Refused> {
     let tail = host::buffer(Buffer::RequestBody, size.saturating_sub(GLANCE_BYTES), GLANCE_BYTES)?;
     let head = host::buffer(Buffer::RequestBody, 0, GLANCE_BYTES)?;

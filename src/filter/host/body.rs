@@ -1,11 +1,11 @@
-//! Reading and editing a request body in slices, so that the memory of the VM, which never shrinks,
-//! does not grow with the body.
+//! Reading and editing a request body in slices. The memory of the VM never shrinks, so it must not grow with the
+//! body.
 //!
 //! # Editing in the middle
 //!
-//! The host can replace the front of a buffer and append to its end, nothing else. An edit near the
-//! front replaces the front. One further in turns the buffer once around: slice by slice from the
-//! front to the end, edited on its way.
+//! The host can only replace the front of a buffer and append to its end. An edit near the front replaces the front.
+//! For a later edit, the whole buffer is moved once, slice by slice, from its front to its end, and edited on the
+//! way.
 
 use super::{self as host, Buffer, Refused};
 use crate::openai::request::splice::Splices;
@@ -13,7 +13,7 @@ use crate::openai::request::splice::Splices;
 /// How much of a body crosses into the VM at a time.
 const SLICE: usize = 64 * 1024;
 
-/// Hands the request body's bytes from `start` to `end` to `visit`, slice by slice.
+/// Passes the request body's bytes from `start` to `end` to `visit`, slice by slice.
 pub(crate) fn read(start: usize, end: usize, mut visit: impl FnMut(&[u8])) -> Result<(), Refused> {
     let mut at = start;
     while at < end {
@@ -27,8 +27,8 @@ pub(crate) fn read(start: usize, end: usize, mut visit: impl FnMut(&[u8])) -> Re
     Ok(())
 }
 
-/// Applies `splices` to the part of the request body that the current callback holds: `size` bytes
-/// that begin `offset` bytes into the body.
+/// Applies `splices` to the part of the request body that the current callback holds: `size` bytes, which begin at
+/// `offset` of the body.
 pub(crate) fn edit(splices: &Splices, offset: u64, size: usize) -> Result<(), Refused> {
     let reach = splices.last_byte().saturating_sub(offset);
     let front = usize::try_from(reach).unwrap_or(usize::MAX).max(1).min(size);

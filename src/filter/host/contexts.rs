@@ -1,7 +1,7 @@
-//! What belongs to the contexts of a worker, found by their ids.
+//! Values of a worker's contexts, found by their ids.
 //!
-//! Envoy numbers contexts one after the other, so an id is its own hash but for its high bits, from
-//! which the table tells its slots' contents apart: a multiplication fills them.
+//! Envoy numbers contexts consecutively, so an id would be a good hash except for its high bits. The table uses these
+//! to distinguish the entries of its slots, so a multiplication fills them.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -14,7 +14,7 @@ impl<V> Contexts<V> {
         Self(HashMap::with_hasher(BuildHasherDefault::new()))
     }
 
-    /// Puts `value` under `context`, and returns what was there.
+    /// Stores `value` under `context`, and returns the previous value.
     pub(crate) fn insert(&mut self, context: u32, value: V) -> Option<V> {
         self.0.insert(context, value)
     }
@@ -27,7 +27,7 @@ impl<V> Contexts<V> {
         self.0.get_mut(&context)
     }
 
-    /// Takes out what is under `context`.
+    /// Removes and returns the value of `context`.
     pub(crate) fn remove(&mut self, context: u32) -> Option<V> {
         self.0.remove(&context)
     }

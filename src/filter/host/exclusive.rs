@@ -1,8 +1,8 @@
-//! Cells that one caller has at a time.
+//! Cells with one user at a time.
 //!
-//! A worker is one thread, and Envoy enters the VM again only to allocate memory. So a cell that is in use already
-//! is a mistake of ours. It must not end the worker's streams: whoever meets one does without what is in it. Tests
-//! stop there, and in production the log has it once.
+//! A worker is one thread, and Envoy enters the VM again only to allocate memory. So a cell that is already in use is
+//! our bug. It must not end the worker's streams: the second user does without the value. Tests fail there, and in
+//! production it is logged once.
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 
@@ -10,12 +10,12 @@ thread_local! {
     static IS_TOLD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A cell that should never be in use when it is asked for.
+/// A cell that should never be in use when somebody asks for it.
 pub(crate) trait Exclusive<T: ?Sized> {
-    /// What is in it, to be changed; `None` when it is in use.
+    /// Its value, to be changed; `None` when it is in use.
     fn change(&self) -> Option<RefMut<'_, T>>;
 
-    /// What is in it, to be looked at; `None` when it is being changed.
+    /// Its value, to be read; `None` when it is being changed.
     fn view(&self) -> Option<Ref<'_, T>>;
 }
 

@@ -1,17 +1,17 @@
-//! Headers as they cross between Envoy and the VM: sizes first, then names and values, each ended by NUL
-//! (proxy-wasm ABI 0.2.1).
+//! Headers in the form in which Envoy and the VM exchange them: first all sizes, then names and values, each followed
+//! by NUL (proxy-wasm ABI 0.2.1).
 
 use crate::openai::bytes::is_same;
 use crate::policy::response::headers::Headers;
 
-/// All headers of a message as they crossed: one allocation, names and values as slices of it.
+/// All headers of a message in one allocation. Names and values are slices of it.
 pub(crate) struct HeaderMap {
     bytes: Vec<u8>,
     /// Where the first name begins.
     start: usize,
 }
 
-/// Where a header begins, and how many bytes its name and its value have.
+/// Where a header begins, and the lengths of its name and value in bytes.
 struct Place {
     start: usize,
     name: usize,
@@ -19,7 +19,7 @@ struct Place {
 }
 
 impl HeaderMap {
-    /// What the host handed over; `None` when that is malformed.
+    /// Parses the host's bytes; `None` when they are malformed.
     pub(crate) fn parse(bytes: Vec<u8>) -> Option<Self> {
         let count = bytes.first_chunk().map_or(0, |count| u32::from_le_bytes(*count));
         let start = usize::try_from(count).ok()?.checked_mul(8)?.checked_add(4)?;
@@ -31,7 +31,7 @@ impl HeaderMap {
         let mut rest = self.bytes.get(self.start..).unwrap_or_default();
         self.sizes().map_while(move |(name, value)| {
             let (name, behind) = rest.split_at_checked(name)?;
-            // Each is followed by a NUL.
+            // A NUL follows each of them.
             let (value, behind) = behind.get(1..)?.split_at_checked(value)?;
             rest = behind.get(1..).unwrap_or_default();
             Some((name, value))
@@ -48,18 +48,18 @@ impl HeaderMap {
             .map_while(|place| self.value(&place))
     }
 
-    /// Where every header stands. A search touches neither names nor values of another length.
+    /// The place of every header. A search skips names and values of another length.
     fn places(&self) -> impl Iterator<Item = Place> {
         let mut next = self.start;
         self.sizes().map(move |(name, value)| {
             let start = next;
-            // Each is followed by a NUL. What is out of bounds is no slice.
+            // A NUL follows each of them. A place out of bounds gives no slice.
             next = start.wrapping_add(name).wrapping_add(value).wrapping_add(2);
             Place { start, name, value }
         })
     }
 
-    /// How many bytes each header's name and value have.
+    /// The lengths of each header's name and value, in bytes.
     fn sizes(&self) -> impl Iterator<Item = (usize, usize)> {
         let sizes = self.bytes.get(4..self.start).unwrap_or_default();
         let size = |four| usize::try_from(u32::from_le_bytes(four)).unwrap_or(usize::MAX);
@@ -87,7 +87,7 @@ impl Headers for HeaderMap {
     }
 }
 
-/// The headers as the host reads them.
+/// The headers in the form that the host reads.
 pub(crate) fn serialize(headers: &[(&str, &str)]) -> Vec<u8> {
     let size = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes();
     let mut bytes = u32::try_from(headers.len()).unwrap_or(u32::MAX).to_le_bytes().to_vec();

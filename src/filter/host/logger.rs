@@ -1,9 +1,9 @@
-//! Where the macros of the crate `log` write: Envoy's log.
+//! Passes the log lines of the crate `log` to Envoy's log.
 
 use super::raw;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-/// The host's number for a level. Its highest, which `log` does not have, is for a panic.
+/// The host's number for a level. The host's highest level, which `log` lacks, is for a panic.
 const INFO: u32 = 2;
 const WARN: u32 = 3;
 const ERROR: u32 = 4;
@@ -16,7 +16,7 @@ impl Log for EnvoyLog {
         metadata.level() <= log::max_level()
     }
 
-    /// Envoy's own lines stand between ours, so each names us.
+    /// Lines of others stand beside ours in Envoy's log, so each of ours begins with our name.
     fn log(&self, record: &Record<'_>) {
         let level = match record.level() {
             Level::Error => ERROR,
@@ -29,9 +29,9 @@ impl Log for EnvoyLog {
     fn flush(&self) {}
 }
 
-/// Sends log lines to the host from here on, and has a panic logged before it ends the VM.
+/// Sends log lines to the host from now on, and logs a panic before it ends the VM.
 pub(crate) fn begin() {
-    // Another VM of the process was first: natively, where tests have several, it is the same logger.
+    // Another VM of the process was first. This happens in native tests, and the logger is the same.
     let _ = log::set_logger(&EnvoyLog);
     log::set_max_level(LevelFilter::Info);
     std::panic::set_hook(Box::new(|panic| raw::log(CRITICAL, &panic.to_string())));

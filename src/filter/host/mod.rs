@@ -1,8 +1,8 @@
 //! Every call to Envoy, in one place: bytes in, bytes out, every status a `Result`.
 //!
-//! A panic ends every stream of the worker, and the usual SDK panics on statuses that it does not expect and on
-//! contexts that it does not know. So [`raw`] declares the calls of the ABI, and [`super::exports`] has what Envoy
-//! calls. A header map crosses in one call and one allocation.
+//! A panic ends every stream of the worker, and the usual SDK panics on unexpected statuses and unknown contexts. So
+//! [`raw`] declares the functions of the ABI, and [`super::exports`] contains those that Envoy calls. A header map is
+//! passed in one call and one allocation.
 
 pub(crate) mod body;
 pub(crate) mod contexts;
@@ -32,7 +32,7 @@ impl Refused {
     const CAS_MISMATCH: Self = Self(8);
     const MALFORMED: Self = Self(4);
 
-    /// Whether a compare-and-set lost against another worker.
+    /// Whether a compare-and-set lost a race against another worker.
     pub(crate) fn is_lost_race(self) -> bool {
         self == Self::CAS_MISMATCH
     }
@@ -65,13 +65,13 @@ pub(crate) enum Direction {
     Response = 1,
 }
 
-/// What becomes of the part of a stream that a callback was called for.
+/// What Envoy does next with the part of a stream that a callback received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Action {
-    /// It goes on.
+    /// Envoy passes it on.
     Continue = 0,
-    /// It is held; a body is kept by Envoy, and shown again with what follows.
+    /// Envoy holds it. It keeps a held body, and shows it again together with what follows.
     Pause = 1,
 }
 
@@ -83,8 +83,7 @@ pub(crate) enum MetricKind {
     Gauge = 1,
 }
 
-/// A point in time by a clock that nobody sets, unlike the wall clock: good for lengths, and for
-/// nothing else, because its beginning means nothing.
+/// A point in time of the monotonic clock, which nobody sets. Only differences between two of them mean anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Instant(Timestamp);
 
@@ -100,7 +99,7 @@ impl Instant {
     }
 }
 
-/// A metric that was defined; the default one records nothing.
+/// A defined metric; the default one records nothing.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Metric(Option<u32>);
 
@@ -111,12 +110,12 @@ impl Metric {
     }
 }
 
-/// The wall clock. A host without one reads as the epoch, at which every gate is open.
+/// The wall clock. If the host refuses, the time is the epoch, at which every gate is open.
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_ms(raw::time_ns().unwrap_or(0) / 1_000_000)
 }
 
-/// The clock that lengths are measured by. Envoy's never refuses.
+/// The monotonic clock. Envoy never refuses it.
 pub(crate) fn instant() -> Instant {
     Instant(Timestamp::from_ms(raw::monotonic_ns().unwrap_or(0) / 1_000_000))
 }
@@ -129,7 +128,7 @@ pub(crate) fn set_tick_period_ms(period_ms: u32) -> Result<(), Refused> {
 /// Up to `max` bytes of a buffer from `start`; fewer at its end.
 pub(crate) fn buffer(buffer: Buffer, start: usize, max: usize) -> Result<Vec<u8>, Refused> {
     if max == 0 {
-        return Ok(Vec::new()); // a message without a body has no buffer to ask for
+        return Ok(Vec::new()); // a message without a body has no buffer
     }
     raw::buffer(buffer as u32, start, max)
 }
@@ -139,7 +138,7 @@ pub(crate) fn drain_front(buffer: Buffer, count: usize) -> Result<(), Refused> {
     raw::set_buffer(buffer as u32, 0, count, &[])
 }
 
-/// Puts `bytes` in the place of the first `count` bytes of a buffer.
+/// Replaces the first `count` bytes of a buffer by `bytes`.
 pub(crate) fn replace_front(buffer: Buffer, count: usize, bytes: &[u8]) -> Result<(), Refused> {
     raw::set_buffer(buffer as u32, 0, count, bytes)
 }
@@ -149,12 +148,12 @@ pub(crate) fn append(buffer: Buffer, bytes: &[u8]) -> Result<(), Refused> {
     raw::set_buffer(buffer as u32, usize::try_from(u32::MAX).unwrap_or(usize::MAX), 0, bytes)
 }
 
-/// All headers of a map. Only while the map's own callback runs, or before it said Continue.
+/// All headers of a map. They can be read only during the map's own callback, or before it returned Continue.
 pub(crate) fn header_map(map: Map) -> Result<HeaderMap, Refused> {
     HeaderMap::parse(raw::header_map(map as u32)?).ok_or(Refused::MALFORMED)
 }
 
-/// Sets a header, in the place of all that have its name.
+/// Sets a header; it replaces all that have its name.
 pub(crate) fn set_header(map: Map, name: &str, value: impl AsRef<[u8]>) -> Result<(), Refused> {
     raw::set_header(map as u32, name, value.as_ref())
 }
@@ -164,12 +163,12 @@ pub(crate) fn remove_header(map: Map, name: impl AsRef<[u8]>) -> Result<(), Refu
     raw::remove_header(map as u32, name.as_ref())
 }
 
-/// A property; the parts of its path are separated by NUL. `None` when it is not set.
+/// A property, whose path has NUL between its parts; `None` when it is not set.
 pub(crate) fn property(path: &str) -> Option<Vec<u8>> {
     raw::property(path).ok()
 }
 
-/// Writes the filter state `wasm.{path}`, which all filters of the request see.
+/// Sets the filter state `wasm.{path}`, which all filters of the request can read.
 pub(crate) fn set_property(path: &str, value: &[u8]) -> Result<(), Refused> {
     raw::set_property(path, value)
 }
@@ -183,17 +182,17 @@ pub(crate) fn shared_data(key: &str) -> Result<Option<(Vec<u8>, u32)>, Refused> 
     }
 }
 
-/// Writes a shared record if its version is still `version`; 0 writes it in any case.
+/// Writes a shared record if its version is still `version`; 0 always writes it.
 pub(crate) fn set_shared_data(key: &str, value: &[u8], version: u32) -> Result<(), Refused> {
     raw::set_shared_data(key, value, version)
 }
 
-/// Lets a paused direction of the current stream go on.
+/// Resumes a paused direction of the current stream.
 pub(crate) fn resume(direction: Direction) -> Result<(), Refused> {
     raw::check(raw::proxy_continue_stream(direction as u32))
 }
 
-/// Makes the stream of `context` the current one, until the callback ends.
+/// Makes the stream of `context` the current one until the callback ends.
 pub(crate) fn enter(context: u32) -> Result<(), Refused> {
     raw::check(raw::proxy_set_effective_context(context))
 }
@@ -203,12 +202,12 @@ pub(crate) fn clear_route_cache() -> Result<(), Refused> {
     raw::foreign_function("clear_route_cache", &[]).map(drop)
 }
 
-/// Writes a filter state that one of Envoy's own filters reads; it must be one that Envoy knows.
+/// Sets a filter state that one of Envoy's own filters reads. Envoy must know its key.
 pub(crate) fn set_envoy_filter_state(key: &str, value: &str) -> Result<(), Refused> {
     raw::foreign_function("set_envoy_filter_state", &fields(&[key, value])).map(drop)
 }
 
-/// A protobuf message whose first fields are these texts.
+/// A protobuf message whose first fields contain these texts.
 fn fields(texts: &[&str]) -> Vec<u8> {
     let mut message = Vec::with_capacity(64);
     for (number, text) in (1_u32..).zip(texts) {
@@ -219,7 +218,7 @@ fn fields(texts: &[&str]) -> Vec<u8> {
     message
 }
 
-/// Answers the current stream from here. `details` is for Envoy's access log.
+/// Sends a reply to the current stream's client. `details` is for Envoy's access log.
 pub(crate) fn reply(
     status: u16,
     details: &str,
@@ -229,7 +228,7 @@ pub(crate) fn reply(
     raw::local_response(u32::from(status), details, body, &serialize(headers))
 }
 
-/// Defines a metric; the host makes a new entry each time. One that the host refuses records nothing.
+/// Defines a metric. The host makes a new entry each time. If it refuses, the metric records nothing.
 pub(crate) fn define_metric(kind: MetricKind, name: &str) -> Metric {
     Metric(raw::define_metric(kind as u32, name).ok())
 }

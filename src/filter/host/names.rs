@@ -1,9 +1,9 @@
-//! What was decided of names of headers: the same few come with nearly every message, and judging one takes
+//! Remembers decisions about header names: nearly every message has the same few names, and one decision takes
 //! hundreds of instructions.
 //!
-//! Messages repeat the order of their headers, too. So each name keeps which one came behind it the last time,
-//! and names lie one behind the other: a message that was seen before is compared with a few lines of memory, and
-//! nothing is searched.
+//! Messages also repeat the order of their headers. So each name remembers the name that followed it last time, and
+//! all names lie in one block of bytes. A repeated message is compared with a few cache lines, and nothing is
+//! searched.
 
 use super::exclusive::Exclusive;
 use super::header_map::HeaderMap;
@@ -11,13 +11,13 @@ use crate::openai::bytes::is_same;
 use crate::openai::response::headers::Kind;
 use std::cell::RefCell;
 
-/// How many names are kept. With one more than that all are forgotten: who sends many names has some judged anew.
+/// How many names are kept. At one more, all are forgotten: if many names are sent, some are judged again.
 const NAMES_MAX: usize = 128;
 
 /// The longest name that is kept, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
-/// What a pure function makes of names, as far as it is kept.
+/// The results of a pure function of header names, as far as they are kept.
 pub(crate) struct Verdicts {
     judge: fn(&[u8]) -> Kind,
     known: RefCell<Known>,
@@ -26,18 +26,18 @@ pub(crate) struct Verdicts {
 /// The names whose verdicts are kept.
 struct Known {
     names: Vec<Name>,
-    /// All their bytes, one name behind the other.
+    /// The bytes of all names, one after the other.
     bytes: Vec<u8>,
 }
 
 /// A name whose verdict is kept.
 #[derive(Clone, Copy)]
 struct Name {
-    /// Where it stands in the bytes of all names.
+    /// Where it begins in the bytes of all names.
     start: u16,
     end: u16,
     kind: Kind,
-    /// Which name stood behind it in the last message.
+    /// The number of the name that followed it in the last message.
     next: u8,
 }
 
@@ -47,7 +47,7 @@ impl Verdicts {
         Self { judge, known: RefCell::new(known) }
     }
 
-    /// Hands every header of a message to `visit`: the verdict on its name, the name, and the value.
+    /// Passes every header of a message to `visit`: the verdict on its name, the name, and the value.
     pub(crate) fn each(&self, headers: &HeaderMap, mut visit: impl FnMut(Kind, &[u8], &[u8])) {
         let Some(mut known) = self.known.change() else {
             return headers.iter().for_each(|(name, value)| visit((self.judge)(name), name, value));
@@ -66,15 +66,15 @@ impl Verdicts {
     }
 }
 
-/// How far a message is: by their numbers, the name that was seen last, and the one that stood behind it in the
-/// message before.
+/// The position in a message, as numbers of names: the last name, and the name that followed it in the message
+/// before.
 struct At {
     last: u8,
     expected: u8,
 }
 
 impl Known {
-    /// What is kept under a number, if it is this name.
+    /// The name with this number, if it equals `name`.
     #[inline]
     fn name(&self, number: u8, name: &[u8]) -> Option<Name> {
         let known = self.names.get(usize::from(number))?;
@@ -82,7 +82,7 @@ impl Known {
         is_same(bytes, name).then_some(*known)
     }
 
-    /// The verdict on a name that did not come where it was expected.
+    /// The verdict on a name that was not expected here.
     #[cold]
     #[inline(never)]
     fn search(&mut self, name: &[u8], at: &mut At, judge: fn(&[u8]) -> Kind) -> Kind {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_judged_once_and_never_taken_for_another() {
+    fn a_name_is_judged_once_and_never_confused_with_another() {
         let verdicts = Verdicts::new(judge);
         let names: Vec<String> =
             (0..2_000).map(|i| format!("x-{}-{i}", "n".repeat(i % 70))).collect();

@@ -1,4 +1,4 @@
-//! Sources of random numbers, which each worker has to itself.
+//! Random numbers. Each worker has its own sources.
 
 use std::cell::Cell;
 use std::collections::hash_map::RandomState;
@@ -8,13 +8,13 @@ thread_local! {
     static RANDOM: Cell<u64> = Cell::new(RandomState::new().build_hasher().finish());
 }
 
-/// A random number that nobody outside can guess from what they see: none of [`number`]'s.
+/// A random number that cannot be guessed from observations, unlike those of [`number`].
 pub(crate) fn secret() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// A random number: spreads picks, probes and retry times. Not for secrets (SplitMix64, seeded by
-/// the host's random source once per VM).
+/// A random number to spread picks, probes and retry times. It is not for secrets (SplitMix64, seeded by the host's
+/// random source once per VM).
 pub(crate) fn number() -> u64 {
     RANDOM.with(|state| {
         let next = state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -1,7 +1,7 @@
 //! The functions of the proxy-wasm ABI 0.2.1 that are called, each with a wrapper that states its contract.
 //!
-//! They are declared here because the usual SDK cannot be linked beside [`crate::filter::exports`], and its calls panic
-//! on statuses that these return: see `docs/decisions/0020-the-sdk-is-not-linked-log-is.md`.
+//! They are declared here for two reasons: the usual SDK cannot be linked beside [`crate::filter::exports`], and its
+//! calls panic on statuses that these return. See `docs/decisions/0020-the-sdk-is-not-linked-log-is.md`.
 #![expect(
     unsafe_code,
     reason = "the ABI is a set of C functions; each wrapper states its contract"
@@ -10,8 +10,8 @@
 use super::Refused;
 use std::ptr::null_mut;
 
-// The imports are all of this shape: pointers to bytes that the host copies before it returns,
-// and out-pointers that it fills with memory from `proxy_on_memory_allocate`.
+// All imports have the same form: pointers to bytes that the host copies before it returns, and out-pointers that it
+// fills with memory from `proxy_on_memory_allocate`.
 #[cfg_attr(target_arch = "wasm32", link(wasm_import_module = "env"))]
 unsafe extern "C" {
     pub(super) safe fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
@@ -91,8 +91,7 @@ unsafe extern "C" {
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
 }
 
-// The one function that is not proxy-wasm's but WASI's, of which Envoy has it as well. Natively
-// the host of the tests plays it.
+// The one function of WASI instead of proxy-wasm; Envoy has it too. In native tests the fake host provides it.
 #[cfg_attr(target_arch = "wasm32", link(wasm_import_module = "wasi_snapshot_preview1"))]
 unsafe extern "C" {
     #[cfg_attr(not(target_arch = "wasm32"), link_name = "spillway_clock_time_get")]
@@ -103,20 +102,20 @@ pub(super) fn check(status: u32) -> Result<(), Refused> {
     if status == 0 { Ok(()) } else { Err(Refused(status)) }
 }
 
-/// Takes over what the host allocated for us.
+/// Takes ownership of the memory that the host allocated for us.
 fn owned(status: u32, data: *mut u8, size: usize) -> Result<Vec<u8>, Refused> {
     check(status)?;
     if data.is_null() {
         return Ok(Vec::new());
     }
-    // SAFETY: the host filled `size` bytes that our `proxy_on_memory_allocate` had
-    // allocated for exactly that size, and hands them over.
+    // SAFETY: our `proxy_on_memory_allocate` allocated exactly `size` bytes, the host filled them, and it passes
+    // their ownership.
     Ok(unsafe { Vec::from_raw_parts(data, size, size) })
 }
 
 pub(super) fn log(level: u32, text: &str) {
-    // SAFETY: pointer and size are those of `text`, which outlives the call. Nothing can be
-    // done about a log line that the host refuses.
+    // SAFETY: pointer and size are those of `text`, which outlives the call. If the host refuses a log line, nothing
+    // can be done.
     let _ = unsafe { proxy_log(level, text.as_ptr(), text.len()) };
 }
 

@@ -1,8 +1,8 @@
 //! Headers that must not cross the gateway.
 //!
-//! From the client: its credentials, which belong to no backend; what would steer Envoy's router, Azure's
-//! own spillover or a backend's routing in the place of the gateway; and `accept-encoding`, because
-//! answers are read. From a backend: what [`crate::openai::response::headers`] says.
+//! From the client: its credentials, which belong to no backend; headers that would steer Envoy's router, Azure's own
+//! spillover or a backend's routing instead of the gateway; and `accept-encoding`, because the filter reads
+//! responses. From a backend: what [`crate::openai::response::headers`] defines.
 
 use super::header_map::HeaderMap;
 use super::names::Verdicts;
@@ -11,14 +11,14 @@ use crate::openai::call::credentials::{self, SUBPROTOCOLS};
 use crate::openai::response::headers::{Kind, Origin};
 
 thread_local! {
-    /// Whether a request header of a name must not be sent on.
+    /// Whether a request header with a name must be removed.
     static REQUEST: Verdicts = const { Verdicts::new(request_kind) };
 
-    /// What the name of a response header says.
+    /// The kind of a response header with a name.
     static RESPONSE: Verdicts = const { Verdicts::new(Kind::of) };
 }
 
-/// Removes from the request what a client must not send on.
+/// Removes request headers that a client must not send to a backend.
 pub(crate) fn request(headers: &HeaderMap) {
     let mut offers_subprotocols = false;
     REQUEST.with(|kinds| {
@@ -34,18 +34,18 @@ pub(crate) fn request(headers: &HeaderMap) {
     }
 }
 
-/// The subprotocols that a client offers, when there are credentials among them.
+/// The subprotocols that a client offers, if they contain credentials.
 pub(crate) struct Subprotocols {
-    /// As they came.
+    /// The client's value.
     pub(crate) sent: Vec<u8>,
-    /// Without credentials.
+    /// The value without credentials.
     clean: Vec<u8>,
 }
 
 impl Subprotocols {
-    /// Offers those that are no credentials.
+    /// Offers only the subprotocols without credentials.
     pub(crate) fn set_clean(&self) {
-        // The host refuses only outside of the map's callback, and this is in it.
+        // The host refuses only outside of the map's callback.
         let _ = if self.clean.is_empty() {
             host::remove_header(Map::RequestHeaders, SUBPROTOCOLS)
         } else {
@@ -54,7 +54,7 @@ impl Subprotocols {
     }
 }
 
-/// What a client offers in all headers with subprotocols; `None` when no credential is there.
+/// The values of all subprotocol headers; `None` when they contain no credential.
 pub(crate) fn subprotocols(headers: &HeaderMap) -> Option<Subprotocols> {
     let values: Vec<&[u8]> = headers.all(SUBPROTOCOLS).collect();
     if values.is_empty() {
@@ -65,8 +65,7 @@ pub(crate) fn subprotocols(headers: &HeaderMap) -> Option<Subprotocols> {
     Some(Subprotocols { sent, clean })
 }
 
-/// Takes from the response what a client must not be shown, and has places at the backend be found
-/// through the gateway.
+/// Removes response headers that a client must not see, and makes locations at the backend point to the gateway.
 pub(crate) fn response(headers: &HeaderMap, origin: &Origin<'_>) {
     RESPONSE.with(|kinds| {
         kinds.each(headers, |kind, name, value| match kind {
@@ -78,7 +77,7 @@ pub(crate) fn response(headers: &HeaderMap, origin: &Origin<'_>) {
     });
 }
 
-/// Leaves of the headers called `name` the place that a client can use, if there is one.
+/// Rewrites the headers called `name` to a location that the client can use; removes them if there is none.
 fn set_place(headers: &HeaderMap, name: &[u8], origin: &Origin<'_>) {
     let mut values = headers.iter().filter(|(other, _)| *other == name).map(|(_, value)| value);
     let (first, second) = (values.next().unwrap_or_default(), values.next());
@@ -86,7 +85,7 @@ fn set_place(headers: &HeaderMap, name: &[u8], origin: &Origin<'_>) {
         Some(place) if place == first => {}
         Some(place) => {
             if let Ok(name) = std::str::from_utf8(name) {
-                // The host refuses only outside of the map's callback, and this is in it.
+                // The host refuses only outside of the map's callback.
                 let _ = host::set_header(Map::ResponseHeaders, name, place);
             }
         }
@@ -94,7 +93,7 @@ fn set_place(headers: &HeaderMap, name: &[u8], origin: &Origin<'_>) {
     }
 }
 
-/// Removes the same from the response's trailers, which count like headers. No place is told there.
+/// Does the same for the response's trailers, which work like headers. Locations are removed there.
 pub(crate) fn response_trailers(origin: &Origin<'_>) {
     if let Ok(trailers) = host::header_map(Map::ResponseTrailers) {
         let is_unwanted = |name: &[u8], value: &[u8]| {
@@ -107,16 +106,16 @@ pub(crate) fn response_trailers(origin: &Origin<'_>) {
     }
 }
 
-/// Removes all trailers of a request. No operation has any, and a backend that merges them with the
-/// headers would take a client's credential from there.
+/// Removes all trailers of a request. No operation uses them, and a backend that merges them with the headers would
+/// find a client's credential there.
 pub(crate) fn request_trailers() {
     if let Ok(trailers) = host::header_map(Map::RequestTrailers) {
         trailers.iter().for_each(|(name, _)| remove_one(Map::RequestTrailers, name));
     }
 }
 
-/// Of the kinds of a response header, those three that a request header can be. It is framing where subprotocols
-/// are offered.
+/// The kind of a request header. Requests use only three kinds of the responses; `Framing` stands for offered
+/// subprotocols.
 fn request_kind(name: &[u8]) -> Kind {
     if steers(name) || credentials::is_header(name) {
         Kind::Unwanted
@@ -127,8 +126,8 @@ fn request_kind(name: &[u8]) -> Kind {
     }
 }
 
-/// Whether a request header would have Envoy, Azure or a server behind either do something else than
-/// what was asked for.
+/// Whether a request header could make Envoy, Azure or a server behind them do something else than what was asked
+/// for.
 fn steers(name: &[u8]) -> bool {
     match name {
         [b'x', b'-', rest @ ..] => {
@@ -151,6 +150,6 @@ fn steers(name: &[u8]) -> bool {
 }
 
 fn remove_one(map: Map, name: &[u8]) {
-    // The host refuses only outside of the map's callback, and this is in it.
+    // The host refuses only outside of the map's callback.
     let _ = host::remove_header(map, name);
 }

@@ -1,40 +1,39 @@
-//! Records that all workers share, changed by pure closures under compare-and-set.
+//! Records that all workers share. Pure closures change them under compare-and-set.
 //!
-//! A lost race re-runs the closure on the record as it is now. After [`TRIES`] lost races the change
-//! is given up and counted: a gate or a breaker then learns of the fault from the next attempt.
+//! After a lost race the closure runs again on the present record. After [`TRIES`] lost races the change is given up
+//! and counted. A gate or a breaker then learns of the fault from the next attempt.
 //!
-//! A record of a newer version of this module is never written: the newer module may run beside this
-//! one, in listeners that Envoy is still draining, or may come back. The change counts as given up.
+//! A record of a newer version of this module is never written: the newer module may run beside this one, in
+//! listeners that Envoy still drains, or may come back. The change counts as given up.
 
 use super as host;
 use crate::policy::backend::records::is_newer;
 
-/// Lost races in a row before a change is given up. A worker holds a record for about a
-/// microsecond, so losing eight times means that something is wrong.
+/// Lost races in a row before a change is given up. A worker holds a record for about a microsecond, so eight losses
+/// mean that something is wrong.
 const TRIES: u32 = 8;
 
-/// The same for counts of tokens, which must not only be right in the end: a reservation that is not
-/// settled is missing for a minute, and to lose eight races happens once in some 100 000 requests
-/// when eight busy workers share two cores.
+/// The same for counts of tokens, which must not only be right in the end: a reservation that is not settled blocks
+/// its tokens for a minute. Eight busy workers that share two cores lose eight races in a row about once in
+/// 100 000 requests.
 const TRIES_OF_COUNTS: u32 = 64;
 
-/// The version to insert a record with. The host inserts a missing key whatever the version, and
-/// compares the version once another worker was first; zero would overwrite what that one wrote.
+/// The version to insert a record with. The host inserts a missing key with any version. It compares the version if
+/// another worker was first; zero would overwrite that worker's record.
 const MISSING: u32 = u32::MAX;
 
-/// A change could not be written: too many races were lost, the host refused, or the record is of a
-/// newer version.
+/// A change could not be written: too many races were lost, the host refused, or the record has a newer version.
 #[derive(Debug)]
 pub(crate) struct GaveUp;
 
-/// The record of `key`; `None` when it is missing or cannot be read, which reads as fresh.
+/// The record of `key`; `None` when it is missing or unreadable, so that it reads as fresh.
 pub(crate) fn read(key: &str) -> Option<Vec<u8>> {
     host::shared_data(key).ok().flatten().map(|(record, _)| record)
 }
 
-/// The key under which this module keeps what belongs under `key` in a record of at most `version`.
-/// It is another one when a newer module was there, as after a downgrade: this one could neither read
-/// nor write what that one left, and would go without gates, breakers and budgets.
+/// The key under which this module keeps the record of `key`, whose version is at most `version`. It is another key
+/// after a downgrade: this module can neither read nor write a newer module's record, and would have no gates,
+/// breakers and budgets.
 pub(crate) fn own_key(key: String, version: u8) -> String {
     match read(&key) {
         Some(record) if is_newer(&record, version) => format!("v{version}/{key}"),
@@ -42,16 +41,16 @@ pub(crate) fn own_key(key: String, version: u8) -> String {
     }
 }
 
-/// Makes sure that there is a record of `key`. An empty one reads as fresh; one that is there stays.
+/// Makes sure that a record of `key` exists. An empty one reads as fresh; an existing one stays.
 pub(crate) fn seed(key: &str) {
     if let Ok(None) = host::shared_data(key) {
-        // Another worker that was first did the same.
+        // The host refuses if another worker did the same before.
         let _ = host::set_shared_data(key, &[], MISSING);
     }
 }
 
-/// Replaces the record of `key`, of at most `version`, by what `change` makes of it, and returns what
-/// `change` found. `change` may run several times; without a new record nothing is written.
+/// Replaces the record of `key`, whose version is at most `version`, by the result of `change`, and returns the
+/// second result of `change`. `change` may run several times. Without a new record nothing is written.
 pub(crate) fn update<R>(
     key: &str,
     version: u8,
@@ -60,8 +59,8 @@ pub(crate) fn update<R>(
     change_within(TRIES, key, version, |record| change(record.as_deref()))
 }
 
-/// As [`update`], for a record that counts tokens. `change` changes it in place, one that is missing
-/// from nothing, and says whether it is to be written.
+/// Like [`update`], for a record that counts tokens. `change` edits the record in place, or an empty one if it is
+/// missing, and returns whether it must be written.
 pub(crate) fn count<R>(
     key: &str,
     version: u8,

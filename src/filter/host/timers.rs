@@ -1,18 +1,18 @@
-//! Waking a stream at a time: the host only ticks, per root and without a reason.
+//! Wakes a stream at a time. The host itself only ticks, per root and without a reason.
 //!
-//! Each root has a queue of its own, because its ticks end with it: when the configuration is
-//! replaced, a deadline that was armed for the old root must not keep the new one from being armed.
-//! The streams of a root never outlive it, so nobody is left waiting in a queue that is dropped.
+//! Each root has its own queue, because its ticks end with it. When the configuration is replaced, a deadline of the
+//! old root must not keep the new root from being armed. The streams of a root never outlive it, so nobody waits in a
+//! queue that is dropped.
 //!
-//! The host ticks a root in a fixed period, so it is armed for the soonest deadline and disarmed
-//! when the queue is empty; a tick that comes too early or twice fires nothing. Whoever waits keeps
-//! the only strong reference to what is woken, so a stream that ended is simply not there any more.
+//! The host ticks a root in a fixed period. So a root is armed for its soonest deadline, and disarmed when its queue
+//! is empty; a tick that comes too early or twice fires nothing. The owner of a sleeper has the only strong reference
+//! to it, so the sleeper of an ended stream is gone.
 //!
-//! A limit that hardly ever ends anything is noted only, without a look at the clock: the next tick, a second
-//! later at most, makes a deadline of it if it still stands.
+//! A limit rarely ends anything. So it is only noted, without reading the clock. The next tick, at most a second
+//! later, turns it into a deadline if it still exists.
 //!
-//! Deadlines are on the monotonic clock. On the wall clock a step back would leave everyone waiting
-//! for the length of the step, and a step forward would wake everyone at once.
+//! Deadlines use the monotonic clock. With the wall clock, a step back would make everyone wait for the length of the
+//! step, and a step forward would wake everyone at once.
 
 use super::exclusive::Exclusive;
 use super::{self as host, Instant};
@@ -23,7 +23,7 @@ use std::rc::Weak;
 
 /// Something that waits for a time.
 pub(crate) trait Wake {
-    /// The time has come; `now` is the wall clock's. The stream that set the timer is the current one.
+    /// The time has come; `now` is the wall clock. The stream that set the timer is the current one.
     fn wake(&self, now: Timestamp);
 }
 
@@ -39,21 +39,21 @@ struct Timer {
     sleeper: Weak<dyn Wake>,
 }
 
-/// The longest time between the setting of a limit and the tick that takes note of it.
+/// The longest time between setting a limit and the tick that turns it into a deadline.
 const GRAIN: Millis = Millis::from_secs(1);
 
-/// A limit that no tick took note of yet.
+/// A limit that is not a deadline yet.
 struct Limit {
     number: u64,
     length: Millis,
     timer: Timer,
 }
 
-/// What one root wakes.
+/// The timers of one root.
 #[derive(Default)]
 struct Queue {
     timers: BTreeMap<(Instant, u64), Timer>,
-    /// By number, and nearly always few.
+    /// Sorted by number. There are nearly always few.
     limits: Vec<Limit>,
     /// Whether a tick for the limits comes within [`GRAIN`].
     is_tick_near: bool,
@@ -65,21 +65,21 @@ thread_local! {
     static QUEUES: RefCell<BTreeMap<u32, Queue>> = RefCell::default();
 }
 
-/// A limit that was set, and can be taken back.
+/// Identifies a limit, so that it can be removed.
 #[derive(Clone, Copy)]
 pub(crate) struct LimitId {
     root: u32,
     number: u64,
 }
 
-/// Wakes `sleeper` after the time from `now` to `at`, as `stream`, which must be the current one.
+/// Wakes `sleeper` when the time from `now` to `at` has passed. `stream` must be the current stream.
 pub(crate) fn set(stream: StreamId, at: Timestamp, now: Timestamp, sleeper: Weak<dyn Wake>) {
     let timer = Timer { context: stream.context, sleeper };
     with_queue(stream.root, |queue| queue.set(at.since(now), timer));
 }
 
-/// Wakes `sleeper` after `length` and up to a second more, as `stream`, which must be the current one. A
-/// shorter length than a second is kept to. Returns what takes it back, if it must be taken back.
+/// Wakes `sleeper` after `length` and up to a second more. A length below a second is exact. `stream` must be the
+/// current stream. Returns the id to remove the limit with, if that is needed.
 pub(crate) fn limit(stream: StreamId, length: Millis, sleeper: Weak<dyn Wake>) -> Option<LimitId> {
     let timer = Timer { context: stream.context, sleeper };
     with_queue(stream.root, |queue| {
@@ -99,7 +99,7 @@ pub(crate) fn limit(stream: StreamId, length: Millis, sleeper: Weak<dyn Wake>) -
     .flatten()
 }
 
-/// Takes a limit back. One that a tick took note of stays, and wakes nobody.
+/// Removes a limit. One that became a deadline stays, and wakes nobody.
 pub(crate) fn lift(limit: LimitId) {
     let _ = QUEUES.try_with(|queues| {
         if let Some(mut queues) = queues.change()
@@ -111,17 +111,17 @@ pub(crate) fn lift(limit: LimitId) {
     });
 }
 
-/// Fires what is due, on a tick of `root`.
+/// Wakes the sleepers that are due, on a tick of `root`.
 pub(crate) fn fire(root: u32) {
     let (now, wall) = (host::instant(), host::now());
-    // A sleeper may set timers, so the queue is not held while it is awake.
+    // A sleeper may set timers, so the queue is not borrowed while it runs.
     while let Some(timer) = with_queue(root, |queue| queue.next_due(now)).flatten() {
         let Some(sleeper) = timer.sleeper.upgrade() else { continue };
         if host::enter(timer.context).is_ok() {
             sleeper.wake(wall);
         }
     }
-    let _ = host::enter(root); // a root that is gone does not tick
+    let _ = host::enter(root); // a root that is gone gets no tick
     with_queue(root, |queue| {
         queue.note_limits(now);
         let soonest = queue.timers.keys().next().map(|&(at, _)| at);
@@ -129,7 +129,7 @@ pub(crate) fn fire(root: u32) {
     });
 }
 
-/// Forgets a root that is gone.
+/// Removes the queue of a root that is gone.
 pub(crate) fn forget(root: u32) {
     let _ = QUEUES.try_with(|queues| {
         if let Some(mut queues) = queues.change() {
@@ -162,7 +162,7 @@ impl Queue {
         self.arm_by(at, now);
     }
 
-    /// Makes deadlines of the limits that were set since the last tick.
+    /// Turns the limits that were set since the last tick into deadlines.
     fn note_limits(&mut self, now: Instant) {
         self.is_tick_near = false;
         for Limit { number, length, timer } in self.limits.drain(..) {
@@ -170,15 +170,15 @@ impl Queue {
         }
     }
 
-    /// Makes a tick come at `at` at the latest. Arming anew may postpone one that is due sooner, so it is
-    /// done only when it must be.
+    /// Makes a tick come at `at` at the latest. Arming again may postpone an earlier tick, so it is done only when
+    /// needed.
     fn arm_by(&mut self, at: Instant, now: Instant) {
         if self.armed_for.is_none_or(|armed| at < armed) {
             self.arm(Some(at), now);
         }
     }
 
-    /// Makes the root of the current context tick at `at`; `None`: not at all.
+    /// Makes the root of the current context tick at `at`; never for `None`.
     fn arm(&mut self, at: Option<Instant>, now: Instant) {
         self.armed_for = at;
         let period = at.map_or(Millis::ZERO, |at| at.since(now).max(Millis::new(1)));

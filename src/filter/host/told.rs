@@ -1,10 +1,10 @@
-//! What the log has already, so that a fault of every request is told once and not once a request.
+//! Remembers what was logged, so that a repeated fault is logged once and not for every request.
 
 use super::exclusive::Exclusive;
 use crate::policy::time::{Millis, Timestamp};
 use std::cell::RefCell;
 
-/// How long the same words are not repeated.
+/// How long the same words are not logged again.
 const SILENCE: Millis = Millis::from_secs(60);
 
 /// The last words on one subject, and when they were written.
@@ -12,10 +12,10 @@ const SILENCE: Millis = Millis::from_secs(60);
 pub(crate) struct Told(RefCell<Option<(String, Timestamp)>>);
 
 impl Told {
-    /// Whether `words` are to be written now: they are new, or were last written a while ago.
+    /// Whether to log `words` now: they are new, or were last logged a while ago.
     pub(crate) fn is_news(&self, words: &str, now: Timestamp) -> bool {
         let Some(mut last) = self.0.change() else { return false };
-        // A clock that was put back must not make it silent for good.
+        // A clock that was set back must not silence it for good.
         let is_fresh = |at: Timestamp| now.since(at) < SILENCE && at.since(now) < SILENCE;
         if last.as_ref().is_some_and(|(known, at)| known == words && is_fresh(*at)) {
             return false;
@@ -38,6 +38,6 @@ mod tests {
         assert!(told.is_news("refused", at(60_000)));
         assert!(told.is_news("no certificate", at(60_001)));
         assert!(told.is_news("refused", at(60_002)));
-        assert!(told.is_news("refused", Timestamp::from_ms(1)), "the clock was put back");
+        assert!(told.is_news("refused", Timestamp::from_ms(1)), "the clock was set back");
     }
 }

@@ -1,7 +1,7 @@
-//! Reserving in the budget of a backend, and concluding what was reserved.
+//! Reserves in a backend's budget, and concludes reservations.
 //!
-//! A budget that cannot be used admits: the backend's own response is the authority, and a wrong count
-//! must not keep anybody from it. Such requests are counted (`spillway_unbudgeted_total`).
+//! A budget that cannot be used admits every request: the backend's own response is the authority, and a wrong count
+//! must not turn anybody away. Such requests are counted (`spillway_unbudgeted_total`).
 
 use super::metrics::PoolMetrics;
 use crate::filter::host::shared;
@@ -20,12 +20,12 @@ pub(crate) struct Budget {
     lost_updates: Metric,
 }
 
-/// What a backend said of its limits, beside what the throttle gate and the choice make of it.
+/// What a backend states about its limits, except what concerns the throttle gate and the choice.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct LimitHints {
-    /// The used thousandths of provisioned throughput.
+    /// The used part of provisioned throughput, in thousandths.
     pub(crate) utilization_permille: Option<u32>,
-    /// The tokens per minute that it grants at present.
+    /// The tokens per minute that it grants now.
     pub(crate) tokens_per_minute: Option<i64>,
 }
 
@@ -40,15 +40,15 @@ impl Budget {
         &self.key
     }
 
-    /// The most tokens that it ever has room for, if it counts tokens.
+    /// The most tokens that it can ever have room for, if it counts tokens.
     pub(crate) fn token_limit(&self) -> Option<u64> {
         self.settings.token_limit()
     }
 
-    /// Reserves for a request. Nothing is reserved in a budget that cannot be used.
+    /// Reserves for a request. If the budget cannot be used, nothing is reserved.
     ///
     /// # Errors
-    /// When there is room again, if there is none now.
+    /// When there will be room, if there is none now.
     pub(crate) fn reserve(
         &self,
         estimate: Estimate,
@@ -60,7 +60,7 @@ impl Budget {
             is_unusable = budget::is_unusable(record);
             match budget::reserve(record, &self.settings, estimate, terms, now) {
                 Admission::Granted(reservation) => (true, Ok(Some(reservation))),
-                Admission::Denied { until, is_put_back } => (is_put_back, Err(until)),
+                Admission::Denied { until, clock_went_back } => (clock_went_back, Err(until)),
             }
         });
         if reserved.is_err() || is_unusable {
@@ -69,7 +69,7 @@ impl Budget {
         reserved.unwrap_or(Ok(None))
     }
 
-    /// Concludes what an attempt reserved.
+    /// Concludes the reservation of an attempt.
     pub(crate) fn conclude(&self, reservation: Reservation, ending: Settlement, now: Timestamp) {
         let concluded = reservation.conclude(ending, &self.settings, now, |change| {
             shared::count(&self.key, budget::VERSION, |record| (true, change(record)))
@@ -79,10 +79,10 @@ impl Budget {
         }
     }
 
-    /// Corrects the budget by what the backend said with the head of a response.
+    /// Corrects the budget by what the headers of a response state.
     pub(crate) fn correct(&self, reservation: &Reservation, hints: LimitHints, now: Timestamp) {
         let Self { key, settings, .. } = self;
-        // A correction that is lost is made by the next answer.
+        // If a correction is lost, the next response makes it.
         if let Some(permille) = hints.utilization_permille
             && settings.provisioned.is_some()
         {
@@ -90,7 +90,7 @@ impl Budget {
                 (budget::utilization(record, settings, reservation, permille, now), ())
             });
         }
-        // Mostly it is the configured limit that is said, for which no record need be read.
+        // Usually the backend states the configured limit; then no record need be read.
         if let Some(limit) = hints.tokens_per_minute
             && settings.lowered(limit).is_some()
         {

@@ -1,8 +1,8 @@
-//! Who calls, and what they may still take.
+//! The consumers, and what they may still use.
 //!
-//! The name comes from a request header that Envoy's own authentication filters set. Everyone who is
-//! not listed by name shares the default's numbers but not its counts: each name has one of a fixed
-//! number of records, because the number of keys in shared data must not grow with the callers.
+//! The name comes from a request header that Envoy's own authentication filters set. Consumers that are not listed by
+//! name share the default's limits, but not its counts. Each name belongs to one of a fixed number of records,
+//! because the number of keys in shared data must not grow with the callers.
 
 use super::metrics::PoolMetrics;
 use crate::config;
@@ -22,7 +22,7 @@ use std::rc::Rc;
 
 /// The consumers of a configuration, made ready to run.
 pub(crate) struct Consumers {
-    /// The request header with the name.
+    /// The request header that contains the name.
     pub(crate) header: String,
     listed: HashMap<String, Record>,
     unlisted: Vec<Record>,
@@ -31,14 +31,14 @@ pub(crate) struct Consumers {
     headers: Headers,
 }
 
-/// The response headers that are sent, if they are.
+/// The names of the response headers that are switched on.
 struct Headers {
     remaining_tokens: Option<String>,
     consumed_tokens: Option<String>,
     remaining_quota: Option<String>,
 }
 
-/// One consumer's record in shared data, and what it is held to.
+/// One consumer's record in shared data, and its limits.
 #[derive(Clone)]
 struct Record {
     key: Rc<str>,
@@ -47,7 +47,7 @@ struct Record {
 
 /// A request that its consumer may make.
 pub(crate) struct Admitted {
-    /// How far provisioned throughput may be used for it, in thousandths; `None`: all of it.
+    /// Up to which level provisioned throughput may be used for it, in thousandths; `None`: all of it.
     pub(crate) ceiling_permille: Option<u16>,
     held: Option<(Record, ConsumerReservation)>,
     remaining: Remaining,
@@ -56,9 +56,9 @@ pub(crate) struct Admitted {
 
 /// The tokens of a request.
 enum Count {
-    /// As they were estimated: its response did not come to its end yet.
+    /// The estimate: the response has not ended yet.
     Expected(u64),
-    /// As they are settled.
+    /// The settled number.
     Settled(u64),
 }
 
@@ -89,10 +89,10 @@ impl Consumers {
         }
     }
 
-    /// Admits a request of the consumer called `name`; one without a name is not listed.
+    /// Admits a request of the consumer called `name`. An empty name is not listed.
     ///
     /// # Errors
-    /// The response to a request that is over a limit.
+    /// The reply to a request that exceeds a limit.
     pub(crate) fn admit(
         &self,
         name: &str,
@@ -116,13 +116,13 @@ impl Consumers {
                 ConsumerAdmission::Granted { reservation, remaining } => {
                     (true, Ok((reservation, remaining)))
                 }
-                ConsumerAdmission::Denied { limit, until, remaining, is_put_back } => {
+                ConsumerAdmission::Denied { limit, until, remaining, clock_went_back } => {
                     let wait_ms = until.since(now).as_ms();
                     let reply = match limit {
                         Limit::TokensPerMinute => reply::consumer_over_limit(wait_ms),
                         Limit::Quota => reply::consumer_over_quota(wait_ms),
                     };
-                    (is_put_back, Err((reply, remaining)))
+                    (clock_went_back, Err((reply, remaining)))
                 }
             }
         });
@@ -142,18 +142,18 @@ impl Consumers {
                 });
                 Err((reply, headers))
             }
-            // A record that cannot be used keeps nobody out.
+            // A record that cannot be used refuses nobody.
             Err(_) => Ok(admitted),
         }
     }
 
-    /// Whether responses say anything of tokens.
+    /// Whether responses state anything about tokens.
     pub(crate) fn has_headers(&self) -> bool {
         let Headers { remaining_tokens, consumed_tokens, remaining_quota } = &self.headers;
         [remaining_tokens, consumed_tokens, remaining_quota].into_iter().any(Option::is_some)
     }
 
-    /// Says what the response says of the consumer's tokens, in the headers that are switched on.
+    /// Passes the headers about the consumer's tokens that are switched on to `say`.
     pub(crate) fn headers_of(&self, admitted: &Admitted, say: impl FnMut(&str, &str)) {
         let (Count::Expected(tokens) | Count::Settled(tokens)) = admitted.count;
         self.response_headers(admitted.remaining, tokens, say);
@@ -186,7 +186,7 @@ impl Consumers {
 }
 
 impl Admitted {
-    /// A request that no limit concerns.
+    /// A request without any limit.
     pub(crate) fn unlimited(estimate: Estimate) -> Self {
         Self {
             ceiling_permille: None,
@@ -196,12 +196,12 @@ impl Admitted {
         }
     }
 
-    /// Whether it is known what it used.
+    /// Whether its usage is known.
     pub(crate) fn is_settled(&self) -> bool {
         matches!(self.count, Count::Settled(_))
     }
 
-    /// Corrects what was reserved to what was used; `None`: nothing was. What was settled stays.
+    /// Corrects the reservation to the usage; `None`: nothing was used. What is settled stays.
     pub(crate) fn conclude(&mut self, usage: Option<UsedTokens>, now: Timestamp) {
         if self.is_settled() {
             return;
@@ -221,15 +221,15 @@ impl Admitted {
     }
 }
 
-/// The key of a consumer's record, which is there then.
+/// The key of a consumer's record, which then exists.
 fn seeded(key: String) -> String {
     let key = shared::own_key(key, consumer::VERSION);
     shared::seed(&key);
     key
 }
 
-/// The secret of all workers, made by the first of them. It lasts as long as the process, so a new
-/// configuration leaves everyone in the same slot.
+/// The secret of all workers, made by the first of them. It lasts as long as the process, so every consumer keeps its
+/// slot when the configuration changes.
 fn slot_secret(key: &str) -> SlotSecret {
     let key = shared::own_key(key.to_owned(), SlotSecret::VERSION);
     let own = SlotSecret::new([random::secret(), random::secret()]);
@@ -239,7 +239,7 @@ fn slot_secret(key: &str) -> SlotSecret {
             None => (Some(own.encode()), own),
         }
     });
-    // Without an agreement each worker counts by itself, which still no client can aim at.
+    // If the workers cannot agree, each has its own slots. Clients still cannot choose theirs.
     agreed.unwrap_or(own)
 }
 

@@ -1,4 +1,4 @@
-//! What an attempt showed, written into the records that all workers share, and into metrics.
+//! Writes what an attempt showed into the records that all workers share, and into metrics.
 
 use super::budget::LimitHints;
 use super::reports::denied_part;
@@ -26,33 +26,33 @@ use crate::policy::tokens::budget::{Reservation, Settlement};
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// How long a backend is left alone to which Envoy has as much on its way as it allows itself. Long enough
-/// for a client that was told to come back to meet another one.
+/// How long a backend is not chosen after Envoy had as many requests there as it allows itself. It is long enough for
+/// a client that retries to get another backend.
 const OVERFLOW: Millis = Millis::from_secs(1);
 
-/// An attempt that began.
+/// A running attempt.
 pub(crate) struct RunningAttempt {
     pub(crate) backend: Rc<Backend>,
     pub(crate) at: Timestamp,
-    /// What its result is judged by.
+    /// Its result is judged by this.
     pub(crate) ticket: Ticket,
-    /// The circuit breaker when it was chosen.
+    /// The backend's record when it was chosen.
     pub(crate) record: BackendRecord,
-    /// What it holds in the backend's budget, until that is concluded.
+    /// Its reservation in the backend's budget, until that is concluded.
     pub(crate) reservation: RefCell<Option<Reservation>>,
-    /// What the request is expected to use; zero: not known.
+    /// The tokens that the request is expected to use; zero: unknown.
     pub(crate) tokens: u64,
 }
 
 impl RunningAttempt {
-    /// What is needed of it to judge its result later. What it held is concluded.
+    /// A copy for judging its result later, without a reservation.
     pub(crate) fn witness(&self) -> Self {
         let Self { at, ticket, record, tokens, .. } = *self;
         let backend = Rc::clone(&self.backend);
         Self { backend, at, ticket, record, reservation: RefCell::default(), tokens }
     }
 
-    /// Concludes what it reserved in its backend's budget; once, however often it is called.
+    /// Concludes its reservation in the backend's budget; further calls do nothing.
     pub(crate) fn conclude(&self, ending: Settlement, now: Timestamp) {
         let taken = self.reservation.change().and_then(|mut held| held.take());
         if let Some(reservation) = taken
@@ -67,20 +67,20 @@ impl RunningAttempt {
 #[derive(Clone, Copy)]
 pub(crate) struct Evidence {
     pub(crate) outcome: Outcome,
-    /// The status of the response; 0: none came.
+    /// The status of the response; 0: no response came.
     pub(crate) status: u16,
-    /// The time to the first byte, or to the end without one.
+    /// The time to the first byte, or to the end if no byte came.
     pub(crate) elapsed: Millis,
     pub(crate) hints: CapacityHints,
 }
 
-/// What the head of a response says of how much the backend has left.
+/// What response headers state about the backend's remaining capacity.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct CapacityHints {
-    /// The thousandths of its capacity that are left.
+    /// The remaining capacity in thousandths.
     pub(crate) headroom_permille: Option<u16>,
     pub(crate) limits: LimitHints,
-    /// The status with which the backend refused what another deployment of its resource answered.
+    /// The status with which the backend refused a request that another deployment of its resource then served.
     pub(crate) spilled: Option<u16>,
 }
 
@@ -88,7 +88,7 @@ impl CapacityHints {
     pub(crate) fn read(headers: &HeaderMap) -> Self {
         let limits = RateLimits::read(headers);
         if let Some(error) = limits.spilled() {
-            // The headers speak of the other deployment. This one has nothing left, unless it failed.
+            // The headers describe the other deployment. This one has nothing left, unless it failed.
             let headroom_permille = (error < 500).then_some(0);
             return Self { headroom_permille, spilled: Some(error), ..Self::default() };
         }
@@ -104,8 +104,8 @@ impl CapacityHints {
 }
 
 impl Pool {
-    /// Writes what an attempt showed of how much its backend has left. Returns until when the backend's
-    /// throttle gate is closed, if this closed it.
+    /// Writes what an attempt showed about its backend's remaining capacity. If that closes the backend's throttle
+    /// gate, it returns until when.
     pub(crate) fn note(
         &self,
         pools: &Pools,
@@ -117,7 +117,7 @@ impl Pool {
         self.note_headroom(attempt, evidence, now);
         match evidence.outcome {
             Outcome::Throttled { delay } => self.close_gates(pools, attempt, delay, now),
-            // It is this Envoy that has no room, so the gates of those who share a quota stay open.
+            // This Envoy has no room, so the gates of backends with the same quota stay open.
             Outcome::Misrouted(Misroute::Full) => {
                 let throttle = self.policy.throttle;
                 self.update(&attempt.backend, |record| {
@@ -129,7 +129,7 @@ impl Pool {
         }
     }
 
-    /// Keeps that a backend served an operation, if that is news, and that it took the credential.
+    /// Notes that a backend served an operation, if that is new, and that it accepted the credential.
     pub(crate) fn note_service(&self, attempt: &RunningAttempt, operation: OperationSet) {
         attempt.backend.has_served.set(true);
         if attempt.record.served.covers(operation) && attempt.record.denied == 0 {
@@ -141,7 +141,7 @@ impl Pool {
         });
     }
 
-    /// Counts an attempt for which its backend is to blame; it ended at `ended`.
+    /// Counts an attempt that is its backend's fault; it ended at `ended`.
     pub(crate) fn convict(
         &self,
         pools: &Pools,
@@ -185,8 +185,8 @@ impl Pool {
         }
     }
 
-    /// Counts an attempt that failed without another backend to compare it with, unless its backend serves
-    /// others. A probe counts at once: it is sent to find out.
+    /// Counts an attempt that failed without another backend to compare with, unless its backend completes other
+    /// requests. A probe counts at once, because finding out is its purpose.
     pub(crate) fn accuse(
         &self,
         pools: &Pools,
@@ -214,8 +214,8 @@ impl Pool {
         }
     }
 
-    /// Keeps that a backend completed a request: it does not fail whatever it is asked. Other workers need not
-    /// know it to the millisecond.
+    /// Notes that a backend completed a request, so it does not fail every request. Other workers need not know the
+    /// exact time.
     pub(crate) fn note_completion(&self, attempt: &RunningAttempt, now: Timestamp) {
         attempt.backend.completed_at.set(now);
         let known = attempt.record.completed_at;
@@ -224,11 +224,11 @@ impl Pool {
         }
     }
 
-    /// Writes what the head of a response shows before it is known how the response ends: how much the
-    /// backend has left, and that a probe succeeded. A response may take minutes; the first byte is proof
-    /// enough to let others follow.
+    /// Writes what response headers show before it is known how the response ends: the backend's remaining capacity,
+    /// and that a probe succeeded. A response may take minutes, and the first byte is proof enough to let others
+    /// follow.
     pub(crate) fn write_head(&self, attempt: &RunningAttempt, evidence: &Evidence, now: Timestamp) {
-        // What a backend did that had another deployment answer is known now, too.
+        // When another deployment served the request, the result of this one is also known now.
         if attempt.ticket.is_probe() || matches!(evidence.outcome, Outcome::Spilled { .. }) {
             self.observe(attempt, evidence, now);
         }
@@ -241,7 +241,7 @@ impl Pool {
         }
     }
 
-    /// Takes the half-open lease of a backend, if no other worker did.
+    /// Takes the half-open lease of a backend, if no other worker took it.
     pub(crate) fn lease_probe(
         &self,
         backend: &Backend,
@@ -252,14 +252,14 @@ impl Pool {
         self.update(backend, |record| record.breaker.lease_probe(lease, settings, now)).flatten()
     }
 
-    /// Gives back the half-open lease of an attempt that proved nothing.
+    /// Returns the half-open lease of an attempt that proved nothing.
     pub(crate) fn release_probe(&self, attempt: &RunningAttempt, now: Timestamp) {
         let outcome = Outcome::Cancelled;
         let hints = CapacityHints::default();
         self.observe(attempt, &Evidence { outcome, status: 0, elapsed: Millis::ZERO, hints }, now);
     }
 
-    /// Keeps what a backend said of how much it has left, when that changes anything.
+    /// Notes what a backend states about its remaining capacity, if that changes anything.
     fn note_headroom(&self, attempt: &RunningAttempt, evidence: &Evidence, now: Timestamp) {
         if let Some(permille) = evidence.hints.headroom_permille
             && attempt.record.headroom.worth_writing(permille, now)
@@ -270,8 +270,8 @@ impl Pool {
         }
     }
 
-    /// Closes the throttle gates of the backend that refused an attempt, and of all that share its quota, in
-    /// whatever pool. Returns until when its own is closed.
+    /// Closes the throttle gates of the backend that refused an attempt, and of all that share its quota, in all
+    /// pools. Returns until when the backend's own gate is closed.
     fn close_gates(
         &self,
         pools: &Pools,
@@ -302,7 +302,7 @@ impl Pool {
         closed?.of(index, member).gate.closed_until(now, &self.policy.throttle)
     }
 
-    /// Shows in metrics which throttle gates are closed.
+    /// Writes the closed throttle gates into metrics.
     fn show_gates(&self, records: &Snapshot, now: Timestamp) {
         for (member, backend) in self.policy.members.iter().zip(&self.backends) {
             let gate = records.of(backend.index, member).gate;
@@ -312,7 +312,7 @@ impl Pool {
         }
     }
 
-    /// Lets the circuit breaker see how an attempt ended.
+    /// Reports the result of an attempt to the circuit breaker.
     pub(crate) fn observe(&self, attempt: &RunningAttempt, evidence: &Evidence, now: Timestamp) {
         let settings = &self.policy.breaker;
         let observed = Observed::of(&evidence.outcome, settings);
@@ -352,8 +352,8 @@ impl Pool {
         }
     }
 
-    /// Whether a success ends a run of faults that some rule counts. The run may have begun after the
-    /// attempt was chosen, by the record that it carries. To see that takes one more read, and no write.
+    /// Whether a success ends a run of faults that some rule counts. The attempt's record may be older than the run,
+    /// so the present one is read too. Nothing is written.
     fn ends_run(
         &self,
         attempt: &RunningAttempt,
@@ -372,8 +372,7 @@ impl Pool {
         }
     }
 
-    /// Adds a result to the shared counts, and with it the successes of this worker. Says which rules it
-    /// reached.
+    /// Adds a result to the shared counts, together with the successes of this worker. Returns the rules that it met.
     fn count(&self, attempt: &RunningAttempt, result: &Counted, now: Timestamp) -> RulesMet {
         let backend = &attempt.backend;
         let Counted { observed, elapsed, is_plain } = *result;
@@ -397,8 +396,8 @@ impl Pool {
             })
         };
         let counted = match count(false) {
-            // The counts are of a later epoch. When the breaker's own is still that of the attempt, they were
-            // left by a breaker that was forgotten since, and mean nothing. What is erased must be known now.
+            // The counts belong to a later epoch. If the breaker is still in the attempt's epoch, a breaker that was
+            // forgotten since left these counts, and they mean nothing. Erasing them requires the present record.
             Ok(None) => {
                 self.forget_records();
                 let present = self.recent_record(backend, now).breaker;
@@ -423,7 +422,7 @@ impl Pool {
         found
     }
 
-    /// The same for all kinds of changes: one copy of it is enough for the module.
+    /// The same for all closures, so that the module contains this code once.
     fn update_in_place(&self, key: u64, with: &mut dyn FnMut(&mut BackendRecord)) -> Option<()> {
         self.change(|bytes| PoolRecord::update(bytes, key, &mut *with))
     }
@@ -435,7 +434,7 @@ impl Pool {
     ) -> Option<R> {
         let changed = shared::update(&self.record_key, PoolRecord::VERSION, |bytes| {
             let changed = match with(bytes) {
-                // Damaged: it reads as fresh, so it is made anew.
+                // A damaged record reads as fresh, so it is made anew.
                 Err(NotUpdated::Unreadable) => {
                     let Reseated { bytes, .. } =
                         PoolRecord::reseat(None, &self.policy, Timestamp::ZERO);
@@ -445,7 +444,7 @@ impl Pool {
             };
             match changed {
                 Ok((bytes, found)) => (Some(bytes), Some(found)),
-                // There is no room for a backend that the record does not have.
+                // The record lacks the backend, and has no room for it.
                 Err(_) => (None, None),
             }
         });
@@ -459,7 +458,7 @@ impl Pool {
 }
 
 impl Backend {
-    /// Counts a plain success for this worker. Whether it is time to add them to the shared counts.
+    /// Counts a plain success in this worker. Returns whether it is time to add them to the shared counts.
     fn count_later(&self, settings: &BreakerSettings, ticket: Ticket, now: Timestamp) -> bool {
         let mut successes = self.successes.get();
         let is_due = successes.count(settings, ticket.epoch, now);
@@ -468,10 +467,10 @@ impl Backend {
     }
 }
 
-/// A result that belongs into the counts of some rule.
+/// A result that counts for some rule.
 struct Counted {
     observed: Observed,
     elapsed: Millis,
-    /// It is among the successes that the worker counted for itself.
+    /// Whether the worker itself has counted it among its successes.
     is_plain: bool,
 }

@@ -1,7 +1,7 @@
-//! What can be counted from outside: Envoy stats, defined once at configure.
+//! The Envoy stats, defined once when configuring.
 //!
-//! A name carries its labels as `.label.value`, from which the shipped `stats_tags` make Prometheus
-//! labels; names in the configuration hold no dots for this reason.
+//! A name contains its labels as `.label.value`. The shipped `stats_tags` turn them into Prometheus labels; therefore
+//! names in the configuration contain no dots.
 
 use crate::filter::host::exclusive::Exclusive;
 use crate::filter::host::{self, Metric, MetricKind};
@@ -11,12 +11,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 thread_local! {
-    /// What was defined by this worker. The host makes a new entry for each definition, also of a name that it
-    /// knows, and keeps it: a gateway that is configured often would grow for ever.
+    /// The metrics that this worker defined. The host makes and keeps a new entry for each definition, even of a
+    /// known name, so memory would grow with every new configuration.
     static DEFINED: RefCell<HashMap<String, Metric>> = RefCell::default();
 }
 
-/// The metric of this name, which is defined once. One that the host refuses is asked for again.
+/// The metric of this name, defined once. If the host refused, it is asked again.
 fn defined(kind: MetricKind, name: &str) -> Metric {
     DEFINED.with(|defined| {
         let Some(mut defined) = defined.change() else {
@@ -33,7 +33,7 @@ fn defined(kind: MetricKind, name: &str) -> Metric {
     })
 }
 
-/// How an attempt can end, in the order of [`BackendMetrics::attempts`].
+/// The outcomes of an attempt, in the order of [`BackendMetrics::attempts`].
 const OUTCOMES: [&str; 10] = [
     "success",
     "client_error",
@@ -96,7 +96,7 @@ impl BackendMetrics {
     }
 }
 
-/// The requests that each service tier served, in the order of [`PoolMetrics::tiers`].
+/// The service tiers that can serve a request, in the order of [`PoolMetrics::tiers`].
 const SERVED_TIERS: [&str; 4] = [
     "served_default_tier_total",
     "served_flex_tier_total",
@@ -106,17 +106,17 @@ const SERVED_TIERS: [&str; 4] = [
 
 /// The metrics of one pool.
 pub(crate) struct PoolMetrics {
-    /// Requests that were answered below the first tier.
+    /// Requests served below the first tier.
     pub(crate) spills: Metric,
-    /// Requests that were answered 429 or 503 because no backend could serve.
+    /// Requests that got 429 or 503 because no backend could serve.
     pub(crate) exhausted: Metric,
     /// Failovers that the retry budget or `max_attempts` did not allow.
     pub(crate) limited: Metric,
     /// Changes of shared records that were given up after too many lost races.
     pub(crate) lost_updates: Metric,
-    /// Admissions for which the record of a backend's or consumer's tokens could not be used.
+    /// Admissions for which the token record of a backend or consumer could not be used.
     pub(crate) unbudgeted: Metric,
-    /// Requests that asked for a service tier, by the one that served them.
+    /// Requests that asked for a service tier, by the tier that served them.
     tiers: [Metric; SERVED_TIERS.len()],
 }
 
@@ -134,7 +134,7 @@ impl PoolMetrics {
         }
     }
 
-    /// The count of the requests that `tier` served.
+    /// The counter of the requests that `tier` served.
     pub(crate) fn tier(&self, tier: ServiceTier) -> Metric {
         let [default, flex, priority, other] = self.tiers;
         match tier {

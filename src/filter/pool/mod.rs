@@ -1,7 +1,7 @@
-//! A configuration made ready to run: all that can be prepared once is prepared here.
+//! A configuration made ready to run: everything that can be prepared once is prepared here.
 //!
-//! The pools are replaced as a whole. A request keeps those that it started with. What workers share is
-//! found by the names of pools and backends, so it stays when a new configuration comes.
+//! The pools are replaced as a whole. A request keeps the pools that it started with. What workers share is found by
+//! the names of pools and backends, so it survives a new configuration.
 
 pub(super) mod budget;
 pub(super) mod consumers;
@@ -34,7 +34,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// All pools of a configuration, and what applies to all of them.
+/// All pools of a configuration, and the settings of all of them.
 pub(crate) struct Pools {
     all: Vec<Rc<Pool>>,
     /// Positions in `all`.
@@ -45,11 +45,11 @@ pub(crate) struct Pools {
     pub(crate) allowed_operations: OperationSet,
     pub(crate) request_body: config::RequestBodySettings,
     pub(crate) response: config::ResponseSettings,
-    /// Who may take how much, if that is limited.
+    /// The consumers, if any have limits.
     pub(crate) consumers: Option<Consumers>,
-    /// Whether some backend is sent the client's own credential.
+    /// Whether some backend gets the client's own credential.
     pub(crate) keeps_client_credential: bool,
-    /// Whether some pool needs more of a body than its model, even where that stands in the path.
+    /// Whether some pool needs more of a body than its model, even if the path names the model.
     pub(crate) reads_bodies: bool,
 }
 
@@ -61,7 +61,7 @@ pub(crate) struct Pool {
     pub(crate) affinity: Option<Affinity>,
     /// Whether clients may open WebSockets for responses.
     pub(crate) responses_websocket: bool,
-    /// Whether a request that was refused for want of flex capacity asks for the default tier.
+    /// Whether a request that flex capacity refused is sent again with the default tier.
     pub(crate) flex_fallback: bool,
     record_key: String,
     /// The pool's record, and when it was read.
@@ -70,34 +70,34 @@ pub(crate) struct Pool {
     pub(crate) rotation: RefCell<Rotation>,
     pub(crate) deposits: RefCell<Deposits>,
     pub(crate) estimator: RefCell<Estimator>,
-    /// Whether the tokens of its responses are counted: whether anything depends on them.
+    /// Whether the tokens of its responses are counted, because something depends on them.
     pub(crate) is_metered: bool,
-    /// Whether some backend reads its model from the body whatever the operation.
+    /// Whether some backend reads its model from the body for every operation.
     names_models_in_bodies: bool,
     pub(crate) metrics: PoolMetrics,
-    /// Position by position the members of `policy`.
+    /// In the order of the members of `policy`.
     pub(crate) backends: Vec<Rc<Backend>>,
 }
 
 /// What one worker needs to run one backend.
 pub(crate) struct Backend {
     pub(crate) index: BackendIndex,
-    /// What it is called in records.
+    /// Its key in records.
     key: u64,
     pub(crate) config: config::Backend,
-    /// The request header with the backend's key; `None`: it is sent the client's own credential.
+    /// The request header with the backend's key; `None`: it gets the client's own credential.
     pub(crate) key_header: Option<(&'static str, Vec<u8>)>,
     windows_key: String,
     pub(crate) budget: Option<Budget>,
-    /// Successes that are not in the shared counts of the breaker's rules yet.
+    /// Successes that are not yet in the shared counts of the breaker's rules.
     successes: Cell<Successes>,
     /// Whether this worker saw it serve since it last refused the credential.
     has_served: Cell<bool>,
     /// When this worker last saw it complete a request; zero: never.
     completed_at: Cell<Timestamp>,
-    /// Why the last connection was not made, as the log has it.
+    /// The last logged reason for a failed connection.
     connection_words: Told,
-    /// What the log has of its credential being refused.
+    /// The last logged refusal of its credential or deployment.
     refusal_words: Told,
     metrics: BackendMetrics,
 }
@@ -172,7 +172,7 @@ impl Pool {
         }
     }
 
-    /// Whether it chooses by what a body says, or has backends that are told their model in it.
+    /// Whether it chooses by facts of the body, or has backends that read their model from it.
     fn needs_more_than_model(&self) -> bool {
         self.flex_fallback
             || self.names_models_in_bodies
@@ -180,7 +180,7 @@ impl Pool {
             || self.policy.members.iter().any(|member| member.max_prompt_tokens.is_some())
     }
 
-    /// Whether some backend is told its model in the body of `call`.
+    /// Whether some backend reads its model from the body of `call`.
     pub(crate) fn writes_model(&self, call: &Call) -> bool {
         call.is_model_operation() && (self.names_models_in_bodies || !call.is_below_deployment())
     }
@@ -190,12 +190,12 @@ impl Pool {
         self.policy.members.iter().any(|member| member.operations.covers(operation))
     }
 
-    /// The backend at a position of the policy; `None` for an index of another pool.
+    /// The backend at a position of the policy; `None` for the index of another pool.
     pub(crate) fn backend(&self, index: BackendIndex) -> Option<&Rc<Backend>> {
         self.backends.get(index.position())
     }
 
-    /// Creates the shared records, or fits the pool's to the members as they are now.
+    /// Creates the shared records, or adapts the pool's to its present members.
     fn seed(&self) {
         let now = host::now();
         let seeded = shared::update(&self.record_key, PoolRecord::VERSION, |old| {
@@ -219,17 +219,17 @@ impl Pool {
         Snapshot::new(shared::read(&self.record_key).unwrap_or_default())
     }
 
-    /// Keeps records that this worker read at `now`, for whoever need not know them better.
+    /// Keeps records that this worker read at `now`, for uses in the same millisecond.
     pub(crate) fn keep_records(&self, records: Snapshot, now: Timestamp) {
         self.recent.replace(Some((now, records)));
     }
 
-    /// The records may have changed since they were read.
+    /// Forgets the kept records: they may have changed.
     fn forget_records(&self) {
         self.recent.replace(None);
     }
 
-    /// The shared record of one backend, as this worker last read it in this millisecond.
+    /// The shared record of one backend; this worker reads it at most once per millisecond.
     fn recent_record(&self, backend: &Backend, now: Timestamp) -> BackendRecord {
         let recent = self.recent.take().filter(|(read_at, _)| *read_at == now);
         let records = recent.map_or_else(|| self.records(), |(_, records)| records);

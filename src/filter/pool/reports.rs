@@ -1,4 +1,4 @@
-//! What the log and the metrics are told of a backend.
+//! What the log and the metrics report about a backend.
 
 use super::Backend;
 use crate::filter::host;
@@ -6,13 +6,13 @@ use crate::policy::backend::breaker::Transition;
 use crate::policy::response::classify::{Fault, Misroute, Outcome};
 use crate::policy::time::Timestamp;
 
-/// What is wrong with a backend's configuration when it turns all requests away with `status`.
+/// The part of a backend's configuration that is probably wrong when it refuses requests with `status`.
 pub(super) fn denied_part(status: u16) -> &'static str {
     if status < 400 { "host" } else { "credential" }
 }
 
 impl Backend {
-    /// Says in log and metrics that the circuit breaker changed.
+    /// Reports a change of the circuit breaker to the log and the metrics.
     pub(super) fn announce(&self, transition: Transition, now: Timestamp) {
         let name = &self.config.name;
         let until = match transition {
@@ -29,23 +29,22 @@ impl Backend {
         }
     }
 
-    /// Says in the log why there is no way to the backend: once for each time that its breaker opens, and not
-    /// for each request.
+    /// Logs why Envoy cannot reach the backend: once each time that its breaker opens, not for each request.
     pub(super) fn tell_misroute(&self, outcome: &Outcome) {
         let Outcome::Misrouted(misroute) = outcome else { return };
         let (name, cluster) = (&self.config.name, &self.config.cluster);
         let why = match misroute {
             Misroute::Full => format!("the circuit_breakers of its cluster {cluster} are reached"),
             Misroute::NoCluster => format!(
-                "Envoy has no cluster of the name that the route's matcher has for it, which should be {cluster}"
+                "the route's cluster matcher names a cluster that does not exist; it should name {cluster}"
             ),
             Misroute::DeadEndpoint | Misroute::NoHost => format!(
                 "its cluster {cluster} has no host, or the route's matcher names one that does not exist: does \
                  its name resolve, are there endpoints?"
             ),
             Misroute::NoFilter => format!(
-                "its cluster {cluster} lacks the attempt filter, so the request, which may have the credential of \
-                 another backend, went there as it was"
+                "its cluster {cluster} lacks the attempt filter, so the request went there unchanged, possibly \
+                 with the credential of another backend"
             ),
             Misroute::NoRoute => "the route's cluster matcher has no entry for it".to_owned(),
             Misroute::WrongCluster => {
@@ -55,7 +54,7 @@ impl Backend {
         log::error!("backend {name} cannot be reached: {why}");
     }
 
-    /// Says in the log why a connection was not made: once for each reason, and again after a minute.
+    /// Logs why a connection failed: once for each reason, and again after a minute.
     pub(crate) fn tell_connection(&self, fault: Fault, words: Option<&str>, now: Timestamp) {
         let words = words.unwrap_or("no connection in time");
         if self.connection_words.is_news(words, now) {
@@ -64,7 +63,7 @@ impl Backend {
         }
     }
 
-    /// Says in the log that something is wrong that only the operator can put right.
+    /// Logs a fault that only the operator can correct.
     pub(super) fn complain(&self, status: u16, what: &str) {
         log::error!(
             "backend {} answered {status} to a request that another backend served: check its {what}",
@@ -72,12 +71,12 @@ impl Backend {
         );
     }
 
-    /// Says in the log, once a minute, that something may be wrong: no backend served the request.
+    /// Logs a possible fault of the configuration, once a minute: no backend served the request.
     pub(super) fn doubt(&self, status: u16, what: &str, now: Timestamp) {
         if self.refusal_words.is_news(what, now) {
             log::warn!(
-                "backend {} answered {status} to a request that no backend served: if it does so to all, check \
-                 its {what}",
+                "backend {} answered {status} to a request that no backend served: if all requests get it, \
+                 check its {what}",
                 self.config.name
             );
         }

@@ -1,4 +1,4 @@
-//! What a request took: of its backend's budget, of its consumer's tokens, and what is told of it.
+//! What a request used: in its backend's budget, of its consumer's tokens, and what is published about it.
 
 use super::{OnItsWay, Request};
 use crate::filter::host;
@@ -12,13 +12,13 @@ use crate::policy::time::{Millis, Timestamp};
 use crate::policy::tokens::budget::Settlement;
 use crate::policy::tokens::estimate::UsedTokens;
 
-/// How many tokens a response took.
+/// How many tokens a response used.
 pub(crate) enum Tokens {
-    /// It said so.
+    /// The response stated its usage.
     Stated(UsedTokens),
-    /// It did not, and this is the best that is known.
+    /// It did not; this is the best known number.
     Guessed(UsedTokens),
-    /// None: it refused the request.
+    /// None: the backend refused the request.
     None,
 }
 
@@ -28,18 +28,18 @@ impl Request {
         self.asked.call.is_charged() && self.is_published()
     }
 
-    /// Whether what it took is published, be it nothing.
+    /// Whether its usage is published, even if it is zero.
     pub(super) fn is_published(&self) -> bool {
         self.pool.is_metered
     }
 
-    /// Whether the response says something of tokens that is known only when the response ends.
+    /// Whether response headers state tokens that are known only when the response ends.
     pub(crate) fn awaits_tokens(&self) -> bool {
         self.asked.call.is_charged()
             && self.pools.consumers.as_ref().is_some_and(Consumers::has_headers)
     }
 
-    /// A response that went to the client, or was to, came to its end, whichever: `tokens` is what it took.
+    /// A response to the client ended, completely or not: `tokens` is its usage.
     pub(crate) fn conclude(
         &mut self,
         attempt: &RunningAttempt,
@@ -53,7 +53,7 @@ impl Request {
         self.pool.note(&self.pools, attempt, evidence, now);
         let is_spilled = matches!(evidence.outcome, Outcome::Spilled { .. });
         match evidence.outcome {
-            // Its head was looked at when it came.
+            // It was reported when its headers came.
             Outcome::Spilled { .. } => {}
             // Something went to the client, so no other backend can be asked.
             Outcome::Fault { .. } if self.asked.is_of_model() => {
@@ -67,7 +67,7 @@ impl Request {
             _ => self.pool.observe(attempt, evidence, now),
         }
         let used = match tokens {
-            // What it states is what another request took.
+            // The stated usage is that of another request.
             _ if !self.asked.call.is_charged() => None,
             Tokens::Stated(usage) => {
                 self.learn(&usage);
@@ -76,7 +76,7 @@ impl Request {
             Tokens::Guessed(usage) => Some(usage),
             Tokens::None => None,
         };
-        // Another deployment took the tokens of a request that was spilled over.
+        // A request that spilled over used the tokens of another deployment.
         let ending = used.filter(|_| !is_spilled).map_or(Settlement::Released, Settlement::Settled);
         attempt.conclude(ending, now);
         self.consumer.conclude(used, now);
@@ -85,15 +85,15 @@ impl Request {
         }
     }
 
-    /// Counts which service tier served a request that asked for one: the one that the response `stated`,
-    /// where that was read.
+    /// Counts the service tier that served a request which asked for one. The response's `stated` tier wins, if it
+    /// was read.
     fn count_tier(&self, stated: Option<ServiceTier>) {
         if let Some(asked) = self.tier() {
             host::increment(self.pool.metrics.tier(stated.unwrap_or(asked)), 1);
         }
     }
 
-    /// How a refusal ends what was reserved: until when, is held to the same limits as the gate.
+    /// How a 429 concludes a reservation. Its delay has the same bounds as the gate's.
     pub(super) fn throttled(&self, delay: Option<Millis>) -> Settlement {
         let settings = &self.pool.policy.throttle;
         let retry_after = delay.unwrap_or(settings.default_retry_after);
@@ -106,7 +106,7 @@ impl Request {
         }
     }
 
-    /// Gives the consumer its tokens back, unless a response takes them or took them.
+    /// Returns the consumer's tokens, unless a response uses or used them.
     pub(crate) fn charge_nothing(&mut self, now: impl FnOnce() -> Timestamp) {
         let is_on_its_way =
             matches!(self.response, OnItsWay::Flowing(_) | OnItsWay::Interrupted(_));

@@ -1,12 +1,12 @@
-//! Choosing the backend of the next attempt, and taking hold of it.
+//! Chooses the backend of the next attempt, and reserves there.
 //!
-//! The choice itself is the core's. It reads one record per pool. What it does not read is asked of
-//! the chosen backend only: room in its budget, and the lease if the attempt is to be a probe. When
-//! that is denied, the choice is made anew without the backend.
+//! The core makes the choice. It reads one record per pool. Only the chosen backend is asked for the rest: room in
+//! its budget, and the lease if the attempt is a probe. If one of these is denied, the choice is made again without
+//! the backend.
 //!
-//! When nobody is left and the request cannot wait, the choice is made anew as if no budget had denied the
-//! request, and as if the gates that much larger requests closed were open: the backend's own response is the
-//! authority. When there is still nobody, an open circuit breaker may be probed early.
+//! When no backend is left and the request cannot wait, the choice is made again as if no budget had denied the
+//! request, and as if gates that much larger requests closed were open: the backend's own response is the authority.
+//! If there is still none, an open circuit breaker may be probed early.
 
 use super::Request;
 use crate::filter::host;
@@ -31,25 +31,24 @@ use crate::policy::tokens::budget::{Reservation, Settlement, Terms};
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// How often a choice is made anew: each backend can deny its budget once, and a probe that another
-/// worker leased first reads as an open breaker the next time.
+/// How often a choice can be repeated: each backend can deny its budget once, and a probe that another worker leased
+/// first reads as an open breaker the next time.
 const CHOICES_MAX: usize = MAX_BACKENDS + 4;
 
-/// What a pool that cannot be looked at has.
+/// The result for a pool whose state cannot be read.
 const NOBODY: Unavailable = Unavailable { soonest: None, throttled: false, is_undecided: true };
 
-/// Whose turn is asked for.
+/// Which backends may be chosen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Usual,
-    /// That of a backend whose budget has no room, or whose gate was closed by much larger requests, because
-    /// there is nobody else.
+    /// Also one whose budget has no room, or whose gate was closed by much larger requests, because no other is left.
     Last,
-    /// The one of a backend whose circuit breaker is open, because there is nobody else.
+    /// One whose circuit breaker is open, because no other is left.
     Early,
 }
 
-/// A backend that was chosen, before its attempt begins.
+/// A chosen backend, before its attempt begins.
 pub(crate) struct Pick {
     pub(super) choice: Choice,
     pub(super) backend: Rc<Backend>,
@@ -57,12 +56,12 @@ pub(crate) struct Pick {
     pub(super) ticket: Ticket,
     pub(super) record: BackendRecord,
     pub(super) reservation: Option<Reservation>,
-    /// What the request is expected to use; zero: not known.
+    /// The tokens that the request is expected to use; zero: unknown.
     pub(super) tokens: u64,
 }
 
 impl Pick {
-    /// Gives back what is held of a backend to which nothing was sent.
+    /// Returns what is held of a backend to which nothing was sent.
     pub(super) fn give_back(self, pool: &Pool, now: Timestamp) {
         let attempt = self.begin(now);
         attempt.conclude(Settlement::Released, now);
@@ -71,7 +70,7 @@ impl Pick {
         }
     }
 
-    /// Its attempt begins.
+    /// The attempt begins.
     pub(super) fn begin(self, at: Timestamp) -> RunningAttempt {
         let Self { backend, ticket, record, reservation, tokens, .. } = self;
         let reservation = RefCell::new(reservation);
@@ -80,8 +79,7 @@ impl Pick {
 }
 
 impl Request {
-    /// Chooses the backend of the next attempt and points the route at it, or says what to do
-    /// instead.
+    /// Chooses the backend of the next attempt and sets it as the route's target, or returns what to do instead.
     pub(crate) fn go_on(&mut self, now: Timestamp) -> Next {
         if self.may_be_done {
             return Next::Stop(Stop::MayBeDone);
@@ -99,8 +97,8 @@ impl Request {
         next
     }
 
-    /// Takes hold of a backend for the next attempt, if there is one. The retry budget is asked when
-    /// it is held, so that a failover is only counted when it is made.
+    /// Takes a backend for the next attempt, if there is one. The retry budget is asked after that, so that only
+    /// failovers that happen are counted.
     fn take(&mut self, now: Timestamp) -> Next {
         let unavailable = match self.select(Turn::Usual, now) {
             Ok(pick) => return self.take_or_leave(pick, now),
@@ -108,7 +106,7 @@ impl Request {
         };
         let next = self.next(Err(unavailable), now);
         if matches!(next, Next::Stop(Stop::Exhausted(_))) {
-            // It would fail, so a backend has the last word, be it as the probe of an open circuit breaker.
+            // The request would fail now. So a backend decides instead, even as the probe of an open circuit breaker.
             self.denied.forgive_budgets();
             for turn in [Turn::Last, Turn::Early] {
                 if let Ok(pick) = self.select(turn, now)
@@ -121,7 +119,7 @@ impl Request {
         next
     }
 
-    /// Goes on with what is held, or gives it back.
+    /// Continues with the chosen backend, or gives it back.
     fn take_or_leave(&mut self, pick: Pick, now: Timestamp) -> Next {
         let next = self.next(Ok(pick.choice), now);
         match next {
@@ -131,14 +129,14 @@ impl Request {
         next
     }
 
-    /// Which backend would be chosen, if its budget and its probe allow it.
+    /// The backend that would be chosen, if its budget and its probe allow it.
     pub(super) fn peek(&mut self, now: Timestamp) -> Result<Choice, Unavailable> {
         let pool = Rc::clone(&self.pool);
         let Some(mut rotation) = pool.rotation.change() else { return Err(NOBODY) };
         self.choose(Turn::Usual, &pool.records(), &mut rotation, now, random::number())
     }
 
-    /// What the ledger and the retry budget say to what was selected.
+    /// Applies `max_attempts`, `max_wait` and the retry budget to the selection.
     fn next(&self, selected: Result<Choice, Unavailable>, now: Timestamp) -> Next {
         let pool = &self.pool;
         let settings = &pool.policy.failover;
@@ -159,8 +157,8 @@ impl Request {
         })
     }
 
-    /// Selects a backend and takes hold of it: the rotation moves on, tokens are reserved, the probe is
-    /// leased. The trail notes who was passed over, also when nobody was left.
+    /// Selects and takes a backend: the rotation advances, tokens are reserved, and the probe is leased. The trail
+    /// notes the skipped backends, even if none was left.
     fn select(&mut self, turn: Turn, now: Timestamp) -> Result<Pick, Unavailable> {
         let pool = Rc::clone(&self.pool);
         let Some(mut rotation) = pool.rotation.change() else { return Err(NOBODY) };
@@ -171,7 +169,7 @@ impl Request {
             let tokens = self.asked.needs.tokens;
             let Some(untaken) = Pick::untaken(choice, &pool, &records, tokens, now) else { break };
             let Some(pick) = self.hold(turn, untaken, now) else { continue };
-            // Only now: whoever denies the request must not have had its turn.
+            // Not earlier: a backend that denies the request must not use up its turn.
             rotation.take();
             if turn == Turn::Usual {
                 self.note_skipped(&records, Some(&choice), now, roll);
@@ -184,7 +182,7 @@ impl Request {
         Err(NOBODY)
     }
 
-    /// Whose turn it is. The trail notes who was passed over when nobody is left.
+    /// Chooses among the backends of `turn`. If none is left, the trail notes the skipped ones.
     fn choose(
         &mut self,
         turn: Turn,
@@ -264,7 +262,7 @@ impl Request {
     }
 
     fn plan_attempt(&mut self, pick: Pick) {
-        // When the host refuses, the route is the last attempt's, whose cluster does not fit the backend:
+        // If the host refuses, the route still leads to the last attempt's cluster, which is not this backend's. Then
         // the attempt refuses itself.
         let _ = host::set_property(TARGET, pick.backend.config.name.as_bytes());
         self.pick = Some(pick);
@@ -272,7 +270,7 @@ impl Request {
 }
 
 impl Pick {
-    /// A choice of which nothing is held yet.
+    /// A choice for which nothing is held yet.
     fn untaken(
         choice: Choice,
         pool: &Pool,

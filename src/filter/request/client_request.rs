@@ -14,16 +14,16 @@ pub(crate) struct ClientRequest {
     pub(crate) call: Call,
     /// The model that the client named; empty when it named none.
     pub(crate) model: String,
-    /// What the body says, when it was read.
+    /// The facts of the body, if it was read.
     pub(crate) body: Option<Box<Body>>,
-    /// Whether the body may ask for another service tier than it was read to ask for.
+    /// Whether the body may ask for a service tier that was not found in it.
     pub(crate) may_ask_for_tier: bool,
-    /// Whether only the ends of the body were looked at.
+    /// Whether only the ends of the body were read.
     pub(crate) is_glimpsed: bool,
     pub(crate) content_length: Option<u64>,
-    /// The client's own credential headers, when some backend is sent them.
+    /// The client's own credential headers, if some backend gets them.
     pub(crate) credentials: Vec<(&'static str, Vec<u8>)>,
-    /// The WebSocket subprotocols, when there are credentials among them that some backend is sent.
+    /// The WebSocket subprotocols, if they contain credentials that some backend gets.
     pub(crate) subprotocols: Option<Subprotocols>,
     pub(crate) needs: Needs,
     pub(crate) size: RequestSize,
@@ -32,18 +32,18 @@ pub(crate) struct ClientRequest {
 }
 
 impl ClientRequest {
-    /// Whether it is about something that one resource keeps.
+    /// Whether it refers to an object that one resource stores.
     pub(crate) fn names_stored_object(&self) -> bool {
         let in_body = self.body.as_ref().is_some_and(|body| body.facts.previous_response);
         self.call.names_stored_object() || in_body
     }
 
-    /// Whether it names things that it does not contain.
+    /// Whether it refers to things that it does not contain.
     pub(super) fn has_dependencies(&self) -> bool {
         self.body.as_ref().is_some_and(|body| body.facts.has_dependencies)
     }
 
-    /// Whether what it costs cannot be seen in it, so that a 429 may be about its size.
+    /// Whether its cost cannot be seen in it, so that a 429 may be about its size.
     pub(crate) fn hides_its_cost(&self) -> bool {
         self.has_dependencies() || self.is_glimpsed || !self.call.is_charged()
     }
@@ -63,8 +63,7 @@ impl ClientRequest {
         ServiceTier::asked_for(&self.body.as_ref()?.facts)
     }
 
-    /// The tokens that it takes at most, as far as it states them. A body that was not read counts by
-    /// its length.
+    /// An upper bound of its tokens, as far as it states them. A body that was not read counts by its length.
     pub(super) fn tokens(&self) -> u64 {
         if self.body.is_none() {
             return self.content_length.unwrap_or(0).checked_div(TOKEN_BYTES).unwrap_or(0);

@@ -1,7 +1,7 @@
-//! How a request ends for the client: with a backend's response, or with one that the gateway puts in its place.
+//! How a request ends for the client: with a backend's response, or with a reply of the gateway instead.
 //!
-//! Mostly an attempt has said so before its response arrives here. What is left are responses that nobody
-//! expected: Envoy's own, those of its filters, and those of attempts that Envoy did not repeat.
+//! Usually an attempt has decided this before its response arrives here. The rest are unexpected responses: Envoy's
+//! own, those of its filters, and those of attempts that Envoy did not retry.
 
 use super::{LastAttempt, Request, Stage};
 use crate::filter::host;
@@ -11,45 +11,45 @@ use crate::policy::pool::BackendIndex;
 use crate::policy::response::classify::{Fault, Misroute, Outcome};
 use crate::policy::time::Timestamp;
 
-/// A response that no attempt let through: Envoy's own, or one that was to be followed by a retry.
+/// A response that no attempt released: Envoy's own, or one that should have been retried.
 pub(crate) struct Unexpected {
     pub(crate) status: u16,
-    /// Whether it is an attempt's, which asked for a retry that Envoy did not make.
+    /// Whether an attempt asked for a retry that Envoy did not make.
     pub(crate) asks_for_retry: bool,
-    /// Why there was no way to the backend that was chosen, if that is why.
+    /// Why Envoy could not reach the chosen backend, if that is the reason.
     pub(crate) misroute: Option<Misroute>,
-    /// Whether an attempt's filter found nothing of the request in its VM.
+    /// Whether an attempt's filter did not find the request in its VM.
     pub(crate) is_apart: bool,
 }
 
-/// What the gateway does with the response that is about to reach the client.
+/// What the gateway does with the response to the client.
 pub(crate) enum Finish {
-    /// It goes on.
+    /// The response passes.
     Pass {
-        /// Who served it, if it is a backend's.
+        /// The backend that served it, if any.
         backend: Option<BackendIndex>,
-        /// The time to come back that replaces the backend's own.
+        /// The soonest recovery: it replaces the backend's own delay.
         soonest: Option<Timestamp>,
-        /// Whether the request may have been carried out, so that a client must not repeat it by itself.
+        /// Whether the request may have been carried out, so that a client must not repeat it on its own.
         may_be_done: bool,
     },
-    /// It is replaced: Envoy or one of its filters refused the request by itself.
+    /// Replaced: Envoy or one of its filters refused the request.
     Refused {
-        /// The status that it chose, 400 to 499.
+        /// Their status, 400 to 499.
         status: u16,
     },
-    /// It is replaced: there is no way to the backend that was chosen, but to others.
-    NoWay,
-    /// It is replaced: nobody knows whether the request was carried out.
+    /// Replaced: Envoy cannot reach the chosen backend, but another one can be chosen.
+    Unreachable,
+    /// Replaced: the request may have been carried out.
     MayBeDone,
-    /// It is replaced: it is no response for a client.
-    NoAnswer {
+    /// Replaced: no client can use it.
+    Unusable {
         /// The status of a redirect, or 101.
         status: u16,
     },
-    /// It is replaced: the two roles run in different VMs.
+    /// Replaced: the two roles run in different VMs.
     Apart,
-    /// It is replaced: the pool is exhausted.
+    /// Replaced: the pool is exhausted.
     Exhausted {
         /// Whether throttling is the only reason.
         throttled: bool,
@@ -59,7 +59,7 @@ pub(crate) enum Finish {
 }
 
 impl Finish {
-    /// It goes on as it is.
+    /// The response passes unchanged.
     fn pass(backend: Option<BackendIndex>) -> Self {
         Self::Pass { backend, soonest: None, may_be_done: false }
     }
@@ -75,9 +75,9 @@ impl Finish {
             FinalResponse::PassOnError => {
                 Self::Pass { backend, soonest: Some(now()), may_be_done: false }
             }
-            FinalResponse::NoWay => Self::NoWay,
+            FinalResponse::Unreachable => Self::Unreachable,
             FinalResponse::MayBeDone => Self::MayBeDone,
-            FinalResponse::NoAnswer { status } => Self::NoAnswer { status },
+            FinalResponse::Unusable { status } => Self::Unusable { status },
             FinalResponse::Exhausted { throttled, soonest } => {
                 Self::Exhausted { throttled, soonest }
             }
@@ -86,7 +86,7 @@ impl Finish {
 }
 
 impl Request {
-    /// What becomes of the response that is about to reach the client.
+    /// Decides about the response to the client.
     pub(crate) fn finish(
         &mut self,
         unexpected: impl FnOnce() -> Unexpected,
@@ -107,8 +107,7 @@ impl Request {
         }
     }
 
-    /// What becomes of a response that no attempt let through; `last` is the attempt that was to be
-    /// followed by another one.
+    /// Decides about a response that no attempt released. `last` is the attempt that should have been retried.
     fn finish_unexpected(
         &mut self,
         last: Option<LastAttempt>,
@@ -119,13 +118,13 @@ impl Request {
         if response.is_apart {
             return Finish::Apart;
         }
-        // An attempt that waited for its connection ended so itself, and what is planned was not tried.
+        // An attempt that waited for its connection can end this way too. The planned one was not tried.
         let waited_to_connect = |last: &LastAttempt| {
             matches!(last.outcome, Outcome::Fault { fault: Fault::ConnectTimeout, .. })
         };
         if response.misroute == Some(Misroute::Full) && last.as_ref().is_some_and(waited_to_connect)
         {
-            return Finish::NoWay;
+            return Finish::Unreachable;
         }
         if let Some(misroute) = response.misroute.filter(|_| !response.asks_for_retry)
             && let Some(attempt) = self.begin(|| now)
@@ -139,11 +138,12 @@ impl Request {
             return Finish::of(Some(backend), ending, || now);
         }
         match response.status {
-            // The route itself answers: a redirect, a page.
+            // The route itself responded: a redirect, a page.
             ..400 if self.attempts() == 0 => Finish::pass(None),
             ..400 => soon,
             status @ 400..500 => Finish::Refused { status },
-            // Envoy ended the attempt or did not begin it: a time limit, a circuit breaker of its own.
+            // Envoy ended the attempt or did not begin it, for example at a time limit or a circuit breaker of its
+            // own.
             _ => match self.peek(now) {
                 Ok(_) => soon,
                 Err(Unavailable { throttled, soonest, .. }) => {

@@ -1,4 +1,4 @@
-//! The headers in which the roles talk to Envoy's router and to clients.
+//! The headers that the roles use to talk to Envoy's router and to clients.
 
 /// The response header that makes the router retry.
 pub(crate) const RETRY: &str = "x-spillway-retry";
@@ -6,11 +6,11 @@ pub(crate) const RETRY: &str = "x-spillway-retry";
 /// How many attempts the request took.
 pub(crate) const ATTEMPTS: &str = "x-spillway-attempts";
 
-/// What was tried and passed over.
+/// The attempts and the skipped backends.
 pub(crate) const TRAIL: &str = "x-spillway-trail";
 
-/// What the SDKs believe before they look at the status: they repeat a 5xx unless this says `false`.
+/// SDKs obey this before the status: they repeat a 5xx unless it is `false`.
 pub(crate) const SHOULD_RETRY: &str = "x-should-retry";
 
-/// The status of a response after which the connection is a WebSocket's.
+/// The status after which the connection belongs to a WebSocket.
 pub(crate) const SWITCHING_PROTOCOLS: u16 = 101;

@@ -1,8 +1,7 @@
-//! The requests in flight on this worker: where an attempt finds the request that it belongs to.
+//! The requests in flight on this worker: here an attempt finds its request.
 //!
-//! The gateway enters a request under its context id and writes the id into a property; the
-//! attempt filters of the request read it there. An attempt without an entry never goes out: it
-//! would carry a credential on nobody's behalf.
+//! The gateway stores a request under its context id and writes the id into a property, which the request's attempt
+//! filters read. An attempt without a stored request is never sent: it would carry a credential for nobody.
 
 use super::Request;
 use crate::filter::host;
@@ -17,7 +16,7 @@ thread_local! {
         const { RefCell::new(Contexts::new()) };
 }
 
-/// Enters the request of gateway context `id`.
+/// Stores the request of gateway context `id`.
 pub(crate) fn enter(id: u32, request: Request) -> Rc<RefCell<Request>> {
     let request = Rc::new(RefCell::new(request));
     REQUESTS.with(|requests| {
@@ -25,28 +24,28 @@ pub(crate) fn enter(id: u32, request: Request) -> Rc<RefCell<Request>> {
             requests.insert(id, Rc::clone(&request));
         }
     });
-    // When the host refuses, the attempt finds no entry and answers 503.
+    // If the host refuses, the attempt finds no request and responds with 503.
     let _ = host::set_property(REQUEST, &id.to_le_bytes());
     request
 }
 
-/// The request that the current attempt belongs to.
+/// The request of the current attempt.
 pub(crate) fn current() -> Option<Rc<RefCell<Request>>> {
     let id = u32::from_le_bytes(host::property(REQUEST)?.try_into().ok()?);
     let found = REQUESTS.with(|requests| requests.view()?.get(id).cloned());
     if found.is_none() {
-        // A gateway made the entry, and not in this VM. It learns of that when the reply passes it.
+        // A gateway stored the request, but in another VM. It learns this when the response passes it.
         let _ = host::set_property(APART, b"1");
     }
     found
 }
 
-/// Whether an attempt of the current request was made in another VM, which has no entry.
+/// Whether an attempt of the current request ran in another VM, where the request is unknown.
 pub(crate) fn is_apart() -> bool {
     host::property(APART).is_some()
 }
 
-/// The request of gateway context `id` is over. Attempts that still end keep their own reference.
+/// The request of gateway context `id` is over. Attempts that have not ended keep their own reference.
 pub(crate) fn leave(id: u32) {
     REQUESTS.with(|requests| {
         if let Some(mut requests) = requests.change() {

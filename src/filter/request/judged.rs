@@ -1,4 +1,4 @@
-//! The attempts of a request that failed, and who is to blame for them once that is known.
+//! The failed attempts of a request, and who is to blame for them once that is known.
 
 use super::{OnItsWay, Request};
 use crate::filter::pool::health::{Evidence, RunningAttempt};
@@ -17,7 +17,7 @@ pub(super) struct Suspect {
 }
 
 impl Request {
-    /// An attempt failed before anything of it went to the client. Returns as what it counts for the request.
+    /// An attempt failed before any part of it went to the client. Returns the outcome that counts for the request.
     pub(crate) fn fail(
         &mut self,
         attempt: &RunningAttempt,
@@ -47,8 +47,8 @@ impl Request {
         evidence.outcome
     }
 
-    /// A 429 to a request whose cost nobody sees may be about this request alone. So it closes no gate before
-    /// another backend has served the request. Returns as what it counts until then.
+    /// If the cost of a request is unknown, a 429 may be about this request alone. So it closes no gate until another
+    /// backend has served the request. Returns what counts until then.
     fn put_off(
         &mut self,
         attempt: &RunningAttempt,
@@ -67,7 +67,7 @@ impl Request {
 
     /// Counts a failed attempt against its backend, or remembers it until it is known who is to blame.
     fn blame(&mut self, attempt: &RunningAttempt, evidence: &Evidence, now: Timestamp) {
-        // Of a request that was spilled over, the response is another deployment's.
+        // If the request spilled over, the response is another deployment's.
         let outcome = match evidence.hints.spilled {
             Some(error) => Outcome::Spilled { error },
             None => evidence.outcome,
@@ -81,7 +81,7 @@ impl Request {
         self.suspects
             .suspect(outcome, Suspect { attempt: attempt.witness(), evidence, ended: now });
         if !self.asked.is_of_model() {
-            // What no model does shows nothing of a model's deployment.
+            // A failure without a model says nothing about the deployment of a model.
             let verdicts = self.suspects.dismiss();
             self.carry_out(verdicts, now);
         } else if self.is_closed() {
@@ -89,8 +89,7 @@ impl Request {
         }
     }
 
-    /// The fate of the request is known: counts the failed attempts for which their backends are to
-    /// blame.
+    /// The outcome of the request is known: counts the failed attempts that are their backends' fault.
     pub(super) fn judge(&mut self, is_served: bool, now: Timestamp) {
         if self.suspects.is_empty() {
             return;
@@ -119,8 +118,8 @@ impl Request {
         }
     }
 
-    /// Judges the failed attempts of a request that nobody served. A circuit breaker that this opens is not
-    /// back as soon as it was thought when the pool was found exhausted.
+    /// Judges the failed attempts of a request that nobody served. If that opens a circuit breaker, the soonest
+    /// recovery is later than it was when the pool was found exhausted.
     pub(super) fn after_judgement(
         &mut self,
         ending: FinalResponse,

@@ -1,4 +1,4 @@
-//! One request in flight, as both roles see it: what was asked, what was tried, what comes next.
+//! One request in flight, as both roles see it: what the client asked for, what was tried, what comes next.
 
 pub(super) mod charge;
 pub(super) mod choice;
@@ -35,32 +35,31 @@ use crate::policy::time::{Millis, Timestamp};
 use crate::policy::tokens::budget::Settlement;
 use std::rc::{Rc, Weak};
 
-/// What the log says when Envoy's own limits keep requests from a backend.
-const FULL: &str =
-    "Envoy has as much on its way there as the circuit_breakers of the cluster allow";
+/// Logged when Envoy's own limits keep requests from a backend.
+const FULL: &str = "the circuit_breakers of its cluster are reached";
 
-/// A target that no matcher knows: Envoy answers 503 at once, and the gateway makes the reply.
+/// A target that no matcher knows: Envoy responds with 503 at once, and the gateway replaces that.
 const NO_TARGET: &[u8] = b"none";
 
 /// One request in flight.
 pub(crate) struct Request {
     pub(crate) asked: ClientRequest,
-    /// What the request headers, which all attempts share, say of the body's length.
+    /// The body length in the request headers, which all attempts share.
     pub(crate) sent_content_length: Option<u64>,
     pub(super) pools: Rc<Pools>,
     pub(super) pool: Rc<Pool>,
     pub(super) ledger: Ledger,
-    /// Whether it asks for the default service tier, because flex has no capacity left.
+    /// Whether it now asks for the default service tier, because flex has no capacity left.
     has_fallen_back: bool,
-    /// The attempts of which it is not known yet who is to blame for them.
+    /// The attempts for which nobody has been blamed yet.
     suspects: Suspects<Suspect>,
     pub(super) pick: Option<Pick>,
     pub(super) trail: Trail,
-    /// The backends whose budgets had no room when one was last chosen.
+    /// The backends whose budgets had no room in the last choice.
     pub(super) denied: Denials,
     pub(super) consumer: Admitted,
     pub(super) stage: Stage,
-    /// Whether a backend may have carried it out already, so that no other is asked to.
+    /// Whether a backend may have carried it out, so that no other is asked to.
     pub(super) may_be_done: bool,
     pub(super) response: OnItsWay,
 }
@@ -69,45 +68,45 @@ pub(crate) struct Request {
 pub(super) enum Stage {
     /// Attempts are made.
     Open,
-    /// Envoy was told to make another attempt, and did not begin it yet.
+    /// Envoy was told to make another attempt, and has not begun it yet.
     Retrying(LastAttempt),
     /// The response of this backend goes to the client.
     Served(BackendIndex),
-    /// Nothing more is tried; the backend is the last that was, if any.
+    /// Nothing more is tried; the backend is the last that was tried, if any.
     Failed(Option<BackendIndex>, FinalResponse),
-    /// The client was answered, by whomever.
+    /// The client got a response, from whomever.
     Answered,
-    /// The request is over, for the client as for the gateway.
+    /// The request is over, for the client and for the gateway.
     Closed,
 }
 
-/// The response of a backend that did not come to its end yet.
+/// The response of a backend that has not ended yet.
 pub(super) enum OnItsWay {
     Nothing,
-    /// It is held until it is complete, so that nothing of it went to the client.
+    /// It is held until it is complete. No part of it went to the client.
     Held(Weak<dyn Flowing>),
     /// It goes to the client.
     Flowing(Weak<dyn Flowing>),
-    /// Its attempt is over and it is not: only the gateway will learn why it ended early.
+    /// Its attempt ended before it. Only the gateway will learn why.
     Interrupted(Rc<dyn Flowing>),
 }
 
-/// A response on its way to the client, which holds the request itself.
+/// A response on its way to the client; it holds the request itself.
 pub(crate) trait Flowing {
-    /// Nothing more of it reaches the client: what it took is concluded, unless it was. `broke_off`:
-    /// because the backend ended it early.
+    /// No more of it reaches the client: concludes its usage, unless that was done. `broke_off`: its backend ended it
+    /// early.
     fn end(&self, broke_off: bool);
 }
 
-/// What makes a request fit a backend.
+/// How a request is adapted to a backend.
 pub(crate) struct Rendering {
     pub(crate) path: String,
     pub(crate) splices: Splices,
-    /// Whether it asks for a stream's usage on the gateway's behalf; the client must not see it.
+    /// Whether it asks for a stream's usage for the gateway; the client must not see it.
     pub(crate) asks_for_usage: bool,
 }
 
-/// An attempt that failed, of which another backend was to make good.
+/// A failed attempt that should be followed by another one.
 #[derive(Clone, Copy)]
 pub(super) struct LastAttempt {
     pub(super) backend: BackendIndex,
@@ -140,7 +139,7 @@ impl Request {
         }
     }
 
-    /// Goes to another stage. The last two are not left again, whatever still comes of attempts.
+    /// Enters another stage. The last two are final, whatever attempts still bring.
     fn enter(&mut self, stage: Stage) {
         if !self.is_answered() {
             self.stage = stage;
@@ -157,8 +156,8 @@ impl Request {
         self.ledger.attempts()
     }
 
-    /// Begins the attempt that was planned; `None` when none was. Envoy goes on with the first one at once, and
-    /// waits before each of the others.
+    /// Begins the planned attempt; `None` when there is none. Envoy begins the first one at once, and waits before
+    /// each of the others.
     pub(crate) fn begin(&mut self, now: impl FnOnce() -> Timestamp) -> Option<RunningAttempt> {
         let pick = self.pick.take()?;
         self.enter(Stage::Open);
@@ -171,7 +170,7 @@ impl Request {
         Some(pick.begin(at))
     }
 
-    /// An attempt that began cannot be sent: gives back what it holds of its backend.
+    /// An attempt that began cannot be sent: returns what it holds of its backend.
     pub(crate) fn abandon(&mut self, attempt: &RunningAttempt, now: Timestamp) {
         attempt.conclude(Settlement::Released, now);
         if attempt.ticket.is_probe() {
@@ -179,7 +178,7 @@ impl Request {
         }
     }
 
-    /// What the gateway chose for an attempt at `backend`, and what the request asks for.
+    /// What the gateway chose for this attempt, and what the request asks for.
     pub(crate) fn traits(&self, attempt: &RunningAttempt) -> AttemptTraits {
         let backend = &attempt.backend;
         let (asked, operation) = (&self.asked, self.asked.call.operation);
@@ -212,7 +211,7 @@ impl Request {
         backend.config.deployment.as_deref().unwrap_or(&self.asked.model)
     }
 
-    /// What makes the request fit `backend`.
+    /// How the request is adapted to `backend`.
     pub(crate) fn rendering(&self, backend: &Backend) -> Rendering {
         let call = &self.asked.call;
         let endpoint = Endpoint {
@@ -240,13 +239,13 @@ impl Request {
         }
     }
 
-    /// The service tier that the next attempt asks for, if it asks for one.
+    /// The service tier that the next attempt asks for, if any.
     pub(crate) fn tier(&self) -> Option<ServiceTier> {
         if self.has_fallen_back { Some(ServiceTier::Default) } else { self.asked.tier() }
     }
 
-    /// When the pool allows it, a request that was refused for want of flex capacity asks for the default
-    /// tier from here on, at the same backend, too: its deployment is fine.
+    /// If the pool allows it, a request that flex capacity refused asks for the default tier from now on. The same
+    /// backend may be asked again, because its deployment works.
     fn fall_back(&mut self, attempt: &RunningAttempt, evidence: &Evidence) {
         let is_refused = matches!(evidence.outcome, Outcome::Elsewhere { status: 200..=299 | 429 });
         if is_refused && self.tier() == Some(ServiceTier::Flex) && self.pool.flex_fallback {
@@ -255,36 +254,36 @@ impl Request {
         }
     }
 
-    /// Whether the client sees what a backend says of its limits.
+    /// Whether the client sees a backend's rate-limit headers.
     pub(crate) fn keeps_rate_limits(&self) -> bool {
         self.pools.response.backend_rate_limits
     }
 
     /// The response of an attempt is held until it is complete.
-    pub(crate) fn keep_whole(&mut self, answer: Weak<dyn Flowing>) {
-        self.response = OnItsWay::Held(answer);
+    pub(crate) fn keep_whole(&mut self, response: Weak<dyn Flowing>) {
+        self.response = OnItsWay::Held(response);
     }
 
     /// The response of an attempt goes to the client.
     pub(crate) fn serve(
         &mut self,
-        answer: Weak<dyn Flowing>,
+        response: Weak<dyn Flowing>,
         attempt: &RunningAttempt,
         evidence: &Evidence,
         now: Timestamp,
     ) {
         self.enter(Stage::Served(attempt.backend.index));
-        self.response = OnItsWay::Flowing(answer);
+        self.response = OnItsWay::Flowing(response);
         if evidence.outcome == Outcome::ClientError {
-            self.consumer.conclude(None, now); // it costs nothing, whatever follows
+            self.consumer.conclude(None, now); // it costs nothing, whatever happens later
         }
         self.suspects.note(attempt.backend.index, &evidence.outcome);
-        // What is no response, such as a redirect, proves nothing.
-        let is_answer =
+        // A redirect or the like proves nothing.
+        let is_usable =
             (200..300).contains(&evidence.status) || evidence.status == SWITCHING_PROTOCOLS;
         let is_served = matches!(evidence.outcome, Outcome::Success | Outcome::Spilled { .. });
-        self.judge(is_served && is_answer, now);
-        if evidence.outcome == Outcome::Success && is_answer && self.asked.is_of_model() {
+        self.judge(is_served && is_usable, now);
+        if evidence.outcome == Outcome::Success && is_usable && self.asked.is_of_model() {
             let operation = self.asked.needs.operation;
             self.pool.note_service(attempt, operation);
         }
@@ -320,8 +319,8 @@ impl Request {
         self.enter(Stage::Retrying(LastAttempt { backend, outcome, status }));
     }
 
-    /// There is no way to the backend of an attempt that began or was to begin, and none elsewhere for
-    /// this request: the next ones pass the backend over. Returns what the client gets.
+    /// Envoy cannot reach the backend of an attempt, and cannot send this request elsewhere. The next requests skip
+    /// the backend. Returns what the client gets.
     pub(crate) fn misrouted(
         &mut self,
         attempt: &RunningAttempt,
@@ -335,19 +334,19 @@ impl Request {
         if misroute == Misroute::Full {
             attempt.backend.tell_connection(Fault::Connect, Some(FULL), now);
         }
-        // Without the attempt's filter, the request went out.
+        // Without the attempt's filter, the request was sent.
         if misroute == Misroute::NoFilter && !self.asked.call.is_repeatable() {
             return FinalResponse::MayBeDone;
         }
         match self.peek(now) {
-            Ok(_) => FinalResponse::NoWay,
+            Ok(_) => FinalResponse::Unreachable,
             Err(Unavailable { throttled, soonest, .. }) => {
                 FinalResponse::Exhausted { throttled, soonest }
             }
         }
     }
 
-    /// Nothing more is tried: `backend` is the last that was, if any.
+    /// Nothing more is tried; `backend` is the last that was tried, if any.
     pub(crate) fn give_up(
         &mut self,
         backend: Option<BackendIndex>,
@@ -356,7 +355,7 @@ impl Request {
     ) {
         let ending = self.after_judgement(ending, now);
         self.enter(Stage::Failed(backend, ending));
-        // Should Envoy retry nevertheless, there is nowhere to go.
+        // If Envoy retries nevertheless, it finds no backend.
         let _ = host::set_property(TARGET, NO_TARGET);
     }
 
@@ -365,36 +364,35 @@ impl Request {
         self.ledger.wait(length);
     }
 
-    /// The attempt of a response that is on its way ended, and not the response: keeps it until the gateway
-    /// learns why. Not when the gateway is gone.
-    pub(crate) fn interrupt(&mut self, answer: Option<Rc<dyn Flowing>>) -> bool {
-        match answer {
-            Some(answer) if !self.is_closed() => {
-                self.response = OnItsWay::Interrupted(answer);
+    /// The attempt of a response ended before the response: keeps the response until the gateway learns why. Returns
+    /// `false` if the gateway is gone.
+    pub(crate) fn interrupt(&mut self, response: Option<Rc<dyn Flowing>>) -> bool {
+        match response {
+            Some(response) if !self.is_closed() => {
+                self.response = OnItsWay::Interrupted(response);
                 true
             }
             _ => false,
         }
     }
 
-    /// Lets go of a response that was kept.
+    /// Drops an interrupted response.
     pub(crate) fn forget_interrupted(&mut self) {
         if matches!(self.response, OnItsWay::Interrupted(_)) {
             self.response = OnItsWay::Nothing;
         }
     }
 
-    /// The response that is on its way to the client, or is held until it is complete.
+    /// The response that goes to the client, or is held until it is complete.
     pub(crate) fn flowing(&self) -> Option<Rc<dyn Flowing>> {
         match &self.response {
             OnItsWay::Nothing => None,
-            OnItsWay::Held(answer) | OnItsWay::Flowing(answer) => answer.upgrade(),
-            OnItsWay::Interrupted(answer) => Some(Rc::clone(answer)),
+            OnItsWay::Held(response) | OnItsWay::Flowing(response) => response.upgrade(),
+            OnItsWay::Interrupted(response) => Some(Rc::clone(response)),
         }
     }
 
-    /// The request is over. What was planned and not sent is given back; what is still on its way
-    /// concludes by itself.
+    /// The request is over. A planned attempt is given back; what is still running concludes itself.
     pub(crate) fn close(&mut self, now: impl Fn() -> Timestamp) {
         let stage = std::mem::replace(&mut self.stage, Stage::Closed);
         let pick = self.pick.take();
@@ -411,17 +409,17 @@ impl Request {
         self.charge_nothing(now);
     }
 
-    /// Whether the request is over, so that nothing that was planned now would be sent or given back.
+    /// Whether the request is over, so that a planned attempt would be neither sent nor given back.
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self.stage, Stage::Closed)
     }
 
-    /// Whether the client was answered, by whomever, or is gone.
+    /// Whether the client got a response from anybody, or left.
     pub(crate) fn is_answered(&self) -> bool {
         matches!(self.stage, Stage::Answered | Stage::Closed)
     }
 
-    /// Says what every response says of its request: each header's name and value.
+    /// Passes the headers of every response to `say`: name and value.
     pub(crate) fn own_headers(&self, mut say: impl FnMut(&str, &str)) {
         say(ATTEMPTS, itoa::Buffer::new().format(self.attempts()));
         if let Some(trail) = self.trail().filter(|trail| !trail.is_empty()) {
@@ -430,19 +428,19 @@ impl Request {
         self.consumer_headers(say);
     }
 
-    /// Says what the response says of the consumer's tokens.
+    /// Passes the response headers about the consumer's tokens to `say`.
     pub(crate) fn consumer_headers(&self, say: impl FnMut(&str, &str)) {
         if let Some(consumers) = &self.pools.consumers {
             consumers.headers_of(&self.consumer, say);
         }
     }
 
-    /// How far provisioned throughput may be used for this request, in thousandths.
+    /// Up to which level provisioned throughput may be used for this request, in thousandths.
     pub(super) fn ceiling_permille(&self) -> Option<u16> {
         self.consumer.ceiling_permille
     }
 
-    /// What the trail says, with the backends' names; `None` when it is off.
+    /// The trail with the backends' names; `None` when it is off.
     fn trail(&self) -> Option<String> {
         let name = |index| self.pool.backend(index).map(|backend| &*backend.config.name);
         self.pools.response.trail.then(|| self.trail.render(name))

@@ -193,7 +193,7 @@ pub fn may_be_done() -> Reply {
 
 /// 503: the gateway chose a backend that Envoy cannot reach. The next request gets another one, so the client may
 /// retry at once.
-pub fn no_way() -> Reply {
+pub fn unreachable() -> Reply {
     /// Above zero, which SDKs ignore.
     const DELAY_MS: u64 = 100;
     let message = "The gateway could not reach the backend that it chose, and now leaves it alone. Try again. \
@@ -204,7 +204,7 @@ pub fn no_way() -> Reply {
 
 /// 502: the backends' responses cannot be passed to a client. `status` distinguishes a redirect from another
 /// protocol.
-pub fn no_answer(status: u16) -> Reply {
+pub fn unusable(status: u16) -> Reply {
     let what = match status {
         300..=399 => "a redirect, which the gateway does not pass on",
         _ => "another protocol than the requested one",
@@ -331,9 +331,9 @@ mod tests {
             (operation_not_served("embeddings"), 404, "operation_not_served"),
             (no_websocket(), 426, "websocket_not_allowed"),
             (may_be_done(), 502, "outcome_unknown"),
-            (no_answer(302), 502, "bad_gateway"),
-            (no_answer(101), 502, "bad_gateway"),
-            (no_way(), 503, "503"),
+            (unusable(302), 502, "bad_gateway"),
+            (unusable(101), 502, "bad_gateway"),
+            (unreachable(), 503, "503"),
             (no_such_upgrade(), 400, "unsupported_upgrade"),
             (refused(413), 413, "413"),
             (refused(400), 400, "400"),

@@ -1,42 +1,39 @@
-//! The circuit breaker: faults open it, time half-opens it, one successful probe closes it.
+//! The circuit breaker: faults open it, time makes it half-open, one successful probe closes it.
 //!
 //! # What trips it
-//! A rule that is reached (see [`super::rules`]); when several are reached at once, the one that
-//! keeps the breaker open longest. A wrong credential or deployment trips at once, rules or not,
-//! because no request will succeed.
+//! A rule that is met (see [`super::rules`]). If several are met at once, the one with the longest open time. A wrong
+//! credential or deployment opens it at once, even without rules, because no request will succeed.
 //!
 //! # Half-open
-//! After the open time one request is let through as a probe. The lease is written under CAS, so
-//! over all workers exactly one gets it; it expires, so a probe that never reports (a crashed
-//! worker) frees itself. A probe that proves nothing (a 400, a throttle, a client that left) gives
-//! the lease back. A probe fails by any fault, whether or not a rule counts it: what is let through
-//! to show that the backend works must work.
+//! After the open time one request may pass as a probe. Its lease is written under compare-and-set, so exactly one
+//! request over all workers gets it. The lease expires, so a probe that never reports (a crashed worker) blocks
+//! nothing. A probe that proves nothing (a 400, a throttle, a client that left) returns the lease. Any fault makes a
+//! probe fail, even if no rule counts it, because a probe must show that the backend works.
 //!
-//! A lease that expired is renewed for the next request without a transition. The earlier probe may
-//! still be on its way, because its backend is slower than `probe_timeout`: its success closes the
-//! breaker like any other. Its failure reopens nothing: the probe that holds the lease decides.
+//! An expired lease is renewed for the next request without a transition. The earlier probe may still run, because
+//! its backend is slower than `probe_timeout`. Its success closes the breaker like any other. Its failure changes
+//! nothing: the probe with the lease decides.
 //!
 //! # Early probes
-//! A request that nobody else can serve would fail anyway. So it may be the probe before the open time
-//! is over, one at a time and one in [`EARLY_PAUSE`]. When it fails, the open time goes on as it was: only
-//! probes that were due lengthen it.
+//! A request that nobody else can serve would fail anyway. So it may be the probe before the open time is over: one
+//! at a time, and one per [`EARLY_PAUSE`]. If it fails, the open time continues unchanged. Only probes that were due
+//! lengthen it.
 //!
-//! How long it stays open is said in `open_time`, how traffic returns in `ramp`.
+//! `open_time` defines how long it stays open, and `ramp` how traffic returns.
 //!
 //! # Stale results
-//! Every transition increments the epoch. An attempt carries the epoch in which it began, and its
-//! result counts only in that epoch: a failure that began before the trip cannot trip again, a
-//! success that began before it cannot close. Counts carry the epoch, too, so that they start
-//! afresh without a second write.
+//! Every transition increments the epoch. An attempt carries the epoch in which it began, and its result counts only
+//! in that epoch. So a failure that began before the breaker opened cannot open it again, and a success that began
+//! before cannot close it. Counts carry the epoch too, so that they restart without a second write.
 //!
 //! # Clock
-//! A deadline further ahead than any open time (or lease) shows that the clock was put back since;
-//! it has passed. A ramp that began in the future is over.
+//! A deadline that is further ahead than any open time (or lease) shows that the clock was set back, so it counts as
+//! passed. A ramp that began in the future is over.
 //!
 //! # Two records
-//! Workers share the breaker in the pool's record and the counts in a record of the backend. A
-//! caller that writes both under CAS takes two steps: [`RuleWindows::count`] in the one, and with
-//! its result [`Breaker::conclude`] in the other. [`Breaker::observe`] is both steps in one.
+//! Workers share the breaker in the pool's record, and the counts in a record of the backend. A caller that writes
+//! both under compare-and-set takes two steps: [`RuleWindows::count`] in one record, and with its result
+//! [`Breaker::conclude`] in the other. [`Breaker::observe`] does both.
 
 mod open_time;
 mod ramp;
@@ -53,11 +50,11 @@ pub const EARLY_PAUSE: Millis = Millis::from_secs(1);
 /// A backend's circuit breaker. The default is closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Breaker {
-    /// Where it stands.
+    /// Its state.
     pub state: State,
     /// The number of transitions so far, wrapping.
     pub epoch: u32,
-    /// For each rule the faults with no success between them.
+    /// For each rule, the faults since the last success.
     pub consecutive: [u32; MAX_RULES],
     /// The position of the rule that opened it; `None`: no rule did.
     pub rule: Option<u8>,
@@ -68,34 +65,34 @@ pub struct Breaker {
 /// The early probes of an open breaker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Early {
-    /// When the next one may go.
+    /// When the next one may be sent.
     pub from: Timestamp,
-    /// When a probe would have been due; zero: the one that is on its way was.
+    /// When the present probe would have been due; zero: it was due when it was sent.
     pub due: Timestamp,
 }
 
-/// Where a breaker stands.
+/// The state of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Traffic flows.
     Closed {
-        /// When traffic began to grow; zero: it is not growing.
+        /// When the ramp began; zero: there is no ramp.
         since: Timestamp,
-        /// How many successes it grew by, those of the steps that were left out among them.
+        /// The successes of the ramp so far, including those of steps that were skipped.
         successes: u8,
     },
-    /// One request is on its way to find out, or was given up.
+    /// One probe was sent, or was given up.
     HalfOpen {
-        /// When the next one may go.
+        /// When the next probe may be sent.
         lease_until: Timestamp,
-        /// Probes that failed since the trip.
+        /// Probes that failed since the breaker opened.
         failed_probes: u8,
     },
     /// No traffic.
     Open {
-        /// When a probe may go.
+        /// When a probe may be sent.
         until: Timestamp,
-        /// Probes that failed since the trip.
+        /// Probes that failed since the breaker opened.
         failed_probes: u8,
     },
 }
@@ -106,26 +103,26 @@ impl Default for State {
     }
 }
 
-/// What a breaker lets through.
+/// Which requests a breaker lets pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passage {
-    /// Everything.
+    /// All.
     Closed,
-    /// Nothing before a time.
+    /// None before a time.
     Open {
         /// That time.
         until: Timestamp,
     },
     /// One request, which must take the lease.
     Probe,
-    /// A part.
+    /// A part of them.
     Ramp {
         /// 1 to 99.
         percent: u8,
     },
 }
 
-/// How a probe comes to its lease.
+/// Why a probe may take the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lease {
     /// The open time is over.
@@ -134,12 +131,12 @@ pub enum Lease {
     Early,
 }
 
-/// What an attempt carries to be judged by when its result arrives.
+/// What an attempt carries, so that its result can be judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     /// The breaker's epoch when the attempt began.
     pub epoch: u32,
-    /// When the half-open lease ends that the attempt took; `None`: it is no probe.
+    /// When the attempt's half-open lease ends; `None`: it is no probe.
     pub lease: Option<Timestamp>,
 }
 
@@ -157,16 +154,16 @@ pub enum Transition {
     Closed,
     /// Too many faults.
     Opened {
-        /// When a probe may go.
+        /// When a probe may be sent.
         until: Timestamp,
-        /// Why.
+        /// The reason.
         reason: TripReason,
     },
     /// The probe failed.
     Reopened {
-        /// When the next probe may go.
+        /// When the next probe may be sent.
         until: Timestamp,
-        /// How many failed since the trip.
+        /// How many failed since the breaker opened.
         failed_probes: u8,
     },
 }
@@ -176,7 +173,7 @@ pub enum Transition {
 pub enum TripReason {
     /// The credential or the deployment that the gateway chose is wrong.
     Misconfigured,
-    /// The rule at this position was reached.
+    /// The rule at this position was met.
     Rule(usize),
 }
 
@@ -185,16 +182,16 @@ pub enum TripReason {
 pub struct Observation {
     /// What the attempt carried.
     pub ticket: Ticket,
-    /// What it came to.
+    /// Its result.
     pub observed: Observed,
     /// The time to its first byte.
     pub elapsed: Millis,
-    /// The time that the backend named.
+    /// The delay that the backend named.
     pub retry_after: Option<Millis>,
 }
 
 impl Breaker {
-    /// What the breaker lets through.
+    /// Which requests the breaker lets pass.
     #[inline]
     pub fn passage(&self, settings: &BreakerSettings, now: Timestamp) -> Passage {
         let (until, longest) = match self.state {
@@ -216,14 +213,14 @@ impl Breaker {
         Ticket { epoch: self.epoch, lease: None }
     }
 
-    /// Whether a request that nobody else can serve may be the probe of this breaker, which is open.
+    /// Whether a request that nobody else can serve may be the probe of this breaker, if it is open.
     pub fn admits_early(&self, now: Timestamp) -> bool {
         let Early { from, .. } = self.early;
-        // A pause further ahead than its length shows that the clock was put back.
+        // A pause that is further ahead than its length shows that the clock was set back.
         matches!(self.state, State::Open { .. }) && (from <= now || from > now.plus(EARLY_PAUSE))
     }
 
-    /// Takes the half-open lease: under CAS, one caller gets a ticket and all others `None`.
+    /// Takes the half-open lease. Under compare-and-set, one caller gets a ticket and all others get `None`.
     pub fn lease_probe(
         &mut self,
         lease: Lease,
@@ -240,15 +237,14 @@ impl Breaker {
         let lease_until = now.plus(settings.probe_timeout);
         let half_open = State::HalfOpen { lease_until, failed_probes: self.failed_probes() };
         match self.state {
-            // No transition: the success of a probe that is still on its way must count.
+            // No transition: the success of a probe that still runs must count.
             State::HalfOpen { .. } => self.state = half_open,
             State::Closed { .. } | State::Open { .. } => self.enter(half_open),
         }
         Some(Ticket { epoch: self.epoch, lease: Some(lease_until) })
     }
 
-    /// Whether a result can change anything at all, the counts or the breaker. When it cannot,
-    /// neither record need be read again.
+    /// Whether a result can change the counts or the breaker. If not, neither record need be read again.
     pub fn needs_window(
         &self,
         settings: &BreakerSettings,
@@ -267,14 +263,14 @@ impl Breaker {
         }
     }
 
-    /// Whether a result makes traffic grow.
+    /// Whether a result advances the ramp.
     pub fn grows_by(&self, observed: Observed) -> bool {
         let is_growing =
             matches!(self.state, State::Closed { since, .. } if since != Timestamp::ZERO);
         is_growing && observed == Observed::Success
     }
 
-    /// Whether a result changes how many faults there were in a row.
+    /// Whether a result changes the number of faults in a row.
     pub fn counts_in_row_change(
         &self,
         settings: &BreakerSettings,
@@ -287,7 +283,7 @@ impl Breaker {
     /// Counts a result and changes state accordingly; `roll` is any random number.
     #[expect(
         clippy::too_many_arguments,
-        reason = "a purely functional step; the two-step form takes them grouped"
+        reason = "a purely functional step; the form in two steps groups them"
     )]
     pub fn observe(
         &mut self,
@@ -309,12 +305,12 @@ impl Breaker {
         self.conclude(&observation, met, settings, now, roll)
     }
 
-    /// Whether the result of an attempt with this ticket belongs into the counts.
+    /// Whether the result of an attempt with this ticket belongs to the counts.
     pub fn counts_ordinary(&self, ticket: Ticket) -> bool {
         matches!(self.state, State::Closed { .. }) && ticket == self.ticket()
     }
 
-    /// Changes state after a result that reached the rules `met`; `roll` is any random number.
+    /// Changes state after a result that met the rules `met`; `roll` is any random number.
     pub fn conclude(
         &mut self,
         observation: &Observation,
@@ -330,7 +326,7 @@ impl Breaker {
             (State::Closed { .. }, None) => self.conclude_ordinary(observation, met, settings, now),
             (State::HalfOpen { lease_until, failed_probes }, Some(lease)) => {
                 let proven = Proven::by_probe(observation, settings);
-                // A probe whose lease was renewed for another can only close the breaker.
+                // A probe whose lease was renewed for another one can only close the breaker.
                 if lease != lease_until && proven != Proven::Works {
                     return None;
                 }
@@ -359,7 +355,7 @@ impl Breaker {
             .filter(|(position, (rule, in_row))| {
                 let reached =
                     matches!(rule.threshold, Threshold::Consecutive(limit) if *in_row >= limit);
-                // A rule that was reached before has opened it; only a fault reaches it anew.
+                // If a rule is met already, only another fault meets it again: a success must not open the breaker.
                 (reached && is_fault(rule, observation.observed, observation.elapsed))
                     || met.contains(*position)
             })
@@ -390,7 +386,7 @@ impl Breaker {
                 None
             }
             Proven::Nothing => {
-                // Not a transition: the next request takes the lease.
+                // No transition: the next request takes the lease.
                 self.state = State::HalfOpen { lease_until: now, failed_probes };
                 None
             }
@@ -436,7 +432,7 @@ impl Breaker {
         }
     }
 
-    /// Counts a success while traffic grows. After the last step it is not growing any more.
+    /// Counts a success during the ramp. After the last step the ramp is over.
     fn grow(&mut self, observed: Observed) {
         if !self.grows_by(observed) {
             return;
@@ -449,8 +445,8 @@ impl Breaker {
         }
     }
 
-    /// With how many successes a ramp begins after so many failed probes. Their number says how long the outage
-    /// was only where no open time is configured.
+    /// The successes with which a ramp begins after this many failed probes. Their number shows the length of the
+    /// outage only if no open time is configured.
     fn left_out(&self, failed_probes: u8, settings: &BreakerSettings) -> u8 {
         let by_fault = |rule: &Rule| rule.trip_duration.is_none();
         if self.tripped_by(settings).is_some_and(by_fault) {
@@ -487,7 +483,7 @@ impl Breaker {
     }
 }
 
-/// What the result of a probe says of its backend.
+/// What the result of a probe proves about its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proven {
     Works,

@@ -1,20 +1,20 @@
 //! The throttle gate: a 429 closes it until the time that the backend named.
 //!
-//! A throttle is not a fault. The backend works and says when it has room again, so nothing is
-//! counted, nothing is probed, and full traffic returns in the very millisecond of the deadline.
+//! A throttle is not a fault. The backend works and states when it has room again. So nothing is counted, nothing is
+//! probed, and full traffic returns in the millisecond of the deadline.
 //!
-//! The gate remembers how large the request was that was refused. Its own size may be the reason, so a much
-//! smaller one may pass when nobody else is left. It costs little: each that is refused must be followed by one
-//! of half its size.
+//! The gate remembers the size of the refused request. That size may be the reason for the 429, so a much smaller
+//! request may pass when no other backend is left. This costs little: after each refusal the next one must be at most
+//! half as large.
 //!
-//! Of two answers the later deadline wins, so that a stale answer never shortens a throttle. A
-//! deadline that no response could have set (further ahead than `max_retry_after`) shows that the
-//! wall clock was put back since; it is void, or the gate would stay closed for the step's length.
+//! Of two responses the later deadline wins, so that an old response never shortens a throttle. A deadline that no
+//! response could have set (further ahead than `max_retry_after`) shows that the wall clock was set back. It is void,
+//! or the gate would stay closed for the length of the step.
 
 use crate::policy::pool::ThrottleSettings;
 use crate::policy::time::{Millis, Timestamp};
 
-/// How many times larger a refused request must be.
+/// How many times larger a refused request must be than one that passes.
 const MUCH_SMALLER: u64 = 2;
 
 /// A backend's throttle gate. The default is open.
@@ -22,7 +22,7 @@ const MUCH_SMALLER: u64 = 2;
 pub struct Gate {
     /// When it opens; zero: it was never closed.
     pub until: Timestamp,
-    /// The tokens of the smallest request that was refused since it closed; zero: not known.
+    /// The tokens of the smallest request that was refused since it closed; zero: unknown.
     pub tokens: u32,
 }
 
@@ -33,9 +33,9 @@ impl Gate {
         (self.until > now && possible).then_some(self.until)
     }
 
-    /// Closes the gate for `delay`, or for the default when the backend named no time; at most for
-    /// `max_retry_after`, and never shorter than it is closed already.
-    /// `tokens` is what the refused request was expected to use; zero: not known.
+    /// Closes the gate for `delay`, or for the default if the backend named no time. It stays closed for at most
+    /// `max_retry_after`, and never shorter than before. `tokens` are those that the refused request was expected to
+    /// use; zero: unknown.
     pub fn close(
         &mut self,
         now: Timestamp,
@@ -50,7 +50,7 @@ impl Gate {
         self.until = current.unwrap_or(Timestamp::ZERO).max(now.plus(delay));
     }
 
-    /// Whether a request of so many tokens is much smaller than those that were refused.
+    /// Whether a request with these tokens is much smaller than the refused ones.
     pub fn lets_pass(&self, tokens: u64) -> bool {
         tokens > 0 && tokens.saturating_mul(MUCH_SMALLER) <= u64::from(self.tokens)
     }
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shorter_answer_never_shortens_the_throttle() {
+    fn a_shorter_response_never_shortens_the_throttle() {
         let mut gate = Gate::default();
         gate.close(at(1_000), Some(ms(5_000)), 0, &throttle());
         gate.close(at(2_000), Some(ms(100)), 0, &throttle());
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_that_no_answer_could_have_set_is_void() {
+    fn a_deadline_that_no_response_could_have_set_is_void() {
         let mut gate = Gate { until: at(1_000_000), tokens: 0 };
         assert_eq!(gate.closed_until(at(5), &throttle()), None);
         gate.close(at(5), Some(ms(200)), 0, &throttle());
@@ -106,7 +106,7 @@ mod tests {
         assert!(!gate.lets_pass(1));
         gate.close(at(0), Some(ms(5_000)), 1_000, &throttle());
         assert!(gate.lets_pass(500) && !gate.lets_pass(501));
-        assert!(!gate.lets_pass(0), "its size is not known");
+        assert!(!gate.lets_pass(0), "its size is unknown");
         gate.close(at(1_000), Some(ms(4_000)), 400, &throttle());
         assert!(gate.lets_pass(200) && !gate.lets_pass(201), "that was refused, too");
         gate.close(at(2_000), Some(ms(5_000)), 9_000, &throttle());

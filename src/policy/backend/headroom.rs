@@ -1,33 +1,33 @@
-//! How much a backend's own headers say is left, and how that scales its share of its tier.
+//! How much capacity a backend's own headers state as left, and how that scales its share of its tier.
 //!
-//! A backend that is nearly full should get less before it says 429. Above 15 % left nothing
-//! changes; below, the share falls linearly to a floor of 5 %, never to nothing: headers are
-//! hints, and only a response to a request brings a new one. For the same reason a hint fades: over
-//! ten seconds, the sub-window of Azure's request limits, it returns linearly to neutral.
+//! A nearly full backend should get less before it returns 429. With at least 15 % left nothing changes. Below, the
+//! share falls linearly to a floor of 5 %, never to nothing: headers are hints, and only a response to a request
+//! brings a new one. For the same reason a hint fades: over ten seconds, the sub-window of Azure's request limits, it
+//! returns linearly to neutral.
 //!
-//! Values that prove nothing are left out of the picture: `-1/-1/0` has meant "not available", and
-//! a request with -27978 tokens remaining was served all the same.
+//! Values that prove nothing are ignored: `-1/-1/0` has meant "not available", and a request with -27978 tokens
+//! remaining was served.
 
 use crate::policy::response::rate_limits::{self, RateLimits, Value};
 use crate::policy::time::{Millis, Timestamp};
 
-/// All of it: the share of a backend that nothing is known of.
+/// The whole capacity: the value of a backend about which nothing is known.
 const NEUTRAL_PERMILLE: u16 = 1_000;
-/// Below this much left, the share falls.
+/// The share falls when less than this is left.
 const AMPLE_PERMILLE: u16 = 150;
-/// The least share.
+/// The smallest share.
 const FLOOR_PERMILLE: u16 = 50;
-/// The age at which a hint is worth nothing.
+/// The age at which a hint has no effect.
 const FADED: Millis = Millis::from_secs(10);
-/// A share that differs by less is not worth a write that all workers contend for.
+/// A share that differs by less is not worth a contended write.
 const NOTABLE_PERMILLE: u16 = 50;
 
-/// What a backend said last of the room it has.
+/// What a backend last stated about its remaining capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headroom {
-    /// Thousandths that are left.
+    /// The remaining thousandths.
     pub permille: u16,
-    /// When it said so.
+    /// When it stated that.
     pub at: Timestamp,
 }
 
@@ -40,7 +40,7 @@ impl Default for Headroom {
 impl Headroom {
     /// The part of its weight that the backend should get, 50 to 1000 thousandths.
     pub fn share_permille(&self, now: Timestamp) -> u16 {
-        // Said in the future: the clock was put back since, and the age is unknown.
+        // A time in the future shows that the clock was set back, so the age is unknown.
         if self.permille >= AMPLE_PERMILLE || self.at > now {
             return NEUTRAL_PERMILLE;
         }
@@ -53,15 +53,15 @@ impl Headroom {
         said.saturating_add(regained.unwrap_or(0))
     }
 
-    /// Whether `new` thousandths, said `now`, would change the share notably.
+    /// Whether `new` thousandths, stated `now`, would change the share notably.
     pub fn worth_writing(&self, new: u16, now: Timestamp) -> bool {
         self.share_permille(now).abs_diff(share_of(new)) >= NOTABLE_PERMILLE
     }
 }
 
 impl RateLimits<'_> {
-    /// The thousandths that are left: the least over requests, tokens and provisioned throughput; `None`
-    /// when the headers prove nothing.
+    /// The remaining thousandths: the least of requests, tokens and provisioned throughput; `None` when the headers
+    /// prove nothing.
     pub fn left_permille(&self) -> Option<u16> {
         let left = |remaining: Value<'_>, limit: Value<'_>| {
             let (remaining, limit) = (remaining.number()?, limit.number()?);
@@ -77,19 +77,19 @@ impl RateLimits<'_> {
         .min()
     }
 
-    /// The stated limit of tokens per minute, whatever it is worth.
+    /// The stated limit of tokens per minute, not validated.
     pub fn token_limit(&self) -> Option<i64> {
         // The conversion saturates.
         self.limit_tokens.number().map(|limit| limit as i64)
     }
 
-    /// The used thousandths of provisioned throughput; may exceed 1000.
+    /// The used thousandths of provisioned throughput; they may exceed 1000.
     pub fn utilization_permille(&self) -> Option<u32> {
         // The conversion saturates.
         self.used().map(|used| (used * f64::from(NEUTRAL_PERMILLE)).round() as u32)
     }
 
-    /// The used part of provisioned throughput, from a value such as `11.2%`; may exceed one.
+    /// The used part of provisioned throughput, from a value such as `11.2%`; it may exceed one.
     fn used(&self) -> Option<f64> {
         let value = self.utilization.text()?;
         let percent = rate_limits::finite(value.strip_suffix('%').unwrap_or(value).trim_end())?;
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_is_told_the_limit_and_the_utilization_as_they_are() {
+    fn a_budget_gets_the_stated_limit_and_utilization_unchanged() {
         let limit =
             |value| RateLimits::read(&[("x-ratelimit-limit-tokens", value)][..]).token_limit();
         assert_eq!([limit("150000"), limit("-1"), limit("0")], [Some(150_000), Some(-1), Some(0)]);

@@ -1,8 +1,8 @@
-//! What workers know of a backend: whether it is left alone, until when, and how much of it is left.
+//! What workers know about a backend: whether it may be chosen, when again, and how much capacity is left.
 //!
-//! The throttle [`gate`] closes for the time that the backend named. The circuit [`breaker`] opens
-//! when its [`rules`] count too many faults. The [`headroom`] is what response headers say is left.
-//! [`records`] holds all of them as bytes.
+//! The throttle [`gate`] closes for the time that the backend named. The circuit [`breaker`] opens when its [`rules`]
+//! count too many faults. The [`headroom`] is the capacity that response headers state as left. [`records`] contains
+//! all of them as bytes.
 
 pub mod breaker;
 pub mod gate;

@@ -1,20 +1,18 @@
-//! What workers share of a pool and its backends, as bytes.
+//! What workers share about a pool and its backends, as bytes.
 //!
-//! A selection looks at every backend of a pool, so one record holds them all and one read serves
-//! it. Every entry carries the key of its backend: a record written under another configuration is
-//! read member by member, in whatever order it has them. The counts of the breaker's rules change
-//! far more often and are needed only when a result is recorded; they are a record per backend.
+//! A selection looks at every backend of a pool, so one record holds them all and one read is enough. Every entry
+//! contains the key of its backend, so a record of another configuration is read member by member, in any order. The
+//! counts of the breaker's rules change far more often, and only recording a result needs them. They are a record per
+//! backend.
 //!
-//! Records begin with a version byte, are little endian, and have a fixed width. What cannot be
-//! read (a wrong length, an impossible state) is fresh: better to try a backend once more than to
-//! refuse it because of a damaged record. A record of an older version is read as far as it goes.
-//! One of a newer version reads as fresh and must not be written (see [`is_newer`]): another module
-//! of the same process uses it, or used it before it was replaced by this one.
+//! Records begin with a version byte, are little-endian and have a fixed width. Unreadable parts (a wrong length, an
+//! impossible state) are fresh: trying a backend once more is better than refusing it because of a damaged record. A
+//! record of an older version is read as far as possible. One of a newer version reads as fresh and must not be
+//! written (see [`is_newer`]): another module of the same process uses it, or used it before this one replaced it.
 //!
-//! Configuring calls [`PoolRecord::reseat`]. What stays of a backend whose name stays are gate,
-//! breaker and headroom; faults in a row start afresh, because the rules may be others. What the
-//! record knows of other backends stays, too: another listener may have a pool of the same name, and
-//! Envoy may refuse the listener for whose sake this was configured.
+//! Configuring calls [`PoolRecord::reseat`]. A backend whose name stays keeps gate, breaker and headroom; faults in a
+//! row restart, because the rules may differ. Entries of other backends stay too: another listener may have a pool of
+//! the same name, and Envoy may refuse the listener that is being configured.
 
 mod windows;
 
@@ -41,23 +39,23 @@ const ENTRY_BYTES_V1: usize = ENTRY_BYTES_V2 - 16;
 /// The most entries of a record: its head counts them in one byte.
 const ENTRIES_MAX: usize = 255;
 const NO_RULE: u8 = u8::MAX;
-/// No ramp can be configured to be longer.
+/// The longest ramp that can be configured.
 const LONGEST_RAMP: Millis = Millis::from_secs(3_600);
 
-/// How old the time of the last completed request must be before it is written anew.
+/// The age at which the time of the last completed request is written again.
 pub const COMPLETION_WORTH_WRITING: Millis = Millis::from_secs(3);
 
-/// The key of a backend, and what is kept of it.
+/// The key of a backend, and its state.
 type Entry = [u8; ENTRY_BYTES];
 
-/// What workers share of one backend. The default is a backend that nothing is known of.
+/// What workers share about one backend. The default is a backend about which nothing is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendRecord {
     /// Its throttle gate.
     pub gate: Gate,
     /// Its circuit breaker.
     pub breaker: Breaker,
-    /// What it said is left.
+    /// The remaining capacity that it stated.
     pub headroom: Headroom,
     /// The operations that it was seen to serve.
     pub served: OperationSet,
@@ -65,13 +63,12 @@ pub struct BackendRecord {
     pub denied: u32,
     /// When a connection to it was last reset; zero: never.
     pub last_reset: Timestamp,
-    /// When it was last seen to complete a request, at most [`COMPLETION_WORTH_WRITING`] too early; zero:
-    /// never.
+    /// When it last completed a request, at most [`COMPLETION_WORTH_WRITING`] too early; zero: never.
     pub completed_at: Timestamp,
 }
 
 impl BackendRecord {
-    /// Whether forgetting it changes nothing that is decided at `now`.
+    /// Whether forgetting it changes no decision at `now`.
     fn is_idle(&self, now: Timestamp) -> bool {
         let is_closed = match self.breaker.state {
             State::Closed { since, .. } => since.plus(LONGEST_RAMP) <= now,
@@ -81,9 +78,9 @@ impl BackendRecord {
     }
 }
 
-/// The records of a pool's members, wherever they are.
+/// The records of a pool's members, wherever they are stored.
 pub trait Records {
-    /// That of `member`, which is the pool's `backend`; fresh where there is none.
+    /// The record of `member`, which is the pool's `backend`; fresh if there is none.
     fn of(&self, backend: BackendIndex, member: &Member) -> BackendRecord;
 }
 
@@ -93,12 +90,12 @@ impl<T: AsRef<[BackendRecord]> + ?Sized> Records for T {
     }
 }
 
-/// A pool's record as it was read. A member's part is decoded when it is asked for.
+/// A pool's record as it was read. A member's part is decoded on demand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot(Vec<u8>);
 
 impl Snapshot {
-    /// The snapshot of the record `bytes`; of one that cannot be read all members are fresh.
+    /// The snapshot of the record `bytes`. If it is unreadable, all members are fresh.
     pub fn new(bytes: Vec<u8>) -> Self {
         if entries(&bytes).is_some() {
             Self(bytes)
@@ -109,7 +106,7 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// All backends of the record that can be read, by their keys.
+    /// All readable backends of the record, by their keys.
     fn backends(&self) -> impl Iterator<Item = (u64, BackendRecord)> {
         entries(&self.0).unwrap_or_default().iter().filter_map(|entry| {
             let key = u64::from_le_bytes(*entry.first_chunk()?);
@@ -126,14 +123,14 @@ impl Records for Snapshot {
     }
 }
 
-/// Why an update of a pool's record was dropped.
+/// Why a pool's record was not updated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotUpdated {
     /// The record has no room for one more backend.
     Full,
     /// The policy has no such backend or quota group.
     UnknownBackend,
-    /// There is no record that can be read. [`PoolRecord::reseat`] makes one.
+    /// There is no readable record. [`PoolRecord::reseat`] makes one.
     Unreadable,
 }
 
@@ -142,8 +139,8 @@ pub enum NotUpdated {
 pub struct Reseated {
     /// The record.
     pub bytes: Vec<u8>,
-    /// How many backends of other configurations were dropped for want of room although something
-    /// is known of them that matters.
+    /// How many backends of other configurations were dropped for lack of room, although something important is known
+    /// about them.
     pub dropped: usize,
 }
 
@@ -155,7 +152,7 @@ impl PoolRecord {
     /// The newest version that can be read.
     pub const VERSION: u8 = POOL_VERSION;
 
-    /// The backends' records in the order of the policy's members; fresh where there is none.
+    /// The backends' records in the order of the policy's members; fresh if there is none.
     pub fn decode(bytes: &[u8], policy: &PoolPolicy) -> Vec<BackendRecord> {
         let snapshot = Snapshot::new(bytes.to_vec());
         let members = policy.members.iter().enumerate();
@@ -166,11 +163,10 @@ impl PoolRecord {
             .collect()
     }
 
-    /// Changes the record of the backend with this key, and leaves all others as they are. A backend
-    /// that the record does not have is added.
+    /// Changes the record of the backend with this key, and leaves all others unchanged. A missing backend is added.
     ///
     /// # Errors
-    /// [`NotUpdated`] says why the update is dropped; `change` was not called then.
+    /// [`NotUpdated`] states why there was no update; `change` was not called then.
     pub fn update<R>(
         bytes: Option<&[u8]>,
         key: u64,
@@ -186,11 +182,11 @@ impl PoolRecord {
         result.map(|result| (bytes, result)).ok_or(NotUpdated::UnknownBackend)
     }
 
-    /// Closes the gate of `backend`, and with it of all members of its quota group. `tokens` is what the
-    /// refused request was expected to use; zero: not known.
+    /// Closes the gate of `backend`, and those of all members of its quota group. `tokens` are those that the refused
+    /// request was expected to use; zero: unknown.
     ///
     /// # Errors
-    /// [`NotUpdated`] says why the update is dropped.
+    /// [`NotUpdated`] states why there was no update.
     pub fn close_gate(
         bytes: Option<&[u8]>,
         policy: &PoolPolicy,
@@ -210,10 +206,10 @@ impl PoolRecord {
         })
     }
 
-    /// Closes the gates of the members of a quota group, when the 429 came in another pool.
+    /// Closes the gates of the members of a quota group, after a 429 in another pool.
     ///
     /// # Errors
-    /// [`NotUpdated`] says why the update is dropped.
+    /// [`NotUpdated`] states why there was no update.
     pub fn close_group(
         bytes: Option<&[u8]>,
         policy: &PoolPolicy,
@@ -230,9 +226,9 @@ impl PoolRecord {
         Self::close_gate(bytes, policy, backend, delay, tokens, now)
     }
 
-    /// The record of a new configuration: members that `old` knows keep their state, and so do
-    /// backends that only other configurations have. When there is no room for all of those, the first
-    /// to go are those without anything that matters at `now`.
+    /// The record of a new configuration. Members in `old` keep their state, and so do backends that only other
+    /// configurations have. If there is no room for all of those, the first to go are those without anything that
+    /// matters at `now`.
     pub fn reseat(old: Option<&[u8]>, policy: &PoolPolicy, now: Timestamp) -> Reseated {
         let old = Snapshot::new(old.unwrap_or_default().to_vec());
         let members = policy.members.iter().take(ENTRIES_MAX).enumerate();
@@ -259,7 +255,7 @@ impl PoolRecord {
         Reseated { bytes, dropped }
     }
 
-    /// Changes the records of the backends with these keys; those that are missing are added.
+    /// Changes the records of the backends with these keys. Missing ones are added.
     fn update_each(
         bytes: Option<&[u8]>,
         keys: impl Iterator<Item = u64>,
@@ -284,13 +280,13 @@ impl PoolRecord {
     }
 }
 
-/// Whether a record was written by a newer version of its kind than `version`. It reads as fresh, and
-/// must not be written. All kinds of records begin with their version.
+/// Whether a record was written by a version newer than `version`. It reads as fresh, and must not be written. All
+/// kinds of records begin with their version.
 pub fn is_newer(record: &[u8], version: u8) -> bool {
     record.first().is_some_and(|found| *found > version)
 }
 
-/// The entries of a record, `None` when it cannot be read.
+/// The entries of a record; `None` when it is unreadable.
 fn entries(bytes: &[u8]) -> Option<&[Entry]> {
     let (&[version, count], body) = bytes.split_first_chunk::<POOL_HEAD_BYTES>()?;
     let (entries, rest) = body.as_chunks();
@@ -298,7 +294,7 @@ fn entries(bytes: &[u8]) -> Option<&[Entry]> {
     (version == POOL_VERSION && is_whole).then_some(entries)
 }
 
-/// A record of an older version as one of this version: what it does not know is fresh.
+/// A record of an older version in the format of this one. Fields that it lacks are fresh.
 fn migrated(bytes: &[u8]) -> Option<Vec<u8>> {
     let (&[version, count], body) = bytes.split_first_chunk::<POOL_HEAD_BYTES>()?;
     let entry_bytes = match version {
@@ -318,7 +314,7 @@ fn migrated(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(migrated)
 }
 
-/// The entry with this key in a record that can be read, added if it is missing; `None`: no room.
+/// The entry with this key in a readable record, added if it is missing; `None`: no room.
 fn entry_of(record: &mut Vec<u8>, key: u64) -> Option<&mut Entry> {
     let key = key.to_le_bytes();
     let known = entries(record)?.iter().position(|entry| entry.starts_with(&key));
@@ -337,7 +333,7 @@ fn entry_of(record: &mut Vec<u8>, key: u64) -> Option<&mut Entry> {
     body.as_chunks_mut().0.get_mut(position)
 }
 
-/// Usually the entry is at the member's position; after a change of configuration anywhere.
+/// Usually the entry is at the member's position. After a change of configuration it may be anywhere.
 #[inline]
 fn find(entries: &[Entry], key: u64, position: usize) -> Option<BackendRecord> {
     let wanted = key.to_le_bytes();

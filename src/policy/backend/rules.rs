@@ -1,49 +1,47 @@
 //! The circuit breaker's rules: what is a fault, what is counted, and how many are too many.
 //!
-//! Each rule counts on its own. A threshold is reached with >=, and only a fault can reach it: a
-//! success that lifts the number of attempts over `min_requests` is no reason to open. Successes
-//! are counted only where a percentage needs them. A throttle is a fault only to a rule that names
-//! 429, and what is the client's affair counts nowhere.
+//! Each rule counts on its own. A threshold is met with >=, and only by a fault: a success that raises the number of
+//! attempts to `min_requests` is no reason to open. Successes are counted only where a percentage needs them. A
+//! throttle is a fault only for a rule that lists 429. A client's error counts nowhere.
 //!
-//! Nearly all attempts are successes, and a write that all workers contend for would cost each of them
-//! more than the rest of the filter. So a worker counts its successes for itself ([`Successes`]) and
-//! adds them to the shared counts when it counts a fault, and else once in [`ADDED_AFTER`]. A share can
-//! be taken for larger than it is by what other workers served in that time, never for smaller.
+//! Nearly all attempts are successes, and a contended write for each would cost more than the rest of the filter. So
+//! a worker counts its successes locally ([`Successes`]). It adds them to the shared counts when it counts a fault,
+//! and otherwise once per [`ADDED_AFTER`]. Until then a share of faults can seem too large, but never too small.
 //!
-//! Faults in a row are counted in the breaker itself, because a success must be able to see, without
-//! another read, that there is nothing to reset.
+//! Faults in a row are counted in the breaker itself, so that a success can see without another read that there is
+//! nothing to reset.
 
 use crate::policy::pool::{BreakerSettings, MAX_RULES, Rule, Threshold};
 use crate::policy::response::classify::{Fault, Misroute, Outcome};
 use crate::policy::time::{Millis, Timestamp};
 use crate::policy::window::{Counts, SLOTS, Window};
 
-/// After which time at most a worker adds its successes to the shared counts.
+/// The longest time until a worker adds its successes to the shared counts.
 pub const ADDED_AFTER: Millis = Millis::from_secs(1);
 
-/// What an attempt came to, as the breaker sees it.
+/// The result of an attempt, as the breaker sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Observed {
     /// The backend is broken.
     Fault(Fault),
-    /// Nothing was learned. A probe gives its lease back; otherwise nothing happens.
+    /// It proved nothing. A probe returns its lease; otherwise nothing happens.
     Ignored,
     /// The gateway's own choice is wrong.
     Misconfigured,
-    /// It serves.
+    /// The backend works.
     Success,
 }
 
 impl Observed {
-    /// What `outcome` is to a breaker with these settings: a throttle is a fault only to rules
-    /// that name 429.
+    /// The result that `outcome` is for a breaker with these settings. A throttle is a fault only for rules that list
+    /// 429.
     pub fn of(outcome: &Outcome, settings: &BreakerSettings) -> Self {
         match outcome {
             Outcome::Success => Self::Success,
             Outcome::Fault { fault, .. } => Self::Fault(*fault),
             Outcome::Misrouted(Misroute::DeadEndpoint | Misroute::Full) => Self::Ignored,
             Outcome::Misconfigured { .. } | Outcome::Misrouted(_) => Self::Misconfigured,
-            // What the backend did itself, although another deployment of its resource answered.
+            // The backend's own result, although another deployment of its resource served the request.
             Outcome::Spilled { error: error @ 500.. } => Self::Fault(Fault::Status(*error)),
             Outcome::Throttled { .. }
                 if settings.rules.iter().any(|rule| rule.statuses.contains(429)) =>
@@ -53,7 +51,7 @@ impl Observed {
             Outcome::Throttled { .. }
             | Outcome::Cancelled
             | Outcome::ClientError
-            // Counted in a row, in the backend's record.
+            // Refused credentials are counted in a row, in the backend's record.
             | Outcome::Denied { .. }
             | Outcome::Spilled { .. }
             | Outcome::Elsewhere { .. } => Self::Ignored,
@@ -61,7 +59,7 @@ impl Observed {
     }
 }
 
-/// The rules that a fault reached.
+/// The rules that a fault met.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RulesMet(u8);
 
@@ -80,7 +78,7 @@ impl RulesMet {
     }
 }
 
-/// What the rules of one backend count, for one epoch of its breaker.
+/// The counts of the rules of one backend, in one epoch of its breaker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RuleWindows {
     /// The epoch that the counts belong to.
@@ -90,9 +88,9 @@ pub struct RuleWindows {
 }
 
 impl RuleWindows {
-    /// Counts the result of an ordinary attempt that began in the breaker's `epoch`, and says which
-    /// rules it reached. Counts of an earlier epoch are dropped. `None`: the counts are of a later
-    /// epoch, whose affair the result is not, and stay as they are.
+    /// Counts the result of an ordinary attempt that began in the breaker's `epoch`, and returns the rules that it
+    /// met. Counts of an earlier epoch are dropped. If the counts belong to a later epoch, they stay unchanged and
+    /// `None` is returned.
     pub fn count(
         &mut self,
         settings: &BreakerSettings,
@@ -123,8 +121,8 @@ impl RuleWindows {
         Some(met)
     }
 
-    /// Adds `successes` that a worker counted for itself in the breaker's `epoch`. As with
-    /// [`Self::count`], counts of an earlier epoch are dropped, and those of a later one stay.
+    /// Adds `successes` that a worker counted locally in the breaker's `epoch`. As in [`Self::count`], counts of an
+    /// earlier epoch are dropped, and those of a later one stay.
     pub fn add(&mut self, settings: &BreakerSettings, epoch: u32, successes: u32, now: Timestamp) {
         if self.is_later_than(epoch) {
             return;
@@ -139,20 +137,20 @@ impl RuleWindows {
         }
     }
 
-    /// Whether the counts are of a later epoch than `epoch`. Epochs wrap, so of two the one is later
-    /// that the other reaches in fewer steps.
+    /// Whether the counts belong to an epoch later than `epoch`. Epochs wrap, so the later one of two is the one that
+    /// fewer increments reach from the other.
     pub fn is_later_than(&self, epoch: u32) -> bool {
         epoch.wrapping_sub(self.epoch) > u32::MAX / 2
     }
 
-    /// Drops all counts, and begins those of `epoch`.
+    /// Drops all counts, and starts those of `epoch`.
     pub fn restart(&mut self, epoch: u32) {
         *self = Self { epoch, windows: Default::default() };
     }
 }
 
 impl BreakerSettings {
-    /// Whether a result ends the runs of faults in a row that some rule counts.
+    /// Whether a result ends a run of faults in a row that some rule counts.
     pub fn ends_runs(&self, observed: Observed, elapsed: Millis) -> bool {
         observed == Observed::Success
             && self.rules.iter().any(|rule| {
@@ -162,7 +160,7 @@ impl BreakerSettings {
     }
 }
 
-/// The successes at one backend that one worker has not added to the shared counts yet.
+/// The successes at one backend that one worker has not yet added to the shared counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Successes {
     /// The epoch that they belong to.
@@ -173,36 +171,36 @@ pub struct Successes {
 }
 
 impl Successes {
-    /// Counts one more of this `epoch`. Whether it is time to add them to the shared counts.
+    /// Counts one more success in `epoch`. Returns whether it is time to add them to the shared counts.
     pub fn count(&mut self, settings: &BreakerSettings, epoch: u32, now: Timestamp) -> bool {
         if self.epoch != epoch || self.count == 0 {
             *self = Self { epoch, count: 0, since: now };
         }
         self.count = self.count.saturating_add(1);
-        // A clock that was put back must not keep them here.
+        // A clock that was set back must not keep them here.
         let age = now.since(self.since).max(self.since.since(now));
         age >= ADDED_AFTER.min(shortest_slot(settings))
     }
 
-    /// How many are of this `epoch`.
+    /// How many belong to this `epoch`.
     pub fn of(&self, epoch: u32) -> u32 {
         if self.epoch == epoch { self.count } else { 0 }
     }
 }
 
-/// The least time over which a rule counts as a whole.
+/// The shortest slot of the rules' windows: a rule forgets a slot as a whole.
 fn shortest_slot(settings: &BreakerSettings) -> Millis {
     let slots = settings.rules.iter().map(|rule| rule.interval.scale(1, SLOTS as u64));
     slots.min().unwrap_or(ADDED_AFTER)
 }
 
-/// Whether rules only count this success, so that a worker may add it later.
+/// Whether a success only has to be counted, so that a worker may add it later.
 pub fn is_plain_success(settings: &BreakerSettings, observed: Observed, elapsed: Millis) -> bool {
     observed == Observed::Success
         && !settings.rules.iter().any(|rule| is_fault(rule, observed, elapsed))
 }
 
-/// Whether a result belongs into the counts of some rule.
+/// Whether a result belongs to the counts of some rule.
 pub fn needs_count(settings: &BreakerSettings, observed: Observed, elapsed: Millis) -> bool {
     settings.rules.iter().any(|rule| match rule.threshold {
         Threshold::Percentage { .. } => rule_counts(rule, observed, elapsed),
@@ -211,7 +209,7 @@ pub fn needs_count(settings: &BreakerSettings, observed: Observed, elapsed: Mill
     })
 }
 
-/// A share needs all attempts, a number only the faults; faults in a row are counted elsewhere.
+/// A share needs all attempts, a number only the faults. Faults in a row are counted elsewhere.
 fn rule_counts(rule: &Rule, observed: Observed, elapsed: Millis) -> bool {
     match rule.threshold {
         Threshold::Percentage { .. } => {

@@ -1,10 +1,10 @@
 //! Backends that turned a request down after being selected: no budget left, no credential.
 //!
-//! A budget is reserved, and a credential fetched, only at the backend that was chosen. When that
-//! fails, the backend is noted here and the selection is made anew. So admission is optimistic: no
-//! budget is read that is not about to be used. When nobody is left, budgets are forgiven.
+//! A budget is reserved, and a credential fetched, only at the chosen backend. If that fails, the backend is noted
+//! here and the selection is repeated. So only budgets that are about to be used are read. When no backend is left,
+//! the denials of budgets are forgotten.
 //!
-//! Hardly any request is denied, so only one that is allocates.
+//! Hardly any request is denied, so memory is allocated only for a request that is.
 
 use crate::policy::pool::{BackendIndex, BackendSet};
 use crate::policy::time::Timestamp;
@@ -15,7 +15,7 @@ static NONE: Denials = Denials::NONE;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denials {
     over_budget: BackendSet,
-    /// Until when, each that is in the set once.
+    /// Until when the budgets deny, once for each of these backends.
     budgets: Vec<(BackendIndex, Timestamp)>,
     without_credential: BackendSet,
 }
@@ -28,7 +28,7 @@ impl Denials {
         without_credential: BackendSet::EMPTY,
     };
 
-    /// Those of a request that no backend denied.
+    /// The denials of a request that no backend denied.
     pub fn none() -> &'static Self {
         &NONE
     }
@@ -56,7 +56,7 @@ impl Denials {
         self.over_budget.contains(backend) || self.without_credential.contains(backend)
     }
 
-    /// Until when the budget of `backend` has no room; `None` when it has or when it did at `now`.
+    /// Until when the budget of `backend` has no room; `None` when it has room at `now`.
     pub(super) fn budget_until(&self, backend: BackendIndex, now: Timestamp) -> Option<Timestamp> {
         if !self.over_budget.contains(backend) {
             return None;

@@ -1,28 +1,27 @@
-//! Which backend gets the next attempt.
+//! Chooses the backend of the next attempt.
 //!
-//! Tiers by ascending priority; the first one with an eligible backend is chosen, and within it a
-//! backend by weight, scaled by headroom. So a tier is left the moment that none of its backends is
-//! eligible, and used again the moment that one is.
+//! Tiers come by ascending priority. The first one with an eligible backend is chosen, and within it a backend by
+//! weight, scaled by headroom. So a tier is left at the moment when none of its backends is eligible, and used again
+//! at the moment when one is.
 //!
-//! Six rules need their reason:
+//! Six rules need a reason:
 //!
-//! - *A ramp never exhausts a pool.* A backend that recovers takes part in only a part of the
-//!   picks; but when all tiers came to nothing, a second pass ignores the ramps: some traffic too
-//!   many is better than an error.
-//! - *A request that nobody can serve probes early.* It would fail anyway, so it may be the probe of an
-//!   open circuit breaker before the open time is over (see [`super::backend::breaker`]): a healed backend is found
-//!   within a second, and whoever had a breaker opened has not taken the pool down.
-//! - *A pool with one backend does not enforce its gate.* Its 429 can be passed on, with the
-//!   backend's own words; a response of the gateway's could only say less.
-//! - *A budget is asked after the choice*, not before it (see [`denials`]). So it can only
-//!   move a request to another backend. When nobody is left, the choice is made again without the denials
-//!   of budgets: the backend's own 429 is the authority. Then a request also passes a gate that only much
-//!   larger ones closed (see [`super::backend::gate`]).
-//! - *Weight 0* serves only when nothing else of its tier can. Several such share equally.
-//! - *Affinity* chooses by weighted rendezvous hashing, and only within the tier. Headroom does not
-//!   enter: related requests would move with every change of it. The rotation does not turn.
+//! - *A ramp never exhausts a pool.* A recovering backend takes part in only a part of the picks. When no tier has
+//!   another backend, a second pass ignores the ramps: some additional traffic is better than an error.
+//! - *A request that nobody can serve probes early.* It would fail anyway, so it may be the probe of an open circuit
+//!   breaker before the open time is over (see [`super::backend::breaker`]). So a backend that works again is found
+//!   within a second, and a client that made a breaker open has not stopped the pool.
+//! - *A pool with one backend does not enforce its gate.* Its 429 can be passed on with the backend's own words; a
+//!   reply of the gateway could only say less.
+//! - *A budget is asked after the choice*, not before it (see [`denials`]). So it can only move a request to another
+//!   backend. When no backend is left, the choice is repeated without the denials of budgets: the backend's own 429
+//!   is the authority. Then a request also passes a gate that only much larger ones closed (see
+//!   [`super::backend::gate`]).
+//! - *Weight 0* serves only when nothing else in its tier can. Several backends of weight 0 share equally.
+//! - *Affinity* chooses by weighted rendezvous hashing, and only within the tier. Headroom is ignored, because every
+//!   change of it would move related requests. The rotation does not advance.
 //!
-//! This runs for each attempt, so it does not allocate.
+//! This code runs for each attempt, so it does not allocate.
 
 pub mod denials;
 pub mod rotation;
@@ -36,27 +35,27 @@ use super::pool::{BackendIndex, BackendSet, MAX_BACKENDS, Member, OperationSet, 
 use super::time::Timestamp;
 use rotation::Shares;
 
-/// What a request needs of a backend.
+/// What a request needs from a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
     /// The operation.
     pub operation: OperationSet,
-    /// The estimated length of the prompt; 0 when it is unknown.
+    /// The estimated length of the prompt; 0: unknown.
     pub prompt_tokens: u64,
-    /// The tokens that it is expected to use, prompt and output; 0 when they are unknown.
+    /// The tokens that it is expected to use, prompt and output; 0: unknown.
     pub tokens: u64,
     /// Requests with the same value go to the same backend where possible.
     pub affinity: Option<u64>,
 }
 
-/// What a selection depends on: the request, and what became of it so far.
+/// What a selection depends on: the request, and what happened to it so far.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'a> {
-    /// What it needs of a backend.
+    /// What it needs from a backend.
     pub needs: &'a Needs,
-    /// The backends that it was at.
+    /// The backends that it tried.
     pub tried: BackendSet,
-    /// The backends among them that gave it a 4xx, and would do so again.
+    /// Those of them that returned a 4xx, and would do so again.
     pub judged: BackendSet,
     /// The backends whose budget or credential denied it.
     pub denied: &'a Denials,
@@ -71,12 +70,12 @@ pub struct Situation<'a> {
 pub enum Ineligible {
     /// Its circuit breaker is open.
     Breaker {
-        /// When a probe may go.
+        /// When a probe may be sent.
         until: Timestamp,
     },
     /// Its budget has no room for the request.
     Budget {
-        /// When it has, if nothing else happens.
+        /// When it has room, if nothing else happens.
         until: Timestamp,
     },
     /// There is no valid credential for it.
@@ -90,40 +89,39 @@ pub enum Ineligible {
     Operation,
     /// The prompt is too long for it.
     PromptLength,
-    /// It recovers, and this pick is not among those that it takes part in.
+    /// It recovers, and this pick is not one of those in which it takes part.
     Ramp,
-    /// This request was there already.
+    /// This request has tried it.
     Tried,
 }
 
 /// The chosen backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// Which.
+    /// Its position.
     pub backend: BackendIndex,
-    /// The position of its tier, 0 being the first; more than 0 is a spill.
+    /// The position of its tier; the first is 0. A higher one is a spill.
     pub tier: usize,
-    /// How the attempt becomes the half-open probe, if it is to be one. Its lease must be taken before it
-    /// is sent.
+    /// Why the attempt may be the half-open probe, if it must be one. Its lease must be taken before it is sent.
     pub probe: Option<Lease>,
 }
 
 /// No backend can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unavailable {
-    /// When the first of the backends that could serve the request recovers; `None`: there is none,
-    /// or it is not known, as with a credential that cannot be had.
-    /// A backend that is neither throttled nor broken, but was tried, has recovered now.
+    /// When the first backend that could serve the request recovers; `None`: there is none, or the time is unknown,
+    /// as with a credential that cannot be fetched. A backend that was tried and is neither throttled nor broken
+    /// counts as recovered now.
     pub soonest: Option<Timestamp>,
-    /// Whether every backend that could serve the request is out for throttling alone: for what it
-    /// said itself, or for its budget.
+    /// Whether throttling is the only reason at every backend that could serve the request: its own 429 or its
+    /// budget.
     pub throttled: bool,
-    /// Whether there is a backend that could serve the request and gave it no 4xx yet. The others
-    /// decide neither `soonest` nor `throttled`.
+    /// Whether some backend could serve the request and has not returned a 4xx to it. Then the other backends do not
+    /// influence `soonest` and `throttled`.
     pub is_undecided: bool,
 }
 
-/// Chooses a backend for the next attempt of a request. If it was its turn, that is yet to be taken
+/// Chooses a backend for the next attempt of a request. If the rotation chose it, its turn must still be taken
 /// ([`Rotation::take`]).
 ///
 /// # Errors
@@ -141,8 +139,8 @@ pub fn select(
         .ok_or_else(|| pool.unavailable())
 }
 
-/// Chooses a backend for a request for which [`select`] found nobody: one whose gate was closed by much larger
-/// requests. `situation` has no denials of budgets any more.
+/// Chooses a backend for a request for which [`select`] found none: one whose gate was closed by much larger
+/// requests. The denials of budgets in `situation` must be forgotten before.
 ///
 /// # Errors
 /// [`Unavailable`] when no backend is eligible.
@@ -157,8 +155,8 @@ pub fn select_last(
     pool.choose(Pass::Last, rotation).ok_or_else(|| pool.unavailable())
 }
 
-/// Chooses a backend whose circuit breaker is open, for a request for which [`select`] found nobody and
-/// which cannot wait.
+/// Chooses a backend whose circuit breaker is open, for a request for which [`select`] found none and which cannot
+/// wait.
 pub fn select_early(
     policy: &PoolPolicy,
     records: &(impl Records + ?Sized),
@@ -169,8 +167,8 @@ pub fn select_early(
     Pool { policy, records, situation }.choose(Pass::Early, rotation)
 }
 
-/// The backends of the tiers up to the chosen one that could not be chosen, with the reasons, for
-/// the trail. Those that were tried are not among them: the trail has them as attempts.
+/// The backends up to the chosen tier that could not be chosen, with the reasons, for the trail. Tried backends are
+/// not among them: the trail contains their attempts.
 pub fn skipped(
     policy: &PoolPolicy,
     records: &(impl Records + ?Sized),
@@ -189,8 +187,8 @@ pub fn skipped(
         .collect()
 }
 
-/// When the first backend recovers that could serve the request and is not among `request.tried`,
-/// here those that it must not try again; `None`: there is none, and waiting is in vain.
+/// When the first backend recovers that could serve the request and is not in `situation.tried`, which here means those
+/// that it must not try again; `None`: waiting is useless, because there is none.
 pub fn worth_waiting_for(
     policy: &PoolPolicy,
     records: &(impl Records + ?Sized),
@@ -206,8 +204,8 @@ pub fn worth_waiting_for(
         .min()
 }
 
-/// The longest prompt that a backend with the operation takes, when none of them takes the one of the
-/// request. That changes with no time, unlike all else that keeps a request out.
+/// The longest prompt that a backend with the operation takes, if none takes the request's prompt. Unlike all other
+/// reasons, this one does not change with time.
 pub fn too_long_for(policy: &PoolPolicy, needs: &Needs) -> Option<u64> {
     let mut longest = None;
     for member in policy.members.iter().filter(|it| it.operations.covers(needs.operation)) {
@@ -217,15 +215,15 @@ pub fn too_long_for(policy: &PoolPolicy, needs: &Needs) -> Option<u64> {
     longest
 }
 
-/// What keeps a backend out; in each pass less does.
+/// The passes of a choice. Those after the usual one exclude fewer backends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pass {
     Usual,
-    /// But for ramps.
+    /// Ignores ramps.
     NoRamps,
-    /// But for ramps, and gates that much larger requests closed.
+    /// Ignores ramps, and gates that much larger requests closed.
     Last,
-    /// But for ramps, and the open time of circuit breakers.
+    /// Ignores ramps, and the open time of circuit breakers.
     Early,
 }
 
@@ -250,14 +248,14 @@ impl<R: Records + ?Sized> Pool<'_, R> {
         let breaker = self.record(backend).breaker;
         let probe = match breaker.passage(&self.policy.breaker, self.situation.now) {
             Passage::Probe => Some(Lease::Due),
-            // In no other pass than the last.
+            // Only possible in the last pass.
             Passage::Open { .. } => Some(Lease::Early),
             Passage::Closed | Passage::Ramp { .. } => None,
         };
         Some(Choice { backend, tier, probe })
     }
 
-    /// The eligible backends of a tier: those with a weight, or else those without.
+    /// The eligible backends of a tier: those with a weight, or if there are none, those without.
     fn candidates(&self, tier: &Tier, pass: Pass) -> BackendSet {
         let (mut weighted, mut reserve) = (BackendSet::EMPTY, BackendSet::EMPTY);
         for backend in tier.members.iter() {
@@ -270,7 +268,7 @@ impl<R: Records + ?Sized> Pool<'_, R> {
         if weighted.is_empty() { reserve } else { weighted }
     }
 
-    // Most callers ask of every backend of a pool, and not for the reason.
+    // Most callers ask about every backend of a pool, and ignore the reason.
     #[inline(always)]
     fn eligibility(&self, backend: BackendIndex, pass: Pass) -> Result<(), Ineligible> {
         if self.situation.tried.contains(backend) {
@@ -338,18 +336,18 @@ impl<R: Records + ?Sized> Pool<'_, R> {
         shares
     }
 
-    /// At least 1: among candidates a weight of 0 means that all have it.
+    /// At least 1: if the weight is 0, all candidates have weight 0.
     fn weight(&self, backend: BackendIndex) -> u8 {
         self.policy.member(backend).map_or(1, |member| member.weight.max(1))
     }
 
-    /// Weighted rendezvous hashing: each candidate draws a lot from its key and the affinity, and
-    /// -weight / ln(lot) is greatest in proportion to the weights. A candidate that drops out moves
+    /// Weighted rendezvous hashing: each candidate's lot is a hash of its key and the affinity, and the probability
+    /// that its -weight / ln(lot) is the greatest is proportional to its weight. A candidate that drops out moves
     /// only its own requests.
     fn rendezvous(&self, candidates: BackendSet, affinity: u64) -> Option<BackendIndex> {
         let score = |backend: BackendIndex| {
             let key = self.policy.member(backend).map_or(0, |member| member.key);
-            // 53 bits and a half: strictly between 0 and 1.
+            // 53 bits and a half, so it lies strictly between 0 and 1.
             let lot = ((mix(affinity, key) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
             f64::from(self.weight(backend)) / -lot.ln()
         };
@@ -380,8 +378,7 @@ impl<R: Records + ?Sized> Pool<'_, R> {
         })
     }
 
-    /// Until when a throttle (gate or budget) and until when the circuit breaker keeps `backend`
-    /// out, each if it does.
+    /// Until when a throttle (gate or budget) and until when the circuit breaker excludes `backend`, if they do.
     fn closed_until(&self, backend: BackendIndex) -> (Option<Timestamp>, Option<Timestamp>) {
         let record = self.record(backend);
         let gate = record.gate.closed_until(self.situation.now, &self.policy.throttle);
@@ -393,7 +390,7 @@ impl<R: Records + ?Sized> Pool<'_, R> {
     }
 }
 
-/// Mixes two numbers into one. Every bit of it depends on all of theirs (splitmix64's finish).
+/// Mixes two numbers into one. Each of its bits depends on all bits of both (the finish of splitmix64).
 fn mix(left: u64, right: u64) -> u64 {
     let mut z = left ^ right.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

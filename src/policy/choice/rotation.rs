@@ -1,38 +1,37 @@
-//! Smooth weighted round-robin: whose turn it is.
+//! Smooth weighted round-robin: which backend's turn it is.
 //!
-//! Chance would let equal weights differ by dozens over a minute, which on small quotas is the
-//! difference between 200 and 429. Here every backend has an account of the picks that it is owed:
-//! each pick credits all candidates with their share of it and debits the one that gets it. Picking
-//! the largest account, as is usual, can leave someone more than a pick behind when there are many;
-//! Tijdeman's rule for the chairman assignment problem (Discrete Mathematics 32, 1980) cannot: of
-//! those owed at least 1/(2n - 2) of a pick it takes the one that would be a pick behind soonest.
+//! With random choice, equal weights would differ by dozens over a minute, and on small quotas that is the difference
+//! between 200 and 429. Here every backend has an account of the picks that it is owed. Each pick credits every
+//! candidate with its share of a pick, and debits the chosen one. The usual rule, to pick the largest account, can
+//! leave one of many backends more than a pick behind. Tijdeman's rule for the chairman assignment problem (Discrete
+//! Mathematics 32, 1980) cannot: of those owed at least 1/(2n - 2) of a pick, it takes the one that would be a pick
+//! behind soonest.
 //!
-//! Candidates come and go, and shares change with headroom. Accounts are in fractions of a pick, so
-//! changed shares do not distort them. The account of a backend that is out stands still: when it
-//! returns it is at most about a pick ahead or behind, and gets no burst. Meanwhile the others'
-//! accounts do not add up to zero, so that perhaps none of them is due; then the one that would be
-//! a pick behind soonest has its turn all the same.
+//! Candidates come and go, and shares change with headroom. Accounts are in fractions of a pick, so changed shares do
+//! not distort them. The account of an excluded backend does not change: when it returns it is at most about a pick
+//! ahead or behind, and gets no burst. Meanwhile the accounts of the others do not add up to zero, so it can happen
+//! that none of them is due. Then the one that would be a pick behind soonest gets the turn.
 
 use crate::policy::pool::{BackendIndex, MAX_BACKENDS, PoolPolicy};
 
 /// One pick, in the accounts' fixed-point unit.
 const PICK: i64 = 1 << PICK_BITS;
 const PICK_BITS: u32 = 32;
-/// No account leaves this range, whatever the sequence of candidates was.
+/// No account leaves this range, whatever the candidates were.
 const ACCOUNT_LIMIT: i64 = 2 * PICK;
-/// Credits are rounded down: without this margin nobody may reach the threshold.
+/// Credits are rounded down; without this margin possibly no account reaches the threshold.
 const MARGIN: i64 = MAX_BACKENDS as i64;
 
-/// The most picks that a rotation is turned by at its start: configuring must not take long.
+/// The most picks with which a rotation can start, because configuring must be quick.
 const START_MAX: u32 = 1_024;
 
 /// The accounts of one pool's backends; local to a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rotation {
     accounts: Vec<i64>,
-    /// What the pick that was looked at last credits to each; room that is made once.
+    /// The credits of the last look, by position; kept to avoid allocations.
     credits: Vec<i64>,
-    /// Whose turn it was found to be, until the turn is taken.
+    /// The backend whose turn it is, until the turn is taken.
     next: Option<BackendIndex>,
 }
 
@@ -41,15 +40,15 @@ pub struct Rotation {
 pub(super) type Shares = [u32; MAX_BACKENDS];
 
 impl Rotation {
-    /// All accounts are even.
+    /// All accounts are equal.
     pub fn new(policy: &PoolPolicy) -> Self {
         let even = vec![0; policy.members.len()];
         Self { credits: even.clone(), accounts: even, next: None }
     }
 
-    /// As after a number of picks that `roll`, any random number, decides. Every worker of every proxy
-    /// starts like this: would all begin with the same backend, it would get a pick of each at once, and
-    /// all of a load that is smaller than the number of workers.
+    /// A rotation in a state after some number of picks, which `roll`, any random number, decides. Every worker of
+    /// every proxy starts like this. If all began with the same backend, it would get a pick from each at once, and
+    /// the whole load if that is smaller than the number of workers.
     pub fn starting_anywhere(policy: &PoolPolicy, roll: u64) -> Self {
         let mut rotation = Self::new(policy);
         for (tier, roll) in policy.tiers.iter().zip(std::iter::successors(Some(roll), next_roll)) {
@@ -65,7 +64,7 @@ impl Rotation {
                     *slot = u32::from(share).div_euclid(u32::from(divisor));
                 }
             }
-            // The picks repeat after as many as the shares add up to.
+            // The picks repeat after as many picks as the sum of the shares.
             let period = shares.iter().copied().fold(0, u32::saturating_add).clamp(1, START_MAX);
             for _ in 0..roll.checked_rem(u64::from(period)).unwrap_or(0) {
                 rotation.next(&shares);
@@ -81,7 +80,7 @@ impl Rotation {
         self.next
     }
 
-    /// Takes the turn that was looked at last, if it was not taken yet.
+    /// Takes the turn of the last look, if it was not taken yet.
     pub fn take(&mut self) {
         let Some(next) = self.next.take() else { return };
         let credited = self.credits.iter().copied().fold(0, i64::saturating_add);
@@ -93,7 +92,7 @@ impl Rotation {
         }
     }
 
-    /// A choice was made without asking whose turn it is, so there is no turn to take.
+    /// The choice was made without the rotation, so there is no turn to take.
     pub(super) fn pass_over(&mut self) {
         self.next = None;
     }
@@ -106,7 +105,7 @@ impl Rotation {
         let others = count.saturating_sub(1).max(1);
         let threshold = PICK.checked_div(others.saturating_mul(2))?;
         let mut best: Option<Candidate> = None;
-        // Mostly all have the same share, and a division takes as long as all the rest.
+        // Usually all have the same share, and a division takes as long as all the rest.
         let (mut known_share, mut known_credit) = (0, 0);
         let accounts = self.accounts.iter().zip(self.credits.iter_mut());
         for (position, (share, (account, credit))) in shares.iter().zip(accounts).enumerate() {
@@ -135,14 +134,14 @@ impl Rotation {
 struct Candidate {
     position: usize,
     is_due: bool,
-    /// What is missing until it is a pick behind.
+    /// How much more it can be owed until it is a pick behind.
     slack: i64,
     share: i64,
 }
 
 impl Candidate {
-    /// Due before not due, then by the number of picks until it is one behind: slack / share.
-    /// Accounts have at most 34 bits and shares 18, so the products cannot wrap.
+    /// Due candidates come first. Then the number of picks until it is one behind decides: slack / share. Accounts
+    /// have at most 34 bits and shares 18, so the products cannot wrap.
     fn precedes(&self, other: &Self) -> bool {
         if self.is_due != other.is_due {
             return self.is_due;
@@ -151,7 +150,7 @@ impl Candidate {
     }
 }
 
-/// Other bits of a random number.
+/// Different bits of a random number.
 fn next_roll(roll: &u64) -> Option<u64> {
     Some(roll.rotate_left(17))
 }
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heavy_backend_is_spread_over_the_turn() {
+    fn the_picks_of_a_heavy_backend_are_spread_evenly() {
         assert_eq!(picks(&mut rotation(2), &[3, 1], 8), "AABAAABA");
         assert_eq!(picks(&mut rotation(3), &[5, 1, 1], 7), "AABAACA");
     }
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_that_starts_anywhere_goes_on_as_any_other() {
+    fn a_rotation_that_starts_anywhere_continues_like_any_other() {
         let mut dice = Dice::new(35);
         for _ in 0..100 {
             let policy = pool(&[(1, 7), (1, 7), (2, 1), (1, 7), (2, 3)]);

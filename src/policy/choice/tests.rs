@@ -66,7 +66,7 @@ fn a_much_smaller_request_passes_a_gate_when_nobody_else_is_left() {
 }
 
 #[test]
-fn a_backend_that_cannot_take_the_operation_or_the_prompt_is_passed_over() {
+fn a_backend_that_cannot_take_the_operation_or_the_prompt_is_skipped() {
     let mut policy = pool(&[(1, 1), (2, 1), (3, 1)]);
     policy.members[0].operations = OperationSet(2);
     policy.members[1].max_prompt_tokens = Some(1_000);
@@ -90,7 +90,7 @@ fn a_prompt_is_too_long_only_when_no_backend_with_the_operation_takes_it() {
     assert_eq!(
         too_long_for(&policy, &of(1_001)),
         Some(1_000),
-        "who lacks the operation is no help"
+        "a backend without the operation does not help"
     );
     for taken in [0, 500, 1_000] {
         assert_eq!(too_long_for(&policy, &of(taken)), None, "{taken}");
@@ -98,7 +98,7 @@ fn a_prompt_is_too_long_only_when_no_backend_with_the_operation_takes_it() {
     policy.members[1].operations = OperationSet(1);
     policy.members[2].operations = OperationSet(1);
     let unserved = Needs { operation: OperationSet(4), ..of(u64::MAX) };
-    assert_eq!(too_long_for(&policy, &unserved), None, "that is not for its length");
+    assert_eq!(too_long_for(&policy, &unserved), None, "its length is not the reason");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_backend_whose_open_time_is_over_is_chosen_as_a_probe() {
 }
 
 #[test]
-fn the_soonest_recovery_is_told_and_whether_throttling_is_all() {
+fn the_soonest_recovery_is_returned_and_whether_throttling_is_the_only_reason() {
     let policy = pool(&[(1, 1), (2, 1)]);
     let none = BackendSet::EMPTY;
     let unavailable = |soonest, throttled| Unavailable {
@@ -165,7 +165,7 @@ fn the_soonest_recovery_is_told_and_whether_throttling_is_all() {
 }
 
 #[test]
-fn who_refused_the_request_does_not_decide_when_to_come_back() {
+fn a_backend_that_refused_the_request_does_not_decide_the_delay() {
     let policy = pool(&[(1, 1), (2, 1)]);
     let unavailable = |judged: BackendSet, tried, records: &[BackendRecord]| {
         let request = Situation { judged, ..asking(&ANY, tried, 0) };
@@ -229,7 +229,7 @@ fn affinity_follows_the_weights_and_moves_only_what_it_must() {
 }
 
 #[test]
-fn only_the_tiers_up_to_the_choice_explain_themselves() {
+fn only_backends_up_to_the_chosen_tier_are_in_the_trail() {
     let policy = pool(&[(1, 1), (2, 1), (2, 1), (3, 1)]);
     let records = [gated(100_080), open(120_000), BackendRecord::default(), gated(100_090)];
     let choice = Choice { backend: backend(2), tier: 1, probe: None };
@@ -282,7 +282,7 @@ fn a_pool_with_one_backend_enforces_its_budget() {
 }
 
 #[test]
-fn a_backend_without_credential_is_passed_over_and_is_not_throttled() {
+fn a_backend_without_credential_is_skipped_and_is_not_throttled() {
     let policy = pool(&[(1, 1), (2, 1)]);
     let mut denied = Denials::NONE;
     denied.credential(backend(0));

@@ -1,30 +1,29 @@
-//! Who is to blame when an attempt failed: the backend, or the request that it was given.
+//! Who is to blame for a failed attempt: the backend, or the request.
 //!
-//! A client decides what a backend is asked, so a client can make a backend fail: with a prompt that
-//! takes longer than every time limit, with a body that crashes the server, with an object that lives
-//! elsewhere. One such request visits several backends of a pool. If each visit counted as a fault,
-//! a few requests of one client would open every circuit breaker.
+//! A client decides what a backend is asked, so a client can make a backend fail: with a prompt that takes longer
+//! than every time limit, with a body that crashes the server, or with an object that another resource stores. Such a
+//! request visits several backends of a pool. If each visit counted as a fault, a few requests of one client would
+//! open every circuit breaker.
 //!
-//! So most faults are judged by contrast, when the fate of the request is known:
+//! So most faults are judged by contrast, when the outcome of the request is known:
 //!
 //! - A backend that *failed what another one served* is to blame.
-//! - A backend that failed alone, because no other one came to a judgement, has nobody to be compared
-//!   with but itself: others may be throttled, or there are none, or something went to the client already.
-//!   Its fault counts unless it completed another request within [`ALONE_FOR`]; refusing a credential
-//!   or a deployment does not count.
-//! - When two backends judged a request and none served it, the request is to blame, and nothing is
-//!   counted. Nor is it when the client left while another backend was still at it.
+//! - A backend that failed alone, because no other one gave a verdict, can only be compared with itself: others may
+//!   be throttled, there may be none, or a part of the response went to the client already. Its fault counts unless
+//!   it completed another request within [`ALONE_FOR`]. Refusing a credential or a deployment does not count.
+//! - If two backends gave a verdict on a request and none served it, the request is to blame, and nothing is counted.
+//!   Nothing is counted either when the client left while another backend still worked on the request.
 //!
-//! A connection that cannot be made needs no contrast, because nothing of the request was sent.
-//! Throttles, cancels and errors of the client are no faults at all.
+//! A connection that cannot be made needs no contrast, because no part of the request was sent. Throttles, cancels
+//! and client errors are no faults.
 //!
 //! # Refused credentials
-//! A key can lack a right that only some requests need. So it takes [`DENIALS_TO_TRIP`] refusals in a
-//! row, with no success between them, before a circuit breaker opens.
+//! A key can lack a right that only some requests need. So a circuit breaker opens only after [`DENIALS_TO_TRIP`]
+//! refusals in a row, without a success between them.
 //!
 //! # Resets
-//! A backend that closes its idle connections at once resets all requests that were on their way on
-//! them. So does one that says 408 on them first. That is one event, so it counts once: see [`is_same_reset`].
+//! A backend that closes its idle connections at once resets all requests that were on their way on them, possibly
+//! after a 408 on each. That is one event, so it counts once: see [`is_same_reset`].
 
 use crate::policy::backend::records::BackendRecord;
 use crate::policy::pool::{BackendIndex, BackendSet};
@@ -34,31 +33,30 @@ use crate::policy::time::{Millis, Timestamp};
 /// How often in a row a backend refuses the gateway's credential before its circuit breaker opens.
 pub const DENIALS_TO_TRIP: u32 = 3;
 
-/// For how long a backend that completed a request is not blamed for a fault with which no other backend was
-/// compared. As long as others are served, whoever fails on purpose takes nothing from them.
+/// How long a backend that completed a request is not blamed for a fault without contrast. While other requests are
+/// served, a client whose requests always fail cannot take the backend from them.
 pub const ALONE_FOR: Millis = Millis::from_secs(10);
 
-/// Resets further apart than this are never one event: what closes many connections at once takes
-/// milliseconds.
+/// Resets that are further apart than this are never one event: closing many connections at once takes milliseconds.
 const SAME_EVENT: Millis = Millis::from_secs(1);
 
-/// What becomes of an attempt's outcome in the circuit breaker.
+/// What an attempt's outcome means for the circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The backend is to blame: it counts.
+    /// The backend is to blame: the outcome counts.
     Guilty,
-    /// There is nobody to compare it with: see [`counts_alone`].
+    /// No other backend to compare with: see [`counts_alone`].
     Alone,
-    /// The request is to blame, or it is not known who: it does not count.
+    /// The request is to blame, or it is unknown who is: the outcome does not count.
     Acquitted,
 }
 
-/// The attempts of one request that failed in a way that the request may have caused, with what is
-/// kept of each until it is judged.
+/// The attempts of one request that failed in a way that the request may have caused, with the data that is kept for
+/// each until it is judged.
 #[derive(Debug)]
 pub struct Suspects<T> {
     open: Vec<(Outcome, T)>,
-    /// The backends that said something about the request itself.
+    /// The backends that gave a verdict on the request.
     judged: BackendSet,
 }
 
@@ -69,14 +67,14 @@ impl<T> Default for Suspects<T> {
 }
 
 impl<T> Suspects<T> {
-    /// An attempt at `backend` came to `outcome`.
+    /// An attempt at `backend` ended with `outcome`.
     pub fn note(&mut self, backend: BackendIndex, outcome: &Outcome) {
         if is_judgement(outcome) {
             self.judged = self.judged.with(backend);
         }
     }
 
-    /// Keeps what is known of an attempt whose blame is open.
+    /// Keeps an attempt whose blame is open.
     pub fn suspect(&mut self, outcome: Outcome, attempt: T) {
         self.open.push((outcome, attempt));
     }
@@ -86,8 +84,7 @@ impl<T> Suspects<T> {
         self.open.is_empty()
     }
 
-    /// Judges all suspects, now that it is known whether another backend served the request. Each is
-    /// judged once.
+    /// Judges all suspects once, when it is known whether another backend served the request.
     pub fn judge(&mut self, is_served: bool) -> impl Iterator<Item = (T, Verdict)> + use<T> {
         let is_alone = self.judged.len() <= 1;
         std::mem::take(&mut self.open).into_iter().map(move |(outcome, attempt)| {
@@ -100,15 +97,15 @@ impl<T> Suspects<T> {
         })
     }
 
-    /// Acquits all suspects: the client left before another backend, which was asked already, could show
-    /// what it makes of the request. A client must not gain anything by leaving at the right moment.
+    /// Acquits all suspects: the client left before another backend, which was asked already, could show a result. A
+    /// client must not gain anything by leaving at the right moment.
     pub fn dismiss(&mut self) -> impl Iterator<Item = (T, Verdict)> + use<T> {
         std::mem::take(&mut self.open).into_iter().map(|(_, it)| (it, Verdict::Acquitted))
     }
 }
 
-/// Whether it must be judged who is to blame for `outcome`: then it is to be
-/// [suspected](Suspects::suspect). Otherwise it counts as what it is, at once.
+/// Whether blame for `outcome` is open, so that its attempt must be [suspected](Suspects::suspect). Any other outcome
+/// counts at once.
 pub fn is_open(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Fault { fault, .. } => was_sent(*fault),
@@ -123,7 +120,7 @@ pub fn is_open(outcome: &Outcome) -> bool {
     }
 }
 
-/// Whether the backend got the request and failed or answered because of what it is.
+/// Whether the outcome is the backend's verdict on the request.
 fn is_judgement(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Cancelled | Outcome::Misrouted(_) | Outcome::Throttled { .. } => false,
@@ -137,7 +134,7 @@ fn is_judgement(outcome: &Outcome) -> bool {
     }
 }
 
-/// Whether something of the request may have been sent before the fault.
+/// Whether a part of the request may have been sent before the fault.
 fn was_sent(fault: Fault) -> bool {
     match fault {
         Fault::Connect | Fault::ConnectTimeout | Fault::Tls => false,
@@ -151,27 +148,27 @@ fn was_sent(fault: Fault) -> bool {
     }
 }
 
-/// Counts that a backend refused the gateway's credential; `is_first` when this worker saw it serve
-/// since the last refusal. Whether the refusals in a row are enough for its circuit breaker to open.
+/// Counts that a backend refused the gateway's credential. `is_first`: this worker saw it serve since the last
+/// refusal. Returns whether the refusals in a row are enough for its circuit breaker to open.
 pub fn count_denial(record: &mut BackendRecord, is_first: bool) -> bool {
     let before = if is_first { 0 } else { record.denied };
     record.denied = before.saturating_add(1);
     record.denied >= DENIALS_TO_TRIP
 }
 
-/// Whether a fault counts with which no other backend was compared: the backend completed nothing in the
-/// last [`ALONE_FOR`] before it `ended`. `completed`: when it last did, as far as is known; zero: never.
+/// Whether a fault counts without contrast: the backend completed nothing in the last [`ALONE_FOR`] before the fault
+/// `ended`. `completed`: its last known completion; zero: never.
 pub fn counts_alone(completed: Timestamp, ended: Timestamp) -> bool {
-    // A time in the future shows that the clock was put back.
+    // A time in the future shows that the clock was set back.
     completed > ended || completed.plus(ALONE_FOR) <= ended
 }
 
-/// Whether a reset is the same event as the last one that counted: the attempt had begun before that
-/// one, and ended at nearly the same time. Notes the reset when it is another event.
+/// Whether a reset is the same event as the last one that counted: the attempt began before that one, and ended at
+/// nearly the same time. Otherwise notes the reset as a new event.
 pub fn is_same_reset(record: &mut BackendRecord, began: Timestamp, ended: Timestamp) -> bool {
     let last = record.last_reset;
     let apart = ended.since(last).max(last.since(ended));
-    // In one millisecond attempts can follow each other, so an equal time is no proof.
+    // Attempts can follow each other within one millisecond, so an equal time proves nothing.
     let is_same = began < last && apart <= SAME_EVENT;
     if !is_same {
         record.last_reset = ended;
@@ -197,13 +194,13 @@ mod tests {
     const ELSEWHERE: Outcome = Outcome::Elsewhere { status: 404 };
     const THROTTLED: Outcome = Outcome::Throttled { delay: None };
 
-    /// What counts of the attempts of one request at one backend after the other: at once, and when
-    /// its fate is known.
+    /// What counts of the attempts of one request, at one backend after the other: at once, and when its outcome is
+    /// known.
     fn counted(outcomes: &[Outcome], is_served: bool) -> Vec<Outcome> {
         judged(outcomes, is_served, Verdict::Guilty)
     }
 
-    /// What comes to this verdict, with what counts at once.
+    /// The outcomes with this verdict, without those that count at once.
     fn judged(outcomes: &[Outcome], is_served: bool, wanted: Verdict) -> Vec<Outcome> {
         let mut suspects = Suspects::default();
         let mut counted = Vec::new();
@@ -222,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn who_failed_what_another_served_is_to_blame() {
+    fn a_backend_that_failed_what_another_served_is_to_blame() {
         for outcome in FAULTS.into_iter().chain([WRONG, DENIED]) {
             assert_eq!(counted(&[outcome, Outcome::Success], true), [outcome]);
             assert_eq!(counted(&[outcome, BROKEN, Outcome::Success], true), [outcome, BROKEN]);
@@ -262,11 +259,11 @@ mod tests {
         assert!(!counts_alone(at(100_000), at(100_000)));
         assert!(!counts_alone(at(100_000), at(109_999)));
         assert!(counts_alone(at(100_000), at(110_000)));
-        assert!(counts_alone(at(100_000), at(99_999)), "the clock was put back");
+        assert!(counts_alone(at(100_000), at(99_999)), "the clock was set back");
     }
 
     #[test]
-    fn a_connection_that_was_not_made_counts_whatever_becomes_of_the_request() {
+    fn a_failed_connection_counts_whatever_the_outcome_of_the_request() {
         for is_served in [false, true] {
             assert_eq!(counted(&[CONNECT, CONNECT], is_served), [CONNECT, CONNECT]);
         }
@@ -277,7 +274,7 @@ mod tests {
         let mut record = BackendRecord::default();
         assert!(!count_denial(&mut record, false));
         assert!(!count_denial(&mut record, false));
-        // A success came in between.
+        // A success came between.
         assert!(!count_denial(&mut record, true));
         assert!(!count_denial(&mut record, false));
         assert!(count_denial(&mut record, false));
@@ -306,7 +303,7 @@ mod tests {
         let mut record = BackendRecord::default();
         assert!(!is_same_reset(&mut record, at(0), at(30_000)));
         assert!(!is_same_reset(&mut record, at(10), at(32_000)));
-        // The clock was put back by an hour.
+        // The clock was set back by an hour.
         let mut record = BackendRecord { last_reset: at(3_600_000), ..BackendRecord::default() };
         assert!(!is_same_reset(&mut record, at(5), at(10)));
         assert_eq!(record.last_reset, at(10));

@@ -1,29 +1,27 @@
-//! One request's way through its pool: what was tried, whether to go on, and what to say at the end.
+//! One request's way through its pool: what was tried, whether to continue, and what to reply at the end.
 //!
 //! # Why a ledger
 //!
-//! Attempts of one request share three limits: each backend at most once, `max_attempts` in all, and
-//! the pool's retry budget. A failed attempt also leaves a reason that the client may see in the
-//! trail. Both are kept here, so that whoever watches an attempt only asks "what next?".
+//! Attempts of one request share three limits: each backend at most once, `max_attempts` in all, and the pool's retry
+//! budget. The ledger checks these limits, so that whoever watches an attempt only asks "what next?".
 //!
 //! # What a failover costs
 //!
-//! The retry budget is there so that an outage does not multiply the load. Not every failover does: a
-//! 429 cost the backend nothing, and the first failover of a request is the one that this gateway is
-//! for. Both are free, as is the one after a 408 that closes the connection: the backend had no work. So a
-//! request that fails costs two attempts at most before the budget is asked.
+//! The retry budget keeps an outage from multiplying the load. Not every failover does that: a 429 cost the backend
+//! nothing, and the first failover of a request is what this gateway exists for. Both are free, and so is a failover
+//! after a 408 that closes the connection, because the backend had no work. So a failing request costs at most two
+//! attempts before the budget is asked.
 //!
 //! # When all refuse
 //!
-//! When every backend that could serve a request answers it with a 4xx, the last of these responses is
-//! passed on: it says what is wrong. As long as one of them could not be asked, or failed in another
-//! way, it may be the only one that has what the request refers to. Then the pool is exhausted, and
-//! the client is told when to come back.
+//! If every backend that could serve a request returns a 4xx, the last of these responses is passed on, because it
+//! states what is wrong. If one of them could not be asked, or failed in another way, it may be the only one that has
+//! what the request refers to. Then the pool is exhausted, and the client is told when to retry.
 //!
 //! # When all is closed
 //!
-//! A backend that throttled this very request may serve it after its gate reopened: waiting, within
-//! `max_wait`, is the one case in which a backend is tried twice.
+//! A backend that throttled this request may serve it after its gate reopened. Only then, after a wait within
+//! `max_wait`, a backend is tried twice.
 
 pub mod blame;
 pub mod retry_budget;
@@ -35,19 +33,19 @@ use super::response::classify::{Fault, Outcome};
 use super::time::{Millis, Timestamp};
 use trail::AttemptResult;
 
-/// What one request tried so far.
+/// What one request has tried so far.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     tried: BackendSet,
     throttled: BackendSet,
     judged: BackendSet,
-    /// The backends that answered 429 for a reason that closes no gate. They may have what others lack.
+    /// The backends that returned a 429 that closes no gate. They may have what others lack.
     put_off: BackendSet,
     attempts: u8,
     waited: Millis,
     /// Whether the last attempt ended with a 429.
     is_refused: bool,
-    /// Whether the backend of the last attempt had not received the request.
+    /// Whether the backend of the last attempt did not receive the request.
     is_unheard: bool,
 }
 
@@ -65,44 +63,43 @@ pub enum Next {
     Stop(Stop),
 }
 
-/// Why nothing more is tried.
+/// Why nothing more will be tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// No backend is left.
     Exhausted(Unavailable),
-    /// One is left, but `max_attempts` or the retry budget forbids it.
+    /// A backend is left, but `max_attempts` or the retry budget forbids it.
     Limited,
-    /// One is left, but `max_attempts` forbids it, and all that were asked gave the request a 4xx.
+    /// A backend is left, but `max_attempts` forbids it, and all that were asked returned a 4xx.
     Refused,
-    /// The request may have been carried out, and must not be a second time.
+    /// The request may have been carried out, and must not be repeated.
     MayBeDone,
 }
 
 /// What the client gets after the last attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FinalResponse {
-    /// The backend's own response as it is.
+    /// The backend's own response, unchanged.
     PassOn,
-    /// The backend's own error, with the pool's time to come back instead of the backend's.
+    /// The backend's own error, but with the pool's delay instead of the backend's.
     PassOnError,
-    /// The backend's own error as it is, with a word that the request must not be repeated by itself: it may
-    /// have been carried out.
+    /// The backend's own error, with a header against automatic retries, because the request may have been carried
+    /// out.
     PassOnOnce,
-    /// The gateway's answer: nobody knows whether the request was carried out.
+    /// The gateway's reply: the request may have been carried out.
     MayBeDone,
-    /// The gateway's answer: there is no way to the backend that was chosen. Another one can be chosen at once.
-    NoWay,
-    /// The gateway's answer: what the backends answered with is none for a client.
-    NoAnswer {
-        /// The status of the last one: that of a redirect, or 101 when the protocol is not the one that was
-        /// asked for.
+    /// The gateway's reply: Envoy cannot reach the chosen backend. Another one can be chosen at once.
+    Unreachable,
+    /// The gateway's reply: the backends' responses cannot be passed to a client.
+    Unusable {
+        /// The status of the last one: that of a redirect, or 101 if the protocol is not the requested one.
         status: u16,
     },
-    /// The gateway's answer: the pool is exhausted.
+    /// The gateway's reply: the pool is exhausted.
     Exhausted {
         /// Whether throttling or a budget is the only reason.
         throttled: bool,
-        /// When the soonest backend is expected back; `None`: nobody knows.
+        /// When the soonest backend is expected back; `None`: unknown.
         soonest: Option<Timestamp>,
     },
 }
@@ -119,7 +116,7 @@ impl Ledger {
         self.throttled.iter().fold(self.tried, BackendSet::without)
     }
 
-    /// The backends that gave the request a 4xx: asking them again would change nothing.
+    /// The backends that returned a 4xx to the request: asking them again would change nothing.
     pub fn judged(&self) -> BackendSet {
         if self.is_refused { self.judged.union(self.put_off) } else { self.judged }
     }
@@ -155,25 +152,25 @@ impl Ledger {
         }
     }
 
-    /// The request is another one for `backend` now, which may be asked again.
+    /// The request changed for `backend`, which may be asked again.
     pub fn forgive(&mut self, backend: BackendIndex) {
         self.tried = self.tried.without(backend);
         self.judged = self.judged.without(backend);
         self.put_off = self.put_off.without(backend);
     }
 
-    /// The request waited for `length`: a gate that closed on it may have reopened.
+    /// The request waited for `length`: a gate that throttled it may have reopened.
     pub fn wait(&mut self, length: Millis) {
         self.waited = self.waited.plus(length);
         self.tried = self.spent();
         self.throttled = BackendSet::EMPTY;
     }
 
-    /// What to do next, given what a selection among the untried backends found, and when the first
+    /// What to do next, given the result of a selection among the untried backends, and the time when the first
     /// backend that is not [`spent`](Self::spent) recovers.
     ///
-    /// `withdraw` takes one failover out of the retry budget, if it allows one. It is asked last, so
-    /// that the budget is spent only on a failover that happens, and not for those that are free.
+    /// `withdraw` takes one failover from the retry budget, if it allows one. It is called last, so that only
+    /// failovers that happen, and are not free, use the budget.
     pub fn next(
         &self,
         selected: Result<Choice, Unavailable>,
@@ -195,18 +192,18 @@ impl Ledger {
         }
     }
 
-    /// Whether the next attempt costs nothing of the retry budget.
+    /// Whether the next attempt uses nothing of the retry budget.
     fn is_free(&self) -> bool {
         self.attempts <= 1 || self.is_refused || self.is_unheard
     }
 
-    /// Whether every backend that was asked gave the request a 4xx.
+    /// Whether every backend that was asked returned a 4xx.
     fn is_unanimous(&self) -> bool {
         self.judged() == self.tried
     }
 
-    /// Whether waiting until `until` stays within `max_wait`, and can lead to another attempt. A gate
-    /// that closed on this request may have reopened by now: that is a wait of no length.
+    /// Whether waiting until `until` stays within `max_wait`, and can lead to another attempt. If the gate has
+    /// reopened already, the wait has no length.
     fn may_wait(&self, until: Timestamp, settings: &FailoverSettings, now: Timestamp) -> bool {
         let wait = until.since(now);
         settings.max_wait > Millis::ZERO
@@ -230,7 +227,7 @@ pub fn is_worth_another(outcome: &Outcome) -> bool {
     }
 }
 
-/// Whether a backend said of the request itself that it does not serve it.
+/// Whether a backend refused the request itself.
 fn is_refusal(outcome: &Outcome) -> bool {
     matches!(
         outcome,
@@ -238,7 +235,7 @@ fn is_refusal(outcome: &Outcome) -> bool {
     )
 }
 
-/// Whether `outcome` is a 429, or one within an event stream.
+/// Whether `outcome` is a 429, or the same within an event stream.
 fn is_429(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Throttled { .. } => true,
@@ -247,7 +244,7 @@ fn is_429(outcome: &Outcome) -> bool {
     }
 }
 
-/// Whether `status` says that all is well, whatever the body says.
+/// Whether `status` means success, whatever the body contains.
 fn is_success(status: u16) -> bool {
     matches!(status, 200..=299)
 }
@@ -263,7 +260,7 @@ pub fn may_be_done(outcome: &Outcome) -> bool {
     }
 }
 
-/// What the trail says of `outcome`, which came with `status`; `None` when the client left first.
+/// The result in the trail for `outcome`, which came with `status`; `None` when the client left first.
 pub fn result_in_trail(outcome: &Outcome, status: u16) -> Option<AttemptResult> {
     match outcome {
         Outcome::Cancelled => None,
@@ -291,13 +288,12 @@ pub fn result_in_trail(outcome: &Outcome, status: u16) -> Option<AttemptResult> 
 }
 
 /// What the client gets when nothing more is tried after `outcome`, which came with `status`.
-///
-/// * A request that every backend refused gets the last one's own 4xx: it says what is wrong. A 429
-///   goes with the pool's time to come back, not with one backend's.
-/// * A pool of one passes its backend's errors on: no other response would be truer.
-/// * While another backend could have served, the last error is passed on; the pool is not exhausted.
-/// * A redirect is nobody's answer. When it is all that there is, the client is told so.
-/// * A refusal while another backend could not be asked is not passed on: that one may have served.
+/// * If every backend refused the request, the client gets the last one's 4xx, because it states what is wrong. A 429
+///   gets the pool's delay instead of one backend's.
+/// * A pool of one passes its backend's errors on: no other response would be more accurate.
+/// * If another backend could have served, the last error is passed on; the pool is not exhausted.
+/// * A redirect is not passed on. If there is nothing else, the client is told so.
+/// * A refusal is not passed on if another backend could not be asked: that one may have served.
 pub fn ending(
     outcome: &Outcome,
     status: u16,
@@ -305,11 +301,11 @@ pub fn ending(
     pool_size: usize,
     now: Timestamp,
 ) -> FinalResponse {
-    let is_answer = status >= 400;
-    let is_told = is_answer || (status > 0 && !is_success(status));
+    let is_error = status >= 400;
+    let is_unsuccessful = is_error || (status > 0 && !is_success(status));
     let is_error_of_backend =
-        is_answer && matches!(outcome, Outcome::Throttled { .. } | Outcome::Fault { .. });
-    let is_refused_by_all = is_told
+        is_error && matches!(outcome, Outcome::Throttled { .. } | Outcome::Fault { .. });
+    let is_refused_by_all = is_unsuccessful
         && is_refusal(outcome)
         && match stop {
             Stop::Exhausted(unavailable) => !unavailable.is_undecided,
@@ -317,7 +313,7 @@ pub fn ending(
             Stop::Limited | Stop::MayBeDone => false,
         };
     match stop {
-        _ if is_refused_by_all && !is_answer => FinalResponse::NoAnswer { status },
+        _ if is_refused_by_all && !is_error => FinalResponse::Unusable { status },
         _ if is_refused_by_all && (status != 429 || pool_size == 1) => FinalResponse::PassOn,
         _ if is_refused_by_all => FinalResponse::PassOnError,
         Stop::MayBeDone if is_error_of_backend => FinalResponse::PassOnOnce,
@@ -328,7 +324,7 @@ pub fn ending(
             FinalResponse::Exhausted { throttled: false, soonest: Some(now) }
         }
         Stop::Exhausted(unavailable) => {
-            // In an event stream; one with a status was passed on above.
+            // An event stream; a refusal with a status was passed on above.
             let is_refused = is_refusal(outcome) && is_429(outcome) && !unavailable.is_undecided;
             FinalResponse::Exhausted {
                 throttled: unavailable.throttled || is_refused,

@@ -1,13 +1,13 @@
 //! The retry budget: how many failovers a pool can afford.
 //!
-//! Failing over spares the backend that failed, but when a whole region is down it multiplies the
-//! load on the others. As in Finagle, failovers of the last ten seconds may be at most a share of
-//! the requests of that time, plus a number per second that a quiet pool always has.
+//! A failover spares the backend that failed, but when a whole region is down, failovers multiply the load on the
+//! others. As in Finagle, the failovers of the last ten seconds may be at most a share of the requests of that time,
+//! plus a number per second that a quiet pool always has.
 //!
-//! Counting every request in shared data would cost a contended write per request. So a worker
-//! counts its requests for itself, and adds them to the shared record only when it wants a
-//! failover. What other workers have not added yet is missing then: the budget errs on the strict
-//! side, by less the more a failing region makes every worker ask.
+//! Counting every request in shared data would cost a contended write per request. So a worker counts its requests
+//! locally, and adds them to the shared record only when it wants a failover. Until then other workers do not see
+//! them, so the budget is stricter than configured. The difference is small when a region fails, because then every
+//! worker asks.
 
 use crate::policy::codec::Reader;
 use crate::policy::pool::FailoverSettings;
@@ -19,7 +19,7 @@ pub const VERSION: u8 = 1;
 const INTERVAL: Millis = Millis::from_secs(10);
 const INTERVAL_SECS: u64 = 10;
 
-/// The requests of one pool that one worker has not added to the shared record yet.
+/// The requests of one pool that one worker has not yet added to the shared record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deposits(Window);
 
@@ -29,16 +29,16 @@ impl Deposits {
         self.0.add(Counts { faults: 0, total: 1 }, INTERVAL, now);
     }
 
-    /// Forgets all, after a record that contains them was written.
+    /// Forgets all, after they were written to the record.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
 }
 
-/// Asks for one failover: the shared record with the deposits added, and whether it is granted.
+/// Asks for one failover. Returns the shared record with the deposits added, and whether the failover is granted.
 ///
-/// A record that cannot be read is fresh. When the failover is denied, the caller may leave the
-/// record unwritten, and must then keep the deposits.
+/// An unreadable record is fresh. If the failover is denied, the caller may leave the record unwritten, and must then
+/// keep the deposits.
 pub fn withdraw(
     record: Option<&[u8]>,
     deposits: &Deposits,
@@ -86,7 +86,7 @@ mod tests {
         FailoverSettings { retry_percent, min_retries_per_second, ..failover() }
     }
 
-    /// Asks until it is denied.
+    /// Asks until a failover is denied.
     fn granted(
         record: &mut Option<Vec<u8>>,
         deposits: &mut Deposits,

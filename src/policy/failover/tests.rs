@@ -37,7 +37,7 @@ fn the_first_attempt_costs_nothing_of_the_retry_budget() {
     assert_eq!(next, Next::Retry);
 }
 
-/// A request whose attempts at one backend after the other ended so.
+/// The ledger after attempts with these outcomes, at one backend after the other.
 fn after(outcomes: &[Outcome]) -> Ledger {
     let mut ledger = Ledger::default();
     for (position, outcome) in outcomes.iter().enumerate() {
@@ -48,7 +48,7 @@ fn after(outcomes: &[Outcome]) -> Ledger {
 }
 
 #[test]
-fn the_first_failover_of_a_request_is_free_and_further_ones_need_the_budgets_consent() {
+fn the_first_failover_of_a_request_is_free_and_further_ones_need_the_budget() {
     let first = after(&[fault(503)]);
     let next = first.next(found(), None, &settings(), NOW, || panic!("asked for the first"));
     assert_eq!(next, Next::Retry);
@@ -114,7 +114,7 @@ fn waits_of_one_request_add_up() {
 }
 
 #[test]
-fn a_gate_that_reopened_meanwhile_is_a_wait_of_no_length_for_who_may_wait() {
+fn after_a_gate_reopened_a_request_that_may_wait_does_so_without_delay() {
     let mut ledger = Ledger::default();
     ledger.begin(backend(0));
     ledger.end(backend(0), &throttled());
@@ -179,7 +179,7 @@ const REFUSALS: [(Outcome, u16); 5] = [
 ];
 
 #[test]
-fn an_exhausted_pool_answers_for_itself() {
+fn an_exhausted_pool_gets_a_reply_of_the_gateway() {
     let expected = FinalResponse::Exhausted { throttled: true, soonest: Some(at(5)) };
     for (outcome, status) in [(throttled(), 429), (fault(503), 503)].into_iter().chain(REFUSALS) {
         assert_eq!(ending(&outcome, status, &exhausted(), 2, NOW), expected, "{outcome:?}");
@@ -187,7 +187,7 @@ fn an_exhausted_pool_answers_for_itself() {
 }
 
 #[test]
-fn what_every_backend_refused_is_the_clients_to_see() {
+fn a_refusal_by_every_backend_is_passed_on() {
     for (outcome, status) in REFUSALS {
         for stop in [refused(), Stop::Refused] {
             for pool_size in [1, 2, 3] {
@@ -198,7 +198,7 @@ fn what_every_backend_refused_is_the_clients_to_see() {
 }
 
 #[test]
-fn a_429_that_every_backend_gives_one_request_goes_with_the_pools_time() {
+fn a_429_from_every_backend_is_passed_on_with_the_delay_of_the_pool() {
     let outcome = Outcome::Elsewhere { status: 429 };
     assert_eq!(ending(&outcome, 429, &refused(), 2, NOW), FinalResponse::PassOnError);
     assert_eq!(ending(&outcome, 429, &refused(), 1, NOW), FinalResponse::PassOn);
@@ -254,7 +254,7 @@ fn while_another_backend_could_serve_the_last_error_is_passed_on() {
 }
 
 #[test]
-fn an_attempt_without_an_answer_has_nothing_to_pass_on() {
+fn an_attempt_without_a_response_has_nothing_to_pass_on() {
     let outcome = Outcome::Fault { fault: Fault::Connect, retry_after: None };
     let expected = FinalResponse::Exhausted { throttled: false, soonest: Some(NOW) };
     assert_eq!(ending(&outcome, 0, &Stop::Limited, 2, NOW), expected);
@@ -278,11 +278,11 @@ fn only_a_failure_that_another_backend_may_not_have_is_worth_another_attempt() {
 }
 
 #[test]
-fn a_429_that_closes_no_gate_leaves_it_open_whether_the_backend_has_what_another_lacks() {
+fn after_a_429_that_closes_no_gate_the_backend_may_still_have_what_others_lack() {
     let mut ledger = Ledger::default();
     ledger.begin(backend(0));
     ledger.end(backend(0), &Outcome::Elsewhere { status: 429 });
-    // As long as it is the last word, it is a judgement as any other.
+    // While that is the last response, it is a verdict like any other.
     assert_eq!(ledger.judged(), BackendSet::EMPTY.with(backend(0)));
     ledger.begin(backend(1));
     ledger.end(backend(1), &Outcome::Elsewhere { status: 404 });
@@ -290,7 +290,7 @@ fn a_429_that_closes_no_gate_leaves_it_open_whether_the_backend_has_what_another
 }
 
 #[test]
-fn a_redirect_of_all_is_told_as_no_answer_and_of_some_as_nothing_yet() {
+fn redirects_of_all_backends_are_an_unusable_response_and_of_some_are_not() {
     let unavailable =
         |is_undecided| Unavailable { soonest: Some(NOW), throttled: false, is_undecided };
     for outcome in [Outcome::Denied { status: 302 }, Outcome::Elsewhere { status: 302 }] {
@@ -300,7 +300,7 @@ fn a_redirect_of_all_is_told_as_no_answer_and_of_some_as_nothing_yet() {
             (3, Stop::Refused),
         ] {
             let told = ending(&outcome, 302, &stop, pool_size, NOW);
-            assert_eq!(told, FinalResponse::NoAnswer { status: 302 }, "{stop:?}");
+            assert_eq!(told, FinalResponse::Unusable { status: 302 }, "{stop:?}");
         }
         let soon = FinalResponse::Exhausted { throttled: false, soonest: Some(NOW) };
         for stop in [Stop::Exhausted(unavailable(true)), Stop::Limited] {
@@ -313,7 +313,7 @@ fn a_redirect_of_all_is_told_as_no_answer_and_of_some_as_nothing_yet() {
 }
 
 #[test]
-fn what_was_not_received_is_asked_again_for_free_whatever_it_creates() {
+fn a_request_that_was_not_received_is_repeated_for_free_whatever_it_creates() {
     let unheard = Outcome::Fault { fault: Fault::NotReceived, retry_after: None };
     let ledger = after(&[fault(503), unheard]);
     let next = ledger.next(found(), None, &settings(), NOW, || panic!("asked for a 408"));

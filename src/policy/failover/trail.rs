@@ -1,25 +1,23 @@
-//! The trail: where a request was and where it could not go, for a person to read.
+//! The trail: which backends a request tried and which were skipped, for a person to read.
 //!
-//! Entries in the order of events, separated by `, `; each is the backend's name followed by fields
+//! The entries are in the order of events, separated by `, `. Each is the backend's name, followed by fields that are
 //! separated by `;`:
 //!
 //! ```text
 //! ptu-uksouth;429;gate=312ms, payg-france;skip=breaker;breaker=4200ms, payg-sweden;200
 //! ```
 //!
-//! - An attempt has its result: the status, or `connect`, `timeout`, `reset`, `in-band` (a throttle
-//!   within a 200), `empty` (a success without a body), `no-upgrade` (no WebSocket, although one was asked
-//!   for), `stream-error`, `spilled` (another deployment of the resource answered); and `gate=`, for how
-//!   long it closed the gate. A `connect` that is more than a refusal says `reason=tls` or
-//!   `reason=timeout`. `tier=` is the service tier, when the request asked for one. A backend to which
-//!   Envoy has no way has `no-route`, `no-cluster`, `no-host` or `wrong-cluster`; and `overflow` when
-//!   Envoy has too much on its way there already.
-//! - A backend that was passed over has `skip=` with the reason: `gate`, `breaker`, `budget`,
-//!   `credential`, `ramp`, `operation`, `prompt-length`; and with the first three, after how long
-//!   it is back.
+//! - An attempt has its result: the status, or `connect`, `timeout`, `reset`, `in-band` (a throttle within a 200),
+//!   `empty` (a success without a body), `no-upgrade` (no WebSocket, although the request asked for one),
+//!   `stream-error`, `spilled` (another deployment of the resource served it). `gate=` states how long it closed the
+//!   gate. A `connect` with another cause than a refused connection has `reason=tls` or `reason=timeout`. `tier=` is
+//!   the service tier, if the request asked for one. A backend that Envoy cannot reach has `no-route`, `no-cluster`,
+//!   `no-host` or `wrong-cluster`; if Envoy has too many requests there already, it has `overflow`.
+//! - A skipped backend has `skip=` with the reason: `gate`, `breaker`, `budget`, `credential`, `ramp`, `operation`,
+//!   `prompt-length`. With the first three, a field states after which time it is back.
 //!
-//! The trail is bounded, because it becomes a header: what is beyond [`MAX_ENTRIES`] is only
-//! counted, as in `, +3`. A backend that stays out for the same reason is not repeated.
+//! The trail is bounded, because it becomes a header: entries beyond [`MAX_ENTRIES`] are only counted, as in `, +3`.
+//! A backend that stays excluded for the same reason is not repeated.
 
 use crate::policy::choice::Ineligible;
 use crate::policy::pool::BackendIndex;
@@ -27,10 +25,10 @@ use crate::policy::response::classify::Misroute;
 use crate::policy::time::{Millis, Timestamp};
 use std::fmt::Write;
 
-/// The most entries that a trail has.
+/// The most entries of a trail.
 pub const MAX_ENTRIES: usize = 24;
 
-/// What an attempt came to.
+/// The result of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptResult {
     /// No connection.
@@ -39,15 +37,15 @@ pub enum AttemptResult {
     ConnectTimeout,
     /// A throttle within a 200.
     InBand,
-    /// Envoy has no way to it.
+    /// Envoy cannot reach it.
     Misrouted(Misroute),
-    /// A success without a response.
+    /// A success without a body.
     Empty,
-    /// It was asked for a WebSocket and answered with something else.
+    /// It did not switch to the WebSocket that was asked for.
     NoUpgrade,
     /// The connection broke.
     Reset,
-    /// Another deployment of the backend's resource answered.
+    /// Another deployment of the backend's resource served the request.
     Spilled,
     /// A response with this status.
     Status(u16),
@@ -55,36 +53,36 @@ pub enum AttemptResult {
     StreamError,
     /// No first byte in time.
     Timeout,
-    /// No connection, because TLS could not be agreed on.
+    /// No connection, because the TLS handshake failed.
     Tls,
 }
 
 /// One event of a request's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// It was at a backend.
+    /// It tried a backend.
     Attempt {
-        /// Which.
+        /// Its position.
         backend: BackendIndex,
-        /// What came of it.
+        /// The result.
         result: AttemptResult,
-        /// For how long that closed the backend's gate.
+        /// How long that closed the backend's gate.
         gate: Option<Millis>,
-        /// The service tier, when the request asked for one.
+        /// The service tier, if the request asked for one.
         tier: Option<&'static str>,
     },
-    /// It passed a backend over.
+    /// It skipped a backend.
     Skip {
-        /// Which.
+        /// Its position.
         backend: BackendIndex,
-        /// Why.
+        /// The reason.
         reason: Ineligible,
-        /// After how long the backend is back, if that is known.
+        /// The time until the backend is back, if that is known.
         remaining: Option<Millis>,
     },
 }
 
-/// What happened to one request.
+/// The events of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trail {
     entries: Vec<Entry>,
@@ -92,19 +90,19 @@ pub struct Trail {
 }
 
 impl Trail {
-    /// Adds an attempt that came to `result` and closed the backend's gate for `gate`.
+    /// Adds an attempt that ended with `result` and closed the backend's gate for `gate`.
     pub fn attempt(&mut self, backend: BackendIndex, result: AttemptResult, gate: Option<Millis>) {
         self.push(Entry::Attempt { backend, result, gate, tier: None });
     }
 
-    /// The last attempt was one for this service tier.
+    /// The last attempt asked for this service tier.
     pub fn with_tier(&mut self, name: &'static str) {
         if let Some(Entry::Attempt { tier, .. }) = self.entries.last_mut() {
             *tier = Some(name);
         }
     }
 
-    /// Adds a backend that was passed over.
+    /// Adds a skipped backend.
     pub fn skip(&mut self, backend: BackendIndex, reason: Ineligible, now: Timestamp) {
         let remaining = match reason {
             Ineligible::Breaker { until }
@@ -130,7 +128,7 @@ impl Trail {
         &self.entries
     }
 
-    /// The trail as text, safe for a header whatever the names are.
+    /// The trail as text. It is safe in a header, whatever the names are.
     pub fn render<'a>(&self, name: impl Fn(BackendIndex) -> Option<&'a str>) -> String {
         let mut text = String::new();
         for entry in &self.entries {
@@ -294,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_skip_is_told_once() {
+    fn the_same_skip_is_noted_once() {
         let mut trail = Trail::default();
         trail.skip(backend(1), Ineligible::Gate { until: at(80) }, at(0));
         trail.skip(backend(1), Ineligible::Gate { until: at(80) }, at(50));

@@ -1,36 +1,39 @@
-//! What a response means for the backend that gave it, and for the request.
+//! What a response means for the backend that sent it, and for the request.
 //!
-//! Three questions are kept apart. *Is the backend out for a time that it named?* A throttle: its
-//! gate closes, nothing is counted. *Is the backend broken?* A fault: the circuit breaker counts
-//! it. *Would another backend answer differently?* Then the request goes elsewhere.
+//! Three questions are separate. *Did the backend name a time until which it is full?* That is a throttle: its gate
+//! closes, and nothing is counted. *Is the backend broken?* That is a fault: the circuit breaker counts it. *Would
+//! another backend respond differently?* Then the request goes elsewhere.
 //!
-//! The status decides wherever it can, because a proxy on the way may answer HTML or nothing. These
-//! need a look at the body: an event stream with status 200, whose first event may be an error; a 400
-//! that only this backend gives (provisioned capacity takes shorter prompts than the model, and an
-//! object that lives at one resource is unknown at the others); a 404, which may say that the
-//! deployment is missing; a 429, which may be about this request alone (see [`super::refusal`]). A
-//! refusal by the content filter is the caller's affair, wherever it is asked.
+//! The status decides wherever it can, because a proxy on the way may send HTML or nothing. These responses need a
+//! look at the body:
+//! - an event stream with status 200, whose first event may be an error,
+//! - a 400 that only this backend returns: provisioned capacity takes shorter prompts than the model, and an object
+//!   that one resource stores is unknown at the others,
+//! - a 404, which may state that the deployment is missing,
+//! - a 429, which may be about this request alone (see [`super::refusal`]).
+//!
+//! A refusal by the content filter is the client's fault at any backend.
 //!
 //! # What the gateway chose
-//! Clients choose most of what a backend is asked: the operation, the `api-version`, the objects that
-//! a body refers to. A 403 or 404 is about any of these, and then another backend may answer, but no
-//! backend is to blame. Only two things are the gateway's own choice:
+//! Clients choose most of what a backend is asked: the operation, the `api-version`, the objects that a body refers
+//! to. A 403 or 404 can be about any of these. Then another backend may serve the request, but no backend is to
+//! blame. Only two things are the gateway's own choice:
 //!
-//! - *The deployment.* A 404 says that it is missing, by its code.
-//! - *The credential.* A 401, or a 403 of an operation of a model.
+//! - *The deployment.* A 404 states by its code that it is missing.
+//! - *The credential.* A 401, or a 403 for an operation of a model.
 //!
-//! Even these may be the client's doing: a deployment can lack an operation that others have, and a
-//! key can lack a right. A backend that was seen to serve, but never this operation, is not to blame.
-//! Whether the others are is decided by contrast (see [`crate::policy::failover::blame`]).
+//! Even these may be caused by the client: a deployment can lack an operation that others have, and a key can lack a
+//! right. A backend that has served other operations, but never this one, is not to blame. All others are judged by
+//! contrast (see [`crate::policy::failover::blame`]).
 //!
-//! # What is no response
-//! A client that follows a redirect leaves the gateway and takes its key along, so no redirect is an
-//! answer. Nor is another protocol that nobody asked for. Both come from something in
-//! front of the API, such as a login page or a moved host. They are judged like a refused credential.
+//! # Unusable responses
+//! A client that follows a redirect leaves the gateway and takes its key along, so a redirect never serves a request.
+//! Neither does a protocol that nobody asked for. Both come from something in front of the API, such as a login page
+//! or a moved host. They are judged like a refused credential.
 //!
-//! # Statuses that little is known about
-//! Only some 4xx are about what the request contains, so that each backend would give them. Any other
-//! one may be about the backend: its bill, its place, its network. Another backend is asked.
+//! # Other 4xx
+//! Only some 4xx are about the content of the request, so that each backend would return them. Any other may be about
+//! the backend: its payment, its region, its network. So another backend is asked.
 
 use super::headers::Headers;
 use super::{refusal, retry_after};
@@ -52,24 +55,24 @@ pub struct AttemptTraits {
     pub is_model_operation: bool,
     /// The request asks for a WebSocket.
     pub asks_for_upgrade: bool,
-    /// The client can name further deployments in the request, such as one for images.
+    /// The client can name further deployments in the request, for example for images.
     pub may_name_deployments: bool,
-    /// The request names things that it does not contain, such as files, data sources and tools. What is
-    /// said of them is said of no deployment.
+    /// The request refers to things that it does not contain, such as files, data sources and tools. Errors about
+    /// them are not about the deployment.
     pub has_dependencies: bool,
-    /// The backend answers by the key, and that is the client's: nothing that it refuses concerns others.
+    /// The backend's response depends on the client's own key: nothing that it refuses concerns others.
     pub is_clients_account: bool,
     /// The request asks for a service tier other than the default.
     pub asks_for_tier: bool,
-    /// What the backend was seen to serve.
+    /// What the backend has served so far.
     pub seen: Seen,
-    /// The tokens that the request takes at most, as far as it states them.
+    /// An upper bound of the request's tokens, as far as it states them.
     pub tokens: u64,
-    /// The tokens per minute that the backend is configured to have.
+    /// The backend's configured limit of tokens per minute.
     pub token_limit: Option<u64>,
 }
 
-/// What a backend was seen to serve.
+/// What a backend has served so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Seen {
     /// Nothing yet.
@@ -81,49 +84,48 @@ pub enum Seen {
     Others,
 }
 
-/// What went wrong at a backend.
+/// How a backend failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The connection could not be made.
+    /// The connection failed.
     Connect,
     /// The connection was not made in time.
     ConnectTimeout,
-    /// It said that all is well, and nothing else.
+    /// It returned a success without a body.
     Empty,
-    /// It was asked for a WebSocket and answered with something else, which was no error.
+    /// It was asked for a WebSocket, and returned something else that was no error.
     NoUpgrade,
-    /// It closed the connection with a 408, before it had received the request. Front ends do so with idle
-    /// connections, and a request may be on its way on one.
+    /// It closed the connection with a 408 before it received the request. Front ends do this with idle connections,
+    /// on which a request may be on its way.
     NotReceived,
     /// The connection broke, before or after the first byte.
     Reset,
-    /// It answered with this status.
+    /// It returned this status.
     Status(u16),
-    /// The event stream carried an error.
+    /// The event stream contained an error.
     StreamError,
     /// The first byte did not come in time.
     Timeout,
-    /// The connection was made, but TLS could not be agreed on: a certificate, a name, a version.
+    /// The connection was made, but the TLS handshake failed: a certificate, a name, a version.
     Tls,
 }
 
-/// Why there is no way to a backend. All but one are mistakes in Envoy's configuration, or a name that does
-/// not resolve: no request will get there before that changes.
+/// Why Envoy cannot reach a backend. All but one are mistakes in Envoy's configuration, or a name that does not
+/// resolve: no request can reach it until that changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misroute {
-    /// The cluster has no host but the dead endpoint that it keeps for this case. That costs a refused
-    /// connection and nothing else, and a name may resolve at any moment: no circuit breaker opens.
+    /// The cluster has only the dead endpoint that it keeps for this case. This costs only a refused connection, and
+    /// a name may resolve at any moment, so no circuit breaker opens.
     DeadEndpoint,
-    /// Envoy has as many requests or connections on their way to the backend as its cluster's
-    /// `circuit_breakers` allow. It never retries then. Others are served, so no circuit breaker opens.
+    /// Envoy has as many requests or connections at the backend as its cluster's `circuit_breakers` allow. Envoy
+    /// never retries then. Other requests are served, so no circuit breaker opens.
     Full,
     /// The route names a cluster that does not exist.
     NoCluster,
-    /// The cluster lacks the attempt filter, so the request went out as it was: with the headers that were
-    /// made for another backend, if there was one before.
+    /// The cluster lacks the attempt filter, so the request was sent unchanged: possibly with the headers that an
+    /// earlier attempt set for another backend.
     NoFilter,
-    /// The cluster has no host: its name does not resolve, or its endpoints are empty. Envoy answers
-    /// the request by itself.
+    /// The cluster has no host: its name does not resolve, or it has no endpoints. Envoy itself responds.
     NoHost,
     /// The route's matcher has no entry for the backend.
     NoRoute,
@@ -131,59 +133,59 @@ pub enum Misroute {
     WrongCluster,
 }
 
-/// What an attempt came to.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The client went away.
+    /// The client left.
     Cancelled,
-    /// The client's affair: passed on, counted nowhere.
+    /// The client's own error: passed on, counted nowhere.
     ClientError,
-    /// The credential that the gateway chose was refused, or may have been: by a redirect, say.
+    /// The gateway's credential was refused, or may have been, for example by a redirect.
     Denied {
-        /// What it answered.
+        /// The status of the response.
         status: u16,
     },
-    /// Another backend may answer differently; nothing is wrong with this one.
+    /// Another backend may respond differently; nothing is wrong with this one.
     Elsewhere {
-        /// What it answered.
+        /// The status of the response.
         status: u16,
     },
     /// The backend is broken.
     Fault {
-        /// How.
+        /// What failed.
         fault: Fault,
-        /// The time that it named.
+        /// The delay that it named.
         retry_after: Option<Millis>,
     },
-    /// The deployment that the gateway chose does not exist: nothing will succeed here.
+    /// The deployment that the gateway chose does not exist: no request will succeed here.
     Misconfigured {
-        /// What it answered.
+        /// The status of the response.
         status: u16,
     },
-    /// There is no way to the backend, so nothing was sent to it.
+    /// Envoy cannot reach the backend, so nothing was sent to it.
     Misrouted(Misroute),
     /// Another deployment of the backend's resource served the request.
     Spilled {
-        /// The status with which the backend itself had refused it; 0: not known.
+        /// The status with which the backend itself refused it; 0: unknown.
         error: u16,
     },
-    /// It serves.
+    /// The backend served the request.
     Success,
     /// The backend is full.
     Throttled {
-        /// The time that it named.
+        /// The delay that it named.
         delay: Option<Millis>,
     },
 }
 
-/// What the head of a response decides.
+/// What response headers decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Head {
-    /// Everything.
+    /// The outcome.
     Decided(Outcome),
     /// Nothing yet: [`error_body`] decides.
     ErrorBody {
-        /// What it is unless the body says something else.
+        /// The outcome unless the body shows another one.
         otherwise: Outcome,
     },
     /// Nothing yet: the first event of the stream decides.
@@ -191,7 +193,7 @@ pub enum Head {
 }
 
 impl AttemptTraits {
-    /// Of an attempt that nothing is known about.
+    /// The traits of an attempt about which nothing is known.
     pub const NONE: Self = Self {
         owns_credential: false,
         owns_deployment: false,
@@ -208,8 +210,8 @@ impl AttemptTraits {
         token_limit: None,
     };
 
-    /// Whether the request is larger than the whole limit of tokens per minute: the configured one, or
-    /// the one that the response `stated`, if it is one.
+    /// Whether the request is larger than the whole limit of tokens per minute: the configured one, or the `stated`
+    /// one of the response.
     pub fn is_larger_than(&self, stated: Option<i64>) -> bool {
         let stated = stated.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0);
         stated.into_iter().chain(self.token_limit).any(|limit| self.tokens > limit)
@@ -232,7 +234,7 @@ pub fn head(
         }
         101 if traits.asks_for_upgrade => Outcome::Success,
         200..=299 => Outcome::Success,
-        // What a client has of an object that is kept may still be good.
+        // A client's copy of a stored object may still be valid.
         304 if !traits.is_model_operation => Outcome::Success,
         ..400 => turned_away(status, traits),
         429 => match refusal::outcome(status, headers, &traits, now) {
@@ -242,7 +244,7 @@ pub fn head(
         400 if traits.provisioned || traits.names_stored_object => {
             return Head::ErrorBody { otherwise: Outcome::ClientError };
         }
-        // Some front ends call a prompt too large that another deployment would take.
+        // Some front ends use this for a prompt that another deployment would take.
         413 if traits.provisioned => {
             return Head::ErrorBody { otherwise: Outcome::ClientError };
         }
@@ -264,7 +266,7 @@ pub fn head(
     Head::Decided(outcome)
 }
 
-/// Judges a response whose head is all of it, given what the head decided. No model's answer is empty.
+/// Judges a response without a body by what its headers decided. A model's response is never empty.
 pub fn without_body(outcome: Outcome, traits: AttemptTraits) -> Outcome {
     match outcome {
         Outcome::Success if traits.is_model_operation && !traits.asks_for_upgrade => {
@@ -274,8 +276,8 @@ pub fn without_body(outcome: Outcome, traits: AttemptTraits) -> Outcome {
     }
 }
 
-/// Judges a response by the first bytes of its body. Its [`head`] was [`Head::ErrorBody`].
-/// `deployment` is what the gateway asked for.
+/// Judges a response by the first bytes of its body. Its [`head`] was [`Head::ErrorBody`]. `deployment` is the one
+/// that the gateway asked for.
 ///
 /// The bytes are searched, not parsed: the prefix may end anywhere, and need not be JSON.
 pub fn error_body(
@@ -293,14 +295,14 @@ pub fn error_body(
     decided.unwrap_or(otherwise)
 }
 
-/// Whether each backend would give this 4xx, because it is about what the request contains. A refused
-/// credential is among them: where it matters, it is the client's own.
+/// Whether each backend would return this 4xx, because it is about the content of the request. This includes a
+/// refused credential: where this function is asked, it is the client's own.
 fn is_about_content(status: u16) -> bool {
     matches!(status, 400 | 401 | 403 | 406 | 409 | 411..=417 | 422 | 428 | 431)
 }
 
-/// What a response means that turns the request away before a model saw it: a refused credential, a
-/// redirect, another protocol.
+/// The outcome of a response that refused the request before a model saw it: a refused credential, a redirect,
+/// another protocol.
 fn turned_away(status: u16, traits: AttemptTraits) -> Outcome {
     let is_about_request = status == 403 && !traits.is_model_operation;
     let is_about_request = is_about_request || traits.has_dependencies;
@@ -311,10 +313,10 @@ fn turned_away(status: u16, traits: AttemptTraits) -> Outcome {
     }
 }
 
-/// What a 404 means that may be about the deployment; `None`: it is about something else.
+/// The outcome of a 404 that may be about the deployment; `None`: it is about something else.
 fn missing(status: u16, body: &[u8], traits: AttemptTraits, deployment: &str) -> Option<Outcome> {
     const CODES: [&str; 2] = ["DeploymentNotFound", "model_not_found"];
-    /// What comes before the name of a model in a message.
+    /// Texts before the name of a model in a message.
     const NAMES: [&str; 3] = ["`", "model '", "deployment '"];
     if traits.seen == Seen::Others || !has_any_code(body, &CODES) {
         return None;
@@ -330,7 +332,7 @@ fn missing(status: u16, body: &[u8], traits: AttemptTraits, deployment: &str) ->
     }
 }
 
-/// What a 400 or 413 means that another backend may not give; `None`: all would give it.
+/// The outcome of a 400 or 413 that another backend may not return; `None`: all would return it.
 fn not_here(status: u16, body: &[u8], traits: AttemptTraits) -> Option<Outcome> {
     const REFUSALS: [&str; 3] =
         ["content_filter", "ResponsibleAIPolicyViolation", "content_policy_violation"];
@@ -379,8 +381,8 @@ fn names_a_retry(headers: &(impl Headers + ?Sized)) -> bool {
         .any(|name| headers.get(name).is_some())
 }
 
-/// What a 424 means. Azure passes the errors of hosted partner models on as one, and states in a header
-/// which status the model itself answered with.
+/// The outcome of a 424. Azure uses it to pass on errors of hosted partner models, and states the model's own status
+/// in a header.
 fn failed_dependency(
     headers: &(impl Headers + ?Sized),
     traits: &AttemptTraits,
@@ -405,7 +407,7 @@ fn has_any_code(body: &[u8], codes: &[&str]) -> bool {
     codes.iter().any(|code| has_code(body, code))
 }
 
-/// Whether `name` stands in the body by itself and not as a part of a longer name.
+/// Whether the body contains `name` as a whole word.
 fn has_word(body: &[u8], name: &str) -> bool {
     let is_of_name =
         |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/');
@@ -413,16 +415,15 @@ fn has_word(body: &[u8], name: &str) -> bool {
         && memmem::find_iter(body, name.as_bytes()).any(|at| {
             let before = at.checked_sub(1).and_then(|at| body.get(at));
             let after = body.get(at.saturating_add(name.len())..).unwrap_or_default();
-            // A full stop ends a sentence more often than it belongs to a name.
+            // A full stop usually ends a sentence and rarely belongs to a name.
             let after = after.strip_prefix(b".").unwrap_or(after).first();
             !before.is_some_and(is_of_name) && !after.is_some_and(is_of_name)
         })
 }
 
-/// Whether there is a member `"code"` of this value, at any depth and with any spacing.
+/// Whether there is a member `"code"` with this value, at any depth and with any spacing.
 ///
-/// Looking for the member keeps prompts that a message quotes from being taken for codes: quotes
-/// within a JSON string are escaped.
+/// Prompts that a message quotes cannot be mistaken for codes: quotes within a JSON string are escaped.
 fn has_code(body: &[u8], code: &str) -> bool {
     const NAME: &[u8] = b"\"code\"";
     memmem::find_iter(body, NAME).any(|start| {

@@ -1,11 +1,11 @@
-//! The port through which the core reads headers.
+//! The interface through which the core reads headers.
 
 /// The headers of one message, read as bytes: a value need not be UTF-8.
 pub trait Headers {
     /// The value of the first header of this name, which must be lower-case.
     fn get(&self, name: &str) -> Option<&[u8]>;
 
-    /// All of them in order, name and value; names are lower-case.
+    /// All headers in order, name and value; names are lower-case.
     fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])>;
 }
 

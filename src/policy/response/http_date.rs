@@ -1,7 +1,7 @@
 //! HTTP dates (RFC 9110, section 5.6.7): the preferred form and the two obsolete ones.
 //!
-//! The usual packages return `SystemTime`, whose place here is taken by [`Timestamp`], and the
-//! conversion is a dozen lines; so it is written out instead of adding a dependency.
+//! The usual packages return `SystemTime`, which is not used here ([`Timestamp`] is). Parsing takes a dozen lines, so
+//! it needs no dependency.
 
 use crate::policy::calendar::days_since_epoch;
 use crate::policy::time::{Millis, Timestamp};
@@ -12,8 +12,7 @@ const MONTHS: [&[u8]; 12] = [
 
 /// Reads `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94 08:49:37 GMT` or
 /// `Sun Nov  6 08:49:37 1994`. A date before the epoch is the epoch.
-///
-/// `now` decides the century of a two-digit year: one that looks more than 50 years ahead is past.
+/// `now` decides the century of a two-digit year: a year that seems more than 50 years ahead is past.
 pub(super) fn parse(value: &[u8], now: Timestamp) -> Option<Timestamp> {
     let mut fields = value
         .split(|byte| matches!(byte, b' ' | b',' | b'-' | b'\t'))

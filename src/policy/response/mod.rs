@@ -1,7 +1,7 @@
-//! What a response means: for the backend that gave it, and for the request.
+//! What a response means: for the backend that sent it, and for the request.
 //!
-//! [`classify`] decides, and asks [`refusal`] what a 429 is about. The others read what headers
-//! state: how long the backend is out, and how much of it is left.
+//! [`classify`] decides, and asks [`refusal`] what a 429 is about. The other modules read headers: how long the
+//! backend is out, and how much capacity is left.
 
 pub mod classify;
 pub mod headers;

@@ -1,47 +1,47 @@
-//! The headers of a response that say how much of a backend is left, collected in one pass.
+//! The response headers that state a backend's remaining capacity, collected in one pass.
 //!
-//! Every response is asked for all of them and has a dozen others, so each header is looked at once,
-//! instead of all of them once for each name.
+//! Every response is searched for all of them and has a dozen others. So each header is read once, instead of all
+//! headers once for each name.
 
 use super::headers::Headers;
 
-/// The values of these headers; of two of one kind the one with the usual spelling, then the first.
+/// The values of these headers. Of two for the same value, the one with the usual spelling wins, then the first.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RateLimits<'a> {
-    /// What is left of the requests; may be negative, which means that it is unknown.
+    /// The remaining requests; negative means unknown.
     pub(in crate::policy) remaining_requests: Value<'a>,
-    /// What is left of the tokens; may be negative.
+    /// The remaining tokens; may be negative.
     pub(in crate::policy) remaining_tokens: Value<'a>,
     pub(in crate::policy) limit_requests: Value<'a>,
     pub(in crate::policy) limit_tokens: Value<'a>,
     pub(in crate::policy) reset_requests: Value<'a>,
     pub(in crate::policy) reset_tokens: Value<'a>,
-    /// How much of provisioned throughput is used.
+    /// The used part of provisioned throughput.
     pub(in crate::policy) utilization: Value<'a>,
-    /// Whether another deployment of the resource answered for the backend.
+    /// Whether another deployment of the resource served the request.
     is_spilled: bool,
-    /// The status for which the backend spilled the request over.
+    /// The status with which the backend refused the spilled request.
     spillover_error: Value<'a>,
 }
 
-/// The value of one kind of header.
+/// The value of one of these headers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::policy) struct Value<'a> {
     bytes: Option<&'a [u8]>,
-    /// By the spelling that Azure documents.
+    /// Whether it has the spelling that Azure documents.
     is_usual: bool,
 }
 
-/// Followed by `deployment`, or in older documentation by the deployment's name.
+/// `deployment` follows, or in older documentation the deployment's name.
 const SPILLED_FROM: &[u8] = b"x-ms-spillover-from-";
 
 const USUAL: &[u8] = b"x-ratelimit-";
 
-/// Occurs, too.
+/// This spelling also occurs.
 const HYPHENATED: &[u8] = b"x-rate-limit-";
 
 impl<'a> RateLimits<'a> {
-    /// Those among `headers`.
+    /// Reads them from `headers`.
     pub fn read(headers: &'a (impl Headers + ?Sized)) -> Self {
         let mut limits = Self::default();
         for (name, value) in headers.iter() {
@@ -83,14 +83,14 @@ impl<'a> RateLimits<'a> {
         }
     }
 
-    /// The status for which the backend had another deployment of its resource answer, 0 when none is
-    /// stated; `None`: it answered itself.
+    /// The status with which the backend refused a request that another deployment of its resource served, 0 when
+    /// none is stated; `None`: the backend itself responded.
     pub fn spilled(&self) -> Option<u16> {
         let status = || self.spillover_error.text().and_then(|status| status.parse().ok());
         self.is_spilled.then(|| status().unwrap_or(0))
     }
 
-    /// Whether requests are left, as far as is known.
+    /// Whether requests are left, as far as it is known.
     pub fn has_requests_left(&self) -> bool {
         self.remaining_requests.number() != Some(0.0)
     }
@@ -103,19 +103,19 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Without white space around it; `None` when nothing else is there.
+    /// The text without surrounding white space; `None` when it is empty.
     pub(in crate::policy) fn text(self) -> Option<&'a str> {
         self.bytes.and_then(text)
     }
 
-    /// The finite number that it is.
+    /// The finite number that it states.
     pub(in crate::policy) fn number(self) -> Option<f64> {
-        // Nearly all are whole numbers of a few digits, which need not be text first.
+        // Nearly all are whole numbers with a few digits, which are parsed without a conversion to text.
         self.bytes.and_then(|bytes| whole(bytes).map(f64::from).or_else(|| finite(text(bytes)?)))
     }
 }
 
-/// The text of a header's value, without white space around it; `None` when nothing else is there.
+/// The text of a header's value without surrounding white space; `None` when it is empty.
 pub(in crate::policy) fn text(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(value).ok().map(str::trim).filter(|value| !value.is_empty())
 }
@@ -125,7 +125,7 @@ pub(in crate::policy) fn finite(value: &str) -> Option<f64> {
     value.parse::<f64>().ok().filter(|number| number.is_finite())
 }
 
-/// The number that so few digits are.
+/// The number that a few digits state.
 fn whole(digits: &[u8]) -> Option<u32> {
     if digits.is_empty() || digits.len() > 9 {
         return None;

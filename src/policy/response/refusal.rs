@@ -1,17 +1,17 @@
-//! Whether a 429 says something of the backend, or only of the request that it answers.
+//! Whether a 429 is about the backend, or only about the request.
 //!
-//! A throttle gate keeps everybody out, so it must not close for what one client asked. A 429 that
-//! only this request gets is no throttle; another backend may take the request:
+//! A throttle gate excludes all requests, so it must not close for what one client asked. A 429 that only this
+//! request gets is no throttle; another backend may take the request:
 //!
-//! - The request is larger than the backend's whole limit, by its estimate or by what the response
-//!   states. Azure then names a time such as a day (`retry-after: 86400`), after which the request
-//!   would be refused all the same. A minute's limit cannot explain more than [`LONGEST_THROTTLE`].
+//! - The request is larger than the backend's whole limit, by its estimate or by what the response states. Azure then
+//!   names a time such as a day (`retry-after: 86400`), after which it would refuse the request again. A limit per
+//!   minute cannot explain more than [`LONGEST_THROTTLE`].
 //! - The request asked for a service tier other than the default, which has a capacity of its own.
-//! - The operation is none of a model, such as an upload, so no limit of the model is exhausted.
-//! - The backend spilled the request over to another deployment of its resource, and the 429 is that
-//!   one's (Azure's `x-ms-spillover-from-deployment`).
+//! - The operation does not belong to a model, for example an upload, so no limit of the model is exhausted.
+//! - The backend spilled the request over to another deployment of its resource, and the 429 comes from that one
+//!   (Azure's `x-ms-spillover-from-deployment`).
 //!
-//! When the backend has no requests left, the 429 is a throttle whatever the size of the request.
+//! If the backend has no requests left, the 429 is a throttle, whatever the size of the request.
 
 use super::classify::{AttemptTraits, Outcome};
 use super::headers::Headers;
@@ -20,11 +20,11 @@ use super::retry_after;
 use crate::policy::time::{Millis, Timestamp};
 use memchr::memmem;
 
-/// The longest time that is believed of a throttle. Limits are per minute and per day at most, and a
-/// day's limit is one of requests, of which the response then says that none are left.
+/// The longest delay that is believed. Limits are per minute and per day at most, and a day's limit is one of
+/// requests: then the response states that none are left.
 pub const LONGEST_THROTTLE: Millis = Millis::from_secs(3_600);
 
-/// What a response with a 429, or with an event stream that names a time, means by its headers.
+/// The outcome of a 429, or of an event stream that names a delay, by its headers.
 pub fn outcome(
     status: u16,
     headers: &(impl Headers + ?Sized),
@@ -39,7 +39,7 @@ pub fn outcome(
     if is_of_request { Outcome::Elsewhere { status } } else { by_request(status, delay, traits) }
 }
 
-/// What a refusal means by what was asked; `delay` is the time that it names.
+/// The outcome of a refusal by what was asked; `delay` is the time that it names.
 pub fn by_request(status: u16, delay: Option<Millis>, traits: &AttemptTraits) -> Outcome {
     if traits.asks_for_tier || !traits.is_model_operation || traits.is_clients_account {
         Outcome::Elsewhere { status }
@@ -48,9 +48,9 @@ pub fn by_request(status: u16, delay: Option<Millis>, traits: &AttemptTraits) ->
     }
 }
 
-/// Whether the body of a 429 says that only this request is refused.
+/// Whether the body of a 429 states that only this request is refused.
 pub fn is_of_request(body: &[u8]) -> bool {
-    /// OpenAI's for a prompt above the limit, and Azure's for one above what is allowed at present.
+    /// OpenAI's texts for a prompt above the limit, and Azure's for one above what is allowed at present.
     const TOO_LARGE: [&str; 5] = [
         "Request too large",
         "request is too large",
@@ -58,13 +58,13 @@ pub fn is_of_request(body: &[u8]) -> bool {
         "maximum usage size",
         "exceeds the maximum number of tokens allowed",
     ];
-    /// OpenAI's for a tier without capacity.
+    /// OpenAI's code for a tier without capacity.
     const NO_CAPACITY: &str = "\"resource_unavailable\"";
     let has = |phrase: &str| memmem::find(body, phrase.as_bytes()).is_some();
     TOO_LARGE.into_iter().any(has) || has(NO_CAPACITY) || stated_delay(body) > LONGEST_THROTTLE
 }
 
-/// The time that the message of a 429 names, as in "Please retry after 86400 seconds"; zero: none.
+/// The delay in the message of a 429, as in "Please retry after 86400 seconds"; zero: none.
 fn stated_delay(body: &[u8]) -> Millis {
     const PHRASE: &[u8] = b"etry after ";
     let digits = memmem::find(body, PHRASE)
@@ -130,21 +130,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_operation_of_a_model_or_asks_for_a_tier_closes_no_gate() {
+    fn a_request_without_a_model_or_with_a_tier_closes_no_gate() {
         let headers = [("retry-after", "7")];
         assert_eq!(of(&headers, AttemptTraits::NONE), ELSEWHERE);
         assert_eq!(of(&headers, AttemptTraits { asks_for_tier: true, ..PLAIN }), ELSEWHERE);
     }
 
     #[test]
-    fn a_429_of_the_deployment_that_was_spilled_to_is_not_the_backends() {
+    fn a_429_of_the_deployment_that_got_the_spill_is_no_throttle_of_the_backend() {
         for name in ["x-ms-spillover-from-deployment", "x-ms-spillover-from-ptu-1"] {
             assert_eq!(of(&[("retry-after", "7"), (name, "ptu-1")], PLAIN), ELSEWHERE, "{name}");
         }
     }
 
     #[test]
-    fn a_message_tells_a_request_that_is_too_large() {
+    fn a_message_shows_that_a_request_is_too_large() {
         for message in [
             "Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit \
              30000, Requested 42000. The input or output tokens must be reduced in order to run.",

@@ -1,29 +1,29 @@
-//! How long a backend says that it is out.
+//! How long a backend states that it is out.
 //!
-//! Azure names the time in up to six headers, and the most exact one must win: a provisioned
-//! deployment is often full for 300 ms, which `retry-after` rounds up to a whole second. The order
-//! is `retry-after-ms`, `x-ms-retry-after-ms`, `retry-after` (RFC 9110: seconds or a date), then
-//! the reset header of the dimension that is exhausted. A value that makes no sense (negative, not
-//! a number, empty, beyond all bounds) is as good as absent: the next header in the order counts.
+//! Azure states the time in up to six headers, and the most exact one must win: a provisioned deployment is often
+//! full for 300 ms, which `retry-after` rounds up to a whole second. The order is `retry-after-ms`,
+//! `x-ms-retry-after-ms`, `retry-after` (RFC 9110: seconds or a date), then the reset header of the exhausted
+//! dimension. A meaningless value (negative, not a number, empty, beyond all bounds) counts as missing: the next
+//! header in the order is used.
 //!
-//! How long a gate then stays closed at most is not decided here; see [`crate::policy::backend::gate`].
+//! This module does not bound how long a gate stays closed; see [`crate::policy::backend::gate`].
 
 use super::headers::Headers;
 use super::http_date;
 use super::rate_limits::{RateLimits, Value, finite, text};
 use crate::policy::time::{Millis, Timestamp};
 
-/// The longest time that is taken for one: 100 years. What is longer is garbage.
+/// The longest time that is accepted: 100 years.
 const LONGEST_MS: f64 = 3.2e12;
 
-/// The time that `headers` name, the reset headers of the rate limits included.
+/// The delay that `headers` state, including the reset headers of the rate limits.
 pub fn delay(headers: &(impl Headers + ?Sized), now: Timestamp) -> Option<Millis> {
     explicit(headers, now).or_else(|| reset(headers))
 }
 
-/// The time that `headers` name in a header that means nothing else.
+/// The delay in a header with no other meaning.
 ///
-/// This is what a 5xx may be asked for: its rate-limit headers say nothing about the fault.
+/// A 5xx is read with this: its rate-limit headers say nothing about the fault.
 pub fn explicit(headers: &(impl Headers + ?Sized), now: Timestamp) -> Option<Millis> {
     let named = |name| headers.get(name).and_then(text);
     named("retry-after-ms")
@@ -36,14 +36,14 @@ pub fn explicit(headers: &(impl Headers + ?Sized), now: Timestamp) -> Option<Mil
         })
 }
 
-/// When both dimensions are exhausted both must reset, so the longer time counts.
+/// If both dimensions are exhausted, both must reset, so the longer time counts.
 fn reset(headers: &(impl Headers + ?Sized)) -> Option<Millis> {
     let limits = RateLimits::read(headers);
     let after = |value: Value<'_>| {
         value.text().and_then(|value| seconds(value).or_else(|| duration(value)))
     };
     let (requests, tokens) = (after(limits.reset_requests), after(limits.reset_tokens));
-    // A negative number of requests means "unknown"; negative tokens do occur when there are none.
+    // Negative requests mean "unknown", but negative tokens do occur when none are left.
     let no_requests = limits.remaining_requests.number().is_some_and(|left| left == 0.0);
     let no_tokens = limits.remaining_tokens.number().is_some_and(|left| left <= 0.0);
     let exhausted = requests.filter(|_| no_requests).max(tokens.filter(|_| no_tokens));
@@ -82,8 +82,8 @@ fn duration(value: &str) -> Option<Millis> {
     rounded_up(total_ms)
 }
 
-/// Whole milliseconds, upwards: a millisecond too early is another 429. A thousandth is noise of
-/// the binary fraction, not time.
+/// Whole milliseconds, rounded up: a millisecond too early is another 429. A remainder below a thousandth is noise of
+/// the binary fraction.
 fn rounded_up(ms: f64) -> Option<Millis> {
     if !(0.0..=LONGEST_MS).contains(&ms) {
         return None;

@@ -10,7 +10,7 @@ use crate::policy::time::Millis;
 
 pub(super) const FAULT: Observed = Observed::Fault(Fault::Status(503));
 pub(super) const FAST: Millis = Millis::new(20);
-/// The time of the trip in most tests.
+/// When the breaker opens in most tests.
 pub(super) const START: u64 = 10_000_000;
 
 /// A breaker with its counts, settings and a clock that the test sets.
@@ -58,7 +58,7 @@ impl Bench {
             self.roll,
         );
         if !before.0.needs_window(&settings, observed, elapsed) {
-            assert_eq!((self.breaker, self.windows), before, "changed although not needed");
+            assert_eq!((self.breaker, self.windows), before, "changed without need");
         }
         result
     }

@@ -1,4 +1,4 @@
-//! Early probes: what a request that nobody else can serve may ask of an open breaker.
+//! Early probes: when a request that nobody else can serve may probe an open breaker.
 
 use crate::policy::backend::breaker::{
     Breaker, EARLY_PAUSE, Lease, Observation, Observed, Passage, RulesMet, State, Ticket,
@@ -39,7 +39,7 @@ fn end(breaker: &mut Breaker, ticket: Ticket, observed: Observed, now: u64) -> O
 fn one_early_probe_goes_at_a_time_and_one_a_second() {
     let mut breaker = tripped();
     let first = early(&mut breaker, 1_000).unwrap();
-    assert_eq!(early(&mut breaker, 5_000), None, "one is on its way");
+    assert_eq!(early(&mut breaker, 5_000), None, "one probe is running");
     assert_eq!(end(&mut breaker, first, FAULT, 1_100), None);
     assert_eq!(early(&mut breaker, 1_000 + EARLY_PAUSE.as_ms() - 1), None);
     assert!(early(&mut breaker, 1_000 + EARLY_PAUSE.as_ms()).is_some());
@@ -97,7 +97,7 @@ fn an_early_probe_that_ends_after_one_was_due_counts_like_a_due_one() {
 }
 
 #[test]
-fn a_clock_that_was_put_back_does_not_stop_early_probes() {
+fn a_clock_that_was_set_back_does_not_stop_early_probes() {
     let mut breaker = tripped();
     breaker.state = State::Open { until: at(3_600_000), failed_probes: 0 };
     let ticket = early(&mut breaker, 3_590_000).unwrap();

@@ -20,7 +20,7 @@ fn half_open_admits_one_and_sends_the_others_elsewhere() {
 #[test]
 fn a_successful_probe_closes_and_clears_the_counts() {
     let mut bench = Bench::with(Threshold::Count(3));
-    // So long that only the closing can have cleared it.
+    // So long that only closing the breaker can have cleared it.
     bench.settings.rules[0].interval = Millis::from_secs(3_600);
     bench.see_times(FAULT, 2);
     assert!(bench.see(FAULT).is_some());
@@ -171,7 +171,7 @@ fn a_backend_that_is_slower_than_the_lease_closes_the_breaker() {
 }
 
 #[test]
-fn the_failure_of_a_probe_whose_lease_is_another_s_reopens_nothing() {
+fn the_failure_of_a_probe_whose_lease_another_one_has_reopens_nothing() {
     let mut bench = Bench::tripped();
     bench.now += 30_000;
     let slow = bench.probe().unwrap();
@@ -184,7 +184,11 @@ fn the_failure_of_a_probe_whose_lease_is_another_s_reopens_nothing() {
     }
     let reopened = bench.report(present, FAULT, FAST, None);
     assert!(matches!(reopened, Some(Transition::Reopened { failed_probes: 1, .. })));
-    assert_eq!(bench.report(slow, Observed::Success, FAST, None), None, "of an older half-open");
+    assert_eq!(
+        bench.report(slow, Observed::Success, FAST, None),
+        None,
+        "it belongs to an earlier half-open state"
+    );
 }
 
 #[test]

@@ -70,20 +70,20 @@ fn a_reload_that_takes_the_tripping_rule_away_leaves_a_usable_breaker() {
 }
 
 #[test]
-fn a_clock_put_back_does_not_wedge_the_breaker() {
+fn a_clock_set_back_does_not_wedge_the_breaker() {
     let mut bench = Bench::tripped();
     bench.now = START - 600_000;
-    assert_eq!(bench.passage(), Passage::Probe, "no trip lasts that long");
+    assert_eq!(bench.passage(), Passage::Probe, "no open time is that long");
     bench.probe().unwrap();
     bench.now -= 600_000;
-    assert_eq!(bench.passage(), Passage::Probe, "no lease lasts that long");
+    assert_eq!(bench.passage(), Passage::Probe, "no lease is that long");
     let mut bench = Bench::tripped();
     bench.now = START - 1_000;
     assert_eq!(bench.passage(), Passage::Open { until: at(START + 30_000) });
 }
 
 #[test]
-fn a_clock_put_ahead_ends_what_it_passes() {
+fn a_clock_set_ahead_ends_what_it_passes() {
     let mut bench = Bench::tripped();
     bench.now = u64::MAX;
     assert_eq!(bench.passage(), Passage::Probe);
@@ -126,7 +126,7 @@ fn results_from_before_the_trip_leave_the_present_counts_alone() {
         let probe = bench.probe().unwrap();
         bench.report(probe, Observed::Success, FAST, None).unwrap();
         bench.see_times(FAULT, 2);
-        // A worker that read the breaker before the trip counts by what it read.
+        // A worker that read the breaker before it opened counts by what it read.
         let counted = bench.windows;
         let late = bench.windows.count(&bench.settings, early.epoch, FAULT, FAST, at(bench.now));
         assert_eq!((late, bench.windows), (None, counted));

@@ -1,4 +1,4 @@
-//! The breaker against a model that keeps every event in a list and forgets nothing but by rule.
+//! The breaker against a model that keeps every event in a list, and forgets only by rule.
 
 use crate::policy::backend::breaker::{
     Breaker, Lease, Observed, Passage, RuleWindows, Ticket, Transition,
@@ -19,13 +19,13 @@ enum Phase {
     HalfOpen { until: u64, holder: Option<u64> },
 }
 
-/// What a reader of the architecture would write down.
+/// The model that a reader of the architecture would write.
 struct Model {
     phase: Phase,
-    /// Everything since the breaker closed: when, and whether it was a fault.
+    /// All events since the breaker closed: the time, and whether it was a fault.
     events: Vec<(u64, bool)>,
     failed_probes: u32,
-    /// Attempts that began in an earlier generation are strangers.
+    /// Results of attempts that began in an earlier generation do not count.
     generation: u32,
     /// The width of a slot of the windows.
     slot_ms: u64,
@@ -66,7 +66,7 @@ impl Model {
         }
     }
 
-    /// What is expected to be reported, as a word.
+    /// The expected report, as a word.
     fn finish(
         &mut self,
         begun: (u32, Option<u64>),
@@ -131,7 +131,7 @@ fn random_rules(dice: &mut Dice) -> BreakerSettings {
     ];
     let rules = thresholds.into_iter().filter(|_| dice.below(2) == 0).map(rule).collect();
     let mut settings = breaker(rules);
-    // Half of the windows outlast every open time, so that only closing can clear them.
+    // Half of the windows are longer than every open time, so that only closing can clear them.
     let interval = [Millis::from_secs(30), Millis::from_secs(3_600)][dice.below(2) as usize];
     settings.rules.iter_mut().for_each(|rule| rule.interval = interval);
     settings
@@ -200,7 +200,7 @@ fn the_breaker_agrees_with_the_model_on_any_sequence_of_events() {
             }
         }
     }
-    assert!(transitions > 1_000, "only {transitions} transitions: the test has lost its force");
+    assert!(transitions > 1_000, "only {transitions} transitions: the test shows too little");
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn no_clock_however_wild_keeps_a_breaker_from_its_probe() {
                 dice.roll(),
             );
         }
-        // From any state, with a steady clock, a probe is possible after the longest trip.
+        // From any state, with a steady clock, a probe is possible after the longest open time.
         now = 1_800_000_000_000 + 300_000;
         let passage = breaker.passage(&settings, at(now));
         let later = breaker.passage(&settings, at(now + 300_000));

@@ -42,7 +42,7 @@ fn faults_older_than_the_interval_do_not_count() {
 }
 
 #[test]
-fn a_percentage_is_exact_and_reached_by_equality() {
+fn a_percentage_is_exact_and_met_by_equality() {
     let third = Threshold::Percentage { percent: 34, min_requests: 3 };
     let mut bench = Bench::with(third);
     bench.see_times(Observed::Success, 2);
@@ -69,7 +69,7 @@ fn a_success_between_faults_resets_faults_in_a_row() {
     bench.see_times(Observed::Success, 1);
     bench.see_times(FAULT, 2);
     bench.now += 86_400_000;
-    assert!(bench.see(FAULT).is_some(), "however long it takes");
+    assert!(bench.see(FAULT).is_some(), "over any time");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn slow_calls_are_faults_of_a_rule_that_says_so() {
         bench.report(bench.breaker.ticket(), Observed::Success, ms(elapsed), None)
     };
     assert_eq!(see(&mut bench, 5_001), None);
-    assert_eq!(see(&mut bench, 5_000), None, "exactly the limit is not slow");
+    assert_eq!(see(&mut bench, 5_000), None, "the limit itself is not slow");
     assert_eq!(see(&mut bench, 5_001), opened(START + 30_000));
     bench.now += 30_000;
     let ticket = bench.probe().unwrap();

@@ -22,7 +22,7 @@ fn traffic_grows_with_successes_too() {
     assert!(!bench.breaker.grows_by(Observed::Success), "no more is written");
 }
 
-/// A breaker whose rule names no open time, after a fault and so many failed probes.
+/// A breaker whose rule names no open time, after a fault and this many failed probes.
 fn tripped_by_kind(fault: Fault, failed_probes: u32) -> (Bench, Vec<u64>) {
     let mut bench = Bench::with(Threshold::Count(1));
     bench.settings.rules[0].trip_duration = None;
@@ -43,7 +43,7 @@ fn tripped_by_kind(fault: Fault, failed_probes: u32) -> (Bench, Vec<u64>) {
 }
 
 #[test]
-fn the_kind_of_fault_says_how_long_it_stays_open() {
+fn the_kind_of_fault_decides_how_long_it_stays_open() {
     for quick in [Fault::Connect, Fault::Reset, Fault::Status(503), Fault::Status(500), Fault::Tls]
     {
         let (_, open_for) = tripped_by_kind(quick, 5);

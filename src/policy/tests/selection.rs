@@ -1,4 +1,4 @@
-//! Which backend.
+//! Which backend is chosen.
 
 use crate::policy::backend::breaker::State;
 use crate::policy::backend::records::BackendRecord;
@@ -185,7 +185,7 @@ fn a_choice_is_always_in_the_first_tier_that_can_serve_and_errors_mean_none_can(
     }
 }
 
-/// The priority of the first tier with a backend that is neither tried, gated nor open.
+/// The priority of the first tier with a backend that was not tried and whose gate and breaker let the request pass.
 fn expected_tier(bench: &Bench, tried: BackendSet, now: Timestamp) -> Option<u8> {
     let is_single = bench.records.len() == 1;
     let members = bench.policy.members.iter().zip(&bench.records).enumerate();

@@ -1,4 +1,4 @@
-//! The rules that a pool has which states none: a share, and faults in a row.
+//! The rules of a pool that configures none: a share, and faults in a row.
 
 use crate::policy::backend::breaker::{Breaker, Observed, RuleWindows, RulesMet, Transition};
 use crate::policy::backend::breaker::{Observation, State};
@@ -19,7 +19,7 @@ fn shipped() -> BreakerSettings {
     ])
 }
 
-/// One backend as several workers see it, each of which adds its successes to the counts later.
+/// One backend and several workers. Each worker adds its successes to the counts later.
 struct Backend {
     settings: BreakerSettings,
     breaker: Breaker,
@@ -69,13 +69,13 @@ fn one_error_in_six_hundred_never_opens_a_busy_backend() {
             assert_eq!(backend.see(worker, observed, 1_000_000 + request * 10), None, "{seed}");
         }
         assert!(backend.is_closed());
-        // Ten minutes, in each second one write per worker, and those of the errors.
+        // In ten minutes, each second has one write per worker, and those of the errors.
         assert!(backend.writes < 60_000 / 20, "{} writes", backend.writes);
     }
 }
 
 #[test]
-fn a_backend_of_which_most_requests_fail_is_taken_out_in_seconds() {
+fn a_backend_that_fails_most_requests_is_excluded_within_seconds() {
     let (mut backend, mut dice) = (Backend::new(), Dice::new(7));
     let opened = (0..1_000_u64).find(|request| {
         let observed = if dice.below(3) > 0 { FAULT } else { Observed::Success };
@@ -102,6 +102,6 @@ fn successes_of_an_epoch_that_is_over_are_dropped() {
     assert_eq!((successes.of(1), successes.of(2)), (3, 0));
     assert!(!successes.count(&settings, 2, at(2_001)));
     assert_eq!(successes.of(2), 1);
-    // The clock was put back.
+    // The clock was set back.
     assert!(successes.count(&settings, 2, at(500)));
 }

@@ -1,4 +1,4 @@
-//! Many workers, one store, and every write may lose its race.
+//! Many workers share one store, and every write may lose its race.
 
 use crate::policy::backend::breaker::{Lease, Observation, Observed, Transition};
 use crate::policy::backend::records::{PoolRecord, WindowsRecord};
@@ -22,8 +22,8 @@ impl Store {
         Self { bytes, cas: 1, lost_races: 0 }
     }
 
-    /// Lets `workers` change the entry at once, their reads and writes interleaved by the dice, each
-    /// beginning anew when another wrote in between. Returns what each one's last try resulted in.
+    /// Lets `workers` change the entry at the same time. Random numbers interleave their reads and writes, and a
+    /// worker starts again when another wrote in between. Returns the result of each worker's last try.
     fn race<R>(
         &mut self,
         workers: usize,
@@ -114,7 +114,7 @@ fn two_workers_that_throttle_at_once_leave_the_later_deadline() {
 }
 
 #[test]
-fn items_23_and_24_of_a_herd_of_workers_one_gets_the_probe() {
+fn of_many_workers_one_gets_the_probe() {
     for seed in 0..50 {
         let mut dice = Dice::new(seed);
         let policy = tripping_at(1);
@@ -174,7 +174,7 @@ fn workers_share_one_retry_budget() {
             withdraw(Some(bytes), &deposits, &failover, at(50_000))
         });
         assert!(granted.iter().all(|granted| *granted), "seed {seed}: {granted:?}");
-        // 80 requests allow 16 failovers, of which half are spent.
+        // 80 requests allow 16 failovers, and half of those are used.
         let spent = Deposits::default();
         let more = store.race(2 * WORKERS, &mut Dice::new(seed), |_, bytes| {
             withdraw(Some(bytes), &spent, &failover, at(50_000))

@@ -1,38 +1,37 @@
 //! What a backend can take: tokens and requests per minute, and provisioned throughput.
 //!
-//! Waiting for a 429 costs a round trip, and Azure counts refused calls. So before a request is
-//! sent its estimated tokens are *reserved* in the chosen backend's record, and afterwards the
-//! reservation is *concluded*: corrected by what the request did use, or given back. A denial says
-//! until when there is no room, which is exact if nothing else happens.
+//! Waiting for a 429 costs a round trip, and Azure counts refused calls. So before a request is sent, its estimated
+//! tokens are *reserved* in the chosen backend's record. Afterwards the reservation is *concluded*: corrected to the
+//! tokens that the request used, or given back. A denial states until when there is no room, which is exact if
+//! nothing else happens.
 //!
-//! *No refund.* Azure counts against tokens per minute what a request may use, when it comes, and does
-//! not correct that downwards. So a request counts there as the larger of its estimate and its usage, also
-//! when it failed after it was sent. Only one that was never sent, or was refused, is given back.
-//! Provisioned throughput is corrected to the usage, as Azure does it.
+//! *No refund.* Azure counts against tokens per minute what a request may use, when it comes, and does not correct
+//! that downwards. So a request counts there as the larger of its estimate and its usage, even if it failed after it
+//! was sent. Only a request that was never sent, or was refused, is given back. Provisioned throughput is corrected
+//! to the usage, as at Azure.
 //!
-//! *Never the last word.* Where no other backend is left, a request may pass the limits
-//! ([`Terms::passes_limits`]): the backend's own 429 is the authority. It is counted all the same.
+//! *Never the last word.* If no other backend is left, a request may pass the limits ([`Terms::passes_limits`]): the
+//! backend's own 429 is the authority. The request is still counted.
 //!
-//! *Exactly once.* A [`Reservation`] can be neither copied nor cloned, and [`Reservation::conclude`]
-//! consumes it. What it hands out to change the record may run again after a lost race, because it
-//! only reads the reservation; so may [`reserve`], whose reservation then is simply dropped with the
-//! bytes that were not written.
+//! *Exactly once.* A [`Reservation`] can be neither copied nor cloned, and [`Reservation::conclude`] consumes it. The
+//! change of the record that it passes on may run again after a lost race, because it only reads the reservation.
+//! [`reserve`] may run again too: its first reservation is then dropped with the bytes that were not written.
 //!
-//! *In place.* A record is changed where it is: the bytes that the host handed out are written back.
-//! Bytes that are not to be written may be changed, too, and mean nothing then.
+//! *In place.* A record is changed in the bytes that the host returned, which are then written back. Bytes that will
+//! not be written may be changed too; they mean nothing then.
 //!
-//! *Overshoot.* Unless limits are passed, tokens per minute never exceed them by what is reserved, only by
-//! what requests use beyond their estimate. One larger than the limit counts as the limit, so that it can be sent
-//! when nothing else is. Requests never exceed their window. Provisioned throughput is exceeded by
-//! at most one request, as at Azure (see `bucket`).
+//! *Overshoot.* Unless limits are passed, reservations never exceed tokens per minute; only usage beyond the
+//! estimates does. A request larger than the limit counts as the limit, so that it can be sent when nothing else is
+//! used. Requests never exceed their window. Provisioned throughput is exceeded by at most one request, as at Azure
+//! (see `bucket`).
 //!
-//! *Lowered limit.* Azure at times gives a deployment less than was configured, for hours, and says
-//! so in `x-ratelimit-limit-tokens`. It holds for [`LOWERED_FOR`] after it was last said. A limit
-//! above the configured one, or none, is ignored.
+//! *Lowered limit.* At times Azure gives a deployment less than the configured limit, for hours, and states it in
+//! `x-ratelimit-limit-tokens`. It applies until [`LOWERED_FOR`] after it was last stated. A limit above the
+//! configured one, or none, is ignored.
 //!
-//! The record has a fixed width and room for all kinds of limits; those that are not configured stay
-//! untouched. A record that cannot be read, or is of an older version, is fresh: it is made anew, and what it
-//! counted is missing for a minute.
+//! The record has a fixed width and room for all kinds of limits; those that are not configured stay unchanged. A
+//! record that is unreadable, or of an older version, is fresh: it is made anew, and its counts are missing for a
+//! minute.
 
 mod bucket;
 mod minute;
@@ -48,16 +47,16 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 /// The newest version of a record that can be read.
 pub const VERSION: u8 = 4;
-/// The version, and all that is not a slot of the minute.
+/// The version, and everything except the slots of the minute.
 const HEAD_BYTES: usize = 121;
 const RECORD_BYTES: usize = HEAD_BYTES + SLOTS_BYTES;
-/// How long a limit below the configured one holds after it was last said.
+/// How long a limit below the configured one applies after it was last stated.
 pub const LOWERED_FOR: Millis = Millis::from_secs(300);
-/// How old a lowered limit is when it is worth a contended write to say it again.
+/// The age of a lowered limit at which storing it again is worth a contended write.
 const REPEATED_AFTER: Millis = Millis::from_secs(60);
-/// Workers may read the clock in one order and write in the other.
+/// Two workers may read the clock in one order and write in the other.
 const SKEW: Millis = Millis::from_secs(1);
-/// A level that would move by less of its capacity is not worth a contended write.
+/// A change of the level by less of its capacity is not worth a contended write.
 const NOTABLE_PERMILLE: u64 = 5;
 
 /// The limits of a backend. Without any, everything is granted.
@@ -65,7 +64,7 @@ const NOTABLE_PERMILLE: u64 = 5;
 pub struct BudgetSettings {
     /// Tokens in any minute, prompt and completion together.
     pub tokens_per_minute: Option<NonZeroU32>,
-    /// Requests per minute; as at Azure a sixth of it, rounded up, in each ten seconds.
+    /// Requests per minute. As at Azure, each window of ten seconds has a sixth of it, rounded up.
     pub requests_per_minute: Option<NonZeroU32>,
     /// Provisioned throughput.
     pub provisioned: Option<ProvisionedSettings>,
@@ -77,7 +76,7 @@ impl BudgetSettings {
         *self != Self::default()
     }
 
-    /// The tokens that it takes in a minute at most, of whatever kind its limits are.
+    /// The most tokens that it takes in a minute, whatever the kind of its limits.
     pub fn token_limit(&self) -> Option<u64> {
         let provisioned = self.provisioned.map(|settings| settings.tokens_per_minute.get());
         let limit = self.tokens_per_minute.map(|limit| u64::from(limit.get()));
@@ -94,18 +93,17 @@ impl BudgetSettings {
 /// Provisioned throughput, in tokens of input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProvisionedSettings {
-    /// What drains: the number of units times the tokens per minute of one unit.
+    /// The drain: the number of units times the tokens per minute of one unit.
     pub tokens_per_minute: NonZeroU64,
-    /// What fits in before requests are refused. See [`Self::default_burst_tokens`].
+    /// The capacity, after which requests are refused. See [`Self::default_burst_tokens`].
     pub burst_tokens: u64,
     /// What a token of output counts, in thousandths of a token of input.
     pub output_token_weight_permille: u32,
 }
 
 impl ProvisionedSettings {
-    /// What drains in ten seconds. Azure does not say how large its bucket is; that slight bursts
-    /// are allowed and that the waits it names are of seconds at most fits about ten seconds, the
-    /// time over which it also counts requests.
+    /// The drain of ten seconds. Azure does not document the size of its bucket. It allows slight bursts, and names
+    /// waits of at most some seconds. About ten seconds fit this, and Azure also counts requests over ten seconds.
     pub const fn default_burst_tokens(tokens_per_minute: NonZeroU64) -> u64 {
         tokens_per_minute.get().div_ceil(6)
     }
@@ -114,19 +112,19 @@ impl ProvisionedSettings {
 /// Whether a backend's budget has room for a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It has. The request is reserved in the record, which is to be written; then this is to be concluded.
+    /// It has. The request is reserved in the record, which must be written. Then the reservation must be concluded.
     Granted(Reservation),
     /// It has not.
     Denied {
-        /// The first moment at which there is room, if nothing else happens.
+        /// The first moment with room, if nothing else happens.
         until: Timestamp,
-        /// Whether the record is to be written all the same, because the clock was put back: from
-        /// here it is to count time anew. Otherwise the record stays as it was.
-        is_put_back: bool,
+        /// Whether the record must still be written, because the clock was set back: its time must restart from now.
+        /// Otherwise the record did not change.
+        clock_went_back: bool,
     },
 }
 
-/// What a request holds in a backend's budget. To be concluded exactly once.
+/// What a request holds in a backend's budget. It must be concluded exactly once.
 #[must_use = "the tokens of a reservation that is not concluded are lost for up to a minute"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reservation {
@@ -135,17 +133,17 @@ pub struct Reservation {
     bucket: Option<Poured>,
 }
 
-/// What holds for one request beside the limits.
+/// What applies to one request in addition to the limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// The thousandths of its burst by less than which provisioned throughput must be used. So requests
-    /// of class `batch` leave the rest to others.
+    /// Provisioned throughput must be used less than this, in thousandths of its burst. So requests of class `batch`
+    /// leave the rest to others.
     pub ceiling_permille: Option<u16>,
-    /// Whether the limits do not hold, because no other backend is left. The ceiling does.
+    /// Whether the limits are ignored, because no other backend is left. The ceiling still applies.
     pub passes_limits: bool,
 }
 
-/// How an attempt ended, as far as its budget is concerned.
+/// How an attempt ended, as its budget sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settlement {
     /// It used tokens.
@@ -154,22 +152,22 @@ pub enum Settlement {
     Failed,
     /// It used none: it was never sent, or was refused.
     Released,
-    /// The backend refused it with a 429, and said after how long it will not. The tokens are given
-    /// back. The request stays counted, because Azure counts it too.
+    /// The backend refused it with a 429, and named a delay. The tokens are given back. The request stays counted,
+    /// because Azure counts it too.
     Throttled {
-        /// The time until its utilization is below 100 %, capped as for the throttle gate.
+        /// The time until its utilization is below 100 %, bounded as for the throttle gate.
         retry_after: Option<Millis>,
     },
 }
 
 impl Reservation {
-    /// What was expected.
+    /// The estimate.
     pub fn estimate(&self) -> Estimate {
         self.estimate
     }
 
-    /// Concludes the attempt. `write` is called once, with the change to make in the backend's
-    /// record; it may run the change several times, on the record as it is then, and writes the last.
+    /// Concludes the attempt. `write` is called once, with the change of the backend's record. It may run the change
+    /// several times, on the present record, and writes the last result.
     pub fn conclude<R>(
         self,
         ending: Settlement,
@@ -183,7 +181,7 @@ impl Reservation {
     }
 }
 
-/// Reserves `estimate` in a backend's record `bytes`; a record that cannot be read is fresh.
+/// Reserves `estimate` in a backend's record `bytes`; an unreadable record is fresh.
 pub fn reserve(
     bytes: &mut Vec<u8>,
     settings: &BudgetSettings,
@@ -192,21 +190,21 @@ pub fn reserve(
     now: Timestamp,
 ) -> Admission {
     change(bytes, |record| {
-        let is_put_back = record.move_to(settings, now);
+        let clock_went_back = record.move_to(settings, now);
         match record.full_until(settings, estimate, terms, now) {
-            Some(until) => Admission::Denied { until, is_put_back },
+            Some(until) => Admission::Denied { until, clock_went_back },
             None => Admission::Granted(record.take(settings, estimate, now)),
         }
     })
 }
 
-/// Whether a record was damaged, or written by an older version. An empty one is new.
+/// Whether a record is damaged, or of an older version. An empty one is new.
 pub fn is_unusable(bytes: &[u8]) -> bool {
     !bytes.is_empty() && !codec::is_sound(bytes, VERSION, RECORD_BYTES)
 }
 
-/// Corrects the level of provisioned throughput by the utilization that the response to the request
-/// of `reservation` states, in thousandths; it may exceed 1000. `false`: nothing worth writing.
+/// Corrects the level of provisioned throughput by the utilization that the response to the request of `reservation`
+/// states, in thousandths; it may exceed 1000. `false`: nothing need be written.
 pub fn utilization(
     bytes: &mut Vec<u8>,
     settings: &BudgetSettings,
@@ -226,8 +224,8 @@ pub fn utilization(
     })
 }
 
-/// Lowers the limit of tokens per minute to the `limit` that a response states, for
-/// [`LOWERED_FOR`]. `false`: nothing worth writing.
+/// Lowers the limit of tokens per minute to the `limit` that a response states, for [`LOWERED_FOR`]. `false`: nothing
+/// need be written.
 pub fn limit_header(
     bytes: &mut Vec<u8>,
     settings: &BudgetSettings,
@@ -259,7 +257,7 @@ pub fn remaining_tokens(
     })
 }
 
-/// The level of a record's provisioned throughput now, in thousandths of its burst; `None` without.
+/// The present level of a record's provisioned throughput, in thousandths of its burst; `None` if it has none.
 pub fn provisioned_permille(
     bytes: Option<&[u8]>,
     settings: &BudgetSettings,
@@ -289,12 +287,12 @@ fn change<R>(bytes: &mut Vec<u8>, change: impl FnOnce(&mut Record<'_>) -> R) -> 
     found
 }
 
-/// Looks at a copy of the record in `bytes`, which stays as it is.
+/// Reads a copy of the record in `bytes`, which stays unchanged.
 fn look<R>(bytes: Option<&[u8]>, find: impl FnOnce(&mut Record<'_>) -> R) -> R {
     change(&mut bytes.unwrap_or_default().to_vec(), find)
 }
 
-/// The shared record, whose slots stay where they are.
+/// The shared record, with its slots in place.
 #[derive(Debug)]
 struct Record<'a> {
     minute: Minute<'a>,
@@ -320,22 +318,22 @@ impl<'a> Record<'a> {
         ))
     }
 
-    /// Moves it to `now`, and says whether the clock went back since it was written. Unless that is
-    /// written, time does not pass for the record until the clock is where it was.
+    /// Moves it to `now`, and returns whether the clock went back since it was written. If it did and the record is
+    /// not written, the record's time stands still until the clock is where it was.
     fn move_to(&mut self, settings: &BudgetSettings, now: Timestamp) -> bool {
-        let mut is_put_back = self.minute.move_to(now);
+        let mut clock_went_back = self.minute.move_to(now);
         self.requests = self.requests.at(now);
         if let Some(provisioned) = &settings.provisioned {
-            is_put_back |= self.bucket.drain_until(provisioned, now);
+            clock_went_back |= self.bucket.drain_until(provisioned, now);
         }
         if self.lowered.is_of_the_future(now) {
             self.lowered = Lowered::default();
-            is_put_back = true;
+            clock_went_back = true;
         }
-        is_put_back
+        clock_went_back
     }
 
-    /// The latest of the times until which the limits have no room: each has room for good then.
+    /// The latest time until which a limit has no room. From then on all have.
     fn full_until(
         &self,
         settings: &BudgetSettings,
@@ -360,7 +358,7 @@ impl<'a> Record<'a> {
         tokens.max(requests).max(provisioned)
     }
 
-    /// Under a lowered limit there may be room sooner because it expires.
+    /// With a lowered limit there may be room sooner, because that limit expires.
     fn minute_full_until(
         &self,
         configured: NonZeroU32,
@@ -426,7 +424,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// A limit that the backend said is lower than the configured one. The default is none.
+/// A limit that the backend stated, lower than the configured one. The default is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Lowered {
     /// Zero: none.
@@ -439,7 +437,7 @@ impl Lowered {
         self.tokens > 0 && !self.is_of_the_future(now) && now.since(self.at) < LOWERED_FOR
     }
 
-    /// Whether the clock was put back since: its age is unknown, so it is void.
+    /// Whether the clock was set back since. Then its age is unknown, so it is void.
     fn is_of_the_future(&self, now: Timestamp) -> bool {
         self.at > now.plus(SKEW)
     }

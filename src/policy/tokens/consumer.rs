@@ -1,22 +1,21 @@
 //! What a consumer may use: tokens per minute, and a quota of tokens per hour, day or month.
 //!
-//! Both are reserved by the estimate and corrected to what was used, so they are exact across
-//! workers while requests are in flight. Over the tokens per minute is 429: come back soon. Over
-//! the quota is 403, as in API Management's token limit policy: coming back soon is no use.
-//! When both are exceeded it is the quota.
+//! Both are reserved by the estimate and corrected to the usage, so they are exact across workers while requests are
+//! in flight. Above the tokens per minute the reply is 429: retry soon. Above the quota it is 403, as in API
+//! Management's token limit policy, because a retry soon does not help. If both are exceeded, the quota decides.
 //!
-//! Periods are those of the UTC calendar. As with the minute, a clock that is put back into an
-//! earlier period keeps what was used; one that is put ahead begins the period it comes to. More
-//! than a limit counts as the limit, so that a large request can pass when nothing is used.
+//! Periods are those of the UTC calendar. As with the minute, a clock that is set back into an earlier period keeps
+//! the usage, and one that is set ahead begins the new period. A request larger than a limit counts as the limit, so
+//! that it can pass when nothing is used.
 //!
-//! *Consumers that are not listed* come by any name that a client can get authenticated, and each
-//! name would be a record for ever. So they share [`UNLISTED_SLOTS`] records by a hash of the name:
-//! two of them in one slot share one budget. Of ten such consumers hardly one in a hundred meets
-//! another, of a hundred one in ten: those who matter should be listed. The hash is keyed by a secret
-//! of the process, so nobody can find a name that shares the slot of another.
+//! *Consumers that are not listed* can have any name that a client can authenticate with, and a record for each name
+//! would stay forever. So they share [`UNLISTED_SLOTS`] records by a hash of the name, and two of them in one slot
+//! share one budget. Of ten such consumers hardly one in a hundred shares a slot, of a hundred one in ten: important
+//! consumers should be listed. The hash is keyed by a secret of the process, so nobody can find a name that shares
+//! another one's slot.
 //!
-//! *Other versions.* A month is long: Envoy may get a newer module meanwhile. So what was used of a
-//! quota is read from the records of older versions, too; the minute of these starts afresh.
+//! *Other versions.* A month is long, and Envoy may get a newer module meanwhile. So the used part of a quota is also
+//! read from records of older versions; their minute restarts.
 
 use super::budget::{Minute, MinuteHead, SLOTS_BYTES, Taken};
 use super::estimate::{Estimate, UsedTokens};
@@ -28,14 +27,14 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 /// The newest version of a record that can be read.
 pub const VERSION: u8 = 3;
-/// The version, and all that is not a slot of the minute.
+/// The version, and everything except the slots of the minute.
 const HEAD_BYTES: usize = 49;
 const RECORD_BYTES: usize = HEAD_BYTES + SLOTS_BYTES;
-/// What a record has of the quota.
+/// The size of the quota's part of a record.
 const USED_BYTES: usize = 24;
-/// The records for consumers that are not listed: at 300 bytes each, a third of a megabyte at most.
+/// The records of consumers that are not listed: at 300 bytes each, at most a third of a megabyte.
 pub const UNLISTED_SLOTS: u64 = 1_024;
-/// Workers may read the clock in one order and write in the other.
+/// Two workers may read the clock in one order and write in the other.
 const SKEW: Millis = Millis::from_secs(1);
 const DAY: Millis = Millis::from_secs(86_400);
 const HOUR: Millis = Millis::from_secs(3_600);
@@ -47,7 +46,7 @@ pub struct ConsumerSettings {
     pub tokens_per_minute: Option<NonZeroU32>,
     /// Tokens in a period of the calendar.
     pub quota: Option<Quota>,
-    /// Whether its requests give way to others.
+    /// Whether its requests yield to others.
     pub class: Class,
 }
 
@@ -56,7 +55,7 @@ pub struct ConsumerSettings {
 pub struct Quota {
     /// How many.
     pub tokens: NonZeroU64,
-    /// In which period.
+    /// The period.
     pub period: Period,
 }
 
@@ -104,27 +103,27 @@ impl Period {
 /// Whether a consumer may send a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ConsumerAdmission {
-    /// It may. Its tokens are reserved in the record, which is to be written.
+    /// It may. Its tokens are reserved in the record, which must be written.
     Granted {
-        /// What is to be concluded once the record is written.
+        /// It must be concluded once the record is written.
         reservation: ConsumerReservation,
-        /// What is left after it.
+        /// What is left after that.
         remaining: Remaining,
     },
     /// It may not yet.
     Denied {
-        /// The limit that it is over.
+        /// The exceeded limit.
         limit: Limit,
-        /// The first moment at which it is not, if nothing else happens.
+        /// The first moment at which it is not exceeded, if nothing else happens.
         until: Timestamp,
         /// What is left.
         remaining: Remaining,
-        /// As with [`super::budget::Admission::Denied`].
-        is_put_back: bool,
+        /// The same as in [`super::budget::Admission::Denied`].
+        clock_went_back: bool,
     },
 }
 
-/// What a consumer can be over.
+/// A limit that a consumer can exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// Its tokens per minute are used up (429).
@@ -142,7 +141,7 @@ pub struct Remaining {
     pub quota: Option<u64>,
 }
 
-/// What a request holds in a consumer's budget. To be concluded exactly once.
+/// What a request holds in a consumer's budget. It must be concluded exactly once.
 #[must_use = "the tokens of a reservation that is not concluded stay used"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConsumerReservation {
@@ -151,9 +150,9 @@ pub struct ConsumerReservation {
 }
 
 impl ConsumerReservation {
-    /// Corrects the tokens to those that were used; `None`: the request used none. `write` is called
-    /// once, with the change to make in the consumer's record, which finds what is left; it may run
-    /// the change several times, on the record as it is then, and writes the last.
+    /// Corrects the tokens to those that were used; `None`: the request used none. `write` is called once, with the
+    /// change of the consumer's record, which returns what is left. It may run the change several times, on the
+    /// present record, and writes the last result.
     pub fn conclude<R>(
         self,
         usage: Option<UsedTokens>,
@@ -177,7 +176,7 @@ impl ConsumerReservation {
     }
 }
 
-/// Reserves `estimate` in a consumer's record `bytes`; a record that cannot be read is fresh.
+/// Reserves `estimate` in a consumer's record `bytes`; an unreadable record is fresh.
 pub fn admit(
     bytes: &mut Vec<u8>,
     settings: &ConsumerSettings,
@@ -185,17 +184,17 @@ pub fn admit(
     now: Timestamp,
 ) -> ConsumerAdmission {
     change(bytes, |record| {
-        let is_put_back = record.move_to(settings, now);
+        let clock_went_back = record.move_to(settings, now);
         if let Some((limit, until)) = record.over(settings, estimate.total(), now) {
             let remaining = record.remaining(settings);
-            return ConsumerAdmission::Denied { limit, until, remaining, is_put_back };
+            return ConsumerAdmission::Denied { limit, until, remaining, clock_went_back };
         }
         let reservation = record.take(settings, estimate.total());
         ConsumerAdmission::Granted { reservation, remaining: record.remaining(settings) }
     })
 }
 
-/// Whether a record was damaged. An empty one is new; of one of an older version the quota is kept.
+/// Whether a record is damaged. An empty one is new, and from one of an older version the quota is kept.
 pub fn is_unusable(bytes: &[u8]) -> bool {
     !bytes.is_empty()
         && !codec::is_sound(bytes, VERSION, RECORD_BYTES)
@@ -218,7 +217,7 @@ pub fn unlisted_slot(name: &str, secret: &SlotSecret) -> u64 {
     hash.finish().checked_rem(UNLISTED_SLOTS).unwrap_or(0)
 }
 
-/// What spreads unlisted consumers over the slots, unknown to them.
+/// The secret that spreads unlisted consumers over the slots. They do not know it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SlotSecret([u64; 2]);
 
@@ -238,7 +237,7 @@ impl SlotSecret {
         record
     }
 
-    /// The secret of a record; `None` when it cannot be read.
+    /// The secret in a record; `None` when it is unreadable.
     pub fn decode(record: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(record);
         let is_sound = codec::is_sound(record, Self::VERSION, 17) && reader.u8().is_some();
@@ -252,7 +251,7 @@ impl std::fmt::Debug for SlotSecret {
     }
 }
 
-/// Changes the record in `bytes`, in place as with [`super::budget`].
+/// Changes the record in `bytes`, in place as in [`super::budget`].
 fn change<R>(bytes: &mut Vec<u8>, change: impl FnOnce(&mut Record<'_>) -> R) -> R {
     let older = used_of_older(bytes);
     codec::make_sound(bytes, VERSION, RECORD_BYTES);
@@ -272,20 +271,20 @@ fn change<R>(bytes: &mut Vec<u8>, change: impl FnOnce(&mut Record<'_>) -> R) -> 
     found
 }
 
-/// What was used of a quota, in a record of an older version. Each version has a length of its own.
+/// The used part of a quota in a record of an older version. Each version has another length.
 fn used_of_older(bytes: &[u8]) -> Option<Used> {
     let version = bytes.first().filter(|version| (1..VERSION).contains(*version))?;
     let used = match (version, bytes.len()) {
-        // Last, after a minute of 60 and of 61 slots.
+        // The last bytes, after a minute of 60 and of 61 slots.
         (1, 281) | (2, 285) => bytes.last_chunk::<USED_BYTES>()?.as_slice(),
-        // Labelled as of an older version, with the layout of this one.
+        // Marked as an older version, but with the layout of this one.
         (_, RECORD_BYTES) => bytes.split_at_checked(HEAD_BYTES)?.0.last_chunk::<USED_BYTES>()?,
         _ => return None,
     };
     Used::decode(&mut Reader::new(used))
 }
 
-/// The shared record, whose slots stay where they are.
+/// The shared record, with its slots in place.
 #[derive(Debug)]
 struct Record<'a> {
     minute: Minute<'a>,
@@ -305,16 +304,16 @@ impl<'a> Record<'a> {
         Some((minute, Used::decode(&mut reader)?))
     }
 
-    /// Moves it to `now`, and says whether the clock went back since it was written.
+    /// Moves it to `now`, and returns whether the clock went back since it was written.
     fn move_to(&mut self, settings: &ConsumerSettings, now: Timestamp) -> bool {
-        let is_put_back = self.minute.move_to(now);
-        let Some(quota) = settings.quota else { return is_put_back };
+        let clock_went_back = self.minute.move_to(now);
+        let Some(quota) = settings.quota else { return clock_went_back };
         let since = self.used.since;
         self.used = self.used.at(quota.period, now);
-        is_put_back || self.used.since < since
+        clock_went_back || self.used.since < since
     }
 
-    /// The limit that `tokens` more would exceed, and until when.
+    /// The limit that `tokens` more would exceed, and until when it applies.
     fn over(
         &self,
         settings: &ConsumerSettings,
@@ -351,12 +350,12 @@ impl<'a> Record<'a> {
 struct Used {
     /// When the period began.
     since: Timestamp,
-    /// How many periods began before, so that what was drawn in another is not corrected here.
+    /// How many periods there were before, so that tokens from another period are not corrected here.
     number: u64,
     tokens: u64,
 }
 
-/// Tokens that were drawn from a quota.
+/// Tokens that were taken from a quota.
 #[derive(Debug, PartialEq, Eq)]
 struct Drawn {
     number: u64,

@@ -1,64 +1,62 @@
 //! How many tokens a request will use, before it is sent.
 //!
-//! Counting with the model's own tokenizer costs 70 MB in every worker, and Azure itself admits by
-//! a rough guess from the number of characters. So the prompt is taken to have a token for every
-//! four bytes of UTF-8, which is closer than counting characters in almost every language, and the
-//! rest is learned from the usage that each response states.
+//! Counting with the model's own tokenizer costs 70 MB in every worker, and Azure itself admits by a rough estimate
+//! from the number of characters. So the prompt counts one token for every four bytes of UTF-8, which is closer than
+//! counting characters in almost every language. The rest is learned from the usage that each response states.
 //!
-//! *Prompt.* A straight line is learned: some tokens for each four bytes, plus some for a request at
-//! all (roles, templates, tools that the text does not show). It is the line that fits the latest
-//! responses best. Each weighs by its *relative* error, and the last `MEMORY` count most. Three
-//! rules keep it sane. Until much is known, it leans to `PRIOR_TOKENS_PER_REQUEST` and a factor of
-//! one. Factor and offset have bounds that natural text, code, digits and hexadecimal do not reach.
-//! A response that differs from the expectation by more than half counts as differing by half, so
-//! one odd request moves the line by less than one percent. Requests with images do not teach it,
-//! because their flat cost is too rough.
+//! *Prompt.* A straight line is learned: a number of tokens for each four bytes, plus a number for each request
+//! (roles, templates, tools that the text does not show). It is the line that fits the latest responses best. Each
+//! weighs by its *relative* error, and the last `MEMORY` count most. Three rules keep it stable. Until much is known,
+//! it leans to `PRIOR_TOKENS_PER_REQUEST` and a factor of one. Factor and offset have bounds that natural text, code,
+//! digits and hexadecimal do not reach. A response that differs from the expectation by more than half counts as
+//! differing by half, so one odd request moves the line by less than one percent. Nothing is learned from requests
+//! with images, because their flat cost is too rough.
 //!
-//! *Completion.* A request that names a maximum is charged all of it, once for each choice, as
-//! Azure does. One that names none is charged the average of late of those that named none.
+//! *Completion.* A request that names a maximum is charged all of it, once for each choice, as at Azure. One that
+//! names none is charged the recent average of requests without a maximum.
 
-/// The bytes of text that make about a token, before anything is learned.
+/// The bytes of text per token, before anything is learned.
 const BYTES_PER_TOKEN: f64 = 4.0;
 
-/// What an image counts, whatever its size: 1024 x 1024 in high detail costs four tiles of 170 and
-/// a base of 85 tokens with gpt-4o (the scheme in OpenAI's guide to images and vision).
+/// The tokens of an image of any size: 1024 x 1024 in high detail costs four tiles of 170 and a base of 85 tokens
+/// with gpt-4o (the scheme in OpenAI's guide to images and vision).
 pub const TOKENS_PER_IMAGE: u64 = 765;
 
-/// The completion of a request that names no maximum, before anything is learned: the length of
-/// a chat answer of a few paragraphs. Only a pool's first requests per worker depend on it.
+/// The completion of a request without a maximum, before anything is learned: the length of a chat response of a few
+/// paragraphs. Only the first requests of a pool and worker depend on it.
 pub const FIRST_COMPLETION_TOKENS: u64 = 256;
 
-/// The most tokens of either kind that a request is taken to use. The longest context is about a
-/// million tokens and 128 choices are the most, so more is a mistake of the request.
+/// The most tokens of either kind that a request can be estimated at. The longest context is about a million tokens
+/// and 128 choices are the most, so more is a mistake in the request.
 pub const MAX_TOKENS: u64 = 1 << 27;
 
-/// About how many answers are remembered.
+/// About how many responses are remembered.
 const MEMORY: f64 = 64.0;
 /// A chat with one message has about seven tokens that are not text (OpenAI's cookbook: three for
 /// each message with its role, three to prime the response).
 const PRIOR_TOKENS_PER_REQUEST: f64 = 7.0;
-/// How many answers the prior factor of one counts as. It fades like them.
+/// How many responses the prior factor of one counts as. It fades like them.
 const PRIOR_ANSWERS: f64 = 2.0;
-/// How firmly the prior offset holds: ratios scatter by a tenth, offsets by about twenty tokens.
-/// It never fades, because prompts of one length say nothing of the offset.
+/// How firmly the prior offset holds: ratios scatter by a tenth, offsets by about twenty tokens. It never fades,
+/// because prompts of one length show nothing about the offset.
 const PRIOR_FIRMNESS: f64 = 0.01 / 400.0;
 /// Tokens for each four bytes: Hindi has 0.66, base64 has 2.7.
 const FACTOR_RANGE: (f64, f64) = (0.25, 4.0);
 const OFFSET_RANGE: (f64, f64) = (-50.0, 1_000.0);
-/// Shorter prompts teach as if they had this many tokens, lest a tiny one decide the offset.
+/// Shorter prompts count as this many tokens, so that a tiny one does not decide the offset.
 const SHORTEST_TOKENS: f64 = 4.0;
 /// How far a response may be from the expectation before it counts as odd.
 const ODD: f64 = 1.5;
 
-/// What an estimate is made from.
+/// The sizes that an estimate is made from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestSize {
-    /// The bytes of the prompt as UTF-8, `data:` URLs left out.
+    /// The bytes of the prompt as UTF-8, without `data:` URLs.
     pub text_bytes: u64,
     /// The number of images.
     pub images: u64,
-    /// The largest of `max_tokens`, `max_completion_tokens` and `max_output_tokens`. Zero for
-    /// operations that complete nothing, such as embeddings.
+    /// The largest of `max_tokens`, `max_completion_tokens` and `max_output_tokens`. Zero for operations without a
+    /// completion, such as embeddings.
     pub max_output_tokens: Option<u64>,
     /// The larger of `n` and `best_of`; zero counts as one.
     pub choices: Option<u64>,
@@ -80,14 +78,14 @@ impl Estimate {
     }
 }
 
-/// The tokens that a request did use, as its response states them.
+/// The tokens that a request used, as its response states them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UsedTokens {
-    /// In the prompt, the cached ones among them.
+    /// In the prompt, including cached ones.
     pub prompt_tokens: u64,
-    /// Those of the prompt that were cached; more than there are count as all.
+    /// The cached ones of the prompt. A number above the prompt's counts as the whole prompt.
     pub cached_tokens: u64,
-    /// In all completions, tokens of reasoning among them.
+    /// In all completions, including reasoning tokens.
     pub completion_tokens: u64,
 }
 
@@ -109,11 +107,11 @@ impl From<Estimate> for UsedTokens {
     }
 }
 
-/// What one worker learned of one pool's requests.
+/// What one worker learned about one pool's requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimator {
     prompt: Line,
-    /// Tokens for each choice of a request that names no maximum.
+    /// Tokens for each choice of a request without a maximum.
     completion: f64,
     completions_learned: f64,
 }
@@ -141,9 +139,9 @@ impl Estimator {
         }
     }
 
-    /// Learns from what a request of this size did use.
+    /// Learns from the usage of a request of this size.
     ///
-    /// A usage of no prompt tokens states nothing, and teaches nothing.
+    /// A usage without prompt tokens states nothing, so nothing is learned.
     pub fn learn(&mut self, size: &RequestSize, usage: &UsedTokens) {
         if usage.prompt_tokens == 0 {
             return;
@@ -153,7 +151,7 @@ impl Estimator {
         }
         if size.max_output_tokens.is_none() {
             let each = usage.completion_tokens.min(MAX_TOKENS) as f64 / choices(size) as f64;
-            // A few tokens more, so that the average can leave zero again.
+            // The added tokens let the average leave zero again.
             let each = each.min(4.0 * self.completion + 64.0);
             self.completions_learned = (self.completions_learned + 1.0).min(MEMORY);
             self.completion += (each - self.completion) / self.completions_learned;
@@ -192,7 +190,7 @@ impl Default for Line {
 
 impl Line {
     fn at(&self, units: f64) -> f64 {
-        // An offset below zero must not take a short prompt to nothing.
+        // An offset below zero must not reduce a short prompt to nothing.
         (self.factor * units + self.offset).max(self.factor * units / 2.0)
     }
 
@@ -234,7 +232,7 @@ fn choices(size: &RequestSize) -> u64 {
 
 /// The nearest whole number of tokens, within 0 and [`MAX_TOKENS`].
 fn tokens(estimate: f64) -> u64 {
-    // The conversion cuts off what is behind the point, and all below zero.
+    // The conversion drops the fraction, and turns negative numbers into zero.
     ((estimate + 0.5) as u64).min(MAX_TOKENS)
 }
 

@@ -1,8 +1,8 @@
 //! An attempt that ends before its response does.
 //!
-//! One that ends without headers (connect failure, reset, timeout) is retried by Envoy itself; [`Response::done`]
-//! comes before that retry is routed, in time to say where it goes. One that ends in the middle of its
-//! answer can only be recorded.
+//! Envoy itself retries an attempt that ends without headers (connect failure, reset, timeout). [`Response::done`]
+//! runs before that retry is routed, in time to set its target. An attempt that ends in the middle of its response
+//! can only be recorded.
 
 use super::{Response, State, fault};
 use crate::filter::attempt::flow::Flow;
@@ -18,17 +18,17 @@ use crate::policy::response::classify::{Fault, Misroute, Outcome};
 use crate::policy::time::Timestamp;
 use std::rc::Rc;
 
-/// What the log says of an attempt at a cluster without a host.
+/// Logged for an attempt at a cluster without a host.
 const NO_HOST: &str = "its cluster has no host, or the route's matcher names a cluster that does not exist: does its \
     name resolve, are there endpoints?";
 
 impl Response {
-    /// Envoy will retry an attempt that brought no response: says where, or that there is nowhere.
+    /// Envoy will retry an attempt without a response: sets the target, or stops the retry.
     fn retry_elsewhere(&self, outcome: &Outcome, now: Timestamp) {
         let Some(mut request) = self.request.change() else { return };
         match request.go_on(now) {
             Next::Retry => request.expect_retry(self.attempt.backend.index, *outcome, 0),
-            // Without a response to hold there is nothing in which the request could wait.
+            // Without a response to hold, the request cannot wait.
             Next::Wait { until } => {
                 let ending = FinalResponse::Exhausted { throttled: false, soonest: Some(until) };
                 request.give_up(None, ending, now);
@@ -40,9 +40,8 @@ impl Response {
         }
     }
 
-    /// What came of an attempt without a response. Once connected, a reset and a timeout look alike but
-    /// for the time that passed; Envoy's timer runs on a clock of its own, which may be early by what a
-    /// turn of its loop takes.
+    /// The outcome of an attempt without a response. Once connected, only the elapsed time distinguishes a reset from
+    /// a timeout. Envoy's timer has a clock of its own, and may fire early by one turn of its event loop.
     fn silence(&self, now: Timestamp) -> Outcome {
         if let Some(misroute) = self.misroute {
             return Outcome::Misrouted(misroute);
@@ -64,15 +63,15 @@ impl Response {
         }
     }
 
-    /// Whether the client left while the backend was giving it this whole response. Nobody answered it, which
-    /// Envoy does when a limit of its own ends a request.
+    /// Whether the client left while this whole response was held. When Envoy's own limit ends a request, Envoy
+    /// replies, so the request counts as answered.
     fn is_left(&self, held: &HeldResponse) -> bool {
         matches!(held.question, Question::Whole)
             && self.request.view().is_some_and(|request| !request.is_answered())
     }
 
-    /// The client left before it had anything of a response that is held. It costs what it would cost, had
-    /// its beginning gone to the client.
+    /// The client left before it got anything of a held response. It is charged as if the beginning had gone to the
+    /// client.
     fn leave(&self, held: HeldResponse) {
         let outcome = match held.hints.spilled {
             Some(error) => Outcome::Spilled { error },
@@ -88,7 +87,8 @@ impl Response {
         self.fail_with(*outcome, 0, CapacityHints::default(), now);
     }
 
-    /// Records an attempt of whose answer only the head is known. Returns as what it counts for the request.
+    /// Records an attempt of whose response only the headers are known. Returns the outcome that counts for the
+    /// request.
     fn fail_with(
         &self,
         outcome: Outcome,
@@ -107,7 +107,7 @@ impl Response {
         let state = self.state.replace(State::Over);
         match state {
             State::Over => return,
-            // The first byte went out, so nothing can be retried. Why it broke off, only the gateway hears.
+            // The first byte went out, so nothing can be retried. Only the gateway learns why it broke off.
             State::Flowing(_) => {
                 self.state.replace(state);
                 let is_kept = self
@@ -121,7 +121,7 @@ impl Response {
             }
             State::Awaited | State::Held(_) | State::Waiting { .. } => {}
         }
-        // Envoy can end a request, too: a time limit of its own for all attempts together, say.
+        // Envoy can also end a request, for example at its own time limit for all attempts together.
         let cancelled = details::is_client_gone() || details::is_out_of_time();
         let is_over = self.request.view().is_some_and(|request| request.is_closed());
         let now = host::now();
@@ -132,8 +132,8 @@ impl Response {
             State::Awaited if details::is_without_upgrade() => {
                 self.fail(&fault(Fault::NoUpgrade), now);
                 if let Some(mut request) = self.request.change() {
-                    // Envoy sends the client what came, and cannot be told to retry.
-                    let ending = FinalResponse::NoAnswer { status: SWITCHING_PROTOCOLS };
+                    // Envoy passes the response to the client, and cannot be told to retry.
+                    let ending = FinalResponse::Unusable { status: SWITCHING_PROTOCOLS };
                     request.give_up(Some(self.attempt.backend.index), ending, now);
                 }
             }

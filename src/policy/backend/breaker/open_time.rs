@@ -1,40 +1,39 @@
 //! How long a breaker stays open.
 //!
-//! A rule's `trip_duration` at first, where it has one. Else the kind of fault decides. A fault that is there
-//! at once, such as a refused connection or a 503, costs the probe's client one quick failover: such a breaker is
-//! probed soon and often. A timeout costs that client the whole time limit: such a breaker is probed rarely.
+//! The first time is the rule's `trip_duration`, if it has one. Otherwise the kind of fault decides. A fault that
+//! shows at once, such as a refused connection or a 503, costs the probe's client one quick failover, so the breaker
+//! is probed soon and often. A timeout costs that client the whole time limit, so the breaker is probed rarely.
 //!
-//! Each failed probe doubles the open time. Up to 10 % jitter keeps many proxies from returning
-//! together: upwards, but downwards where it would exceed the longest open time. `retry-after` may
-//! lengthen the time. A `retry-after` of zero names no time: the backend has just failed.
+//! Each failed probe doubles the open time. Jitter of up to 10 % keeps many proxies from returning together: upwards,
+//! or downwards where it would exceed the longest open time. `retry-after` may lengthen the time. A `retry-after` of
+//! zero names no time, because the backend has just failed.
 
 use super::{Observation, Observed};
 use crate::policy::pool::{BreakerSettings, Rule};
 use crate::policy::response::classify::Fault;
 use crate::policy::time::Millis;
 
-/// How long a breaker stays open at first, and at most.
+/// The first open time of a breaker, and the longest.
 struct OpenTime {
     first: Millis,
     longest: Millis,
 }
 
-/// After a fault that was there at once.
+/// After a fault that shows at once.
 const QUICK: OpenTime = OpenTime { first: Millis::from_secs(1), longest: Millis::from_secs(7) };
-/// After a fault that took a time limit to show.
+/// After a fault that shows only at a time limit.
 const SLOW: OpenTime = OpenTime { first: Millis::from_secs(10), longest: Millis::from_secs(60) };
-/// When the gateway's own choice was wrong, which nothing but a new configuration mends.
+/// After a wrong choice of the gateway: only a new configuration corrects it.
 const MISCONFIGURED: OpenTime =
     OpenTime { first: Millis::from_secs(30), longest: Millis::new(u64::MAX) };
 
 /// The most jitter of a doubled open time, in thousandths of it.
 const JITTER_PERMILLE_MAX: u64 = 100;
 
-/// The shortest open time that a `retry-after` can name, as for a configured one: it is no pause
-/// below.
+/// The shortest open time that a `retry-after` can name. It is also the shortest that can be configured.
 const NAMED_MIN: Millis = Millis::new(100);
 
-/// The open time after an observation by which `rule` opens the breaker; `None`: no rule does.
+/// The open time after an observation for which `rule` opens the breaker; `None`: no rule does.
 pub(super) fn first(
     rule: Option<&Rule>,
     observation: &Observation,
@@ -46,8 +45,8 @@ pub(super) fn first(
     )
 }
 
-/// The open time after so many failed probes of a breaker that `rule` opened: the first one doubled each
-/// time, or what the backend named when that is longer and the rule accepts it.
+/// The open time after this many failed probes of a breaker that `rule` opened: the first one, doubled each time, or
+/// the time that the backend named, if that is longer and the rule accepts it.
 pub(super) fn next(
     rule: Option<&Rule>,
     failed_probes: u8,
@@ -60,11 +59,11 @@ pub(super) fn next(
     let named = rule.and_then(|rule| named(rule, observation)).unwrap_or(Millis::ZERO);
     let longest = if named > longest { settings.max_trip_duration } else { longest };
     let length = spread(first.scale(factor, 1).max(named), longest, roll);
-    // What the backend named is kept, where that is possible at all.
+    // The time that the backend named is kept, if the limits allow it.
     if named < longest { length.max(named) } else { length }
 }
 
-/// Longer than this no open time is.
+/// No open time is longer than this.
 pub(super) fn longest(settings: &BreakerSettings) -> Millis {
     let configured = settings.rules.iter().filter_map(|rule| rule.trip_duration);
     configured.fold(settings.max_trip_duration, Millis::max)
@@ -93,15 +92,15 @@ fn open_time(
     OpenTime { first: by_fault.first.min(longest), longest: by_fault.longest.min(longest) }
 }
 
-/// The open time that the backend named, if the rule accepts it. Zero says "now", which is what the
-/// backend has just failed at, so it names nothing.
+/// The open time that the backend named, if the rule accepts it. Zero means "now", but the backend has just failed,
+/// so zero names no time.
 fn named(rule: &Rule, observation: &Observation) -> Option<Millis> {
     let named = observation.retry_after.filter(|_| rule.accept_retry_after)?;
     (named > Millis::ZERO).then(|| named.max(NAMED_MIN))
 }
 
-/// `length` with up to 10 % of jitter: upwards where even the most stays within `longest`, else
-/// downwards from `longest`.
+/// `length` with up to 10 % of jitter: upwards if even the most stays within `longest`, otherwise downwards from
+/// `longest`.
 fn spread(length: Millis, longest: Millis, roll: u64) -> Millis {
     let jitter_permille = roll.checked_rem(JITTER_PERMILLE_MAX.saturating_add(1)).unwrap_or(0);
     if length.plus(length.scale(JITTER_PERMILLE_MAX, 1_000)) <= longest {

@@ -1,15 +1,15 @@
-//! How traffic returns after a breaker closed: in steps, each until its third of `ramp_duration` is over
-//! or there were enough successes. After a short outage the first steps are left out.
+//! How traffic returns after a breaker closed: in steps. Each step ends after a third of `ramp_duration`, or after
+//! enough successes. After a short outage the first steps are skipped.
 
 use super::Passage;
 use crate::policy::time::{Millis, Timestamp};
 
 /// The shares of traffic in percent, each with the number of successes that end its step.
 const STEPS: [(u8, u8); 3] = [(10, 2), (25, 4), (50, 8)];
-/// After how many failed probes at most the first step is left out, and the second one, too.
+/// The most failed probes with which the first step is skipped, and with which the second one is skipped too.
 const SHORT_OUTAGES: [u8; 2] = [8, 0];
 
-/// What is let through at `now` by a ramp that began at `since` and saw `successes`.
+/// What a ramp that began at `since` and saw `successes` lets pass at `now`.
 pub(super) fn passage(
     since: Timestamp,
     successes: u8,
@@ -27,12 +27,12 @@ pub(super) fn passage(
     left.next().map_or(Passage::Closed, |(_, (percent, _))| Passage::Ramp { percent: *percent })
 }
 
-/// Whether there were enough successes for all traffic.
+/// Whether there were enough successes for the whole traffic.
 pub(super) fn is_over(successes: u8) -> bool {
     STEPS.iter().all(|(_, end)| successes >= *end)
 }
 
-/// The successes with which a ramp begins after an outage of so many failed probes.
+/// The successes with which a ramp begins after this many failed probes.
 pub(super) fn left_out(failed_probes: u8) -> u8 {
     let steps = SHORT_OUTAGES.iter().filter(|most| failed_probes <= **most).count();
     let last = steps.checked_sub(1).and_then(|step| STEPS.get(step));

@@ -48,7 +48,7 @@ fn what_is_written_is_read() {
 }
 
 #[test]
-fn a_snapshot_says_what_decoding_all_says() {
+fn a_snapshot_reads_the_same_as_decoding_everything() {
     let policy = pool(&[(1, 1), (2, 1), (2, 1)]);
     let mut reordered = policy.clone();
     reordered.members.reverse();
@@ -122,11 +122,11 @@ fn two_configurations_of_one_pool_keep_each_others_backends() {
     assert_eq!(PoolRecord::decode(&bytes, &left), [busy(0), busy(1), busy(2)]);
     both.members.remove(3);
     assert_eq!(PoolRecord::decode(&bytes, &both), [busy(0), busy(1), busy(2), busy(4)]);
-    assert_eq!(bytes.len(), POOL_HEAD_BYTES + 4 * ENTRY_BYTES, "nothing is known of 3");
+    assert_eq!(bytes.len(), POOL_HEAD_BYTES + 4 * ENTRY_BYTES, "nothing is known about 3");
 }
 
 #[test]
-fn a_record_is_bounded_and_says_what_it_drops() {
+fn a_record_is_bounded_and_counts_what_it_drops() {
     let now = at(LONGEST_RAMP.as_ms() + 1_000);
     let closed =
         |until| BackendRecord { gate: Gate { until, tokens: 0 }, ..BackendRecord::default() };
@@ -137,7 +137,7 @@ fn a_record_is_bounded_and_says_what_it_drops() {
     }
     let full = PoolRecord::update(Some(&bytes), 1_000, |_| ()).map(|_| ());
     assert_eq!(full, Err(NotUpdated::Full));
-    // 64 new members: of the others 191 have room, and the gates of 127 are still closed.
+    // 64 new members leave room for 191 of the others. The gates of 127 of those are still closed.
     let new = pool_of(1_000..1_064);
     let Reseated { bytes, dropped } = PoolRecord::reseat(Some(&bytes), &new, now);
     assert_eq!((bytes[1], dropped), (255, 0));
@@ -148,7 +148,7 @@ fn a_record_is_bounded_and_says_what_it_drops() {
         let record = kept.of(BackendIndex::new(0).unwrap(), member);
         assert_eq!(record.gate.until, now.plus(ms(5_000)), "{}", member.key);
     }
-    // With 191 others that matter and 64 that do as well, a pool of 64 others has to drop them.
+    // With 191 others that matter and 64 members that matter too, a pool of 64 others must drop those members.
     let mut bytes = bytes;
     for member in &new.members {
         bytes = PoolRecord::update(Some(&bytes), member.key, |record| *record = busy(1)).unwrap().0;
@@ -168,7 +168,7 @@ fn a_record_is_bounded_and_says_what_it_drops() {
 }
 
 #[test]
-fn a_record_of_an_older_version_keeps_what_that_had() {
+fn a_record_of_an_older_version_keeps_its_fields() {
     let policy = pool(&[(1, 1), (2, 1)]);
     let new = filled(&policy);
     let fresh = BackendRecord::default();
@@ -214,7 +214,7 @@ fn a_reload_keeps_the_state_of_backends_whose_name_stays() {
     assert_eq!(
         PoolRecord::decode(&bytes, &old),
         [busy(1), busy(2), busy(3)],
-        "the old ones still run"
+        "requests of the old rules still run"
     );
 }
 
@@ -272,7 +272,7 @@ fn a_quota_group_shares_its_gate() {
 }
 
 #[test]
-fn a_record_of_a_newer_version_is_told_from_others() {
+fn a_record_of_a_newer_version_is_distinguished() {
     assert!(is_newer(&[3], 2) && is_newer(&[u8::MAX, 0], 2));
     assert!(!is_newer(&[2, 9], 2) && !is_newer(&[0], 2) && !is_newer(&[], 2));
 }

@@ -1,9 +1,9 @@
-//! What the rules of a circuit breaker count of one backend, as bytes.
+//! What the rules of a circuit breaker counted for one backend, as bytes.
 //!
-//! Counts of one set of rules mean nothing to another. Two listeners may have one pool with different rules, and a new
-//! document may change them while requests of the old one still end. So the record has a section for each set of
-//! rules, found by its fingerprint. The section that was written last comes first, and there are at most
-//! [`SECTIONS_MAX`]: the one that was not written for the longest time makes room.
+//! The counts of one set of rules mean nothing to another set. Two listeners may have one pool with different rules,
+//! and a new configuration may change them while requests of the old one still run. So the record has a section for
+//! each set of rules, found by its fingerprint. The section that was written last comes first. There are at most
+//! [`SECTIONS_MAX`]; the one that was written longest ago is dropped.
 
 use super::super::breaker::RuleWindows;
 use crate::policy::codec::Reader;
@@ -16,7 +16,7 @@ const VERSION: u8 = 2;
 const HEAD_BYTES: usize = 1;
 /// The fingerprint, the epoch, and a window for each rule.
 const SECTION_BYTES: usize = 12 + MAX_RULES * WINDOW_BYTES;
-/// More sets of rules at the same time for one pool are a mistake, which must not let the record grow.
+/// More sets of rules for one pool at the same time are a mistake. The record must not grow with them.
 const SECTIONS_MAX: usize = 4;
 
 /// The record of the rule windows of one backend.
@@ -27,7 +27,7 @@ impl WindowsRecord {
     /// The newest version that can be read.
     pub const VERSION: u8 = VERSION;
 
-    /// The counts of these rules; fresh when there are none, or they cannot be read.
+    /// The counts of these rules; fresh when they are missing or unreadable.
     pub fn decode(bytes: Option<&[u8]>, settings: &BreakerSettings) -> RuleWindows {
         let fingerprint = fingerprint(settings).to_le_bytes();
         let own = sections(bytes.unwrap_or_default())
@@ -36,7 +36,7 @@ impl WindowsRecord {
         own.and_then(|section| decode_section(section)).unwrap_or_default()
     }
 
-    /// Changes the counts of these rules, and leaves those of others as they are.
+    /// Changes the counts of these rules, and leaves those of other sets unchanged.
     pub fn update<R>(
         bytes: Option<&[u8]>,
         settings: &BreakerSettings,
@@ -63,7 +63,7 @@ impl WindowsRecord {
     }
 }
 
-/// The sections of a record; none when it cannot be read.
+/// The sections of a record; none when it is unreadable.
 fn sections(bytes: &[u8]) -> &[[u8; SECTION_BYTES]] {
     let Some((&[VERSION], body)) = bytes.split_first_chunk::<HEAD_BYTES>() else { return &[] };
     let (sections, rest) = body.as_chunks();

@@ -9,7 +9,7 @@ const OWNED: AttemptTraits =
 const PROVISIONED: AttemptTraits = AttemptTraits { provisioned: true, ..OWNED };
 const STORED: AttemptTraits = AttemptTraits { names_stored_object: true, ..OWNED };
 
-/// What the gateway asked for.
+/// The deployment that the gateway asked for.
 const DEPLOYMENT: &str = "gpt-4o-uk";
 
 fn by_status(status: u16, traits: AttemptTraits) -> Head {
@@ -35,7 +35,7 @@ const ELSEWHERE: Outcome = Outcome::Elsewhere { status: 404 };
 const MISSING: Outcome = Outcome::Misconfigured { status: 404 };
 
 #[test]
-fn a_404_is_the_deployments_only_where_it_says_so() {
+fn a_404_is_about_the_deployment_only_if_its_code_says_so() {
     for code in ["DeploymentNotFound", "model_not_found"] {
         let message = "The API deployment for this resource does not exist.";
         assert_eq!(by_body(404, &error(code, message), OWNED), MISSING, "{code}");
@@ -69,7 +69,7 @@ fn a_missing_model_that_only_the_client_named_is_nobodys_fault() {
     assert_eq!(
         by_body(404, &error("DeploymentNotFound", "It does not exist."), responses),
         Outcome::Denied { status: 404 },
-        "it may be the deployment of an image"
+        "it may be the deployment for images"
     );
 }
 
@@ -87,7 +87,7 @@ fn an_operation_that_a_backend_lacks_is_nobodys_fault() {
 }
 
 #[test]
-fn success_is_a_matter_of_the_status_unless_it_streams() {
+fn the_status_means_success_except_for_a_stream() {
     for status in [200, 201, 204, 206] {
         assert_eq!(by_status(status, OWNED), Head::Decided(Outcome::Success), "{status}");
     }
@@ -142,7 +142,7 @@ fn a_408_that_closes_the_connection_was_not_received() {
 }
 
 #[test]
-fn a_model_error_is_whose_the_stated_status_says() {
+fn a_424_is_judged_by_the_status_that_it_states() {
     let stated = |status: &str| by_headers(424, &[("ms-azureml-model-error-statuscode", status)]);
     for status in ["400", "413", "422", " 422 "] {
         assert_eq!(stated(status), Head::Decided(Outcome::ClientError), "{status}");
@@ -164,7 +164,7 @@ fn a_model_error_is_whose_the_stated_status_says() {
 }
 
 #[test]
-fn a_status_that_is_not_about_the_content_may_be_another_one_elsewhere() {
+fn a_request_whose_status_is_not_about_its_content_is_sent_elsewhere() {
     for status in [402, 405, 407, 410, 418, 421, 423, 425, 426, 444, 451, 460, 499] {
         let elsewhere = Head::Decided(Outcome::Elsewhere { status });
         assert_eq!(by_status(status, OWNED), elsewhere, "{status}");
@@ -174,7 +174,7 @@ fn a_status_that_is_not_about_the_content_may_be_another_one_elsewhere() {
 }
 
 #[test]
-fn a_redirect_is_no_answer_and_may_be_a_refused_credential() {
+fn a_redirect_serves_nobody_and_may_be_a_refused_credential() {
     for status in [101, 300, 301, 302, 303, 304, 307, 308] {
         assert_eq!(by_status(status, OWNED), Head::Decided(Outcome::Denied { status }));
         let elsewhere = Head::Decided(Outcome::Elsewhere { status });
@@ -190,7 +190,7 @@ fn a_redirect_is_no_answer_and_may_be_a_refused_credential() {
 }
 
 #[test]
-fn a_fault_names_its_time_only_by_retry_after() {
+fn a_fault_names_a_delay_only_with_retry_after() {
     let headers = [("retry-after", "3"), ("x-ratelimit-reset-tokens", "64")];
     let after = |headers: &[(&str, &str)]| match by_headers(503, headers) {
         Head::Decided(Outcome::Fault { retry_after, .. }) => retry_after,
@@ -201,7 +201,7 @@ fn a_fault_names_its_time_only_by_retry_after() {
 }
 
 #[test]
-fn who_chose_the_credential_answers_for_it() {
+fn a_refused_credential_counts_only_where_the_gateway_chose_it() {
     for status in [401, 403] {
         assert_eq!(by_status(status, OWNED), Head::Decided(Outcome::Denied { status }));
         assert_eq!(by_status(status, NOTHING), Head::Decided(Outcome::ClientError));
@@ -239,7 +239,7 @@ fn a_prompt_too_long_for_provisioned_capacity_goes_elsewhere() {
 }
 
 #[test]
-fn an_object_that_lives_elsewhere_is_looked_for_elsewhere() {
+fn an_object_of_another_resource_is_looked_for_elsewhere() {
     for body in [
         r#"{"error":{"code":"previous_response_not_found","message":"m"}}"#,
         r#"{"error":{"message":"Previous response with id 'resp_1' not found."}}"#,
@@ -252,7 +252,7 @@ fn an_object_that_lives_elsewhere_is_looked_for_elsewhere() {
 }
 
 #[test]
-fn a_refusal_by_the_content_filter_is_never_taken_elsewhere() {
+fn a_refusal_by_the_content_filter_is_never_sent_to_another_backend() {
     let both = AttemptTraits { provisioned: true, ..STORED };
     for body in [
         "{\"error\":{\"message\":\"context length not found\",\"code\":\n \"content_filter\"}}",
@@ -264,7 +264,7 @@ fn a_refusal_by_the_content_filter_is_never_taken_elsewhere() {
 }
 
 #[test]
-fn a_quoted_prompt_is_no_code_and_other_bodies_are_the_clients() {
+fn a_quoted_prompt_is_no_code_and_other_bodies_are_client_errors() {
     let quoted =
         br#"{"error":{"message":"bad: {\"code\":\"context_length_exceeded\"}","code":"x"}}"#;
     assert_eq!(judged(quoted, PROVISIONED), Outcome::ClientError);
@@ -274,7 +274,7 @@ fn a_quoted_prompt_is_no_code_and_other_bodies_are_the_clients() {
 }
 
 #[test]
-fn a_success_without_a_body_is_a_fault_where_a_model_was_to_answer() {
+fn a_success_without_a_body_is_a_fault_of_a_model() {
     let empty = Outcome::Fault { fault: Fault::Empty, retry_after: None };
     assert_eq!(without_body(Outcome::Success, OWNED), empty);
     let session = AttemptTraits { asks_for_upgrade: true, ..OWNED };

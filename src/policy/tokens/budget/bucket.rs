@@ -1,56 +1,54 @@
 //! The leaky bucket of provisioned throughput.
 //!
-//! Tokens are normalised: a cached one costs nothing and one of output as much as several of input.
-//! Azure admits while the level is below the capacity, so the last request admitted may take it
-//! above; the level drains all the time, and is corrected when a request is over.
+//! Tokens are normalised: a cached token costs nothing, and an output token as much as several input tokens. Azure
+//! admits requests while the level is below the capacity, so the last admitted request may raise it above. The level
+//! drains all the time, and is corrected when a request ends.
 //!
-//! A token has [`PARTS_PER_TOKEN`] parts, so that a drain of n tokens per minute is exactly as
-//! many parts per millisecond: nothing is ever rounded.
+//! A token has [`PARTS_PER_TOKEN`] parts, so a drain of n tokens per minute is exactly n parts per millisecond, and
+//! nothing is ever rounded.
 //!
-//! *What Azure says corrects the level.* A 429 names the time until the level is below the capacity;
-//! so much it is at least. The utilization in a response is harder: it was true at some time between
-//! the sending of that request and now, and requests that went since may or may not be in it. To
-//! set the level to it would lose those, and with many requests in flight the level would jump with
-//! every response. But it bounds the level: at most all that was poured in since comes on top, and
-//! at most all that was taken out and drained since goes off. The level is moved only when it is
-//! out of these bounds, and only as far as the next one. For this the record counts all that ever
-//! went in and out; corrections count too, so that an older response cannot undo a newer one.
+//! *Azure's statements correct the level.* A 429 states the time until the level is below the capacity; the level is
+//! raised to that. The utilization in a response is harder: it was true at some time between the sending of that
+//! request and now, and it may or may not include requests that were sent since. Setting the level to it would lose
+//! those, and with many requests in flight the level would jump with every response. But it bounds the level: above
+//! it by everything that was poured in since, and below it by everything that was taken out and drained since. The
+//! level is moved only if it is out of these bounds, and only to the nearer one. For this, the record counts
+//! everything that ever went in and out. Corrections count too, so an older response cannot undo a newer one.
 //!
-//! *An over-estimate is taken out once.* A level that is too high mostly is so because requests on their
-//! way were expected to use more than Azure counts for them, be it an estimate of its own or nothing until
-//! they end. What a utilization takes out is *written off* the reservations of these requests, from each by its share;
-//! their settlement takes out only what is left of them.
+//! *An over-estimate is taken out once.* If the level is too high, the usual cause is requests in flight for which
+//! Azure counts less than was estimated, perhaps nothing until they end. What a utilization takes out is *written
+//! off* the reservations of these requests, in proportion. Their settlement takes out only the rest.
 //!
-//! A reservation that is lost (its worker died) would never be taken out. So the level is at most
-//! what drains in a minute above the capacity, and a lost one costs a minute at most. It also counts
-//! as reserved for [`GENERATIONS`] times [`GENERATION`] at most, as does a stream that takes longer.
+//! A lost reservation (its worker died) would never be taken out. So the level is at most what drains in a minute
+//! above the capacity, and a lost reservation costs at most a minute. It counts as reserved for at most
+//! [`GENERATIONS`] times [`GENERATION`]; so does a stream that takes longer.
 //!
-//! *Room.* Requests are admitted below [`ROOM_PERMILLE`] of the capacity, so that what the mirror does not
-//! know draws no 429. This wastes nothing: a bucket that is never empty drains at full speed.
+//! *Room.* Requests are admitted below [`ROOM_PERMILLE`] of the capacity, so that small differences from Azure's
+//! bucket cause no 429. This wastes nothing: a bucket that is never empty drains at full speed.
 
 use super::{ProvisionedSettings, SKEW};
 use crate::policy::codec::{Reader, Writer};
 use crate::policy::time::{Millis, Timestamp};
 use crate::policy::tokens::estimate::UsedTokens;
 
-/// Milliseconds in a minute: see above.
+/// Milliseconds per minute: see above.
 const PARTS_PER_TOKEN: u64 = 60_000;
 const PARTS_PER_PERMILLE: u64 = 60;
 /// The part of the capacity below which a request is admitted, in thousandths.
 pub(super) const ROOM_PERMILLE: u16 = 980;
-/// Reservations of so long count as reserved together, and are forgotten together.
+/// Reservations of this period count as reserved together, and are forgotten together.
 const GENERATION: Millis = Millis::from_secs(30);
-/// How many of them are remembered, the current one among them.
+/// How many generations are remembered, including the current one.
 const GENERATIONS: usize = 3;
-/// How far above the capacity the level can be, by the time that it takes to drain.
+/// The highest level above the capacity, as the time that it takes to drain.
 const HIGHEST: Millis = Millis::from_secs(60);
 
 /// The bucket. The default is empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Bucket {
-    /// The parts in it.
+    /// The parts in it at the time `at`.
     level: u64,
-    /// When that was its level.
+    /// The time of that level.
     at: Timestamp,
     /// All parts that ever went in, wrapping.
     poured: u64,
@@ -58,7 +56,7 @@ pub(super) struct Bucket {
     taken_out: u64,
     /// The part of [`Self::reserved`] that was taken out already.
     written_off: u64,
-    /// The number of the current generation of reservations, which only grows.
+    /// The number of the current generation of reservations; it only grows.
     generation: u64,
     /// The parts that are reserved and not yet concluded, by generation modulo [`GENERATIONS`].
     reserved: [u64; GENERATIONS],
@@ -69,32 +67,32 @@ pub(super) struct Bucket {
 pub(super) struct Poured {
     parts: u64,
     at: Timestamp,
-    /// The counts of the bucket before.
+    /// The counts of the bucket before that.
     poured_before: u64,
     taken_out_before: u64,
     generation: u64,
 }
 
 impl Bucket {
-    /// Drains it until `now`, and says whether the clock went back since it was written. A clock
-    /// that was put back starts from here with the level as it is.
+    /// Drains it until `now`, and returns whether the clock went back since it was written. After a clock that was
+    /// set back, it continues from now with the same level.
     pub(super) fn drain_until(&mut self, settings: &ProvisionedSettings, now: Timestamp) -> bool {
-        let is_put_back = self.at > now.plus(SKEW);
+        let clock_went_back = self.at > now.plus(SKEW);
         let drained = settings.drain().saturating_mul(now.since(self.at).as_ms());
         self.level = self.level.saturating_sub(drained);
-        if now > self.at || is_put_back {
-            self.forget(now, is_put_back);
+        if now > self.at || clock_went_back {
+            self.forget(now, clock_went_back);
             self.at = now;
         }
-        is_put_back
+        clock_went_back
     }
 
-    /// Begins the generation of `now`, and forgets what is reserved in those that are too old, which
-    /// are all when the clock went back.
-    fn forget(&mut self, now: Timestamp, is_put_back: bool) {
+    /// Begins the generation of `now`, and forgets the reservations of generations that are too old. If the clock
+    /// went back, all are.
+    fn forget(&mut self, now: Timestamp, clock_went_back: bool) {
         let number = |at: Timestamp| at.as_ms().checked_div(GENERATION.as_ms()).unwrap_or(0);
         let all = GENERATIONS as u64;
-        let gap = if is_put_back { all } else { number(now).saturating_sub(number(self.at)) };
+        let gap = if clock_went_back { all } else { number(now).saturating_sub(number(self.at)) };
         for _ in 0..gap.min(all) {
             self.generation = self.generation.wrapping_add(1);
             if let Some(reserved) = self.reserved.get_mut(position(self.generation)) {
@@ -109,7 +107,7 @@ impl Bucket {
         self.reserved.into_iter().fold(0, u64::saturating_add)
     }
 
-    /// Until when the level is not below `permille` of the capacity; `None`: it is.
+    /// Until when the level is at least `permille` of the capacity; `None`: it is below.
     pub(super) fn full_until(
         &self,
         settings: &ProvisionedSettings,
@@ -145,7 +143,7 @@ impl Bucket {
         }
     }
 
-    /// Makes what was poured in that of the actual `usage`; `None`: nothing.
+    /// Changes what a request poured in to that of the actual `usage`; `None`: nothing.
     pub(super) fn correct(
         &mut self,
         settings: &ProvisionedSettings,
@@ -158,7 +156,7 @@ impl Bucket {
         self.move_to(settings, self.level.saturating_add(more).saturating_sub(less));
     }
 
-    /// Ends a reservation, and says how much of it was written off.
+    /// Ends a reservation, and returns how much of it was written off.
     fn give_up(&mut self, poured: &Poured) -> u64 {
         let all = self.reserved();
         if self.generation.wrapping_sub(poured.generation) >= GENERATIONS as u64 {
@@ -173,14 +171,14 @@ impl Bucket {
         written_off
     }
 
-    /// Azure refused: the level will be below the capacity after `retry_after`, not sooner.
+    /// Azure refused: the level will not be below the capacity before `retry_after` has passed.
     pub(super) fn throttle(&mut self, settings: &ProvisionedSettings, retry_after: Millis) {
         let excess = settings.drain().saturating_mul(retry_after.as_ms());
         let level = settings.capacity().saturating_add(excess).saturating_sub(1);
         self.move_to(settings, self.level.max(level));
     }
 
-    /// Azure said, in the response to the request that poured `poured`, that it was at `permille`.
+    /// Azure stated, in the response to the request of `poured`, that the level was `permille`.
     pub(super) fn observe(
         &mut self,
         settings: &ProvisionedSettings,
@@ -235,12 +233,12 @@ impl Bucket {
 }
 
 impl ProvisionedSettings {
-    /// Parts per millisecond.
+    /// The drain in parts per millisecond.
     fn drain(&self) -> u64 {
         self.tokens_per_minute.get()
     }
 
-    /// In parts.
+    /// The capacity in parts.
     fn capacity(&self) -> u64 {
         self.burst_tokens.saturating_mul(PARTS_PER_TOKEN)
     }
@@ -259,7 +257,7 @@ fn parts(settings: &ProvisionedSettings, usage: &UsedTokens) -> u64 {
     input.saturating_mul(PARTS_PER_TOKEN).saturating_add(output)
 }
 
-/// The thousandths of `parts`, rounded down. 128 bits would be exact without this, and slow.
+/// `permille` thousandths of `parts`, rounded down. 128 bits would be exact without this, but slow.
 fn share(parts: u64, permille: u32) -> u64 {
     let permille = u64::from(permille);
     let (whole, rest) = (parts.div_euclid(1_000), parts.rem_euclid(1_000));

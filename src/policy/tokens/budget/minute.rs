@@ -1,32 +1,31 @@
-//! A sliding minute of tokens: slots of a second each, of the current second and the sixty before.
+//! A sliding minute of tokens: one slot per second, for the current second and the sixty before.
 //!
-//! The oldest second is forgotten as a whole, and only when its last millisecond is a minute old.
-//! With sixty slots, what was taken late in a second would be forgotten up to a second too soon,
-//! while Azure still counts it and refuses. So tokens count for at least 60 s and at most 61 s.
+//! The oldest second is forgotten as a whole, and only when its last millisecond is a minute old. With sixty slots,
+//! tokens taken late in a second would be forgotten up to a second too early, while Azure still counts them and
+//! refuses. So tokens count for at least 60 s and at most 61 s.
 //!
-//! Slots are numbered by a count of their own that only grows, so that what a request took can be
-//! corrected in the slot that it was taken in, even after the wall clock was stepped. A step ahead
-//! is time that passed. A step back is no time at all: the newest slot becomes that of the second
-//! that it is now, and everything is forgotten a minute later, as it should be. A second back is
-//! no step: two workers may just have read the clock in one order and written in the other.
+//! Slots have consecutive numbers, which only grow. So the tokens of a request can be corrected in the slot in which
+//! they were taken, even after a step of the wall clock. A step forward is time that passed. After a step back no
+//! time passed: the newest slot becomes the slot of the present second, and everything is forgotten a minute later,
+//! as it should be. One second back is no step: two workers may have read the clock in one order and written in the
+//! other.
 //!
-//! Most requests of a second need one slot and the sum of all. So the slots are a ring that stays
-//! where it is in the record, and the sum is kept beside it. It is counted anew in each second, so
-//! that a damaged sum is wrong no longer than that.
+//! Most requests need only one slot and the sum of all. So the slots are a ring that stays in place in the record,
+//! and the sum is stored beside it. It is recomputed every second, so a damaged sum is wrong for no longer.
 
 use crate::policy::codec::{Reader, Writer};
 use crate::policy::time::{Millis, Timestamp};
 
-/// The number of slots: sixty whole seconds, and the one that has only begun.
+/// The number of slots: sixty whole seconds, and the current one.
 const SLOTS: usize = 61;
 const SLOT_BYTES: usize = 4;
-/// The part of a record that [`Slots`] takes.
+/// The size of [`Slots`] in a record.
 pub(in crate::policy) const SLOTS_BYTES: usize = SLOTS * SLOT_BYTES;
 
-/// What is known of a minute beside its slots. The default goes with slots that are all zero.
+/// The fields of a minute beside its slots. The default belongs to slots that are all zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::policy) struct MinuteHead {
-    /// The second of the newest slot since the epoch.
+    /// The second of the newest slot, since the epoch.
     second: u64,
     /// The number of the newest slot.
     number: u64,
@@ -70,23 +69,23 @@ impl<'a> Minute<'a> {
         Self { head, slots: Slots(slots.as_chunks_mut().0) }
     }
 
-    /// What is to be written beside the slots.
+    /// What must be written beside the slots.
     pub(in crate::policy) fn head(&self) -> &MinuteHead {
         &self.head
     }
 
-    /// Moves it to `now`, and says whether the clock went back since it was written.
+    /// Moves it to `now`, and returns whether the clock went back since it was written.
     pub(in crate::policy) fn move_to(&mut self, now: Timestamp) -> bool {
         let second = now.as_ms().div_euclid(1_000);
         let gap = second.saturating_sub(self.head.second);
         if gap > 0 {
             self.forget(gap);
         }
-        let is_put_back = self.head.second.saturating_sub(second) > 1;
-        if gap > 0 || is_put_back {
+        let clock_went_back = self.head.second.saturating_sub(second) > 1;
+        if gap > 0 || clock_went_back {
             self.head.second = second;
         }
-        is_put_back
+        clock_went_back
     }
 
     /// The tokens of the minute.
@@ -94,15 +93,15 @@ impl<'a> Minute<'a> {
         self.head.tokens
     }
 
-    /// Until when `tokens` do not fit below `limit`; `None`: they fit. More than the
-    /// limit count as the limit, so they fit when the minute is empty.
+    /// Until when `tokens` do not fit below `limit`; `None`: they fit. More tokens than the limit count as the limit,
+    /// so they fit when the minute is empty.
     pub(in crate::policy) fn full_until(&self, tokens: u64, limit: u32) -> Option<Timestamp> {
         let room = u64::from(limit).saturating_sub(tokens);
         let mut left = self.head.tokens;
         if left <= room {
             return None;
         }
-        // The oldest slot leaves in the second after the newest one's, the next one a second later.
+        // The oldest slot is dropped in the second after that of the newest one, and the next slot a second later.
         let seconds = self.head.second.saturating_add(1)..;
         let oldest = index(self.head.number).saturating_add(1);
         for (second, slot) in seconds.zip(self.slots.from(oldest)) {
@@ -122,14 +121,14 @@ impl<'a> Minute<'a> {
         Taken { number, tokens }
     }
 
-    /// Makes what was taken `tokens` where that is more, unless it is forgotten.
+    /// Raises the taken tokens to `tokens` if that is more, unless they are forgotten.
     pub(in crate::policy) fn raise(&mut self, taken: &Taken, tokens: u64) {
         if tokens > u64::from(taken.tokens) {
             self.correct(taken, tokens);
         }
     }
 
-    /// Makes what was taken `tokens`, unless it is forgotten.
+    /// Changes the taken tokens to `tokens`, unless they are forgotten.
     pub(in crate::policy) fn correct(&mut self, taken: &Taken, tokens: u64) {
         let age = self.head.number.wrapping_sub(taken.number);
         if age < SLOTS as u64 {
@@ -150,7 +149,7 @@ impl<'a> Minute<'a> {
         }
     }
 
-    /// Makes room for the next `seconds`, each in the slot of the oldest.
+    /// Makes room for the next `seconds`, each in the oldest slot.
     fn forget(&mut self, seconds: u64) {
         let next = index(self.head.number).saturating_add(1);
         let forgotten = usize::try_from(seconds).map_or(SLOTS, |seconds| seconds.min(SLOTS));

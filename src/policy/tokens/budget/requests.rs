@@ -1,8 +1,8 @@
-//! Requests in windows of ten seconds, which is how Azure holds a limit of requests per minute.
+//! Requests in windows of ten seconds, as Azure applies a limit of requests per minute.
 //!
-//! The windows are those of the wall clock. A request is counted when it is sent and stays counted,
-//! because Azure counts refused calls too. A window that begins more than a second from now shows
-//! that the clock was put back, and is void.
+//! The windows are those of the wall clock. A request is counted when it is sent and stays counted, because Azure
+//! counts refused calls too. A window that begins more than a second after now shows that the clock was set back, and
+//! is void.
 
 use super::SKEW;
 use crate::policy::codec::{Reader, Writer};
@@ -27,7 +27,7 @@ impl Requests {
         if self.window == window || is_skewed { self } else { Self { window, count: 0 } }
     }
 
-    /// Until when there is no room for a request; `None`: there is.
+    /// Until when there is no room for a request; `None`: there is room.
     pub(super) fn full_until(&self, per_minute: u32) -> Option<Timestamp> {
         let limit = per_minute.div_ceil(WINDOWS_PER_MINUTE);
         (self.count >= limit).then(|| start(self.window.saturating_add(1)))

@@ -17,7 +17,7 @@ fn requests(limit: u32) -> BudgetSettings {
     BudgetSettings { requests_per_minute: NonZeroU32::new(limit), ..BudgetSettings::default() }
 }
 
-/// Drains a token per millisecond; a token of output counts four.
+/// Drains a token per millisecond; an output token counts four.
 fn provisioned(burst_tokens: u64) -> BudgetSettings {
     let provisioned = ProvisionedSettings {
         tokens_per_minute: NonZeroU64::new(60_000).unwrap(),
@@ -38,7 +38,7 @@ fn used(prompt_tokens: u64) -> Settlement {
     Settlement::Settled(UsedTokens { prompt_tokens, ..UsedTokens::default() })
 }
 
-/// A backend's record, as one worker alone would keep it; empty while there is none.
+/// A backend's record, as a single worker would keep it; empty while there is none.
 struct Bench {
     settings: BudgetSettings,
     bytes: Vec<u8>,
@@ -74,8 +74,8 @@ impl Bench {
                 self.bytes = bytes;
                 Ok(reservation)
             }
-            Admission::Denied { until, is_put_back } => {
-                self.write_if(is_put_back, bytes);
+            Admission::Denied { until, clock_went_back } => {
+                self.write_if(clock_went_back, bytes);
                 Err(until.as_ms())
             }
         }
@@ -88,7 +88,7 @@ impl Bench {
         is_changed
     }
 
-    /// Reserves what is never concluded.
+    /// Reserves without ever concluding.
     fn hold(&mut self, estimate: Estimate, now: u64) {
         drop(self.reserve(estimate, now).unwrap());
     }
@@ -294,11 +294,7 @@ fn a_throttle_is_over_exactly_when_the_backend_said() {
     bench.conclude(refused, Settlement::Throttled { retry_after: Some(ms(312)) }, START + 10);
     assert_eq!(bench.permille(START + 321), 1_000);
     assert_eq!(bench.permille(START + 322), 999);
-    assert_eq!(
-        bench.reserve(prompt(1), START + 10),
-        Err(START + 342),
-        "there is a little room to it"
-    );
+    assert_eq!(bench.reserve(prompt(1), START + 10), Err(START + 342), "it has a little room left");
     assert!(bench.reserve(prompt(0), START + 342).is_ok());
     let mut bench = Bench::new(provisioned(1_000));
     bench.hold(prompt(900), START);
@@ -355,15 +351,15 @@ fn an_over_estimate_is_taken_out_once() {
     let mut bench = Bench::new(provisioned(10_000));
     let early = [300; 10].map(|tokens| bench.reserve(prompt(tokens), START).unwrap());
     let last = bench.reserve(prompt(300), START + 100).unwrap();
-    // Ten used 50 each, of which 100 drained; the eleventh is there with 50.
+    // Ten requests used 50 each, of which 100 drained. The eleventh is in it with 50.
     bench.utilize(&last, 45, START + 180);
     early.into_iter().for_each(|one| bench.conclude(one, used(50), START + 190));
     bench.conclude(last, used(50), START + 200);
-    assert_eq!(bench.permille(START + 200), 35, "as many as the backend has");
+    assert_eq!(bench.permille(START + 200), 35, "as much as the backend states");
 }
 
 #[test]
-fn what_is_lost_or_takes_minutes_is_corrected_by_what_the_backend_says() {
+fn lost_and_long_reservations_are_corrected_by_the_stated_utilization() {
     let mut bench = Bench::new(provisioned(100_000));
     bench.hold(prompt(150_000), START);
     let slow = bench.reserve_by(LAST, prompt(5_000), START).unwrap();
@@ -374,11 +370,11 @@ fn what_is_lost_or_takes_minutes_is_corrected_by_what_the_backend_says() {
         bench.conclude(newer, used(1_000), now);
         bench.permille(now)
     };
-    assert_eq!(says_10_permille(&mut bench, 1), 29, "and the newer one, but for its share");
+    assert_eq!(says_10_permille(&mut bench, 1), 29, "and the newer one, except its share");
     assert_eq!(says_10_permille(&mut bench, 95), 10, "nothing else is remembered");
     bench.conclude(slow, used(100), START + 100_000);
     assert_eq!(bench.permille(START + 100_000), 0, "it takes out more than it had");
-    assert_eq!(says_10_permille(&mut bench, 100), 10, "what the backend says mends that");
+    assert_eq!(says_10_permille(&mut bench, 100), 10, "what the backend states corrects that");
 }
 
 #[test]
@@ -400,7 +396,7 @@ fn a_lower_limit_of_the_backend_holds_for_five_minutes() {
 }
 
 #[test]
-fn a_clock_that_is_put_back_while_all_is_denied_wedges_nothing() {
+fn a_clock_that_is_set_back_while_all_is_denied_wedges_nothing() {
     let mut settings = provisioned(1_000);
     settings.tokens_per_minute = NonZeroU32::new(500);
     let mut bench = Bench::new(settings);
@@ -448,7 +444,7 @@ fn damaged_records_and_odd_numbers_never_wedge_a_budget() {
             bench.utilize(&reservation, dice.roll() as u32, now);
             bench.conclude(reservation, used(dice.roll()), now + 5);
         }
-        // Damage can also be a level that no request could have made.
+        // A damaged record may contain a level that no request could cause.
         let settled = bench.reserve(prompt(1), now + 65_000);
         let until = settled.map_or_else(|until| until, |_| now);
         assert!(until < u64::MAX, "seed {seed}");
@@ -456,7 +452,7 @@ fn damaged_records_and_odd_numbers_never_wedge_a_budget() {
 }
 
 #[test]
-fn a_damaged_sum_is_mended_in_the_next_second() {
+fn a_damaged_sum_is_corrected_in_the_next_second() {
     let mut bench = Bench::new(tokens(1_000));
     bench.hold(prompt(400), START);
     let sum = 1 + 16;

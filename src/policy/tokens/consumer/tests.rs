@@ -48,8 +48,8 @@ impl Bench {
                 self.bytes = bytes;
                 Ok(reservation)
             }
-            ConsumerAdmission::Denied { limit, until, is_put_back, .. } => {
-                if is_put_back {
+            ConsumerAdmission::Denied { limit, until, clock_went_back, .. } => {
+                if clock_went_back {
                     self.bytes = bytes;
                 }
                 Err(match limit {
@@ -87,7 +87,7 @@ fn without_limits_everything_is_granted() {
 }
 
 #[test]
-fn tokens_per_minute_and_quota_are_told_apart() {
+fn tokens_per_minute_and_quota_are_distinguished() {
     let mut bench = Bench::new(limited(1_000, Some((1_500, Period::Hour))));
     bench.hold(1_000, START);
     assert_eq!(bench.remaining(START), (Some(0), Some(500)));
@@ -159,7 +159,7 @@ fn every_period_begins_where_the_last_one_ended() {
 }
 
 #[test]
-fn a_clock_that_is_put_back_keeps_what_was_used_and_wedges_nothing() {
+fn a_clock_that_is_set_back_keeps_the_usage_and_wedges_nothing() {
     let mut bench = Bench::new(limited(100, Some((1_000, Period::Day))));
     bench.hold(100, START);
     bench.hold(100, START + 61_000);
@@ -206,8 +206,8 @@ fn unlisted_consumers_spread_over_a_fixed_number_of_slots() {
     assert!(ten.len() >= 9);
 }
 
-/// Whoever knows the hash could look for a name that shares the slot of another. Such a name is good for
-/// one secret in about a thousand.
+/// Somebody who knows the hash could search for a name that shares another one's slot. Such a name works for about
+/// one secret in a thousand.
 #[test]
 fn a_name_that_shares_a_slot_under_one_secret_does_not_under_another() {
     let known = SlotSecret::new([0, 0]);
@@ -235,7 +235,7 @@ fn a_secret_outlives_its_record_and_is_not_shown() {
 
 /// The records of versions 1 and 2 ended with the quota, after a minute of 60 or 61 slots and no sum.
 #[test]
-fn what_was_used_of_a_quota_is_read_from_records_of_older_versions() {
+fn the_used_part_of_a_quota_is_read_from_records_of_older_versions() {
     let mut bench = Bench::new(limited(1_000, Some((5_000, Period::Month))));
     bench.hold(900, START);
     let new = bench.bytes.clone();

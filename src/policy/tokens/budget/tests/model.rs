@@ -1,4 +1,4 @@
-//! Long random sequences against a model that keeps a list of all that happened.
+//! Long random sequences against a model that keeps a list of all events.
 
 use super::*;
 #[cfg(target_arch = "wasm32")]
@@ -9,28 +9,28 @@ struct Held {
     reservation: Reservation,
     /// Its position in the model's list of tokens.
     entry: usize,
-    /// The tokens that it holds of the minute.
+    /// The tokens that it holds in the minute.
     tokens: u64,
-    /// How many movements of the level came before it, and when.
+    /// How many movements of the level came before it, and when it came.
     movements: usize,
     at: u64,
-    /// The parts that it raised the level by.
+    /// By how many parts it raised the level.
     parts: i128,
-    /// Since when it is reserved.
+    /// When it was reserved.
     reserved: Reserved,
 }
 
-/// A half minute of the wall clock, and how often that was put back before.
+/// A half minute of the wall clock, and how often the clock was set back before.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Reserved {
     put_back: u64,
     half_minute: u64,
 }
 
-/// What the passing of time changes.
+/// The state that changes with time.
 #[derive(Clone, Copy)]
 struct Clocked {
-    /// The seconds that passed, and the second of the wall clock.
+    /// The seconds that have passed, and the second of the wall clock.
     passed: u64,
     second: u64,
     window: u64,
@@ -39,12 +39,12 @@ struct Clocked {
     level: i128,
     drained_at: u64,
     put_back: u64,
-    /// The parts of what is remembered as reserved that were written off.
+    /// The parts that were written off the remembered reservations.
     written_off: i128,
     lowered: Option<(u64, u64)>,
 }
 
-/// All that happened to one record.
+/// All events of one record.
 struct Model {
     settings: BudgetSettings,
     clocked: Clocked,
@@ -86,11 +86,11 @@ impl Model {
         }
         let elapsed = now.saturating_sub(self.clocked.drained_at);
         self.clocked.level = (self.clocked.level - self.drain() * i128::from(elapsed)).max(0);
-        let is_put_back = self.clocked.drained_at > now + 1_000;
-        if elapsed > 0 || is_put_back {
+        let clock_went_back = self.clocked.drained_at > now + 1_000;
+        if elapsed > 0 || clock_went_back {
             self.clocked.drained_at = now;
         }
-        self.clocked.put_back += u64::from(is_put_back);
+        self.clocked.put_back += u64::from(clock_went_back);
         self.clocked.lowered = self.clocked.lowered.filter(|(_, said)| *said <= now + 1_000);
     }
 
@@ -162,13 +162,13 @@ impl Model {
         Reserved { put_back, half_minute: drained_at / 30_000 }
     }
 
-    /// Whether what is held is remembered as reserved: it is of this half minute or the two before.
+    /// Whether its reservation is remembered: it is of this half minute or of the two before.
     fn remembers(&self, held: &Held) -> bool {
         let (now, since) = (self.half_minute(), held.reserved);
         now.put_back == since.put_back && now.half_minute - since.half_minute < 3
     }
 
-    /// `others` are the parts of all others that are remembered as reserved.
+    /// `others` are the parts of all other remembered reservations.
     fn conclude(&mut self, held: &Held, others: i128, ending: Settlement) {
         let usage = match ending {
             Settlement::Settled(usage) => usage,
@@ -194,7 +194,7 @@ impl Model {
         }
     }
 
-    /// `reserved` are the parts of all requests that are remembered as reserved.
+    /// `reserved` are the parts of all remembered reservations.
     fn utilize(&mut self, held: &Held, reserved: i128, permille: u32) {
         let said = self.capacity() * i128::from(permille) / 1_000;
         let since = &self.movements[held.movements..];
@@ -213,14 +213,14 @@ impl Model {
     }
 }
 
-/// The level of a record in parts, from the time at which it drains to zero.
+/// The level of a record in parts, computed from the time at which it drains to zero.
 fn level(bench: &Bench, now: u64) -> i128 {
     let mut bytes = [0; 32];
     bench.bucket(now).encode(&mut Writer::new(&mut bytes));
     i128::from(u64::from_le_bytes(bytes[..8].try_into().unwrap()))
 }
 
-/// What workers do with one record, and with the clock.
+/// The actions of workers on one record, and on the clock.
 struct Run {
     seed: u64,
     dice: Dice,
@@ -252,7 +252,7 @@ impl Run {
         self.act();
         self.compare();
         if self.bench.bytes == bytes {
-            // Nothing was written, so the record knows nothing of this time.
+            // Nothing was written, so the record does not know this time.
             self.model.clocked = clocked;
         }
     }
@@ -285,7 +285,7 @@ impl Run {
         self.model.clocked.written_off = written_off;
     }
 
-    /// The parts of all requests that are remembered as reserved.
+    /// The parts of all remembered reservations.
     fn reserved(&self) -> i128 {
         let remembered = self.held.iter().filter(|held| self.model.remembers(held));
         remembered.map(|held| held.parts).sum()
@@ -353,7 +353,7 @@ impl Run {
         let races = self.dice.below(3);
         let Bench { settings, bytes } = &mut self.bench;
         held.reservation.conclude(ending, settings, at(self.now), |change| {
-            // Lost races run the change on a record that is not written then.
+            // Lost races run the change on a record that is then not written.
             (0..races).for_each(|_| change(&mut bytes.clone()));
             change(bytes);
         });
@@ -403,7 +403,7 @@ fn nothing_leaks() {
 }
 
 #[test]
-fn what_is_all_released_in_time_leaves_no_trace() {
+fn reservations_that_are_released_in_time_leave_no_trace() {
     for seed in 2_000..2_100 {
         let mut run = Run::new(seed);
         run.bench.settings.requests_per_minute = NonZeroU32::new(u32::MAX);
