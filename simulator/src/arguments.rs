@@ -1,26 +1,26 @@
-//! What the command line asks for.
+//! The command line.
 
 /// How the command is used.
 const USAGE: &str = "usage: simulator [--seed N] [--only TEXT] [--write]
        simulator --random COUNT [--seed N]
        simulator --config FILE [--trace CSV | --seconds N --per-second N] [--replicas N] [--seed N]";
 
-/// What the command line asks for.
+/// The arguments of the command line.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Arguments {
-    /// Where random numbers begin.
+    /// The seed of all random numbers.
     pub(crate) seed: u64,
-    /// What the name of a scenario contains.
+    /// A part of the name of a scenario.
     pub(crate) only: String,
-    /// Whether the figures go into the documents.
+    /// Whether the figures are written into the documents.
     pub(crate) writes: bool,
-    /// How many scenarios at random.
+    /// How many random scenarios to run.
     pub(crate) random: Option<u64>,
-    /// A configuration of one's own.
+    /// The user's own configuration.
     pub(crate) own: Option<Own>,
 }
 
-/// A configuration of one's own.
+/// The user's own configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Own {
     pub(crate) document: String,
@@ -31,7 +31,7 @@ pub(crate) struct Own {
 }
 
 impl Arguments {
-    /// Reads the words of a command line.
+    /// Reads the arguments of a command line.
     pub(crate) fn read(words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut arguments =
             Self { seed: 1, only: String::new(), writes: false, random: None, own: None };

@@ -1,50 +1,50 @@
-//! What is measured of a simulation.
+//! The figures of a simulation.
 
 use crate::azure::{Capacity, Deployment, Fault, Period};
 use crate::record::{Record, Served};
 
-/// How long after an outage a backend may still be left alone.
+/// How long after an outage a backend may still get no requests.
 const RECOVERY_MS: u64 = 10_000;
-/// For how long its share is measured from then on.
+/// How long its share is measured after that.
 const SHARE_MS: u64 = 30_000;
 
-/// What is measured of a simulation.
+/// The figures of a simulation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
-    /// Requests that came.
+    /// All requests.
     pub requests: usize,
-    /// Errors that clients got, without those who were over a limit of their own.
+    /// Errors that clients got, without those for exceeding their own limit.
     pub errors: usize,
-    /// Those among them that a backend would have served at that moment.
+    /// Those of them that a backend would have served at that moment.
     pub needless_errors: usize,
-    /// Requests that were over their consumer's limit.
+    /// Requests that exceeded their consumer's limit.
     pub limited: usize,
-    /// The tokens that provisioned throughput served, in its measure.
+    /// The tokens that provisioned throughput served, in its own measure.
     pub provisioned_tokens: u64,
     /// The tokens that pay-as-you-go served.
     pub standard_tokens: u64,
     /// Attempts.
     pub attempts: u64,
-    /// Attempts that came to nothing.
+    /// Attempts that served nobody.
     pub wasted: u64,
-    /// The time that half of the requests had waited at most when the attempt began that served them, in milliseconds.
+    /// The median time from a request's arrival to the beginning of the attempt that served it, in milliseconds.
     pub added_p50_ms: u64,
-    /// The same for 99 of a hundred.
+    /// The 99th percentile of that time.
     pub added_p99_ms: u64,
-    /// The longest of these times.
+    /// The longest such time.
     pub added_max_ms: u64,
-    /// Requests that reached a dead backend in a minute of its outage.
+    /// Requests that reached a dead backend, per minute of its outage.
     pub at_dead_per_minute: f64,
-    /// The requests that a backend that had an outage served, from ten seconds after it for half a minute.
+    /// The requests that a backend served after its outage, from ten seconds after it for half a minute.
     pub healed: usize,
     /// Attempts before the time that a 429 had named for the backend's quota.
     pub too_early: u64,
-    /// Attempts at a backend that had failed the request already, other than by a 429.
+    /// Attempts at a backend that had already failed the request, except by a 429.
     pub tried_twice: u64,
 }
 
 impl Figures {
-    /// Measures what happened at these deployments.
+    /// Computes the figures of a simulation with these deployments.
     pub fn of(record: &Record, deployments: &[Deployment]) -> Self {
         let served = || record.served.iter().flatten();
         let is_provisioned =
@@ -82,13 +82,13 @@ impl Figures {
         }
     }
 
-    /// Attempts that came to nothing, in percent.
+    /// Attempts that served nobody, in percent.
     pub fn wasted_percent(&self) -> f64 {
         100.0 * self.wasted as f64 / (self.attempts.max(1)) as f64
     }
 }
 
-/// The outages in which a backend turns requests away, each with its backend.
+/// The outages in which a backend fails all requests, each with its backend.
 pub fn outages(deployments: &[Deployment]) -> Vec<(usize, Period)> {
     let periods = deployments.iter().enumerate();
     periods

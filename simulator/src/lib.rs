@@ -1,10 +1,10 @@
-//! Spillway and models of other gateways in virtual time, before backends that keep Azure's rules.
+//! Spillway and models of other gateways in virtual time, in front of backends that follow Azure's rules.
 //!
 //! A simulation is a load ([`load`]), some deployments ([`azure`]) and a gateway ([`spillway`], [`peers`]), which
-//! meet in a [`world`] of events. What happened ([`record`]) is measured ([`figures`]) and compared with what
-//! one would do who sees into the backends. [`scenarios`] are those that `docs/routing.md` shows.
+//! meet in a [`world`] of events. It leaves a [`record`], from which [`figures`] are computed. They are compared with
+//! a gateway that sees into the backends. `docs/routing.md` shows the [`scenarios`].
 //!
-//! The same seed gives the same bytes: there is no clock, and each number that is drawn at random comes from it.
+//! The same seed gives the same bytes: there is no clock, and every random number comes from the seed.
 
 pub mod azure;
 pub mod figures;

@@ -1,80 +1,80 @@
-//! What clients send: at random by a seed, or as a recorded trace says.
+//! What clients send: random requests from a seed, or a recorded trace.
 
 use crate::random::Random;
 
 /// One request of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// When it comes, in milliseconds since the beginning.
+    /// When it arrives, in milliseconds since the start.
     pub at_ms: u64,
-    /// The tokens that its prompt really has.
+    /// The real tokens of its prompt.
     pub prompt_tokens: u64,
-    /// The tokens that the model will really write.
+    /// The tokens that the model will write.
     pub output_tokens: u64,
-    /// The most that it lets the model write, if it says so.
+    /// The maximum of output tokens that it names, if any.
     pub max_tokens: Option<u64>,
     /// The bytes of its prompt.
     pub text_bytes: u64,
     /// Whether it asks for an event stream.
     pub streams: bool,
-    /// Who sends it: a position in the load's consumers.
+    /// Who sends it, as a position in the load's consumers.
     pub consumer: usize,
-    /// What chance has in store for it at each backend.
+    /// Decides what random faults it meets at each backend.
     pub roll: u64,
 }
 
-/// A load that is made up.
+/// A synthetic load.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// For how long requests come.
+    /// How long requests arrive.
     pub seconds: u64,
-    /// How many come per second on average, or in bursts beside them.
+    /// How many arrive per second on average; with bursts, before the pattern's factors apply.
     pub per_second: f64,
-    /// How they are spread over time.
+    /// How arrivals are spread over time.
     pub pattern: Pattern,
     /// The sizes of prompts.
     pub prompt: Size,
     /// The sizes of outputs.
     pub output: Size,
-    /// How many of a hundred name a maximum of output, which is more than they need.
+    /// How many per hundred name a maximum of output tokens, which is more than they need.
     pub names_max_percent: u64,
-    /// How many of a hundred ask for a stream.
+    /// How many per hundred ask for a stream.
     pub streams_percent: u64,
-    /// The shares of those who call. Empty: one.
+    /// The shares of the consumers. Empty: there is one.
     pub consumers: Vec<f64>,
 }
 
-/// How requests are spread over time.
+/// How arrivals are spread over time.
 #[derive(Clone, Copy, Debug)]
 pub enum Pattern {
-    /// They come at random.
+    /// Random arrivals at one rate.
     Steady,
-    /// They come at random, for a time more and for a time fewer of them.
+    /// Random arrivals, for a time at a higher rate and for a time at a lower one.
     Bursts {
         /// How long a burst lasts.
         on_s: u64,
-        /// How long it is quiet between two.
+        /// The time between two bursts.
         off_s: u64,
-        /// How many times as many come in a burst.
+        /// The factor of the rate in a burst.
         on: f64,
-        /// How many times as many come between two.
+        /// The factor of the rate between two bursts.
         off: f64,
     },
 }
 
-/// The sizes of prompts or outputs in tokens: log-normal, as those of real traffic are about.
+/// The sizes of prompts or outputs in tokens: log-normal, approximately as in real traffic.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// Half of them are smaller.
+    /// The median.
     pub median: f64,
-    /// The deviation of their logarithms.
+    /// The deviation of the logarithm.
     pub sigma: f64,
-    /// None is larger.
+    /// The largest size.
     pub max: u64,
 }
 
 impl Size {
-    /// The average size, without the largest being cut.
+    /// The average size, if the largest sizes were not cut.
     pub fn mean(&self) -> f64 {
         self.median * (self.sigma * self.sigma / 2.0).exp()
     }
@@ -85,7 +85,7 @@ impl Size {
 }
 
 impl Load {
-    /// Chats of a few hundred tokens, whole responses and streams, a steady number per second.
+    /// Chats of a few hundred tokens, with complete responses and streams, at a steady rate.
     pub fn chats(seconds: u64, per_second: f64) -> Self {
         Self {
             seconds,
@@ -99,18 +99,18 @@ impl Load {
         }
     }
 
-    /// The average size of a request in normalised tokens: a token of output counts `weight` times.
+    /// The average size of a request in normalised tokens. An output token counts `weight` times.
     pub fn mean_tokens(&self, weight: f64) -> f64 {
         self.prompt.mean() + weight * self.output.mean()
     }
 
-    /// The requests of a seed, by the time at which they come.
+    /// The requests of a seed, in the order of their arrival.
     pub fn requests(&self, seed: u64) -> Vec<Request> {
         let mut random = Random::new(seed);
         let (mut at, mut requests) = (0.0, Vec::new());
         let end = self.seconds as f64;
         while at < end {
-            // Time between requests of a rate that changes: of those at the highest rate, some do not come.
+            // Arrivals at the highest rate. If the present rate is lower, some of them are left out.
             at += random.exponential(1.0 / self.highest());
             if at < end && random.unit() < self.rate(at) / self.highest() {
                 requests.push(self.request((at * 1_000.0) as u64, &mut random));
@@ -163,11 +163,11 @@ impl Load {
     }
 }
 
-/// Reads a trace: lines of `TIMESTAMP,ContextTokens,GeneratedTokens`, as Azure publishes them of its own traffic. A
-/// time is a date with a time (`2023-11-16 18:17:03.9799600`), or a number of seconds.
+/// Reads a trace: lines of `TIMESTAMP,ContextTokens,GeneratedTokens`, the format in which Azure publishes its own
+/// traffic. A time is a date with a time (`2023-11-16 18:17:03.9799600`), or a number of seconds.
 ///
 /// # Errors
-/// The first line that cannot be read.
+/// The first unreadable line.
 pub fn from_csv(text: &str, seed: u64) -> Result<Vec<Request>, String> {
     let mut random = Random::new(seed);
     let mut requests = Vec::new();
@@ -201,7 +201,7 @@ fn row(line: &str) -> Option<(f64, u64, u64)> {
     Some((seconds(time)?, prompt.parse().ok()?, output.parse().ok()?))
 }
 
-/// The seconds of a time, from any beginning.
+/// The seconds of a time; only differences matter.
 fn seconds(time: &str) -> Option<f64> {
     if let Ok(seconds) = time.parse::<f64>() {
         return seconds.is_finite().then_some(seconds);
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn bursts_have_more_requests_than_what_is_between_them() {
+    fn more_requests_arrive_in_bursts_than_between_them() {
         let pattern = Pattern::Bursts { on_s: 10, off_s: 20, on: 3.0, off: 0.5 };
         let requests = Load { pattern, ..Load::chats(600, 10.0) }.requests(4);
         let (on, off): (Vec<_>, Vec<_>) =

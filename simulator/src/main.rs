@@ -1,4 +1,4 @@
-//! Runs the scenarios, or a configuration of your own, and prints what came of it.
+//! Runs the scenarios, or the user's own configuration, and prints the figures.
 
 mod arguments;
 mod plot;
@@ -43,7 +43,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     Ok(())
 }
 
-/// Does the same with each of `items`, on all processors, and keeps their order.
+/// Applies a function to each of `items`, on all processors, and keeps their order.
 fn each<T: Sync, R: Send>(
     items: &[T],
     act: impl Fn(&T) -> Result<R, String> + Sync,
@@ -85,7 +85,7 @@ fn print_own(own: &Own, seed: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Says which of many scenarios at random break a promise.
+/// Prints which random scenarios break a guarantee.
 fn print_random(seed: u64, count: u64) -> Result<(), String> {
     let seeds: Vec<u64> = (seed..seed + count).collect();
     let found = each(&seeds, |seed| {
@@ -93,7 +93,7 @@ fn print_random(seed: u64, count: u64) -> Result<(), String> {
         let measure =
             |kind| simulation.run(kind).map(|record| Figures::of(&record, &simulation.deployments));
         let mut own = measure(Kind::Spillway)?;
-        // Replicas do not know of each other, and a pool of one has nobody else to ask.
+        // Replicas do not know about each other, and a pool of one has no other backend to ask.
         if simulation.replicas > 1 || simulation.deployments.len() == 1 {
             own.too_early = 0;
         }

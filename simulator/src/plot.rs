@@ -1,4 +1,4 @@
-//! Plots: how well provisioned throughput is used, and what happens around an outage.
+//! Plots: the use of provisioned throughput, and the time around an outage.
 
 use crate::report::{Outcome, SLICE_MS};
 use plotters::coord::Shift;
@@ -10,28 +10,28 @@ use std::error::Error;
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 const WIDTH: i32 = 880;
-/// A bar and what stands beside it.
+/// The height of a bar and the text beside it.
 const ROW: i32 = 18;
-/// The names before the bars.
+/// The width of the names before the bars.
 const NAMES: i32 = 130;
-/// A hundred percent, in points.
+/// The length of a hundred percent, in points.
 const HUNDRED: i32 = 400;
-/// The title and its explanation.
+/// The height of the title and its explanation.
 const TITLE: i32 = 58;
-/// What plotters divides the size of a font by.
+/// plotters divides the size of a font by this.
 const FONT_SCALE: f64 = 1.24;
-/// A panel of the plot of outages.
+/// The width of a panel in the plot of outages.
 const PANEL: i32 = 250;
-/// What is shown before an outage and after it.
+/// The time that is shown before and after an outage.
 const AROUND_MS: u64 = 60_000;
 
-/// The gateways whose way through an outage is shown.
+/// The gateways that the plot of outages shows.
 const SHOWN: [Kind; 4] = [Kind::Clairvoyant, Kind::LiteLlm, Kind::ApiManagement, Kind::Spillway];
 
 /// All plots, each with the name of its file.
 ///
 /// # Errors
-/// What plotters cannot draw.
+/// If plotters cannot draw something.
 pub(crate) fn all(outcomes: &[Outcome]) -> Result<Vec<(&'static str, String)>, String> {
     let text = |error: Box<dyn Error>| error.to_string();
     Ok(vec![
@@ -40,7 +40,7 @@ pub(crate) fn all(outcomes: &[Outcome]) -> Result<Vec<(&'static str, String)>, S
     ])
 }
 
-/// Bars: what provisioned throughput served, and what came to nothing.
+/// Bars: what provisioned throughput served, and the attempts that served nobody.
 fn used(outcomes: &[Outcome]) -> Result<String, Box<dyn Error>> {
     let is_shown = |outcome: &&Outcome| {
         outcome.rows.len() > 2
@@ -96,7 +96,7 @@ fn bar(
     Ok(())
 }
 
-/// Lines: what a region serves before, in and after its outage.
+/// Lines: what a region serves before, during and after its outage.
 fn outages(outcomes: &[Outcome]) -> Result<String, Box<dyn Error>> {
     let is_shown =
         |outcome: &&Outcome| outcome.series.len() > 2 && outcome.name.starts_with("outage");
@@ -221,7 +221,7 @@ mod tests {
         all(&scenarios.map(shorter).collect::<Vec<_>>()).unwrap()
     }
 
-    /// The texts of a picture: where each begins, where it ends about, and what it says.
+    /// The texts of a picture: where each begins, about where it ends, and its content.
     fn texts(svg: &str) -> Vec<(i32, i32, String)> {
         const CHARACTER: i32 = 7; // wider than the average one of 12 points
         let level = svg.split("<text ").skip(1).filter(|text| !text.contains("rotate("));

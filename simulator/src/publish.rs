@@ -1,4 +1,4 @@
-//! Where the figures are published: between marks in `docs/routing.md`, and as plots beside it.
+//! Publishes the figures: between markers in `docs/routing.md`, and as plots beside it.
 
 use crate::{Outcome, plot, report};
 use std::fs;
@@ -10,7 +10,7 @@ const END: &str = "<!-- end of figures -->";
 /// Writes the figures into the documents.
 ///
 /// # Errors
-/// A file that cannot be read or written, or lacks its marks.
+/// A file cannot be read or written, or lacks its markers.
 pub(crate) fn write(outcomes: &[Outcome], seed: u64) -> Result<(), String> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     let path = docs.join("routing.md");
@@ -28,7 +28,7 @@ pub(crate) fn write(outcomes: &[Outcome], seed: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// The text with `figures` between the marks.
+/// The text with `figures` between the markers.
 fn replaced(text: &str, figures: &str) -> Option<String> {
     let (before, rest) = text.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;

@@ -5,7 +5,7 @@
 pub struct Random([u64; 4]);
 
 impl Random {
-    /// The stream of a seed.
+    /// The stream that a seed gives.
     pub fn new(seed: u64) -> Self {
         let mut state = seed;
         let mut next = || {
@@ -39,12 +39,12 @@ impl Random {
         unit(self.number())
     }
 
-    /// Whether something happens that does in this many of a hundred cases.
+    /// Whether an event happens that has this many chances in a hundred.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// A time between events that come at random, `mean` on average.
+    /// A random time between two events, `mean` on average.
     pub fn exponential(&mut self, mean: f64) -> f64 {
         -mean * (1.0 - self.unit()).ln()
     }
@@ -57,7 +57,7 @@ impl Random {
     }
 }
 
-/// Mixes the bits of a number, so that numbers one apart have nothing in common.
+/// Mixes the bits of a number, so that neighbouring numbers give unrelated ones.
 pub(crate) fn mix(number: u64) -> u64 {
     let mut z = number;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -65,7 +65,7 @@ pub(crate) fn mix(number: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The number from 0 to below 1 that a random number stands for.
+/// Maps any number to one from 0 to below 1.
 pub(crate) fn unit(number: u64) -> f64 {
     (number >> 11) as f64 / (1_u64 << 53) as f64
 }

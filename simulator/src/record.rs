@@ -1,4 +1,4 @@
-//! What happened in a simulation, to be measured afterwards.
+//! The events of a simulation, from which the figures are computed.
 
 use crate::load::Request;
 use crate::world::{Attempt, Seen};
@@ -6,29 +6,29 @@ use crate::world::{Attempt, Seen};
 /// How long before an attempt begins it is decided: a gateway pauses before a retry.
 const JUST_MS: u64 = 1;
 
-/// The most output that is expected of a request that names no maximum.
+/// The output that can be expected at most of a request without a maximum.
 const LONGEST_EXPECTED_TOKENS: u64 = 2_000;
 
-/// A request that was served.
+/// A served request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Served {
-    /// By which backend.
+    /// The backend that served it.
     pub backend: usize,
-    /// When it came.
+    /// When it arrived.
     pub arrived_ms: u64,
-    /// How long it took until the attempt began that served it.
+    /// The time until the attempt began that served it.
     pub added_ms: u64,
-    /// The tokens that it took, as its backend measures them.
+    /// The tokens that it used, in its backend's measure.
     pub tokens: u64,
-    /// Prompt and output together.
+    /// Prompt and output tokens together.
     pub plain_tokens: u64,
     /// Who sent it.
     pub consumer: usize,
     /// When its response began.
-    pub answered_ms: u64,
+    pub response_at_ms: u64,
 }
 
-/// A request that was not.
+/// A request that was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The request.
@@ -37,26 +37,26 @@ pub struct Refusal {
     pub status: u16,
     /// When the request came.
     pub arrived_ms: u64,
-    /// When the client got its answer.
+    /// When the client got the response.
     pub at_ms: u64,
     /// Whether a backend would have served it at that moment.
     pub could_be_served: bool,
 }
 
-/// What the backends of one quota said and saw.
+/// The 429s of the backends that share one quota.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen429 {
-    /// Until when a 429 said that it refuses.
+    /// Until when the last 429 refuses requests.
     pub until_ms: u64,
-    /// When it said so.
+    /// When it came.
     pub at_ms: u64,
-    /// The size of the smallest request that it was said to.
+    /// The size of the smallest refused request.
     pub smallest: Size,
-    /// Attempts that were sent before that, other than for smaller requests.
+    /// Attempts that were sent before that time, except for smaller requests.
     pub too_early: u64,
 }
 
-/// What a gateway can expect a request to use, in tokens.
+/// The tokens that a gateway can expect a request to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
     least: u64,
@@ -71,32 +71,32 @@ impl Size {
     }
 }
 
-/// All that happened.
+/// All events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// By request.
     pub served: Vec<Option<Served>>,
     /// Errors that clients got.
     pub refusals: Vec<Refusal>,
-    /// Requests that were over a limit of their consumer.
+    /// Requests that exceeded a limit of their consumer.
     pub limited: Vec<usize>,
-    /// Attempts, by backend.
+    /// The number of attempts, by backend.
     pub attempts: Vec<u64>,
-    /// Attempts that came to nothing.
+    /// Attempts that served nobody.
     pub wasted: u64,
-    /// When attempts were sent to backends that turn everything away: time and backend.
+    /// When attempts were sent to backends that fail all requests: time and backend.
     pub at_dead: Vec<(u64, usize)>,
-    /// What backends said of when to come back, and whether that was heeded, by quota.
+    /// The delays that backends named, and whether they were obeyed, by quota.
     pub named: Vec<Seen429>,
-    /// Attempts at a backend that had failed the request already, other than by a 429.
+    /// Attempts at a backend that had already failed the request, except by a 429.
     pub tried_twice: u64,
     /// The most attempts of one request.
     pub most_attempts: u32,
-    /// By backend, the one that stands for its quota.
+    /// For each backend, the one that represents its quota.
     quotas: Vec<usize>,
     /// By request.
     sizes: Vec<Size>,
-    /// By request: its attempts, and the backends that failed it, one bit each.
+    /// By request: its attempts, and the set of backends that failed it, one bit each.
     trips: Vec<(u32, u64)>,
 }
 
@@ -121,7 +121,7 @@ impl Record {
             self.at_dead.push((at_ms, backend));
         }
         let named = &mut self.named[self.quotas[backend]];
-        // What was decided just before the 429 came could not heed it.
+        // A choice just before the 429 came could not obey it.
         let is_known = at_ms > named.at_ms + JUST_MS;
         let is_smaller = self.sizes[request].least < named.smallest.most;
         named.too_early += u64::from(is_known && at_ms < named.until_ms && !is_smaller);
@@ -131,7 +131,7 @@ impl Record {
         self.most_attempts = self.most_attempts.max(*attempts);
     }
 
-    pub(crate) fn answered(&mut self, attempt: &Attempt, seen: &Seen, now_ms: u64) {
+    pub(crate) fn responded(&mut self, attempt: &Attempt, seen: &Seen, now_ms: u64) {
         let status = if let Seen::Head(head) = seen { head.status } else { 0 };
         self.wasted += u64::from(status != 200);
         if !matches!(status, 200 | 429) {
@@ -144,7 +144,7 @@ impl Record {
             let number = |name| value(name).and_then(|(_, value)| value.parse::<u64>().ok());
             let delay = number("retry-after-ms")
                 .or_else(|| number("retry-after").map(|seconds| seconds * 1_000));
-            // What is too large by itself says nothing of others.
+            // A request that is larger than the limit says nothing about others.
             let delay = delay.filter(|delay| *delay <= 60_000).unwrap_or(0);
             let named = &mut self.named[self.quotas[attempt.backend]];
             let size = self.sizes[attempt.request];
@@ -165,7 +165,7 @@ impl Record {
             tokens,
             plain_tokens: request.prompt_tokens + request.output_tokens,
             consumer: request.consumer,
-            answered_ms: now,
+            response_at_ms: now,
         });
     }
 

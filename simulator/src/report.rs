@@ -7,20 +7,20 @@ use simulator::scenarios::Scenario;
 use simulator::simulation::Kind;
 use std::fmt::Write;
 
-/// The time of one point in a plot.
+/// The time that one point in a plot covers.
 pub(crate) const SLICE_MS: u64 = 4_000;
 
-/// What came of a scenario.
+/// The results of a scenario.
 pub(crate) struct Outcome {
     pub(crate) name: String,
-    /// By gateway, the optimum first.
+    /// The figures by gateway, the optimum first.
     pub(crate) rows: Vec<(Kind, Figures)>,
     /// The marks that Spillway missed.
     pub(crate) missed: Vec<String>,
     pub(crate) has_marks: bool,
     /// What the first backend served in each [`SLICE_MS`], by gateway, for the plots.
     pub(crate) series: Vec<(Kind, Vec<u32>)>,
-    /// Its outage in milliseconds: from, until.
+    /// The first backend's outage in milliseconds: beginning and end.
     pub(crate) outage_ms: Option<(u64, u64)>,
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn outcome(scenario: &Scenario) -> Result<Outcome, String> {
     })
 }
 
-/// How many requests were sent to the first backend in each slice of time, of those that it served.
+/// The number of requests that the first backend served, by the time slice in which they were sent.
 fn series(record: &Record) -> Vec<u32> {
     let mut series = Vec::new();
     for served in record.served.iter().flatten().filter(|served| served.backend == 0) {
@@ -80,7 +80,7 @@ pub(crate) fn table(outcomes: &[Outcome]) -> String {
     text
 }
 
-/// All gateways in the scenarios that have them.
+/// All gateways in the scenarios that compare them.
 pub(crate) fn comparison(outcomes: &[Outcome]) -> String {
     let mut text = String::new();
     for outcome in outcomes.iter().filter(|outcome| outcome.rows.len() > 2) {
@@ -108,7 +108,7 @@ pub(crate) fn comparison(outcomes: &[Outcome]) -> String {
 
 fn push(text: &mut String, name: &str, figures: &Figures, optimum: &Figures, rest: &str) {
     let of = |part: u64, whole: u64, factor: f64, digits: usize| match whole {
-        // The optimum knows no limits of consumers.
+        // The optimum ignores the limits of consumers.
         _ if figures.limited > 0 => "–".to_owned(),
         0 => "–".to_owned(),
         _ => format!("{:.digits$}", factor * part as f64 / whole as f64),

@@ -13,9 +13,9 @@ use crate::world::{Gateway, run};
 /// A gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// One that sees into the backends.
+    /// The optimum, which sees into the backends.
     Clairvoyant,
-    /// This one.
+    /// Spillway.
     Spillway,
     /// Azure API Management's pool.
     ApiManagement,
@@ -27,7 +27,7 @@ pub enum Kind {
     FirstThenNext,
     /// All in turn.
     RoundRobin,
-    /// A client that tries again at the first backend.
+    /// A client that retries at the first backend.
     OneBackend,
 }
 
@@ -59,22 +59,22 @@ impl Kind {
     }
 }
 
-/// What is simulated.
+/// A simulation.
 #[derive(Clone, Debug)]
 pub struct Simulation {
-    /// Spillway's configuration; other gateways take names, priorities and weights from it.
+    /// Spillway's configuration. Other gateways take names, priorities and weights from it.
     pub document: String,
     /// The deployments, in the order of the document's backends.
     pub deployments: Vec<Deployment>,
     /// What clients send.
     pub requests: Vec<Request>,
-    /// How long the optimum lets a request wait, as the document lets Spillway.
+    /// How long the optimum lets a request wait, as long as the configuration lets Spillway.
     pub patience_ms: u64,
-    /// The instances of the gateway.
+    /// How many instances of the gateway there are.
     pub replicas: usize,
-    /// The workers of each.
+    /// How many workers each has.
     pub workers: usize,
-    /// Where the gateways' own random numbers begin.
+    /// The seed of the gateways' own random numbers.
     pub seed: u64,
 }
 
@@ -82,7 +82,7 @@ impl Simulation {
     /// Lets a gateway serve the requests.
     ///
     /// # Errors
-    /// What is wrong with the document.
+    /// The error in the configuration.
     pub fn run(&self, kind: Kind) -> Result<Record, String> {
         let setup = Setup::new(&self.document)?;
         let names: Vec<&str> = setup.names().collect();
@@ -122,10 +122,11 @@ impl Simulation {
     }
 }
 
-/// The deployments that a configuration describes by its `provisioned` and `limits`. One without either takes all.
+/// The deployments that a configuration describes by its `provisioned` and `limits`. A deployment without either has
+/// no limit.
 ///
 /// # Errors
-/// What is wrong with the document.
+/// The error in the configuration.
 pub fn deployments(document: &str) -> Result<Vec<Deployment>, String> {
     let setup = Setup::new(document)?;
     let capacities = setup.budgets().map(|budget| {

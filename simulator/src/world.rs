@@ -1,36 +1,36 @@
-//! Virtual time: what happens next, and what a gateway can do about it.
+//! Virtual time: the next event, and what a gateway can do about it.
 //!
-//! Events are ordered by time, and at the same time by the order in which they were made. Nothing depends on
-//! anything else, so a seed gives the same events again.
+//! Events are ordered by time, and at the same time by the order in which they were created. Nothing else matters, so
+//! a seed gives the same events again.
 
-use crate::azure::{Answer, Azure, Head, Held};
+use crate::azure::{Azure, Head, Held, Reaction};
 use crate::load::Request;
 use crate::record::{Record, Size};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// How long an attempt may be silent at most, as in the shipped configuration of Envoy.
+/// The longest silence of an attempt, as in the shipped configuration of Envoy.
 pub const ROUTE_TIMEOUT_MS: u64 = 620_000;
 
-/// A gateway that never comes to an end with a request is stopped after so many events for each, on average.
+/// A gateway that never finishes a request is stopped after this many events per request, on average.
 const EVENTS_PER_REQUEST: u64 = 1_000;
 
-/// What a gateway is told.
+/// The events that a gateway gets.
 pub trait Gateway {
-    /// A request came.
+    /// A request arrived.
     fn arrived(&mut self, request: usize, world: &mut World);
-    /// The head of a response to an attempt came, or none ever will.
-    fn answered(&mut self, attempt: Attempt, answer: &Seen, world: &mut World);
-    /// The response that went to the client came to its end.
+    /// The headers of a response to an attempt came, or none will come.
+    fn responded(&mut self, attempt: Attempt, seen: &Seen, world: &mut World);
+    /// The response to the client ended.
     fn ended(&mut self, attempt: Attempt, world: &mut World);
     /// The time of [`World::wake`] came.
     fn woken(&mut self, token: u64, world: &mut World);
 }
 
-/// What is seen of the answer to an attempt.
+/// What a gateway sees after an attempt.
 #[derive(Clone, Debug)]
 pub enum Seen {
-    /// The head of a response.
+    /// The headers of a response.
     Head(Head),
     /// No connection was made.
     NoConnection,
@@ -38,7 +38,7 @@ pub enum Seen {
     Timeout,
 }
 
-/// One try of one request at one backend.
+/// One attempt of a request at a backend.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
     /// The request.
@@ -49,7 +49,7 @@ pub struct Attempt {
     pub at_ms: u64,
 }
 
-/// What is going on.
+/// The state of a simulation.
 pub struct World {
     now_ms: u64,
     azure: Azure,
@@ -67,7 +67,7 @@ struct Event {
 
 enum What {
     Arrival(usize),
-    Answer { attempt: Attempt, seen: Seen, held: Option<Held>, rest_ms: u64 },
+    Reaction { attempt: Attempt, seen: Seen, held: Option<Held>, rest_ms: u64 },
     End { attempt: Attempt, held: Held },
     Wake(u64),
 }
@@ -126,31 +126,31 @@ impl World {
         self.azure.deployments().len()
     }
 
-    /// Until when a backend does not serve a request; `None`: it would now. Only who knows everything may ask.
+    /// Until when a backend does not serve a request; `None`: it would serve it now. Only the optimum may ask.
     pub fn out_until(&mut self, backend: usize, request: usize) -> Option<u64> {
         self.azure.out_until(backend, &self.requests[request], self.now_ms)
     }
 
-    /// Sends a request to a backend. After `limit_ms` without an answer the attempt is given up.
+    /// Sends a request to a backend. The attempt ends after `limit_ms` without a response.
     pub fn send(&mut self, request: usize, backend: usize, limit_ms: u64) {
         let attempt = Attempt { request, backend, at_ms: self.now_ms };
         let asked = &self.requests[request];
         self.record.attempt(&attempt, self.azure.is_dead(backend, self.now_ms));
         let (after_ms, seen, held, rest_ms) = match self.azure.ask(backend, asked, self.now_ms) {
-            Answer::Refused { after_ms } => (after_ms, Seen::NoConnection, None, 0),
-            Answer::Silent => (limit_ms, Seen::Timeout, None, 0),
-            Answer::Response { head_ms, held, .. } if head_ms > limit_ms => {
+            Reaction::Refused { after_ms } => (after_ms, Seen::NoConnection, None, 0),
+            Reaction::Silent => (limit_ms, Seen::Timeout, None, 0),
+            Reaction::Response { head_ms, held, .. } if head_ms > limit_ms => {
                 if let Some(held) = held {
                     self.azure.end(backend, asked, held, false, self.now_ms);
                 }
                 (limit_ms, Seen::Timeout, None, 0)
             }
-            Answer::Response { head_ms, rest_ms, head, held } => {
+            Reaction::Response { head_ms, rest_ms, head, held } => {
                 (head_ms, Seen::Head(head), held, rest_ms)
             }
         };
-        let answer = What::Answer { attempt, seen, held, rest_ms };
-        self.schedule(self.now_ms + after_ms, answer);
+        let reaction = What::Reaction { attempt, seen, held, rest_ms };
+        self.schedule(self.now_ms + after_ms, reaction);
     }
 
     /// Wakes the gateway at a time.
@@ -158,7 +158,7 @@ impl World {
         self.schedule(at_ms.max(self.now_ms), What::Wake(token));
     }
 
-    /// The request gets the response of an attempt, which succeeded.
+    /// The client gets the response of an attempt, which succeeded.
     pub fn serve(&mut self, attempt: &Attempt) {
         let request = &self.requests[attempt.request];
         let tokens = self.azure.measure(attempt.backend, request);
@@ -172,7 +172,7 @@ impl World {
         self.record.refused(request, at_ms, status, could, self.now_ms);
     }
 
-    /// The client is over a limit of its own.
+    /// The client exceeds its own limit.
     pub fn limit(&mut self, request: usize) {
         self.record.limited(request);
     }
@@ -186,12 +186,12 @@ impl World {
         match what {
             What::Arrival(request) => gateway.arrived(request, self),
             What::Wake(token) => gateway.woken(token, self),
-            What::Answer { attempt, seen, held, rest_ms } => {
-                self.record.answered(&attempt, &seen, self.now_ms);
+            What::Reaction { attempt, seen, held, rest_ms } => {
+                self.record.responded(&attempt, &seen, self.now_ms);
                 let end = held.map(|held| What::End { attempt, held });
-                gateway.answered(attempt, &seen, self);
+                gateway.responded(attempt, &seen, self);
                 match end {
-                    // The whole response is there: nothing happens before its end.
+                    // The whole response is there, so nothing happens before its end.
                     Some(end) if rest_ms == 0 => self.happen(end, gateway),
                     Some(end) => self.schedule(self.now_ms + rest_ms, end),
                     None => {}

@@ -1,20 +1,20 @@
-//! What holds in any scenario, whatever the gateway decides.
+//! What holds in every scenario.
 
 use simulator::record::Record;
 use simulator::scenarios;
 use simulator::simulation::Kind;
 use simulator::spillway::Setup;
 
-/// How many scenarios at random are run; `make simulate SIMULATE='--random 10000'` runs more.
+/// How many random scenarios are run; `make simulate SIMULATE='--random 10000'` runs more.
 const SCENARIOS: u64 = 25;
 
-/// How often each request was answered.
-fn answers(record: &Record) -> Vec<u32> {
-    let mut answers: Vec<u32> =
+/// How many responses each request got.
+fn responses(record: &Record) -> Vec<u32> {
+    let mut responses: Vec<u32> =
         record.served.iter().map(|served| u32::from(served.is_some())).collect();
-    record.refusals.iter().for_each(|refusal| answers[refusal.request] += 1);
-    record.limited.iter().for_each(|request| answers[*request] += 1);
-    answers
+    record.refusals.iter().for_each(|refusal| responses[refusal.request] += 1);
+    record.limited.iter().for_each(|request| responses[*request] += 1);
+    responses
 }
 
 #[test]
@@ -30,16 +30,16 @@ fn the_same_seed_gives_the_same_record_for_every_gateway() {
 }
 
 #[test]
-fn every_request_is_answered_once_and_no_backend_is_asked_in_defiance_of_what_it_said() {
+fn every_request_gets_one_response_and_no_backend_is_asked_before_the_time_it_named() {
     for seed in 1..=SCENARIOS {
         let simulation = scenarios::random(seed);
         let record = simulation.run(Kind::Spillway).unwrap();
-        assert!(answers(&record).iter().all(|count| *count == 1), "seed {seed}");
+        assert!(responses(&record).iter().all(|count| *count == 1), "seed {seed}");
         assert_eq!(record.tried_twice, 0, "seed {seed}");
         let most =
             u32::from(Setup::new(&simulation.document).unwrap().policy.failover.max_attempts);
         assert!(record.most_attempts <= most, "seed {seed}: {}", record.most_attempts);
-        // Replicas do not know of each other, and a pool of one has nobody else to ask.
+        // Replicas do not know about each other, and a pool of one has no other backend to ask.
         if simulation.replicas == 1 && simulation.deployments.len() > 1 {
             let early: u64 = record.named.iter().map(|named| named.too_early).sum();
             assert_eq!(early, 0, "seed {seed}");

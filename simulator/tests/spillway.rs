@@ -1,4 +1,4 @@
-//! The driver of Spillway: what the core promises can be seen through it, request by request.
+//! Tests the driver of Spillway: it shows the core's guarantees, request by request.
 
 use serde_json::{Value, json};
 use simulator::azure::{Capacity, Deployment, Fault, Period, Speed};
@@ -29,7 +29,7 @@ fn deployment(name: &str, capacity: Capacity) -> Deployment {
     Deployment { name, capacity, speed, counts_permille: 1_000, faults, quota: None }
 }
 
-/// A bucket that is full with one request, of which one drains in a second, and another backend below it.
+/// A bucket that one request fills, and of which one request drains in a second. Another backend is below it.
 fn simulation(requests: Vec<Request>) -> Simulation {
     let provisioned = Capacity::Provisioned {
         tokens_per_minute: 66_000,
@@ -56,7 +56,7 @@ fn document(failover: &Value) -> Value {
     json!({ "pools": [{ "name": "any", "backends": backends, "failover": failover }] })
 }
 
-/// With what the bucket takes.
+/// With the capacity of the bucket configured.
 fn configured() -> Value {
     let mut document = document(&json!({}));
     document["pools"][0]["backends"][PTU]["provisioned"] = json!({
@@ -70,7 +70,7 @@ fn run(simulation: &Simulation) -> Record {
     simulation.run(Kind::Spillway).unwrap()
 }
 
-/// Who served each request, and after how many milliseconds its attempt began.
+/// Who served each request, and after how many milliseconds the attempt began.
 fn served(record: &Record) -> Vec<(usize, u64)> {
     record.served.iter().flatten().map(|served| (served.backend, served.added_ms)).collect()
 }
@@ -81,8 +81,8 @@ fn backends(record: &Record) -> Vec<usize> {
 
 #[test]
 fn a_throttled_backend_is_used_again_after_the_milliseconds_that_it_named() {
-    // The first pours 1100 tokens into the bucket, which takes 91 ms to be below 1000 again. The second one is told
-    // so five milliseconds later.
+    // The first request pours 1100 tokens into the bucket, which needs 91 ms to be below 1000 again. The second one
+    // learns that five milliseconds later.
     let times = [0, 10, 40, 95, 96, 150];
     let record = run(&simulation(times.map(request).to_vec()));
     let expected = [(PTU, 0), (STANDARD, 6), (STANDARD, 0), (STANDARD, 0), (PTU, 0), (STANDARD, 6)];
@@ -91,12 +91,12 @@ fn a_throttled_backend_is_used_again_after_the_milliseconds_that_it_named() {
 }
 
 #[test]
-fn replicas_learn_of_a_throttle_each_for_itself() {
+fn each_replica_learns_of_a_throttle_by_itself() {
     let times = (0..40).map(|count| request(10 + count)).collect();
     let one = run(&simulation(times));
     let times = (0..40).map(|count| request(10 + count)).collect();
     let four = run(&Simulation { replicas: 4, ..simulation(times) });
-    assert_eq!(one.wasted, 6, "until the first answer is there");
+    assert_eq!(one.wasted, 6, "until the first response is there");
     assert!(four.wasted > one.wasted, "{}", four.wasted);
 }
 
@@ -108,7 +108,7 @@ fn a_backend_that_fails_is_left_alone_and_no_client_notices() {
     let record = run(&simulation);
     assert!(record.refusals.is_empty());
     assert_eq!(served(&record).iter().filter(|(backend, _)| *backend == STANDARD).count(), 100);
-    // Five open its circuit breaker, and some probes follow.
+    // Five requests open its circuit breaker, and some probes follow.
     assert!((6..=20).contains(&record.at_dead.len()), "{:?}", record.at_dead);
 }
 
@@ -134,7 +134,7 @@ fn a_request_waits_for_the_backend_that_is_back_first() {
 }
 
 #[test]
-fn a_bucket_that_is_configured_is_not_asked_when_it_is_full() {
+fn a_backend_with_a_full_configured_bucket_is_not_asked() {
     let mut simulation = simulation([0, 10, 40, 60, 120].map(request).to_vec());
     simulation.document = configured().to_string();
     let record = run(&simulation);
@@ -143,8 +143,8 @@ fn a_bucket_that_is_configured_is_not_asked_when_it_is_full() {
 }
 
 #[test]
-fn what_a_request_did_not_take_of_a_bucket_makes_room_when_it_is_over() {
-    // Each may take 9000 tokens, and takes 1100. It is over after 30 ms.
+fn the_unused_tokens_of_a_request_are_given_back_to_the_bucket_when_it_ends() {
+    // Each may use 9000 tokens, and uses 1100. It ends after 30 ms.
     let large = |at_ms| Request { max_tokens: Some(8_000), ..request(at_ms) };
     let mut simulation = simulation([0, 10, 200, 210].map(large).to_vec());
     simulation.document = configured().to_string();
@@ -154,8 +154,8 @@ fn what_a_request_did_not_take_of_a_bucket_makes_room_when_it_is_over() {
 }
 
 #[test]
-fn a_consumer_over_its_limit_is_turned_away_and_nobody_else_is() {
-    // Each may take 2000 tokens, and takes 1100.
+fn a_consumer_over_its_limit_is_refused_and_nobody_else_is() {
+    // Each may use 2000 tokens, and uses 1100.
     let of = |count: usize| Request {
         consumer: count % 2,
         max_tokens: Some(1_000),

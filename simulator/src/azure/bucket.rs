@@ -1,17 +1,17 @@
 //! Provisioned throughput: a leaky bucket.
 //!
-//! A request is admitted while the level is below the capacity, so the last one may go above it. From then on each is
-//! refused with the milliseconds until the level is below the capacity. The level drains all the time.
+//! A request is admitted while the level is below the capacity, so the last one may raise it above. After that each
+//! request is refused, with the milliseconds until the level is below the capacity. The level drains all the time.
 
-/// A token has this many parts, so that what drains in a minute is a whole number of parts in a millisecond.
+/// A token has this many parts, so that the drain per millisecond is a whole number of parts.
 const PARTS_PER_TOKEN: u64 = 60_000;
 
 /// The bucket of one deployment.
 #[derive(Clone, Debug)]
 pub(super) struct Bucket {
-    /// In parts.
+    /// The capacity in parts.
     capacity: u64,
-    /// Parts per millisecond.
+    /// The drain in parts per millisecond.
     drain: u64,
     level: u64,
     at_ms: u64,
@@ -23,20 +23,20 @@ impl Bucket {
         Self { capacity, drain: tokens_per_minute.max(1), level: 0, at_ms: 0 }
     }
 
-    /// The milliseconds until a request is admitted; `None`: it is now.
+    /// The milliseconds until a request is admitted; `None`: one is admitted now.
     pub(super) fn full_for(&mut self, now_ms: u64) -> Option<u64> {
         self.drain_until(now_ms);
         let excess = self.level.checked_sub(self.capacity)?;
         Some(excess / self.drain + 1)
     }
 
-    /// Adds what a request is expected to take.
+    /// Adds the tokens that a request is expected to use.
     pub(super) fn pour(&mut self, tokens: u64, now_ms: u64) {
         self.drain_until(now_ms);
         self.level = self.level.saturating_add(tokens.saturating_mul(PARTS_PER_TOKEN));
     }
 
-    /// Makes what was poured for a request what it took.
+    /// Replaces the tokens that were poured for a request by those that it used.
     pub(super) fn correct(&mut self, poured: u64, taken: u64, now_ms: u64) {
         self.pour(taken, now_ms);
         self.level = self.level.saturating_sub(poured.saturating_mul(PARTS_PER_TOKEN));
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_expected_becomes_what_was_taken() {
+    fn the_expected_tokens_become_the_used_ones() {
         let mut bucket = Bucket::new(60, 1_000);
         bucket.pour(2_000, 0);
         bucket.correct(2_000, 500, 0);

@@ -1,60 +1,60 @@
-//! What a deployment suffers, by schedule.
+//! The faults of a deployment, by schedule.
 
 use super::Azure;
 use crate::load::Request;
 use crate::random::mix;
 
-/// What a deployment suffers.
+/// A fault of a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It answers everything with this status.
+    /// Every response has this status.
     Status(u16),
     /// It takes no connections.
     Refused,
-    /// It takes requests and answers none.
+    /// It accepts requests and responds to none.
     Silent,
-    /// It answers some requests with a 500.
+    /// It responds to some requests with a 500.
     Errors {
-        /// How many of a hundred.
+        /// How many per hundred.
         percent: u64,
     },
-    /// Its limits are lowered to a part of what they are.
+    /// Its limits are lowered to a part.
     Lowered {
-        /// To this part.
+        /// That part.
         percent: u64,
     },
     /// Everything takes longer.
     Slow {
-        /// How many times as long.
+        /// By this factor.
         factor: u64,
     },
 }
 
-/// When a deployment suffers what.
+/// A fault and its time.
 #[derive(Clone, Copy, Debug)]
 pub struct Period {
-    /// From when, in milliseconds since the beginning.
+    /// The beginning, in milliseconds since the start.
     pub from_ms: u64,
-    /// Until when.
+    /// The end.
     pub until_ms: u64,
-    /// What.
+    /// The fault.
     pub fault: Fault,
 }
 
 impl Period {
-    /// Whether it is that time.
+    /// Whether it applies at `now_ms`.
     pub fn holds(&self, now_ms: u64) -> bool {
         (self.from_ms..self.until_ms).contains(&now_ms)
     }
 }
 
 impl Azure {
-    /// What a request suffers at a deployment now.
+    /// The fault that a request meets at a deployment now.
     pub(super) fn fault(&self, backend: usize, request: &Request, now_ms: u64) -> Option<Fault> {
         Some(self.period(backend, request, now_ms)?.fault)
     }
 
-    /// Until when a deployment does not serve a request because it is broken.
+    /// Until when a deployment does not serve a request because of a fault.
     pub(super) fn broken_until(
         &self,
         backend: usize,
@@ -66,7 +66,7 @@ impl Azure {
         (!serves).then_some(period.until_ms)
     }
 
-    /// Whether a deployment turns all requests away now.
+    /// Whether a deployment fails all requests now.
     pub fn is_dead(&self, backend: usize, now_ms: u64) -> bool {
         self.deployments()[backend].faults.iter().any(|period| {
             let is_of_all =
@@ -75,7 +75,7 @@ impl Azure {
         })
     }
 
-    /// How many percent of a deployment's limits hold now.
+    /// How many percent of a deployment's limits apply now.
     pub(super) fn percent(&self, backend: usize, now_ms: u64) -> u64 {
         let mut faults = self.deployments()[backend].faults.iter();
         let lowered = faults.find_map(|period| match period.fault {
@@ -86,7 +86,7 @@ impl Azure {
     }
 
     fn period(&self, backend: usize, request: &Request, now_ms: u64) -> Option<&Period> {
-        // Whether it is hit is the request's fate, not that of the moment.
+        // Whether a request is hit depends on the request, not on the moment.
         let lot = mix(request.roll ^ backend as u64) % 100;
         self.deployments()[backend].faults.iter().find(|period| {
             let hits = match period.fault {

@@ -1,7 +1,7 @@
-//! Backends that keep Azure OpenAI's rules, as far as a gateway can notice them: `docs/azure.md` has the rules with
-//! their sources.
+//! Backends that follow Azure OpenAI's rules, as far as a gateway can observe them. `docs/azure.md` has the rules
+//! with their sources.
 //!
-//! The backends on real sockets (`mock-azure`) keep the same rules, but count tokens in a sliding minute, and on
+//! The backends on real sockets (`mock-azure`) follow the same rules, but count tokens in a sliding minute, and use
 //! tokio's clock. So the two share no code.
 
 mod bucket;
@@ -15,61 +15,61 @@ pub use faults::{Fault, Period};
 use std::fmt::Write;
 use window::Windows;
 
-/// The output of a request that names no maximum, as Azure guesses it at provisioned throughput.
+/// The output of a request without a maximum, as Azure estimates it for provisioned throughput.
 const GUESSED_OUTPUT: u64 = 256;
-/// The same at pay-as-you-go.
+/// The same for pay-as-you-go.
 const GUESSED_OUTPUT_STANDARD: u64 = 16;
 
 /// One deployment.
 #[derive(Clone, Debug)]
 pub struct Deployment {
-    /// Its name, which is that of the backend in the configuration.
+    /// Its name, which is also the backend's name in the configuration.
     pub name: String,
-    /// How much it takes.
+    /// Its capacity.
     pub capacity: Capacity,
-    /// How fast it is.
+    /// Its speed.
     pub speed: Speed,
-    /// What it counts of each token, in thousandths: it may count differently from what it states.
+    /// How much of each token it counts, in thousandths: it may count differently from what it states.
     pub counts_permille: u64,
-    /// What it suffers, and when.
+    /// Its faults, and their times.
     pub faults: Vec<Period>,
-    /// Deployments with the same number share one quota; theirs is that of the first one.
+    /// Deployments with the same number share one quota, which is that of the first of them.
     pub quota: Option<usize>,
 }
 
-/// How much a deployment takes.
+/// The capacity of a deployment.
 #[derive(Clone, Copy, Debug)]
 pub enum Capacity {
     /// Provisioned throughput.
     Provisioned {
-        /// What drains, in normalised tokens per minute.
+        /// The drain, in normalised tokens per minute.
         tokens_per_minute: u64,
-        /// What fits in.
+        /// The size of the bucket.
         burst_tokens: u64,
-        /// How many tokens one of output counts as.
+        /// How many tokens an output token counts as.
         output_weight: u64,
-        /// Whether what was expected of a request becomes what it took when it is over.
+        /// Whether the expected tokens of a request are corrected to its usage when it ends.
         corrects: bool,
     },
     /// Pay-as-you-go.
     Standard {
         /// Tokens per minute.
         tokens_per_minute: u64,
-        /// Requests per minute, a sixth of it in each ten seconds.
+        /// Requests per minute; each window of ten seconds has a sixth of it.
         requests_per_minute: u64,
     },
 }
 
-/// How fast a deployment is.
+/// The speed of a deployment.
 #[derive(Clone, Copy, Debug)]
 pub struct Speed {
     /// The time to the first token of an empty prompt, in milliseconds.
     pub base_ms: u64,
-    /// The tokens of a prompt that are read in a second.
+    /// The prompt tokens that it reads per second.
     pub prompt_per_s: u64,
-    /// The tokens that are written in a second.
+    /// The output tokens that it writes per second.
     pub output_per_s: u64,
-    /// How far a time may be from the usual one, in percent of it.
+    /// How far a time may differ from the usual one, in percent.
     pub jitter_percent: u64,
 }
 
@@ -84,36 +84,36 @@ impl Default for Speed {
 pub struct Head {
     /// The status.
     pub status: u16,
-    /// The headers that say something to a gateway.
+    /// The headers that matter to a gateway.
     pub headers: Vec<(&'static str, String)>,
-    /// The beginning of an error's body.
+    /// The beginning of the body, if it is an error.
     pub body: &'static str,
 }
 
-/// What becomes of an attempt.
+/// The reaction to an attempt.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub enum Reaction {
     /// No connection.
     Refused {
         /// After these milliseconds.
         after_ms: u64,
     },
-    /// Nothing, for as long as anybody waits.
+    /// No reaction, however long anybody waits.
     Silent,
     /// A response.
     Response {
-        /// The milliseconds to its head.
+        /// The milliseconds to its headers.
         head_ms: u64,
         /// The milliseconds from there to its end.
         rest_ms: u64,
-        /// Its head.
+        /// Its headers.
         head: Head,
-        /// What it holds of the deployment until it is over; `None`: nothing, it is an error.
+        /// What it occupies at the deployment until it ends; `None` for an error.
         held: Option<Held>,
     },
 }
 
-/// What a request holds of a deployment.
+/// What a request occupies at a deployment.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
     tokens: u64,
@@ -130,12 +130,12 @@ pub struct Azure {
 enum Limits {
     Provisioned(Bucket),
     Standard(Windows),
-    /// Those of another deployment, with which it shares a quota.
+    /// The quota is that of another deployment.
     Of(usize),
 }
 
 impl Azure {
-    /// The deployments, with all that they have unused.
+    /// The deployments, with unused capacity.
     pub fn new(deployments: Vec<Deployment>) -> Self {
         let limits = |(position, deployment): (usize, &Deployment)| {
             let sharer = deployments[..position]
@@ -161,10 +161,10 @@ impl Azure {
     }
 
     /// Sends a request to a deployment.
-    pub fn ask(&mut self, backend: usize, request: &Request, now_ms: u64) -> Answer {
+    pub fn ask(&mut self, backend: usize, request: &Request, now_ms: u64) -> Reaction {
         match self.fault(backend, request, now_ms) {
-            Some(Fault::Refused) => return Answer::Refused { after_ms: 2 },
-            Some(Fault::Silent) => return Answer::Silent,
+            Some(Fault::Refused) => return Reaction::Refused { after_ms: 2 },
+            Some(Fault::Silent) => return Reaction::Silent,
             Some(Fault::Status(status)) => return error(status, Vec::new(), "", 15),
             Some(Fault::Errors { .. }) => return error(500, Vec::new(), "", 120),
             Some(Fault::Lowered { .. } | Fault::Slow { .. }) | None => {}
@@ -184,10 +184,10 @@ impl Azure {
         let (head_ms, rest_ms) =
             if request.streams { (first_ms, output_ms) } else { (first_ms + output_ms, 0) };
         let head = Head { status: 200, headers, body: "" };
-        Answer::Response { head_ms, rest_ms, head, held: Some(Held { tokens }) }
+        Reaction::Response { head_ms, rest_ms, head, held: Some(Held { tokens }) }
     }
 
-    /// A request that was admitted is over; `is_served`: it took what it needed, otherwise nothing.
+    /// An admitted request ended. `is_served`: it used its tokens; otherwise it used none.
     pub fn end(
         &mut self,
         backend: usize,
@@ -210,7 +210,7 @@ impl Azure {
         }
     }
 
-    /// Until when a deployment does not serve a request; `None`: it would now. Nothing changes.
+    /// Until when a deployment does not serve a request; `None`: it would serve it now. Nothing changes.
     pub fn out_until(&mut self, backend: usize, request: &Request, now_ms: u64) -> Option<u64> {
         if let Some(until) = self.broken_until(backend, request, now_ms) {
             return Some(until);
@@ -227,7 +227,8 @@ impl Azure {
         .map(|for_ms| now_ms + for_ms)
     }
 
-    /// How much of a deployment's tokens a request takes, in its own measure: normalised at provisioned throughput.
+    /// How many of a deployment's tokens a request uses, in the deployment's own measure: normalised for provisioned
+    /// throughput.
     pub fn measure(&self, backend: usize, request: &Request) -> u64 {
         let weight = match self.deployments[backend].capacity {
             Capacity::Provisioned { output_weight, .. } => output_weight,
@@ -236,7 +237,7 @@ impl Azure {
         request.prompt_tokens + weight * request.output_tokens
     }
 
-    /// For each deployment, the one whose quota it has.
+    /// For each deployment, the one that has its quota.
     pub fn quotas(&self) -> Vec<usize> {
         let quota = |(position, limits): (usize, &Limits)| match limits {
             Limits::Of(first) => *first,
@@ -254,7 +255,7 @@ impl Azure {
         self.measure(backend, request) * self.deployments[backend].counts_permille / 1_000
     }
 
-    /// What a request counts as before it is carried out: bytes are all that is known of its prompt.
+    /// The tokens that a request counts before it is carried out. Only the bytes of its prompt are known.
     fn expected(&self, backend: usize, request: &Request) -> u64 {
         let deployment = &self.deployments[backend];
         let (weight, guess) = match deployment.capacity {
@@ -266,7 +267,7 @@ impl Azure {
         expected * deployment.counts_permille / 1_000
     }
 
-    fn refusal(&mut self, backend: usize, tokens: u64, now_ms: u64) -> Option<Answer> {
+    fn refusal(&mut self, backend: usize, tokens: u64, now_ms: u64) -> Option<Reaction> {
         let percent = self.percent(backend, now_ms);
         let (for_ms, is_provisioned, reset) = match self.limits_of(backend) {
             Limits::Provisioned(bucket) => (bucket.full_for(now_ms)?, true, None),
@@ -325,7 +326,7 @@ impl Azure {
         }
     }
 
-    /// The milliseconds to the first token, and from there to the last one.
+    /// The milliseconds to the first token, and from there to the last.
     fn times(&self, backend: usize, request: &Request, now_ms: u64) -> (u64, u64) {
         let Deployment { speed, faults, .. } = &self.deployments[backend];
         let slow = faults.iter().filter(|period| period.holds(now_ms)).find_map(|period| {
@@ -357,8 +358,8 @@ fn error(
     headers: Vec<(&'static str, String)>,
     body: &'static str,
     head_ms: u64,
-) -> Answer {
-    Answer::Response { head_ms, rest_ms: 0, head: Head { status, headers, body }, held: None }
+) -> Reaction {
+    Reaction::Response { head_ms, rest_ms: 0, head: Head { status, headers, body }, held: None }
 }
 
 #[cfg(test)]

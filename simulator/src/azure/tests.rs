@@ -39,7 +39,7 @@ fn standard(tokens_per_minute: u64) -> Deployment {
 
 /// The status, and the value of a header.
 fn ask(azure: &mut Azure, backend: usize, now_ms: u64, header: &str) -> (u16, String) {
-    let Answer::Response { head, .. } = azure.ask(backend, &request(), now_ms) else {
+    let Reaction::Response { head, .. } = azure.ask(backend, &request(), now_ms) else {
         return (0, String::new());
     };
     let value = head.headers.iter().find(|(name, _)| *name == header);
@@ -47,7 +47,7 @@ fn ask(azure: &mut Azure, backend: usize, now_ms: u64, header: &str) -> (u16, St
 }
 
 #[test]
-fn provisioned_throughput_says_how_full_it_is_and_refuses_for_the_milliseconds_that_it_takes() {
+fn provisioned_throughput_states_its_utilization_and_refuses_with_the_exact_milliseconds() {
     let mut azure = Azure::new(vec![provisioned(true)]);
     let utilization = "azure-openai-deployment-utilization";
     assert_eq!(ask(&mut azure, 0, 0, utilization), (200, "125.0%".to_owned()));
@@ -58,10 +58,10 @@ fn provisioned_throughput_says_how_full_it_is_and_refuses_for_the_milliseconds_t
 }
 
 #[test]
-fn what_is_expected_becomes_what_was_taken_where_that_is_corrected() {
+fn the_expected_tokens_become_the_used_ones_if_the_bucket_is_corrected() {
     for (corrects, level) in [(true, 750), (false, 1_250)] {
         let mut azure = Azure::new(vec![provisioned(corrects)]);
-        let Answer::Response { held: Some(held), .. } = azure.ask(0, &request(), 0) else {
+        let Reaction::Response { held: Some(held), .. } = azure.ask(0, &request(), 0) else {
             panic!("refused")
         };
         azure.end(0, &request(), held, true, 0);
@@ -73,7 +73,7 @@ fn what_is_expected_becomes_what_was_taken_where_that_is_corrected() {
 #[test]
 fn pay_as_you_go_gives_nothing_back_and_takes_what_is_more() {
     let mut azure = Azure::new(vec![standard(1_000)]);
-    let Answer::Response { held: Some(held), .. } = azure.ask(0, &request(), 0) else {
+    let Reaction::Response { held: Some(held), .. } = azure.ask(0, &request(), 0) else {
         panic!("refused")
     };
     azure.end(0, &request(), held, true, 0);

@@ -1,12 +1,12 @@
 //! Pay-as-you-go: tokens per minute and requests per ten seconds.
 //!
 //! Azure adds the estimate of each request to a counter that it resets every minute, and counts requests in short
-//! windows. Nothing is given back: a request counts as the larger of its estimate and what it took. Requests
-//! that are refused count as requests, too.
+//! windows. Nothing is given back: a request counts as the larger of its estimate and its usage. Refused requests
+//! count as requests too.
 
 const MINUTE_MS: u64 = 60_000;
 const SHORT_MS: u64 = 10_000;
-/// Short windows in a minute.
+/// How many short windows a minute has.
 const SHORT_PER_MINUTE: u64 = 6;
 
 /// The limits of one deployment, or of several that share a quota.
@@ -20,12 +20,12 @@ pub(super) struct Windows {
     window: u64,
 }
 
-/// What a window has no room for.
+/// What has no room in a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full {
-    /// For how long.
+    /// How long.
     pub(super) for_ms: u64,
-    /// Whether it is the requests that are used up.
+    /// Whether requests are used up, instead of tokens.
     pub(super) is_requests: bool,
 }
 
@@ -41,14 +41,14 @@ impl Windows {
         }
     }
 
-    /// What keeps a request out; `None`: nothing does. `percent` of the limits hold at present.
+    /// The limit that a request would exceed; `None`: none. `percent` of the limits apply now.
     pub(super) fn full(&mut self, tokens: u64, percent: u64, now_ms: u64) -> Option<Full> {
         self.move_to(now_ms);
         if self.requests >= self.requests_per_window * percent / 100 {
             let for_ms = SHORT_MS - now_ms % SHORT_MS;
             return Some(Full { for_ms, is_requests: true });
         }
-        // What is larger than the limit by itself is refused at any time.
+        // A request that is larger than the limit is always refused.
         (self.tokens + tokens > self.limit(percent))
             .then(|| Full { for_ms: MINUTE_MS - now_ms % MINUTE_MS, is_requests: false })
     }
@@ -65,13 +65,13 @@ impl Windows {
         self.tokens += tokens;
     }
 
-    /// Counts what a request took beyond its estimate.
+    /// Counts the tokens that a request used beyond its estimate.
     pub(super) fn take_more(&mut self, tokens: u64, now_ms: u64) {
         self.move_to(now_ms);
         self.tokens += tokens;
     }
 
-    /// The tokens per minute of which `percent` hold.
+    /// `percent` of the tokens per minute.
     pub(super) fn limit(&self, percent: u64) -> u64 {
         self.tokens_per_minute * percent / 100
     }
@@ -81,7 +81,7 @@ impl Windows {
         self.limit(percent).saturating_sub(self.tokens)
     }
 
-    /// The requests of a window, and how many of them are left.
+    /// The requests of a window, and how many are left.
     pub(super) fn requests_left(&self, percent: u64) -> (u64, u64) {
         let limit = self.requests_per_window * percent / 100;
         (limit, limit.saturating_sub(self.requests))

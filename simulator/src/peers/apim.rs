@@ -1,11 +1,12 @@
 //! Azure API Management: a load-balanced pool of backends, each with a circuit breaker.
 //!
-//! As documented ("Backends in API Management", learn.microsoft.com): groups by priority, weights within one, a lower
-//! group only when all backends of the higher ones have a tripped breaker; one rule for each backend, which counts
-//! statuses in an interval and opens for `tripDuration`, or for the response's `Retry-After` with `acceptRetryAfter`;
-//! no half-open state. The rule and the `<retry>` policy are those of Microsoft's AI gateway samples: one 429 in a
-//! minute trips for a minute or the time named; the rule for 5xx is added, because the documentation advises it and one
-//! rule can have both. A request that fails is sent again at once, as often as there are other members.
+//! As documented ("Backends in API Management", learn.microsoft.com): groups by priority, with weights within one. A
+//! lower group is used only when the breakers of all backends in the higher ones have tripped. Each backend has one
+//! rule, which counts statuses in an interval and opens for `tripDuration`, or for the response's `Retry-After` with
+//! `acceptRetryAfter`. There is no half-open state. The rule and the `<retry>` policy are those of Microsoft's AI
+//! gateway samples: one 429 in a minute trips the breaker for a minute or for the named time. The rule for 5xx is
+//! added, because the documentation advises it and one rule can have both. A failed request is sent again at once, as
+//! often as there are other members.
 
 use super::{Member, Move, Policy, Trip, by_weight, first_group, told};
 use crate::random::Random;
@@ -36,7 +37,7 @@ impl Policy for ApiManagement {
             return Move::Fail(told(trip.status));
         }
         let group = first_group(&self.members, |backend| self.open_until_ms[backend] <= now_ms);
-        // The pool has no memory of where the request was: only breakers keep it from going there again.
+        // The pool does not remember which backends the request tried; only breakers keep it away from them.
         by_weight(&self.members, &group, random).map_or(Move::Fail(503), Move::Send)
     }
 

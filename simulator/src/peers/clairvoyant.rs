@@ -1,15 +1,14 @@
-//! What could be done by one who sees into the backends: the optimum that others are measured by.
+//! A gateway that sees into the backends: the optimum to which others are compared.
 //!
-//! It knows at each moment whether a backend would serve a request, fault or not, and never asks in vain. It takes
-//! the first priority that has room, and within it the backend that was used least for its weight. When none has
-//! room, the request waits in order for as long as its client is patient. It does not know the future: of a
-//! request that is about to come it knows nothing.
+//! It always knows whether a backend would serve a request, including random faults, and never asks in vain. It takes
+//! the first priority that has room, and within it the backend with the least use for its weight. If none has room,
+//! requests wait in order, as long as their clients are patient. It does not know which requests will come.
 
 use super::Member;
 use crate::world::{Attempt, Gateway, ROUTE_TIMEOUT_MS, Seen, World};
 use std::collections::VecDeque;
 
-/// One that knows everything.
+/// A gateway that knows everything about the backends.
 pub struct Clairvoyant {
     members: Vec<Member>,
     patience_ms: u64,
@@ -18,12 +17,12 @@ pub struct Clairvoyant {
 }
 
 impl Clairvoyant {
-    /// These backends, and clients that wait for so long.
+    /// With these backends, and clients that wait for `patience_ms`.
     pub fn new(members: Vec<Member>, patience_ms: u64) -> Self {
         Self { used: vec![0; members.len()], members, patience_ms, waiting: VecDeque::new() }
     }
 
-    /// Sends a request, or says when it can be sent.
+    /// Sends a request, or returns when it can be sent.
     fn send(&mut self, request: usize, world: &mut World) -> Result<(), u64> {
         let mut soonest = u64::MAX;
         let mut best: Option<(u8, u64, usize)> = None;
@@ -43,7 +42,7 @@ impl Clairvoyant {
         Ok(())
     }
 
-    /// Serves who waits, in order, and sets the time to look again.
+    /// Sends waiting requests in order, and sets the time of the next look.
     fn serve_waiting(&mut self, world: &mut World) {
         let mut soonest: Option<u64> = None;
         for request in std::mem::take(&mut self.waiting) {
@@ -70,8 +69,8 @@ impl Gateway for Clairvoyant {
         self.serve_waiting(world);
     }
 
-    fn answered(&mut self, attempt: Attempt, answer: &Seen, world: &mut World) {
-        match answer {
+    fn responded(&mut self, attempt: Attempt, seen: &Seen, world: &mut World) {
+        match seen {
             Seen::Head(head) if head.status == 200 => world.serve(&attempt),
             Seen::Head(head) => world.refuse(attempt.request, head.status),
             Seen::NoConnection | Seen::Timeout => world.refuse(attempt.request, 502),

@@ -1,10 +1,10 @@
-//! LiteLLM's router, as its code has it (`litellm/router.py`, `litellm/router_utils/cooldown_handlers.py`).
+//! LiteLLM's router, according to its code (`litellm/router.py`, `litellm/router_utils/cooldown_handlers.py`).
 //!
-//! A 429 cools a deployment down at once unless it is the only one; other failures do when more than half of the
-//! calls of this minute failed and there was more than one. A cooldown lasts for the whole seconds of `Retry-After`
-//! where there is one, else `cooldown_time`, 5 s by default. `simple-shuffle` picks by weight among the
-//! deployments of the lowest `order` that are not cooling down. A call is repeated `num_retries` times, 2 by default,
-//! at once while another deployment is healthy. When all cool down the client gets 429.
+//! A 429 starts a deployment's cooldown at once, unless it is the only deployment. Other failures do so when more
+//! than half of the calls of this minute failed and there was more than one call. A cooldown takes the whole seconds
+//! of `Retry-After` if there is one, otherwise `cooldown_time`, 5 s by default. `simple-shuffle` picks by weight
+//! among the deployments of the lowest `order` without a cooldown. A call is repeated `num_retries` times, 2 by
+//! default, at once while another deployment is healthy. When all are in a cooldown, the client gets 429.
 
 use super::{Member, Move, Policy, Trip, by_weight, first_group, told};
 use crate::random::Random;
@@ -12,7 +12,7 @@ use crate::random::Random;
 const COOLDOWN_MS: u64 = 5_000;
 const NUM_RETRIES: usize = 2;
 const MINUTE_MS: u64 = 60_000;
-/// The router's `timeout` where none is set is that of the SDK, in milliseconds.
+/// If the router has no `timeout`, that of the SDK applies, in milliseconds.
 const TIMEOUT_MS: u64 = 600_000;
 
 /// One proxy.

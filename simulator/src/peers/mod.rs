@@ -1,7 +1,7 @@
-//! Models of other gateways: small policies over the same backends.
+//! Models of other gateways: small policies in front of the same backends.
 //!
-//! Each is a reading of what its makers document or publish, and is told so beside its code. None has the latency or
-//! the limits of the program that it stands for, so all of them are shown at their best.
+//! Each follows what its makers document or publish, with the source beside its code. None has the latency or the
+//! limits of the real program, so the models show the programs at their best.
 
 mod apim;
 mod clairvoyant;
@@ -17,16 +17,16 @@ use crate::azure::Head;
 use crate::random::Random;
 use crate::world::{Attempt, Gateway, Seen, World};
 
-/// A backend as a gateway's configuration has it.
+/// A backend in a gateway's configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Member {
-    /// A lower number is used first.
+    /// The lowest number is used first.
     pub priority: u8,
     /// The share among those of the same priority.
     pub weight: u8,
 }
 
-/// What a policy does next with a request.
+/// The next step of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Move {
     /// Sends it to a backend.
@@ -37,42 +37,42 @@ pub enum Move {
     Fail(u16),
 }
 
-/// How one request fares.
+/// The state of one request.
 #[derive(Clone, Debug, Default)]
 pub struct Trip {
-    /// The backends that it was at.
+    /// The backends that it tried.
     pub tried: Vec<usize>,
-    /// What the last of them answered: a status, or 0.
+    /// The status of the last response, or 0.
     pub status: u16,
-    /// The time that it named, in milliseconds.
+    /// The delay that it named, in milliseconds.
     pub retry_after_ms: Option<u64>,
-    /// Whether it waited since.
+    /// Whether the request has waited since.
     pub has_waited: bool,
 }
 
 /// The policy of a gateway.
 pub trait Policy {
-    /// What to do with a request that came, failed or waited.
+    /// The next step of a request that arrived, failed or waited.
     fn next(&mut self, trip: &Trip, now_ms: u64, random: &mut Random) -> Move;
 
-    /// An attempt came to a status, 0 for none.
+    /// An attempt ended with a status, 0 for none.
     fn note(&mut self, backend: usize, status: u16, retry_after_ms: Option<u64>, now_ms: u64);
 
     /// How long an attempt may take to its first byte.
     fn limit_ms(&self) -> u64;
 }
 
-/// Replicas of a gateway with a policy; each has one of its own.
+/// Replicas of a gateway, each with its own policy.
 pub struct Peer<P> {
     replicas: Vec<P>,
     random: Random,
     trips: Vec<Trip>,
-    /// By request.
+    /// The replica of each request.
     at: Vec<usize>,
 }
 
 impl<P: Policy> Peer<P> {
-    /// These replicas.
+    /// With these replicas.
     pub fn new(replicas: Vec<P>, seed: u64) -> Self {
         Self { replicas, random: Random::new(seed), trips: Vec::new(), at: Vec::new() }
     }
@@ -100,8 +100,8 @@ impl<P: Policy> Gateway for Peer<P> {
         self.go_on(request, world);
     }
 
-    fn answered(&mut self, attempt: Attempt, answer: &Seen, world: &mut World) {
-        let (status, retry_after_ms) = match answer {
+    fn responded(&mut self, attempt: Attempt, seen: &Seen, world: &mut World) {
+        let (status, retry_after_ms) = match seen {
             Seen::Head(head) => (head.status, retry_after_ms(head)),
             Seen::NoConnection | Seen::Timeout => (0, None),
         };
@@ -125,18 +125,18 @@ impl<P: Policy> Gateway for Peer<P> {
     }
 }
 
-/// The time that a response names, as most gateways read it: in whole seconds.
+/// The delay that a response names, as most gateways read it: in whole seconds.
 fn retry_after_ms(head: &Head) -> Option<u64> {
     let value = head.headers.iter().find(|(name, _)| *name == "retry-after");
     value.and_then(|(_, value)| value.parse::<u64>().ok()).map(|seconds| seconds * 1_000)
 }
 
-/// The status that a client gets of an attempt without a response.
+/// The status that a client gets for an attempt without a response.
 fn told(status: u16) -> u16 {
     if status == 0 { 502 } else { status }
 }
 
-/// One of `candidates` by chance, in proportion to their weights.
+/// A random one of `candidates`, in proportion to their weights.
 fn by_weight(members: &[Member], candidates: &[usize], random: &mut Random) -> Option<usize> {
     let weight = |backend: &usize| u64::from(members[*backend].weight.max(1));
     let mut left = random.below(candidates.iter().map(weight).sum());

@@ -1,13 +1,13 @@
-//! What is done without a gateway, or with one that knows little.
+//! Ways to work without a gateway, or with a simple one.
 
 use super::{Member, Move, Policy, Trip, told};
 use crate::random::Random;
 use crate::world::ROUTE_TIMEOUT_MS;
 
-/// Azure alone: the provisioned deployment spills over to one standard deployment of its resource by itself.
+/// Azure alone: the provisioned deployment itself spills over to one standard deployment of its resource.
 ///
-/// As documented ("Manage traffic with spillover", learn.microsoft.com): a 429, 500 or 503 of the provisioned
-/// deployment is served by the standard one, whatever that answers. A resource that is not there spills nothing.
+/// As documented ("Manage traffic with spillover", learn.microsoft.com): if the provisioned deployment returns 429,
+/// 500 or 503, the standard one serves the request, whatever its response. A resource that is down spills nothing.
 #[derive(Clone, Debug)]
 pub struct AzureAlone {
     first: usize,
@@ -37,8 +37,8 @@ impl Policy for AzureAlone {
     }
 }
 
-/// A client that has one backend and tries again, as OpenAI's SDKs do: twice, after the time that the response names if
-/// that is up to a minute, else after half a second, doubled each time, with up to a quarter less.
+/// A client with one backend that retries as OpenAI's SDKs do: twice, after the delay that the response names if that
+/// is up to a minute, otherwise after half a second, doubled each time, minus up to a quarter.
 #[derive(Clone, Debug)]
 pub struct OneBackend(
     /// The backend.
@@ -67,7 +67,7 @@ impl Policy for OneBackend {
     }
 }
 
-/// The first backend, and after an error the next one, without a memory.
+/// The first backend, and after an error the next one, without memory.
 #[derive(Clone, Debug)]
 pub struct FirstThenNext {
     order: Vec<usize>,
@@ -95,7 +95,7 @@ impl Policy for FirstThenNext {
     }
 }
 
-/// All backends in turn, and none again.
+/// All backends in turn, without retries.
 #[derive(Clone, Debug)]
 pub struct RoundRobin {
     backends: usize,
@@ -103,7 +103,7 @@ pub struct RoundRobin {
 }
 
 impl RoundRobin {
-    /// So many backends.
+    /// With this many backends.
     pub fn new(backends: usize) -> Self {
         Self { backends, next: 0 }
     }

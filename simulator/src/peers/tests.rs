@@ -23,7 +23,7 @@ fn api_management_leaves_a_group_only_when_all_its_breakers_are_open() {
 }
 
 #[test]
-fn litellm_cools_down_at_once_on_a_429_and_on_other_failures_when_they_are_most() {
+fn litellm_cools_down_at_once_on_a_429_and_on_other_failures_when_most_calls_fail() {
     let mut random = Random::new(1);
     let mut router = LiteLlm::new(members(&[1, 2]));
     router.note(0, 429, Some(1_000), 500);
@@ -39,7 +39,7 @@ fn litellm_cools_down_at_once_on_a_429_and_on_other_failures_when_they_are_most(
 }
 
 #[test]
-fn the_sdk_waits_as_it_is_told_and_gives_up_after_two_more_tries() {
+fn the_sdk_waits_for_the_named_time_and_gives_up_after_two_retries() {
     let mut random = Random::new(1);
     let mut client = OneBackend(0);
     let told = Trip { retry_after_ms: Some(7_000), ..after(&[0], 429) };

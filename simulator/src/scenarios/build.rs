@@ -1,29 +1,29 @@
-//! What scenarios have in common: one region with provisioned throughput, and two that are paid by the token.
+//! Common to all scenarios: one region with provisioned throughput, and two with pay-as-you-go.
 
 use crate::azure::{Capacity, Deployment, Fault, Period, Speed};
 use crate::load::{Load, Pattern};
 use crate::simulation::Simulation;
 use serde_json::{Value, json};
 
-/// What the provisioned deployment drains: 100 units of 2500 normalised tokens per minute.
+/// The drain of the provisioned deployment: 100 units of 2500 normalised tokens per minute.
 const PROVISIONED_TPM: u64 = 250_000;
 const OUTPUT_WEIGHT: u64 = 4;
-/// How long the load lasts.
+/// How long requests arrive.
 const SECONDS: u64 = 3_600;
-/// The share of its limit that a tenant sends, and how many times as much one does who floods.
+/// The share of its limit that a tenant uses, and the factor for a tenant that floods.
 const TENANT_USES: f64 = 0.4;
 const FLOOD: f64 = 5.0;
 
-/// A scenario in a few words.
+/// A short description of a scenario.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Build {
-    /// The load, in percent of what provisioned throughput takes.
+    /// The load, in percent of the capacity of provisioned throughput.
     pub(super) percent: u64,
     pub(super) pattern: Pattern,
-    /// What drains in these seconds fits into the bucket.
+    /// The size of the bucket, as the seconds that it takes to drain.
     pub(super) bucket_s: u64,
     pub(super) corrects: bool,
-    /// All streams, all whole, or half of each.
+    /// Whether all requests ask for streams; `None`: half of them.
     pub(super) streams: Option<bool>,
     /// Whether `provisioned` is configured.
     pub(super) is_configured: bool,
@@ -39,7 +39,7 @@ pub(super) struct Build {
     pub(super) outage: Option<(usize, u64, u64, Fault)>,
 }
 
-/// The ordinary case.
+/// The usual case.
 pub(super) const SERVICE: Build = Build {
     percent: 150,
     pattern: Pattern::Steady,
@@ -89,7 +89,7 @@ impl Build {
         self.outage.map_or(SECONDS, |(_, from_s, length_s, _)| from_s + length_s + 120)
     }
 
-    /// How long the load lasts, in minutes.
+    /// The length of the load in minutes.
     pub(super) fn minutes(&self) -> u64 {
         self.seconds() / 60
     }
@@ -136,7 +136,7 @@ impl Build {
         PROVISIONED_TPM * self.bucket_s / 60
     }
 
-    /// As at Azure: six for each thousand tokens.
+    /// As at Azure: six requests per thousand tokens.
     fn standard_rpm(&self) -> u64 {
         self.standard_tpm * 6 / 1_000
     }
@@ -159,7 +159,7 @@ impl Build {
         if self.tenants > 0 {
             let limit = self.tenant_limit();
             let default = json!({ "tokens_per_minute": limit });
-            // Listed, so that no two of them share a record.
+            // Listed, so that no two tenants share a record.
             let named =
                 (0..self.tenants).map(|tenant| (format!("tenant-{tenant}"), default.clone()));
             let named: serde_json::Map<String, Value> = named.collect();
@@ -193,7 +193,7 @@ impl Build {
         value
     }
 
-    /// What a tenant may take: its share of the load's tokens, of which it sends less.
+    /// A tenant's limit. It is based on its share of the load's tokens, of which it uses less.
     pub(super) fn tenant_limit(&self) -> u64 {
         let load = self.load();
         let tokens = load.per_second * 60.0 * load.mean_tokens(1.0);

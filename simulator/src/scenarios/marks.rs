@@ -1,16 +1,16 @@
-//! What is expected of a gateway in a scenario.
+//! Expectations of a gateway in a scenario.
 
 use crate::figures::Figures;
 use crate::record::Record;
 
-/// What is expected of a gateway in a scenario.
+/// An expectation of a gateway in a scenario.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mark {
-    /// Provisioned throughput serves this percentage of what it serves at the optimum, at least.
+    /// Provisioned throughput serves at least this percentage of what it serves at the optimum.
     ProvisionedAtLeast(f64),
-    /// Pay-as-you-go serves so many times what it serves at the optimum, at most.
+    /// Pay-as-you-go serves at most this many times what it serves at the optimum.
     StandardAtMost(f64),
-    /// This percentage of attempts comes to nothing, at most.
+    /// At most this percentage of attempts serves nobody.
     WastedAtMost(f64),
     /// No client gets an error.
     NoErrors,
@@ -18,25 +18,25 @@ pub enum Mark {
     NoNeedlessErrors,
     /// No more errors than at the optimum.
     ErrorsOfOptimum,
-    /// So many requests reach a dead backend in a minute, at most.
+    /// At most this many requests per minute reach a dead backend.
     AtDeadAtMost(f64),
-    /// Ten seconds after an outage, the backend serves this percentage of what it serves at the optimum, at least.
+    /// Ten seconds after an outage, the backend serves at least this percentage of what it serves at the optimum.
     HealedAtLeast(f64),
     /// No attempt before the time that a 429 named for its quota.
     NoneTooEarly,
-    /// Who stays below its limit gets what it sends, but for this percentage.
+    /// Tenants below their limits get what they send, except this percentage.
     TenantsGetTheirShare(f64),
-    /// The first tenant, which sends more than its limit, gets that limit, but for this percentage.
+    /// The first tenant, which sends more than its limit, gets that limit, within this percentage.
     FloodGetsItsLimit {
-        /// Its limit, in tokens of the whole time.
+        /// Its limit, in tokens for the whole time.
         tokens: u64,
-        /// How far off it may be.
+        /// How far from the limit the result may be.
         off_percent: f64,
     },
 }
 
 impl Mark {
-    /// What is missed; `None`: it is reached.
+    /// What is missed; `None`: nothing.
     pub fn missed(
         &self,
         figures: &Figures,
@@ -85,7 +85,7 @@ fn above(what: &str, found: u64, most: u64) -> Option<String> {
     (found > most).then(|| format!("{what}: {found} > {most}"))
 }
 
-/// All but the first, which floods, get what they get at the optimum, where there are no limits.
+/// All except the first, which floods, get what they get at the optimum, where there are no limits.
 fn tenants(off_percent: f64, record: &Record, optimal: &Record) -> Option<String> {
     let both = got(record).into_iter().zip(got(optimal)).enumerate().skip(1);
     let worst = both
@@ -94,7 +94,7 @@ fn tenants(off_percent: f64, record: &Record, optimal: &Record) -> Option<String
     (worst > off_percent).then(|| format!("tenant {tenant} lost {worst:.1} > {off_percent} %"))
 }
 
-/// The tokens of each tenant.
+/// The tokens that each tenant got.
 fn got(record: &Record) -> Vec<u64> {
     let mut tokens: Vec<u64> = Vec::new();
     for served in record.served.iter().flatten() {

@@ -1,4 +1,4 @@
-//! The scenarios that `docs/routing.md` shows, and what is expected of each.
+//! The scenarios that `docs/routing.md` shows, and the expectations of each.
 
 mod build;
 mod marks;
@@ -16,11 +16,11 @@ pub use random::random;
 pub struct Scenario {
     /// Its name.
     pub name: String,
-    /// What is simulated.
+    /// The simulation.
     pub simulation: Simulation,
-    /// What is expected of Spillway.
+    /// The expectations of Spillway.
     pub marks: Vec<Mark>,
-    /// Whether the table shows the other gateways, too.
+    /// Whether the table also shows the other gateways.
     pub has_peers: bool,
 }
 
@@ -34,7 +34,7 @@ pub fn all(seed: u64) -> Vec<Scenario> {
     all
 }
 
-/// Half as much again as provisioned throughput takes.
+/// A load of 150 % of what provisioned throughput takes.
 fn steady(seed: u64) -> impl Iterator<Item = Scenario> {
     let sizes = [1, 6, 10].into_iter();
     let variants = sizes.flat_map(|seconds| {
@@ -88,7 +88,7 @@ fn use_of_tokens(bucket_s: u64, is_configured: bool) -> Vec<Mark> {
     ]
 }
 
-/// The region of provisioned throughput fails and heals.
+/// The region of provisioned throughput fails and recovers.
 fn outages(seed: u64) -> impl Iterator<Item = Scenario> {
     let faults = [
         ("503", Fault::Status(503)),
@@ -108,7 +108,7 @@ fn outages(seed: u64) -> impl Iterator<Item = Scenario> {
         let name = if fault == Fault::Silent { "silent" } else { "503" };
         outage(format!("outage of 34 s, {name}, three replicas"), fault, build.simulation(seed))
     });
-    // What is left takes hardly what the region did.
+    // The capacity that is left is hardly that of the region.
     let tight = [(0, "first"), (1, "second")].into_iter().map(move |(backend, which)| {
         let fault = Fault::Status(503);
         let build =
@@ -180,7 +180,7 @@ fn others(seed: u64) -> Vec<Scenario> {
     ]
 }
 
-/// Tenants with limits; the first sends five times what it may.
+/// Tenants with limits. The first one sends five times its limit.
 fn tenants(seed: u64) -> impl Iterator<Item = Scenario> {
     [2, 5, 50].into_iter().map(move |tenants| {
         let size = tenants as u64 * 20;

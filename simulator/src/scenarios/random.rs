@@ -1,4 +1,4 @@
-//! Scenarios that nobody thought of.
+//! Random scenarios.
 
 use crate::azure::{Capacity, Deployment, Fault, Period, Speed};
 use crate::load::{Load, Pattern};
@@ -6,7 +6,7 @@ use crate::random::Random;
 use crate::simulation::Simulation;
 use serde_json::{Value, json};
 
-/// The simulation of a seed: one to six backends, a minute or two of load, faults at any time.
+/// The simulation of a seed: one to six backends, a minute or two of load, and faults at any time.
 pub fn random(seed: u64) -> Simulation {
     let mut random = Random::new(seed);
     let count = 1 + random.below(6) as usize;
@@ -79,7 +79,7 @@ fn deployment(backend: usize, seconds: u64, random: &mut Random) -> Deployment {
     }
 }
 
-/// The configuration of a deployment, which may say nothing of its limits, or what is not true.
+/// The configuration of a deployment. Its limits may be missing or wrong.
 fn backend(deployment: &Deployment, random: &mut Random) -> Value {
     let mut value = json!({
         "name": deployment.name,

@@ -1,4 +1,4 @@
-//! What an attempt showed, written into the records: the filter's `src/filter/pool/health.rs` and
+//! Writes what an attempt showed into the records, like the filter's `src/filter/pool/health.rs` and
 //! `src/filter/pool/budget.rs`.
 
 use super::Desk;
@@ -17,7 +17,7 @@ use spillway::policy::response::rate_limits::RateLimits;
 use spillway::policy::time::{Millis, Timestamp};
 use spillway::policy::tokens::budget::{self, Reservation, Settlement};
 
-/// An attempt that began.
+/// A running attempt.
 pub(super) struct RunningAttempt {
     pub(super) backend: BackendIndex,
     pub(super) at: Timestamp,
@@ -42,7 +42,7 @@ pub(super) struct Evidence {
     pub(super) hints: CapacityHints,
 }
 
-/// What the head of a response says of how much the backend has left.
+/// What response headers state about the backend's remaining capacity.
 #[derive(Clone, Copy, Default)]
 pub(super) struct CapacityHints {
     headroom_permille: Option<u16>,
@@ -51,7 +51,7 @@ pub(super) struct CapacityHints {
 }
 
 impl CapacityHints {
-    /// As `CapacityHints::read`, of a response that was not spilled over.
+    /// As `CapacityHints::read`, for a response that was not spilled over.
     pub(super) fn read(headers: &[(&str, String)]) -> Self {
         let limits = RateLimits::read(headers);
         Self {
@@ -338,13 +338,13 @@ impl Desk<'_> {
         if met.is_some() {
             *record = bytes;
         }
-        // Of a later epoch the counts mean nothing to the attempt. Here no breaker is ever forgotten, so they need not
-        // be begun anew as in the filter.
+        // If the counts belong to a later epoch, they mean nothing to the attempt. The filter restarts them if the
+        // breaker was forgotten, which never happens here.
         met.unwrap_or_default()
     }
 }
 
-/// Changes a record of counts, and keeps it as it was when that is worth no write. As `shared::count`.
+/// Changes a record of counts, or leaves it unchanged when a write is not needed. As `shared::count`.
 pub(super) fn written(record: &mut Vec<u8>, change: impl FnOnce(&mut Vec<u8>) -> bool) {
     let mut changed = record.clone();
     if change(&mut changed) {

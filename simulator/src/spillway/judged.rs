@@ -1,4 +1,4 @@
-//! The attempts of a request that failed: the filter's `src/filter/request/judged.rs`.
+//! The failed attempts of a request, like the filter's `src/filter/request/judged.rs`.
 
 use super::Desk;
 use super::health::{Evidence, RunningAttempt};
@@ -9,7 +9,7 @@ use spillway::policy::response::classify::Outcome;
 use spillway::policy::time::Timestamp;
 use spillway::policy::tokens::budget::Settlement;
 
-/// An attempt that failed.
+/// A failed attempt.
 pub(super) struct Suspect {
     attempt: RunningAttempt,
     evidence: Evidence,
@@ -17,7 +17,7 @@ pub(super) struct Suspect {
 }
 
 impl Ongoing {
-    /// As `Request::fail`. The attempt is over.
+    /// As `Request::fail`. The attempt has ended.
     pub(super) fn fail(&mut self, evidence: &Evidence, desk: &mut Desk<'_>) -> Outcome {
         let Some(mut attempt) = self.attempt.take() else { return evidence.outcome };
         let evidence = self.put_off(&attempt, evidence, desk).unwrap_or(*evidence);

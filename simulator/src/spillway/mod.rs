@@ -1,9 +1,9 @@
-//! Spillway: its very core, driven in virtual time as the filter drives it in Envoy.
+//! Spillway: the core itself, driven in virtual time as the filter drives it in Envoy.
 //!
-//! This drives and decides nothing. Each function names the one of the filter that it mirrors, and does the same in the
-//! same order. What the filter has of Envoy is left out: bodies, headers that are edited, credentials, metrics, logs.
-//! Several replicas share nothing; the workers of one share its records. Events follow each other, so no
-//! update of a record loses a race.
+//! This code decides nothing. Each function names the function of the filter that it mirrors, and does the same in
+//! the same order. What belongs to Envoy is left out: bodies, edited headers, credentials, metrics, logs. Several
+//! replicas share nothing; the workers of one share its records. Events follow each other, so no update of a record
+//! loses a race.
 
 mod health;
 mod judged;
@@ -23,12 +23,12 @@ use spillway::policy::response::classify::{self, Fault, Outcome};
 use spillway::policy::time::{Millis, Timestamp};
 use std::rc::Rc;
 
-/// The simulation begins here on the wall clock, because records take zero for "never".
+/// The start of the simulation on the wall clock, because zero in a record means "never".
 const EPOCH_MS: u64 = 1_700_000_040_000;
 /// Envoy's pause before a retry, as in the shipped configuration.
 const RETRY_BACK_OFF_MS: u64 = 1;
 
-/// What a wake-up is for: the lowest bits of a token, above them the request.
+/// The purpose of a wake-up: the lowest bits of a token. The bits above are the request.
 const BEGIN: u64 = 0;
 const WAITED_IN_GATEWAY: u64 = 1;
 const WAITED_IN_ATTEMPT: u64 = 2;
@@ -47,7 +47,7 @@ struct Replica {
     workers: Vec<Worker>,
 }
 
-/// What a worker works with: its own memory and that of its replica.
+/// What a worker can use: its own memory and that of its replica.
 struct Desk<'a> {
     setup: &'a Setup,
     shared: &'a mut Shared,
@@ -70,7 +70,7 @@ impl Spillway {
         Self { setup: Rc::new(setup), replicas, random, ongoing: Vec::new() }
     }
 
-    /// Lets a request act at the desk of its worker; it is gone when that ends it.
+    /// Lets a request act on its worker's desk, and removes it when that ends it.
     fn act(
         &mut self,
         request: usize,
@@ -117,12 +117,12 @@ impl Gateway for Spillway {
         });
     }
 
-    fn answered(&mut self, attempt: Attempt, answer: &Seen, world: &mut World) {
-        self.act(attempt.request, world, |ongoing, desk, world| match answer {
+    fn responded(&mut self, attempt: Attempt, seen: &Seen, world: &mut World) {
+        self.act(attempt.request, world, |ongoing, desk, world| match seen {
             Seen::Head(head) => head_came(ongoing, desk, &attempt, head, world),
             Seen::NoConnection => silence(ongoing, desk, Fault::Connect, world),
             Seen::Timeout => {
-                // As `Response::silence`: only the pool's own limit is known to be a timeout.
+                // As `Response::silence`: only the pool's own time limit is known to be a timeout.
                 let is_own = desk.setup.policy.failover.first_byte_timeout.is_some();
                 let fault = if is_own { Fault::Timeout } else { Fault::Reset };
                 silence(ongoing, desk, fault, world);
@@ -130,7 +130,7 @@ impl Gateway for Spillway {
         });
     }
 
-    /// As `Response::conclude`, for a response that is complete.
+    /// As `Response::conclude`, for a complete response.
     fn ended(&mut self, attempt: Attempt, world: &mut World) {
         self.act(attempt.request, world, |ongoing, desk, world| {
             ongoing.conclude(world.request(attempt.request), desk);
@@ -172,7 +172,7 @@ fn advance(ongoing: &mut Ongoing, desk: &mut Desk<'_>, world: &mut World) {
     }
 }
 
-/// As `Response::head` and `Response::settle`. The first event of a stream comes with its head and is no error.
+/// As `Response::head` and `Response::settle`. The first event of a stream comes with the headers and is no error.
 fn head_came(
     ongoing: &mut Ongoing,
     desk: &mut Desk<'_>,
@@ -269,7 +269,7 @@ fn retry(ongoing: &mut Ongoing, world: &mut World) {
 
 fn wait(ongoing: &mut Ongoing, desk: &Desk<'_>, until: Timestamp, what: u64, world: &mut World) {
     ongoing.stage = Stage::Waiting { since: desk.now };
-    // A timer takes a millisecond at least.
+    // A timer takes at least a millisecond.
     let length = until.since(desk.now).max(Millis::new(1));
     world.wake(world.now_ms() + length.as_ms(), ongoing.id as u64 * 4 + what);
 }

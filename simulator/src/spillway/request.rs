@@ -1,4 +1,4 @@
-//! One request in flight: the filter's `src/filter/request/`.
+//! One request in flight, like the filter's `src/filter/request/`.
 
 use super::Desk;
 use super::health::{CapacityHints, Evidence, RunningAttempt};
@@ -24,13 +24,13 @@ use spillway::policy::tokens::consumer::{
 };
 use spillway::policy::tokens::estimate::{Estimate, RequestSize, UsedTokens};
 
-/// How often a choice is made anew, as in the filter.
+/// How often a choice is repeated, as in the filter.
 const CHOICES_MAX: usize = MAX_BACKENDS + 4;
 
-/// What a pool has when nobody can be held.
+/// The result when no backend can be taken.
 const NOBODY: Unavailable = Unavailable { soonest: None, throttled: false, is_undecided: true };
 
-/// Whose turn is asked for.
+/// Which backends may be chosen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Usual,
@@ -40,15 +40,15 @@ enum Turn {
 
 /// How far a request is.
 pub(super) enum Stage {
-    /// An attempt is on its way, or is about to be.
+    /// An attempt runs, or is about to.
     Planned,
     /// It waits for a backend.
     Waiting { since: Timestamp },
-    /// Nothing more comes of it.
+    /// It has ended.
     Over,
 }
 
-/// A backend that was chosen, before its attempt begins.
+/// A chosen backend, before its attempt begins.
 pub(super) struct Pick {
     choice: Choice,
     at: Timestamp,
@@ -58,7 +58,7 @@ pub(super) struct Pick {
     tokens: u64,
 }
 
-/// What is held of a consumer's tokens.
+/// The tokens that are reserved for its consumer.
 struct HeldOfConsumer {
     consumer: usize,
     settings: ConsumerSettings,
@@ -74,9 +74,9 @@ pub(super) struct Ongoing {
     pub(super) ledger: Ledger,
     pub(super) suspects: Suspects<Suspect>,
     pub(super) attempt: Option<RunningAttempt>,
-    /// The refusal that is held while it waits.
+    /// The refusal that is held while the request waits.
     pub(super) refusal: Option<(Outcome, u16)>,
-    /// What the head of the response showed that goes to the client.
+    /// What the headers of the response to the client showed.
     served: Option<Evidence>,
     pub(super) hides_its_cost: bool,
     consumer: usize,
@@ -138,7 +138,7 @@ impl Ongoing {
     /// As `Consumers::admit`.
     ///
     /// # Errors
-    /// The consumer is over a limit.
+    /// The consumer exceeds a limit.
     pub(super) fn admit(&mut self, desk: &mut Desk<'_>) -> Result<(), ()> {
         let Some(consumers) = &desk.setup.consumers else { return Ok(()) };
         let name = Setup::consumer(self.consumer);
@@ -328,7 +328,7 @@ impl Ongoing {
         self.attempt.as_ref().map_or(Millis::ZERO, |attempt| now.since(attempt.at))
     }
 
-    /// As `Request::traits`, of a chat with a key of the gateway's.
+    /// As `Request::traits`, for a chat with the gateway's own key.
     pub(super) fn traits(&self, desk: &Desk<'_>) -> AttemptTraits {
         let Some(attempt) = &self.attempt else { return AttemptTraits::NONE };
         let backend = &desk.setup.backends[attempt.backend.position()];
@@ -366,7 +366,7 @@ impl Ongoing {
         self.served = Some(*evidence);
     }
 
-    /// As `Request::conclude`, of a response that is complete.
+    /// As `Request::conclude`, for a complete response.
     pub(super) fn conclude(&mut self, asked: &Request, desk: &mut Desk<'_>) {
         let Some(mut attempt) = self.attempt.take() else { return };
         let Some(head) = self.served.take() else { return };

@@ -1,20 +1,20 @@
-//! What a configuration says of the pool that is simulated.
+//! What the configuration says about the simulated pool.
 
 use spillway::config::{Config, Consumers, Pool};
 use spillway::policy::pool::PoolPolicy;
 use spillway::policy::tokens::budget::BudgetSettings;
 
-/// The largest body that is read to its end in any case, in bytes. As `LARGE_BYTES_MIN` of the filter.
+/// The largest body that is always read to its end, in bytes. As `LARGE_BYTES_MIN` of the filter.
 pub(super) const LARGE_BYTES_MIN: u64 = 16 * 1_024;
 
-/// A pool made ready to run, and those who call. As `Pool::new` and `Pools::new`.
+/// A pool made ready to run, and the consumers. As `Pool::new` and `Pools::new`.
 #[derive(Debug)]
 pub struct Setup {
-    /// What is decided of its backends.
+    /// The policy of its backends.
     pub policy: PoolPolicy,
     pub(super) backends: Vec<BackendSetup>,
     pub(super) consumers: Option<Consumers>,
-    /// Whether tokens are counted at all.
+    /// Whether tokens are counted.
     pub(super) is_metered: bool,
     /// Whether bodies are read to their ends.
     pub(super) reads_bodies: bool,
@@ -28,10 +28,10 @@ pub(super) struct BackendSetup {
 }
 
 impl Setup {
-    /// The default pool of a document; every credential that it names is there.
+    /// The default pool of a configuration, as if all credentials were available.
     ///
     /// # Errors
-    /// What is wrong with the document.
+    /// The error in the configuration.
     pub fn new(document: &str) -> Result<Self, String> {
         let config = Config::parse(document.as_bytes(), &|_| Some("key".to_owned()))
             .map_err(|errors| errors.to_string())?;
@@ -68,7 +68,7 @@ impl Setup {
         self.backends.iter().map(|backend| &*backend.name)
     }
 
-    /// The limits of the backends by position, as far as they are configured.
+    /// The limits of the backends by position, as configured.
     pub fn budgets(&self) -> impl Iterator<Item = BudgetSettings> {
         self.backends.iter().map(|backend| backend.budget.unwrap_or_default())
     }

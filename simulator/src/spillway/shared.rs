@@ -1,4 +1,4 @@
-//! What the workers of one replica share, and what each knows alone.
+//! What the workers of one replica share, and what each worker has alone.
 
 use super::setup::Setup;
 use crate::random::Random;
@@ -22,12 +22,12 @@ pub(super) struct Shared {
     pub(super) consumers: BTreeMap<usize, Vec<u8>>,
 }
 
-/// What one worker knows alone, of the pool and of its backends.
+/// What one worker knows about the pool and its backends.
 pub(super) struct Worker {
     pub(super) rotation: Rotation,
     pub(super) deposits: Deposits,
     pub(super) estimator: Estimator,
-    /// The records as it read them last, and when.
+    /// The records when it last read them, and the time.
     pub(super) recent: Option<(Timestamp, Snapshot)>,
     pub(super) backends: Vec<OwnBackend>,
 }
