@@ -36,7 +36,7 @@ use crate::policy::tokens::budget::Settlement;
 use std::rc::{Rc, Weak};
 
 /// Logged when Envoy's own limits keep requests from a backend.
-const FULL: &str = "the circuit_breakers of its cluster are reached";
+const FULL: &str = "the circuit_breakers of the cluster are reached";
 
 /// A target that no matcher knows: Envoy responds with 503 at once, and the gateway replaces that.
 const NO_TARGET: &[u8] = b"none";
