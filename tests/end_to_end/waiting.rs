@@ -55,6 +55,11 @@ async fn a_pool_with_one_backend_waits_for_it() {
     assert_eq!(response.header("x-spillway-attempts"), Some("2"));
     assert!(response.took >= Duration::from_millis(400) - ROUNDING, "{:?}", response.took);
 
+    // Longer than a refusal in an event stream is waited for.
+    gateway.mock("only").push_fault(Fault::throttle(900));
+    let response = gateway.chat_with_status(200).await;
+    assert!(response.took >= Duration::from_millis(900) - ROUNDING, "{:?}", response.took);
+
     // What takes longer is the client's affair, in the backend's own words.
     gateway.mock("only").push_fault(Fault::throttle(1_500));
     let response = gateway.chat_with_status(429).await;

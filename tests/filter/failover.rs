@@ -132,6 +132,65 @@ fn a_probe_whose_client_left_gives_its_lease_back() {
     });
 }
 
+/// A pool with these backends and keys.
+fn pool_of(backends: &str, keys: &str) -> String {
+    format!(r#"{{"pools": [{{"name": "gpt", "backends": [{backends}], {keys}}}]}}"#)
+}
+
+#[test]
+fn a_probe_that_takes_long_keeps_a_pool_of_one_out_for_three_seconds_and_not_for_thirty() {
+    let process = Process::new("a long probe");
+    let settings = pool_of(
+        r#"{"name": "a", "host": "a.example"}"#,
+        r#""circuit_breaker": {"rules": [{"failure_condition": {"consecutive": 1}}]}"#,
+    );
+    process.script("a", [Script::status(503), Script::ok().after_ms(20_000)]);
+    worker(&process, &settings, |envoy| {
+        assert_eq!(envoy.ask(Request::chat()).status(), 503);
+        envoy.pass(1_000);
+        let long = envoy.send(Request::chat());
+        envoy.pass(2_999);
+        assert_eq!(envoy.ask(Request::chat()).header("x-spillway-attempts").unwrap(), "0");
+        envoy.pass(1);
+        assert_eq!(envoy.ask(Request::chat()).status(), 200);
+        assert_eq!(envoy.ask(Request::chat()).status(), 200, "the circuit breaker is closed");
+        envoy.pass(20_000);
+        assert_eq!(envoy.take(long).status(), 200);
+    });
+}
+
+#[test]
+fn a_request_without_a_connection_does_not_wait_and_is_sent_beyond_a_budget() {
+    let process = Process::new("no connection, no budget");
+    let settings = pool_of(
+        r#"{"name": "a", "host": "a.example", "priority": 1},
+           {"name": "b", "host": "b.example", "priority": 2, "limits": {"requests_per_minute": 1}}"#,
+        r#""failover": {"max_wait": "60s"}"#,
+    );
+    process.script("a", [Script::connect_failure(), Script::connect_failure()]);
+    worker(&process, &settings, |envoy| {
+        for _ in 0..2 {
+            let response = envoy.ask(Request::chat());
+            assert_eq!((response.status(), response.served_by().as_str()), (200, "b"));
+        }
+    });
+}
+
+#[test]
+fn all_backends_that_throttle_for_no_time_are_throttled_and_not_unavailable() {
+    for zero in ["0", "Sun, 06 Nov 1994 08:49:37 GMT"] {
+        let process = Process::new(&format!("retry-after: {zero}"));
+        for backend in ["a", "b"] {
+            process.script(backend, [Script::status(429).header("retry-after", zero)]);
+        }
+        worker(&process, &two_tiers(r#""failover": {}"#), |envoy| {
+            let response = envoy.ask(Request::chat());
+            assert_eq!(response.status(), 429, "{zero}: {response:?}");
+            assert!(response.header("retry-after").is_some(), "{zero}");
+        });
+    }
+}
+
 #[test]
 fn with_max_wait_a_request_waits_for_the_gate_and_then_goes() {
     let process = Process::new("max_wait");

@@ -83,6 +83,7 @@ fn policy(criterion: &mut Criterion) {
             needs: &needs,
             tried: BackendSet::EMPTY,
             judged: BackendSet::EMPTY,
+            throttled: BackendSet::EMPTY,
             denied: Denials::none(),
             now: NOW,
             roll: 7,

@@ -230,7 +230,7 @@ fn silence(ongoing: &mut Ongoing, desk: &mut Desk<'_>, fault: Fault, world: &mut
     let outcome = Outcome::Fault { fault, retry_after: None };
     let (elapsed, hints) = (ongoing.elapsed(desk.now), CapacityHints::default());
     let outcome = ongoing.fail(&Evidence { outcome, status: 0, elapsed, hints }, desk);
-    match ongoing.go_on(desk) {
+    match ongoing.go_on_at_once(desk) {
         Next::Retry => retry(ongoing, world),
         Next::Wait { .. } => give_up(ongoing, desk, 503, world),
         Next::Stop(stop) => stopped(ongoing, desk, outcome, 0, &stop, world),

@@ -14,7 +14,7 @@ use spillway::policy::choice::{
     worth_waiting_for,
 };
 use spillway::policy::failover::blame::Suspects;
-use spillway::policy::failover::{Ledger, Next, Stop, retry_budget};
+use spillway::policy::failover::{Ledger, Next, retry_budget};
 use spillway::policy::pool::{MAX_BACKENDS, OperationSet};
 use spillway::policy::response::classify::{AttemptTraits, Outcome, Seen};
 use spillway::policy::time::{Millis, Timestamp};
@@ -165,9 +165,18 @@ impl Ongoing {
 
     /// As `Request::go_on`.
     pub(super) fn go_on(&mut self, desk: &mut Desk<'_>) -> Next {
+        self.proceed(true, desk)
+    }
+
+    /// As `Request::go_on_at_once`.
+    pub(super) fn go_on_at_once(&mut self, desk: &mut Desk<'_>) -> Next {
+        self.proceed(false, desk)
+    }
+
+    fn proceed(&mut self, can_wait: bool, desk: &mut Desk<'_>) -> Next {
         self.denied = Denials::NONE;
         if self.ledger.has_attempts_left(&desk.setup.policy.failover) {
-            self.take(desk)
+            self.take(can_wait, desk)
         } else {
             let records = desk.records();
             let selected = self.choose(Turn::Usual, &records, desk);
@@ -176,13 +185,13 @@ impl Ongoing {
     }
 
     /// As `Request::take`.
-    fn take(&mut self, desk: &mut Desk<'_>) -> Next {
+    fn take(&mut self, can_wait: bool, desk: &mut Desk<'_>) -> Next {
         let unavailable = match self.select(Turn::Usual, desk) {
             Ok(pick) => return self.take_or_leave(pick, desk),
             Err(unavailable) => unavailable,
         };
         let next = self.next(Err(unavailable), desk);
-        if matches!(next, Next::Stop(Stop::Exhausted(_))) {
+        if !(can_wait && matches!(next, Next::Wait { .. })) {
             self.denied.forgive_budgets();
             for turn in [Turn::Last, Turn::Early] {
                 if let Ok(pick) = self.select(turn, desk)
@@ -295,6 +304,7 @@ impl Ongoing {
             needs: &self.needs,
             tried: self.ledger.tried(),
             judged: self.ledger.judged(),
+            throttled: self.ledger.throttled(),
             denied: &self.denied,
             now,
             roll,

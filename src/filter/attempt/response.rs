@@ -71,7 +71,7 @@ enum State {
     /// Headers and the beginning of the body are held until they show the outcome.
     Held(HeldResponse),
     /// A refusal is held until a backend reopens.
-    Waiting { since: Instant, status: u16, outcome: Outcome },
+    Waiting { since: Instant, until: Instant, status: u16, outcome: Outcome },
     /// It is on its way to the client.
     Flowing(Flow),
     /// The rest does not matter: the response is complete, or will not reach the client.
@@ -400,8 +400,10 @@ impl Response {
                 ask_for_retry(status);
             }
             Next::Wait { until } => {
-                self.state.replace(State::Waiting { since: host::instant(), status, outcome });
+                let since = host::instant();
                 self.wake_at(until, now);
+                let until = since.plus(until.since(now));
+                self.state.replace(State::Waiting { since, until, status, outcome });
                 return Action::Pause;
             }
             Next::Stop(stop) => {
@@ -454,7 +456,11 @@ impl Wake for Response {
                     let _ = host::resume(Direction::Response);
                 }
             }
-            State::Waiting { since, status, outcome } => {
+            // It is the time at which what was held before had to be let go.
+            waiting @ State::Waiting { until, .. } if host::instant() < until => {
+                self.state.replace(waiting);
+            }
+            State::Waiting { since, status, outcome, .. } => {
                 let Some(mut request) = self.request.change() else { return };
                 request.waited(host::instant().since(since));
                 if self.follow(&mut request, status, outcome, now) == Action::Continue {

@@ -81,12 +81,21 @@ impl Pick {
 impl Request {
     /// Chooses the backend of the next attempt and sets it as the route's target, or returns what to do instead.
     pub(crate) fn go_on(&mut self, now: Timestamp) -> Next {
+        self.proceed(true, now)
+    }
+
+    /// The same for a request that cannot wait now.
+    pub(crate) fn go_on_at_once(&mut self, now: Timestamp) -> Next {
+        self.proceed(false, now)
+    }
+
+    fn proceed(&mut self, can_wait: bool, now: Timestamp) -> Next {
         if self.may_be_done {
             return Next::Stop(Stop::MayBeDone);
         }
         self.denied = Denials::NONE;
         let next = if self.ledger.has_attempts_left(&self.pool.policy.failover) {
-            self.take(now)
+            self.take(can_wait, now)
         } else {
             let selected = self.peek(now);
             self.next(selected, now)
@@ -99,13 +108,13 @@ impl Request {
 
     /// Takes a backend for the next attempt, if there is one. The retry budget is asked after that, so that only
     /// failovers that happen are counted.
-    fn take(&mut self, now: Timestamp) -> Next {
+    fn take(&mut self, can_wait: bool, now: Timestamp) -> Next {
         let unavailable = match self.select(Turn::Usual, now) {
             Ok(pick) => return self.take_or_leave(pick, now),
             Err(unavailable) => unavailable,
         };
         let next = self.next(Err(unavailable), now);
-        if matches!(next, Next::Stop(Stop::Exhausted(_))) {
+        if !(can_wait && matches!(next, Next::Wait { .. })) {
             // The request would fail now. So a backend decides instead, even as the probe of an open circuit breaker.
             self.denied.forgive_budgets();
             for turn in [Turn::Last, Turn::Early] {
@@ -238,6 +247,7 @@ impl Request {
             needs: &self.asked.needs,
             tried: self.ledger.tried(),
             judged: self.ledger.judged(),
+            throttled: self.ledger.throttled(),
             denied: &self.denied,
             now,
             roll,

@@ -16,8 +16,9 @@
 //!
 //! # Early probes
 //! A request that nobody else can serve would fail anyway. So it may be the probe before the open time is over: one
-//! at a time, and one per [`EARLY_PAUSE`]. If it fails, the open time continues unchanged. Only probes that were due
-//! lengthen it.
+//! per [`EARLY_PAUSE`]. If it fails, the open time continues unchanged. Only probes that were due lengthen it. A probe
+//! that still runs [`EARLY_PATIENCE`] later may be a long response. So its lease is renewed for the next such request;
+//! otherwise it would keep all others out.
 //!
 //! `open_time` defines how long it stays open, and `ramp` how traffic returns.
 //!
@@ -46,6 +47,9 @@ use crate::policy::time::{Millis, Timestamp};
 
 /// The shortest time between two early probes, unless the earlier one proved nothing.
 pub const EARLY_PAUSE: Millis = Millis::from_secs(1);
+
+/// How much longer a probe is waited for that is still on its way.
+pub const EARLY_PATIENCE: Millis = Millis::from_secs(2);
 
 /// A backend's circuit breaker. The default is closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -213,11 +217,16 @@ impl Breaker {
         Ticket { epoch: self.epoch, lease: None }
     }
 
-    /// Whether a request that nobody else can serve may be the probe of this breaker, if it is open.
+    /// Whether a request that nobody else can serve may be the probe of this breaker, which is not closed.
     pub fn admits_early(&self, now: Timestamp) -> bool {
-        let Early { from, .. } = self.early;
-        // A pause that is further ahead than its length shows that the clock was set back.
-        matches!(self.state, State::Open { .. }) && (from <= now || from > now.plus(EARLY_PAUSE))
+        let patience = match self.state {
+            State::Closed { .. } => return false,
+            State::Open { .. } => Millis::ZERO,
+            State::HalfOpen { .. } => EARLY_PATIENCE,
+        };
+        let from = self.early.from.plus(patience);
+        // A pause further ahead than its length shows that the clock was put back.
+        from <= now || from > now.plus(EARLY_PAUSE).plus(patience)
     }
 
     /// Takes the half-open lease. Under compare-and-set, one caller gets a ticket and all others get `None`.
@@ -228,9 +237,11 @@ impl Breaker {
         now: Timestamp,
     ) -> Option<Ticket> {
         self.early = match (self.passage(settings, now), lease) {
-            (Passage::Probe, _) => Early::default(),
+            (Passage::Probe, _) => Early { from: now.plus(EARLY_PAUSE), due: Timestamp::ZERO },
             (Passage::Open { until }, Lease::Early) if self.admits_early(now) => {
-                Early { from: now.plus(EARLY_PAUSE), due: until }
+                let is_open = matches!(self.state, State::Open { .. });
+                let due = if is_open { until } else { self.early.due };
+                Early { from: now.plus(EARLY_PAUSE), due }
             }
             _ => return None,
         };

@@ -57,6 +57,8 @@ pub struct Situation<'a> {
     pub tried: BackendSet,
     /// Those of them that returned a 4xx, and would do so again.
     pub judged: BackendSet,
+    /// The backends among them that throttled it, for whatever time.
+    pub throttled: BackendSet,
     /// The backends whose budget or credential denied it.
     pub denied: &'a Denials,
     /// The time of the selection.
@@ -361,7 +363,8 @@ impl<R: Records + ?Sized> Pool<'_, R> {
             is_undecided = true;
             let has_credential = !self.situation.denied.lacks_credential(backend);
             let (throttle, breaker) = self.closed_until(backend);
-            throttled &= throttle.is_some() && breaker.is_none() && has_credential;
+            let is_throttled = throttle.is_some() || self.situation.throttled.contains(backend);
+            throttled &= is_throttled && breaker.is_none() && has_credential;
             if has_credential {
                 let recovers = throttle.max(breaker).unwrap_or(self.situation.now);
                 soonest = Some(soonest.map_or(recovers, |soonest| soonest.min(recovers)));

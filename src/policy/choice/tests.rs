@@ -11,7 +11,8 @@ const ANY: Needs =
     Needs { operation: OperationSet(1), prompt_tokens: 0, tokens: 0, affinity: None };
 
 fn asking(needs: &Needs, tried: BackendSet, roll: u64) -> Situation<'_> {
-    Situation { needs, tried, judged: BackendSet::EMPTY, denied: Denials::none(), now: NOW, roll }
+    let (judged, throttled) = (BackendSet::EMPTY, BackendSet::EMPTY);
+    Situation { needs, tried, judged, throttled, denied: Denials::none(), now: NOW, roll }
 }
 
 fn pick(policy: &PoolPolicy, records: &[BackendRecord], needs: &Needs, roll: u64) -> usize {
@@ -43,6 +44,18 @@ fn ramping() -> BackendRecord {
 fn exhausted(policy: &PoolPolicy, records: &[BackendRecord], tried: BackendSet) -> Unavailable {
     let mut rotation = Rotation::new(policy);
     select(policy, records, &asking(&ANY, tried, 0), &mut rotation).unwrap_err()
+}
+
+#[test]
+fn a_backend_that_throttled_the_request_for_no_time_is_throttled_all_the_same() {
+    let policy = pool(&[(1, 1), (2, 1)]);
+    let both = BackendSet::EMPTY.with(backend(0)).with(backend(1));
+    let unavailable = |throttled| {
+        let situation = Situation { throttled, ..asking(&ANY, both, 0) };
+        select(&policy, &[][..], &situation, &mut Rotation::new(&policy)).unwrap_err()
+    };
+    assert!(unavailable(both).throttled);
+    assert!(!unavailable(BackendSet::EMPTY.with(backend(0))).throttled, "the other one failed");
 }
 
 #[test]

@@ -116,6 +116,11 @@ impl Ledger {
         self.throttled.iter().fold(self.tried, BackendSet::without)
     }
 
+    /// The backends that throttled this request, whatever they did before.
+    pub fn throttled(&self) -> BackendSet {
+        self.throttled
+    }
+
     /// The backends that returned a 4xx to the request: asking them again would change nothing.
     pub fn judged(&self) -> BackendSet {
         if self.is_refused { self.judged.union(self.put_off) } else { self.judged }

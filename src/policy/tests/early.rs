@@ -1,8 +1,8 @@
 //! Early probes: when a request that nobody else can serve may probe an open breaker.
 
 use crate::policy::backend::breaker::{
-    Breaker, EARLY_PAUSE, Lease, Observation, Observed, Passage, RulesMet, State, Ticket,
-    Transition,
+    Breaker, EARLY_PATIENCE, EARLY_PAUSE, Lease, Observation, Observed, Passage, RulesMet, State,
+    Ticket, Transition,
 };
 use crate::policy::fixtures::{at, breaker, ms, rule};
 use crate::policy::pool::{BreakerSettings, Threshold};
@@ -39,7 +39,7 @@ fn end(breaker: &mut Breaker, ticket: Ticket, observed: Observed, now: u64) -> O
 fn one_early_probe_goes_at_a_time_and_one_a_second() {
     let mut breaker = tripped();
     let first = early(&mut breaker, 1_000).unwrap();
-    assert_eq!(early(&mut breaker, 5_000), None, "one probe is running");
+    assert_eq!(early(&mut breaker, 3_999), None, "one probe is running");
     assert_eq!(end(&mut breaker, first, FAULT, 1_100), None);
     assert_eq!(early(&mut breaker, 1_000 + EARLY_PAUSE.as_ms() - 1), None);
     assert!(early(&mut breaker, 1_000 + EARLY_PAUSE.as_ms()).is_some());
@@ -79,11 +79,29 @@ fn an_early_probe_that_never_returns_frees_itself() {
     let mut breaker = tripped();
     let lost = early(&mut breaker, 1_000).unwrap();
     let lease_end = 1_000 + settings().probe_timeout.as_ms();
-    assert_eq!(breaker.lease_probe(Lease::Early, &settings(), at(lease_end - 1)), None);
-    let next = breaker.lease_probe(Lease::Early, &settings(), at(lease_end)).unwrap();
+    assert_eq!(breaker.lease_probe(Lease::Due, &settings(), at(lease_end - 1)), None);
+    let next = breaker.lease_probe(Lease::Due, &settings(), at(lease_end)).unwrap();
     assert_eq!(end(&mut breaker, lost, FAULT, lease_end + 1), None, "the next one decides");
     let reopened = end(&mut breaker, next, FAULT, lease_end + 1);
     assert!(matches!(reopened, Some(Transition::Reopened { failed_probes: 3, .. })), "it was due");
+}
+
+#[test]
+fn a_probe_that_takes_long_keeps_nobody_out_who_has_no_other_backend() {
+    let mut breaker = tripped();
+    let long = breaker.lease_probe(Lease::Due, &settings(), at(DUE)).unwrap();
+    let patience = (EARLY_PAUSE.plus(EARLY_PATIENCE)).as_ms();
+    assert_eq!(early(&mut breaker, DUE + patience - 1), None);
+    let short = early(&mut breaker, DUE + patience).unwrap();
+    assert_eq!(early(&mut breaker, DUE + patience + 1), None, "one at a time");
+    assert_eq!(end(&mut breaker, long, FAULT, DUE + patience + 2), None, "the next one decides");
+    let closed = end(&mut breaker, short, Observed::Success, DUE + patience + 3);
+    assert_eq!(closed, Some(Transition::Closed));
+    // The long one may be the one that shows it.
+    let mut breaker = tripped();
+    let long = breaker.lease_probe(Lease::Due, &settings(), at(DUE)).unwrap();
+    early(&mut breaker, DUE + patience).unwrap();
+    assert_eq!(end(&mut breaker, long, Observed::Success, DUE + 9_000), Some(Transition::Closed));
 }
 
 #[test]

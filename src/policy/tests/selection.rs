@@ -31,7 +31,15 @@ impl Bench {
         let (policy, records) = (&self.policy, &self.records);
         let denied = Denials::none();
         let judged = BackendSet::EMPTY;
-        let request = Situation { needs: &ANY, tried, judged, denied, now: at(now), roll: 0 };
+        let request = Situation {
+            needs: &ANY,
+            tried,
+            judged,
+            throttled: BackendSet::EMPTY,
+            denied,
+            now: at(now),
+            roll: 0,
+        };
         let choice = select(policy, records, &request, &mut self.rotation);
         self.rotation.take();
         choice

@@ -214,7 +214,15 @@ fn damaged_records_read_safely_and_leave_a_pool_that_serves() {
         let mut rotation = Rotation::new(&policy);
         let (tried, denied, roll) = (BackendSet::EMPTY, Denials::none(), dice.roll());
         let judged = BackendSet::EMPTY;
-        let request = Situation { needs: &needs, tried, judged, denied, now, roll };
+        let request = Situation {
+            needs: &needs,
+            tried,
+            judged,
+            throttled: BackendSet::EMPTY,
+            denied,
+            now,
+            roll,
+        };
         let choice = select(&policy, &records, &request, &mut rotation);
         assert!(choice.is_ok(), "seed {seed}: {records:?}");
     }

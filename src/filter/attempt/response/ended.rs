@@ -26,9 +26,9 @@ impl Response {
     /// Envoy will retry an attempt without a response: sets the target, or stops the retry.
     fn retry_elsewhere(&self, outcome: &Outcome, now: Timestamp) {
         let Some(mut request) = self.request.change() else { return };
-        match request.go_on(now) {
+        // Without a response to hold there is nothing in which the request could wait.
+        match request.go_on_at_once(now) {
             Next::Retry => request.expect_retry(self.attempt.backend.index, *outcome, 0),
-            // Without a response to hold, the request cannot wait.
             Next::Wait { until } => {
                 let ending = FinalResponse::Exhausted { throttled: false, soonest: Some(until) };
                 request.give_up(None, ending, now);
