@@ -1,4 +1,4 @@
-//! What clients send: random requests from a seed, or a recorded trace.
+//! What clients send: random requests from a seed.
 
 use crate::random::Random;
 
@@ -163,66 +163,6 @@ impl Load {
     }
 }
 
-/// Reads a trace: lines of `TIMESTAMP,ContextTokens,GeneratedTokens`, the format in which Azure publishes its own
-/// traffic. A time is a date with a time (`2023-11-16 18:17:03.9799600`), or a number of seconds.
-///
-/// # Errors
-/// The first unreadable line.
-pub fn from_csv(text: &str, seed: u64) -> Result<Vec<Request>, String> {
-    let mut random = Random::new(seed);
-    let mut requests = Vec::new();
-    let mut first: Option<f64> = None;
-    for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || (number == 0 && line.to_ascii_lowercase().starts_with("timestamp")) {
-            continue;
-        }
-        let row = row(line).ok_or_else(|| format!("line {}: {line}", number + 1))?;
-        let (seconds, prompt_tokens, output_tokens) = row;
-        let begin = *first.get_or_insert(seconds);
-        requests.push(Request {
-            at_ms: ((seconds - begin).max(0.0) * 1_000.0) as u64,
-            prompt_tokens,
-            output_tokens,
-            max_tokens: None,
-            text_bytes: prompt_tokens.saturating_mul(4),
-            streams: random.chance(50),
-            consumer: 0,
-            roll: random.number(),
-        });
-    }
-    requests.sort_by_key(|request| request.at_ms);
-    Ok(requests)
-}
-
-fn row(line: &str) -> Option<(f64, u64, u64)> {
-    let mut cells = line.split(',').map(str::trim);
-    let (time, prompt, output) = (cells.next()?, cells.next()?, cells.next()?);
-    Some((seconds(time)?, prompt.parse().ok()?, output.parse().ok()?))
-}
-
-/// The seconds of a time; only differences matter.
-fn seconds(time: &str) -> Option<f64> {
-    if let Ok(seconds) = time.parse::<f64>() {
-        return seconds.is_finite().then_some(seconds);
-    }
-    let (date, clock) = time.split_once([' ', 'T'])?;
-    let clock = clock.trim_end_matches('Z').split('+').next()?;
-    let mut date = date.split('-').map(str::parse::<i64>);
-    let (year, month, day) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
-    let mut clock = clock.split(':').map(str::parse::<f64>);
-    let (hour, minute, second) = (clock.next()?.ok()?, clock.next()?.ok()?, clock.next()?.ok()?);
-    Some(days(year, month, day) as f64 * 86_400.0 + hour * 3_600.0 + minute * 60.0 + second)
-}
-
-/// The days since the epoch of a date of the Gregorian calendar (Howard Hinnant's algorithm).
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,17 +193,5 @@ mod tests {
         let requests = Load { consumers: vec![3.0, 1.0], ..Load::chats(1_000, 8.0) }.requests(5);
         let first = requests.iter().filter(|request| request.consumer == 0).count();
         assert!((first as f64 / requests.len() as f64 - 0.75).abs() < 0.02);
-    }
-
-    #[test]
-    fn a_trace_is_read_as_azure_publishes_it() {
-        let trace = "TIMESTAMP,ContextTokens,GeneratedTokens\n\
-                     2023-11-30 23:59:59.5000000,374,44\n2023-12-01 00:00:01.2500000,396,109\n";
-        let requests = from_csv(trace, 1).unwrap();
-        let read: Vec<_> =
-            requests.iter().map(|it| (it.at_ms, it.prompt_tokens, it.output_tokens)).collect();
-        assert_eq!(read, [(0, 374, 44), (1_750, 396, 109)]);
-        assert_eq!(from_csv("3.5,10,2\n4,20,3\n", 1).unwrap()[1].at_ms, 500);
-        assert_eq!(from_csv("0,10,2\n1,ten,3\n", 1), Err("line 2: 1,ten,3".to_owned()));
     }
 }

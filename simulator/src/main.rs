@@ -1,22 +1,21 @@
 //! Runs the scenarios, or the user's own configuration, and prints the figures.
 
 mod arguments;
+mod own;
 mod plot;
 mod publish;
 mod report;
 
-use arguments::{Arguments, Own};
+use arguments::Command;
 use report::Outcome;
 use simulator::figures::Figures;
-use simulator::load::{self, Load};
 use simulator::scenarios::{self, Scenario};
-use simulator::simulation::{Kind, Simulation, deployments};
-use std::fs;
+use simulator::simulation::Kind;
 use std::process::ExitCode;
 use std::thread;
 
 fn main() -> ExitCode {
-    match Arguments::read(std::env::args().skip(1)).and_then(|arguments| run(&arguments)) {
+    match Command::read(std::env::args().skip(1)).and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("{problem}");
@@ -25,22 +24,38 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), String> {
-    if let Some(own) = &arguments.own {
-        return print_own(own, arguments.seed);
-    }
-    if let Some(count) = arguments.random {
-        return print_random(arguments.seed, count);
-    }
-    let mut scenarios = scenarios::all(arguments.seed);
-    scenarios.retain(|scenario| scenario.name.contains(&arguments.only));
-    let outcomes = each(&scenarios, report::outcome)?;
-    println!("{}", report::table(&outcomes));
-    println!("{}", report::comparison(&outcomes));
-    if arguments.writes {
-        publish::write(&outcomes, arguments.seed)?;
+fn run(command: Command) -> Result<(), String> {
+    match command {
+        Command::Help => println!("{}", Command::help()),
+        Command::Own { seed, own } => println!("{}", own::report(&own, seed)?),
+        Command::Random { seed, count } => print_random(seed, count)?,
+        Command::Scenarios { seed, only } => {
+            print_scenarios(&named(scenarios::all(seed), &only)?)?;
+        }
+        Command::Write { seed } => {
+            publish::write(&print_scenarios(&scenarios::all(seed))?, seed)?;
+        }
     }
     Ok(())
+}
+
+fn print_scenarios(scenarios: &[Scenario]) -> Result<Vec<Outcome>, String> {
+    let outcomes = each(scenarios, report::outcome)?;
+    println!("{}", report::table(&outcomes));
+    println!("{}", report::comparison(&outcomes));
+    Ok(outcomes)
+}
+
+/// The scenarios whose names contain a text.
+fn named(scenarios: Vec<Scenario>, text: &str) -> Result<Vec<Scenario>, String> {
+    let (found, others): (Vec<Scenario>, Vec<Scenario>) =
+        scenarios.into_iter().partition(|scenario| scenario.name.contains(text));
+    if found.is_empty() {
+        let names: Vec<String> = others.into_iter().map(|it| format!("  {}", it.name)).collect();
+        let names = names.join("\n");
+        return Err(format!("--only: no scenario contains `{text}`, expected a part of:\n{names}"));
+    }
+    Ok(found)
 }
 
 /// Applies a function to each of `items`, on all processors, and keeps their order.
@@ -63,31 +78,10 @@ fn each<T: Sync, R: Send>(
     found.into_iter().map(|(_, result)| result).collect()
 }
 
-fn print_own(own: &Own, seed: u64) -> Result<(), String> {
-    let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
-    let document = read(&own.document)?;
-    let requests = match &own.trace {
-        Some(trace) => load::from_csv(&read(trace)?, seed)?,
-        None => Load::chats(own.seconds, own.per_second).requests(seed),
-    };
-    let simulation = Simulation {
-        deployments: deployments(&document)?,
-        document,
-        requests,
-        patience_ms: 0,
-        replicas: own.replicas,
-        workers: 4,
-        seed,
-    };
-    let name = own.document.clone();
-    let scenario = Scenario { name, simulation, marks: Vec::new(), has_peers: true };
-    println!("{}", report::comparison(&[report::outcome(&scenario)?]));
-    Ok(())
-}
-
-/// Prints which random scenarios break a guarantee.
+/// Prints the broken promises of random scenarios (attempts too early, and at a backend that had failed the request),
+/// and figures for comparison.
 fn print_random(seed: u64, count: u64) -> Result<(), String> {
-    let seeds: Vec<u64> = (seed..seed + count).collect();
+    let seeds: Vec<u64> = (seed..seed.saturating_add(count)).collect();
     let found = each(&seeds, |seed| {
         let simulation = scenarios::random(*seed);
         let measure =
@@ -108,7 +102,10 @@ fn print_random(seed: u64, count: u64) -> Result<(), String> {
     println!("attempts at a backend that had failed the request: {}", sum(&|it| it.tried_twice));
     let worst = found.iter().max_by_key(|(_, it, _)| it.needless_errors);
     if let Some((seed, figures, _)) = worst.filter(|it| it.1.needless_errors > 0) {
-        println!("most of them at seed {seed}: {}", figures.needless_errors);
+        println!(
+            "most errors while a backend had room: {} at seed {seed}",
+            figures.needless_errors
+        );
     }
     Ok(())
 }
@@ -116,4 +113,18 @@ fn print_random(seed: u64, count: u64) -> Result<(), String> {
 /// The gateways of a scenario.
 fn kinds(scenario: &Scenario) -> &'static [Kind] {
     if scenario.has_peers { &Kind::ALL } else { &[Kind::Clairvoyant, Kind::Spillway] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_no_scenario_contains_is_an_error_that_lists_their_names() {
+        let found = named(scenarios::all(1), "34 s, silent").unwrap();
+        assert!(!found.is_empty() && found.iter().all(|it| it.name.contains("34 s, silent")));
+        let error = named(scenarios::all(1), "no such thing").unwrap_err();
+        assert!(error.starts_with("--only: no scenario contains `no such thing`"), "{error}");
+        assert!(scenarios::all(1).iter().all(|it| error.contains(&it.name)), "{error}");
+    }
 }

@@ -10,6 +10,10 @@ pub(super) const LARGE_BYTES_MIN: u64 = 16 * 1_024;
 /// A pool made ready to run, and the consumers. As `Pool::new` and `Pools::new`.
 #[derive(Debug)]
 pub struct Setup {
+    /// The name of the pool.
+    pub pool: String,
+    /// The names of the other pools, which are not simulated.
+    pub other_pools: Vec<String>,
     /// The policy of its backends.
     pub policy: PoolPolicy,
     pub(super) backends: Vec<BackendSetup>,
@@ -39,7 +43,8 @@ impl Setup {
         if default_pool >= pools.len() {
             return Err("no pool".to_owned());
         }
-        let Pool { policy, backends, .. } = pools.swap_remove(default_pool);
+        let Pool { name: pool, policy, backends, .. } = pools.remove(default_pool);
+        let other_pools = pools.into_iter().map(|pool| pool.name).collect();
         let backends: Vec<BackendSetup> = backends
             .into_iter()
             .map(|backend| {
@@ -55,6 +60,8 @@ impl Setup {
             consumers.is_some() || backends.iter().any(|backend| backend.budget.is_some());
         let limits_prompts = policy.members.iter().any(|it| it.max_prompt_tokens.is_some());
         Ok(Self {
+            pool,
+            other_pools,
             policy,
             backends,
             consumers,
@@ -74,7 +81,7 @@ impl Setup {
     }
 
     /// The name of the consumer at a position of the load's consumers.
-    pub(super) fn consumer(position: usize) -> String {
+    pub fn consumer(position: usize) -> String {
         format!("tenant-{position}")
     }
 }
